@@ -1,0 +1,39 @@
+"""A differentiable inner loop: training a network for a few steps as one function that autograd can differentiate.
+
+Torch alone is needed; nothing here knows Lightning, teachers or images, so the package also serves for hyperparameter optimisation,
+MAML and learned optimizers.
+"""
+
+from gtn_lightning.inner_loop.functional import Buffers, Functional, Params
+from gtn_lightning.inner_loop.gradients import (
+    MODES,
+    Batch,
+    InnerGradient,
+    LossFn,
+    NotTwiceDifferentiableError,
+    eager_loss,
+    inner_gradient,
+)
+from gtn_lightning.inner_loop.optimizers import SGD, Adam, AdamW, InnerOptimizer, RMSprop
+from gtn_lightning.inner_loop.unroll import Snapshot, Unrolled, unroll
+
+__all__ = [
+    "MODES",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Batch",
+    "Buffers",
+    "Functional",
+    "InnerGradient",
+    "InnerOptimizer",
+    "LossFn",
+    "NotTwiceDifferentiableError",
+    "Params",
+    "RMSprop",
+    "Snapshot",
+    "Unrolled",
+    "eager_loss",
+    "inner_gradient",
+    "unroll",
+]
