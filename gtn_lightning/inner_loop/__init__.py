@@ -1,7 +1,7 @@
-"""A differentiable inner loop: training a network for a few steps as one function that autograd can differentiate.
+"""A differentiable inner loop: training a network for a few steps as one differentiable function.
 
-Torch alone is needed; nothing here knows Lightning, teachers or images, so the package also serves for hyperparameter optimisation,
-MAML and learned optimizers.
+Torch alone is needed; nothing here knows Lightning, teachers or images, so the package also serves for
+hyperparameter optimisation, MAML and learned optimizers.
 """
 
 from gtn_lightning.inner_loop.functional import Buffers, Functional, Params

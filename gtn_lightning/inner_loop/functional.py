@@ -1,10 +1,14 @@
 """A module as a pure function of its parameters, its buffers and its inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.overrides import TorchFunctionMode
 
 Params = dict[str, Tensor]
 """Parameters by name."""
@@ -16,7 +20,8 @@ Buffers = dict[str, Tensor]
 class Functional:
     """A module seen as a pure function ``(params, buffers, inputs) -> (outputs, buffers)``.
 
-    The module itself lends its code and its initial values; it is never trained and its tensors are never written to.
+    The module itself lends its code and its initial values; it is never trained and its tensors are never
+    written to.
 
     Args:
         module: the module. Its mode (training or evaluation) is set at each call.
@@ -24,10 +29,19 @@ class Functional:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        # Intercepting torch's functions costs a little at every call: only where there is one to intercept.
+        self._exact = any(isinstance(part, _WeightNorm) for part in module.modules())
 
     def init(self) -> tuple[Params, Buffers]:
-        """Return the module's present parameters and buffers, detached from any graph."""
-        params = {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+        """Return the module's present parameters and buffers, detached from any graph.
+
+        Parameters that do not require grad are left out: frozen, they stay the module's own.
+        """
+        params = {
+            name: parameter.detach()
+            for name, parameter in self.module.named_parameters()
+            if parameter.requires_grad
+        }
         buffers = {name: buffer.detach() for name, buffer in self.module.named_buffers()}
         return params, buffers
 
@@ -36,9 +50,9 @@ class Functional:
     ) -> tuple[Any, Buffers]:
         """Run the module with the given parameters and buffers.
 
-        Running statistics are updated by the layers in place and outside of autograd: the returned buffers carry their
-        values, not their gradient, as everywhere in torch. With batch statistics (training mode, or layers built with
-        ``track_running_stats=False``) there is nothing missing from the meta-gradient.
+        Running statistics are updated by the layers in place and outside of autograd: the returned buffers
+        carry their values, not their gradient, as everywhere in torch. With batch statistics (training mode,
+        or layers built with ``track_running_stats=False``) there is nothing missing from the meta-gradient.
 
         Args:
             params: parameters by name.
@@ -51,7 +65,29 @@ class Functional:
         """
         if self.module.training != training:
             self.module.train(training)
-        # Layers write to their buffers in place: give them copies.
-        updated = {name: buffer.clone() for name, buffer in buffers.items()}
-        outputs = functional_call(self.module, {**params, **updated}, inputs)
-        return outputs, updated
+        # Layers write to their buffers in place: give them copies. A layer that assigns a new tensor instead
+        # has it put into `tensors`.
+        tensors = {**params, **{name: buffer.clone() for name, buffer in buffers.items()}}
+        with _ExactWeightNorm() if self._exact else nullcontext():
+            outputs = functional_call(self.module, tensors, inputs)
+        return outputs, {name: tensors[name].detach() for name in buffers}
+
+
+class _ExactWeightNorm(TorchFunctionMode):
+    """Computes ``torch.nn.utils.parametrizations.weight_norm`` by its formula, not by torch's fused kernel.
+
+    The kernel's second derivative w.r.t. the direction is wrong without an error (torch 2.13): its backward
+    pass takes the norm, an output of the kernel, for a constant.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch._weight_norm:
+            direction, scale, dim = args
+            return direction * (scale / torch.norm_except_dim(direction, 2, dim))
+        return func(*args, **(kwargs or {}))

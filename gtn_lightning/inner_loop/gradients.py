@@ -1,14 +1,17 @@
 """The inner gradient as one node of the autograd graph, and the ways to differentiate it again.
 
-Whatever the mode, ``inner_gradient`` returns the gradient of a loss w.r.t. the learner's parameters, itself differentiable w.r.t. these
-parameters and the batch. The modes differ in what is kept between the forward and the backward pass, never in the result:
+Whatever the mode, ``inner_gradient`` returns the gradient of a loss w.r.t. the learner's parameters, itself
+differentiable w.r.t. these parameters and the batch. The modes differ in what is kept between the forward
+and the backward pass, never in the result:
 
-* ``reverse`` keeps the whole graph of the gradient's computation: ordinary double backward, memory of all activations.
-* ``remat`` keeps only the inputs and computes the gradient again, with its graph, when the backward pass arrives.
+* ``reverse`` keeps the whole graph of the gradient's computation: ordinary double backward, memory of all
+  activations.
+* ``remat`` keeps only the inputs and computes the gradient again, with its graph, when the backward pass
+  arrives.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -25,7 +28,7 @@ Batch = Sequence[Tensor]
 
 
 class NotTwiceDifferentiableError(RuntimeError):
-    """The learner contains an operator whose gradient cannot be differentiated again. The message names it."""
+    """An operator of the learner has a gradient that cannot be differentiated again; the message names it."""
 
 
 class InnerGradient(NamedTuple):
@@ -40,15 +43,19 @@ class InnerGradient(NamedTuple):
 
 
 def inner_gradient(
-    loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch, mode: str = "remat"
+    loss_fn: LossFn,
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: Batch,
+    mode: str = "remat",
 ) -> InnerGradient:
     """Compute the gradient of an inner loss as a differentiable function of the parameters and the batch.
 
     Under ``torch.no_grad`` the same values come without any graph, whatever the mode.
 
     Args:
-        loss_fn: pure function ``(params, buffers, *batch) -> (loss, buffers)``. It must not close over tensors that require grad:
-            what is to receive a meta-gradient goes into ``params`` or ``batch``.
+        loss_fn: pure function ``(params, buffers, *batch) -> (loss, buffers)``. It must not close over
+            tensors that require grad: what is to receive a meta-gradient goes into ``params`` or ``batch``.
         params: the learner's parameters.
         buffers: the learner's buffers; they are constants of the meta-gradient.
         batch: the tensors of the batch, of any shape and dtype.
@@ -58,22 +65,30 @@ def inner_gradient(
         The gradients, the loss, and the buffers after the forward pass.
 
     Raises:
-        ValueError: if the mode is unknown, or the loss closes over a tensor that requires grad.
-        NotTwiceDifferentiableError: from the backward pass, if an operator of the loss has no second derivative.
+        ValueError: if the mode is unknown, there is no parameter, or the loss closes over a tensor that
+            requires grad.
+        NotTwiceDifferentiableError: if an operator of the loss has no second derivative; in mode ``remat``
+            from the backward pass.
     """
     if mode not in MODES:
         raise ValueError(f"inner-gradient mode {mode!r} is unknown: use one of {', '.join(sorted(MODES))}")
+    if not params:
+        raise ValueError(
+            "there is no parameter to differentiate the inner loss by: a learner needs one that requires grad"
+        )
     if not torch.is_grad_enabled():
         grads, loss, new_buffers = _first_order(loss_fn, params, buffers, batch)
         return InnerGradient(dict(zip(params, grads, strict=True)), loss.detach(), new_buffers)
     return MODES[mode](loss_fn, params, buffers, batch)
 
 
-def eager_loss(loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """Compute a loss whose gradient w.r.t. the parameters is taken at once, so that no activation outlives the call.
+def eager_loss(
+    loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
+) -> Tensor:
+    """Compute a loss and at once its gradient w.r.t. the parameters, so that no activation outlives the call.
 
-    A meta-loss may be taken at many inner steps; kept as ordinary graphs, the activations of all of them would be held until the
-    backward pass. This node holds one gradient, the size of the parameters, instead.
+    A meta-loss may be taken at many inner steps; kept as ordinary graphs, the activations of all of them
+    would be held until the backward pass. This node holds one gradient, the size of the parameters, instead.
 
     Args:
         loss_fn: pure function ``(params, buffers, *batch) -> (loss, buffers)``.
@@ -84,7 +99,7 @@ def eager_loss(loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[s
     Returns:
         The scalar loss, differentiable once w.r.t. the parameters.
     """
-    loss: Tensor = _EagerLoss.apply(loss_fn, tuple(params), buffers, batch, *params.values())  # type: ignore[no-untyped-call]
+    loss: Tensor = _EagerLoss.apply(loss_fn, tuple(params), buffers, batch, *params.values())
     return loss
 
 
@@ -93,6 +108,7 @@ def _reverse(
 ) -> InnerGradient:
     variables = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
     loss, new_buffers = loss_fn(variables, buffers, *batch)
+    _reject_silently_wrong(loss, [*variables.values(), *batch])
     with _named_operator():
         grads = torch.autograd.grad(loss, list(variables.values()), create_graph=True, materialize_grads=True)
     return InnerGradient(dict(zip(params, grads, strict=True)), loss, _detached(new_buffers))
@@ -103,7 +119,7 @@ def _remat(
 ) -> InnerGradient:
     names = tuple(params)
     call = _Call(loss_fn, names, buffers)
-    outputs = _RematerialisedGradient.apply(call, *params.values(), *batch)  # type: ignore[no-untyped-call]
+    outputs = _RematerialisedGradient.apply(call, *params.values(), *batch)
     loss, grads, new_buffers = outputs[0], outputs[1 : len(names) + 1], outputs[len(names) + 1 :]
     return InnerGradient(
         dict(zip(names, grads, strict=True)), loss, dict(zip(call.buffer_names, new_buffers, strict=True))
@@ -126,7 +142,7 @@ class AutocastState(NamedTuple):
 
 
 class _Call:
-    """What a rematerialised gradient needs besides tensors: the function, and the state of the world when it ran."""
+    """What a rematerialised gradient needs besides tensors: the function, and what the world was like."""
 
     def __init__(self, loss_fn: LossFn, names: tuple[str, ...], buffers: Mapping[str, Tensor]) -> None:
         self.loss_fn = loss_fn
@@ -138,7 +154,7 @@ class _Call:
 
 
 class _RematerialisedGradient(torch.autograd.Function):
-    """``(params, batch) -> (loss, grads, buffers)``; backward runs the computation again, this time with its graph."""
+    """``(params, batch) -> (loss, grads, buffers)``; backward runs the computation again, with its graph."""
 
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -146,10 +162,9 @@ class _RematerialisedGradient(torch.autograd.Function):
         call.autocast = _autocast_state(device)
         before = _random_state(device)
         split = len(call.names)
-        with _autocast(call.autocast):
-            grads, loss, buffers = _first_order(
-                call.loss_fn, dict(zip(call.names, tensors[:split], strict=True)), call.buffers, tensors[split:]
-            )
+        grads, loss, buffers = _first_order(
+            call.loss_fn, dict(zip(call.names, tensors[:split], strict=True)), call.buffers, tensors[split:]
+        )
         # Only a learner that draws random numbers, such as one with dropout, pays for replaying them.
         if not _same_state(before, _random_state(device)):
             call.random_state = before
@@ -167,15 +182,23 @@ class _RematerialisedGradient(torch.autograd.Function):
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
         split = len(call.names)
-        # The inner gradient is taken w.r.t. every parameter; a batch tensor is a variable only if somebody asks for its gradient.
+        # The inner gradient is taken w.r.t. every parameter; a batch tensor is a variable only if somebody
+        # asks for its gradient.
         variables = [
-            tensor.detach().requires_grad_(index < split or needed[index]) for index, tensor in enumerate(saved)
+            tensor.detach().requires_grad_(index < split or needed[index])
+            for index, tensor in enumerate(saved)
         ]
-        with _replayed(call, saved[0].device), torch.enable_grad(), _named_operator():
-            loss, _ = call.loss_fn(
-                dict(zip(call.names, variables[:split], strict=True)), call.buffers, *variables[split:]
-            )
-            grads = torch.autograd.grad(loss, variables[:split], create_graph=True, materialize_grads=True)
+        with torch.enable_grad(), _named_operator():
+            with _replayed(call, saved[0].device):
+                loss, _ = call.loss_fn(
+                    dict(zip(call.names, variables[:split], strict=True)), call.buffers, *variables[split:]
+                )
+                _reject_silently_wrong(loss, variables)
+                grads = torch.autograd.grad(
+                    loss, variables[:split], create_graph=True, materialize_grads=True
+                )
+            # Their gradient belongs to the outer backward pass and runs, as in mode reverse, in that pass's
+            # autocast state.
             pairs = [
                 (output, cotangent)
                 for output, cotangent in zip((loss, *grads), cotangents[: split + 1], strict=True)
@@ -207,8 +230,7 @@ class _EagerLoss(torch.autograd.Function):
         batch: Batch,
         *params: Tensor,
     ) -> Tensor:
-        with _autocast(_autocast_state(params[0].device)):
-            grads, loss, _ = _first_order(loss_fn, dict(zip(names, params, strict=True)), buffers, batch)
+        grads, loss, _ = _first_order(loss_fn, dict(zip(names, params, strict=True)), buffers, batch)
         ctx.save_for_backward(*grads)
         return loss.detach()
 
@@ -222,7 +244,8 @@ def _first_order(
     loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
 ) -> tuple[tuple[Tensor, ...], Tensor, Buffers]:
     """Compute loss and gradient and let go of the graph."""
-    with torch.enable_grad():
+    device = next(iter(params.values())).device
+    with _autocast(_autocast_state(device)), torch.enable_grad():
         variables = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
         constants = [tensor.detach() for tensor in batch]
         loss, new_buffers = loss_fn(variables, buffers, *constants)
@@ -235,26 +258,57 @@ def _detached(buffers: Mapping[str, Tensor]) -> Buffers:
     return {name: buffer.detach() for name, buffer in buffers.items()}
 
 
-def _reject_captured(loss: Tensor, variables: Any) -> None:
+def _nodes(loss: Tensor, inputs: Iterable[Tensor]) -> Iterator[Any]:
+    """Walk the autograd graph between a loss and its inputs."""
+    stack: list[Any] = [loss.grad_fn]
+    seen = {None, *(tensor.grad_fn for tensor in inputs)}
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        stack.extend(parent for parent, _ in node.next_functions)
+
+
+def _reject_captured(loss: Tensor, variables: Iterable[Tensor]) -> None:
     """Raise if the loss depends on a tensor that requires grad and was not passed in.
 
     A custom autograd function would drop the gradient of such a tensor without a word.
     """
     known = {id(variable) for variable in variables}
-    stack = [loss.grad_fn]
-    seen = set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in _nodes(loss, ()):
         captured = getattr(node, "variable", None)
         if captured is not None and id(captured) not in known:
             raise ValueError(
-                f"the inner loss closes over a tensor of shape {tuple(captured.shape)} that requires grad: its meta-gradient "
-                "would be lost; pass it in through the parameters or the batch, or detach it"
+                f"the inner loss closes over a tensor of shape {tuple(captured.shape)} that requires grad: "
+                "its meta-gradient would be lost; pass it in through the parameters or the batch or detach it"
             )
-        stack.extend(parent for parent, _ in node.next_functions)
+
+
+_ONCE_DIFFERENTIABLE = torch.autograd.function.once_differentiable(lambda ctx: None).__code__
+
+
+def _reject_silently_wrong(loss: Tensor, inputs: Iterable[Tensor]) -> None:
+    """Raise if the loss goes through an operator whose second derivative is wrong or missing without an error.
+
+    These are custom autograd functions marked ``once_differentiable`` (the error that torch has for them hangs
+    on no input, so that ``torch.autograd.grad`` never meets it and drops the second derivative) and torch's
+    fused weight normalisation, where ``Functional`` has not replaced it.
+    """
+    for node in _nodes(loss, inputs):
+        if node.name() == "WeightNormInterfaceBackward0":
+            raise _not_twice_differentiable("torch._weight_norm")
+        function: Any = getattr(node, "_forward_cls", None)
+        if getattr(getattr(function, "backward", None), "__code__", None) is _ONCE_DIFFERENTIABLE:
+            raise _not_twice_differentiable(function.__name__)
+
+
+def _not_twice_differentiable(operator: str) -> NotTwiceDifferentiableError:
+    return NotTwiceDifferentiableError(
+        f"the learner cannot be taught: the gradient of {operator} cannot be differentiated again; "
+        "replace this operator in the learner by one that torch can differentiate twice"
+    )
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -262,15 +316,20 @@ def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
 
 
 def _same_state(one: tuple[Tensor, Tensor | None], other: tuple[Tensor, Tensor | None]) -> bool:
-    return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in zip(one, other, strict=True))
+    return all(
+        a is b or (a is not None and b is not None and torch.equal(a, b))
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def _autocast_state(device: torch.device) -> AutocastState:
-    return AutocastState(device.type, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type))
+    return AutocastState(
+        device.type, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+    )
 
 
 def _autocast(state: AutocastState) -> torch.autocast:
-    # Without the cache: it would keep the casted copies of every inner step's parameters, and their graphs, alive.
+    # Without the cache, which would keep alive cast copies of every inner step's parameters and their graphs.
     return torch.autocast(state.device_type, dtype=state.dtype, enabled=state.enabled, cache_enabled=False)
 
 
@@ -296,15 +355,9 @@ def _named_operator() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        message = str(error)
-        missing = re.search(r"derivative for '?(\S+?)'? is not implemented", message)
-        if missing:
-            operator = missing.group(1)
-        elif "once_differentiable" in message:
-            operator = "a custom autograd function (marked once_differentiable)"
-        else:
+        missing = re.search(
+            r"derivative for '?(?:aten::)?_?(\S+?)(?:_backward)?'? is not implemented", str(error)
+        )
+        if not missing:
             raise
-        raise NotTwiceDifferentiableError(
-            f"the learner cannot be taught: the gradient of {operator} cannot be differentiated again; "
-            "replace this operator in the learner by one that torch can differentiate twice"
-        ) from error
+        raise _not_twice_differentiable(missing.group(1)) from error

@@ -48,27 +48,28 @@ def unroll(
 ) -> Unrolled:
     """Train a learner for a few steps as one differentiable function.
 
-    The trained parameters are differentiable w.r.t. the initial ones, the batches and the optimizer's learned hyperparameters. Under
-    ``torch.no_grad`` the same training runs without any graph.
+    The trained parameters are differentiable w.r.t. the initial ones, the batches and the optimizer's
+    learned hyperparameters. Under ``torch.no_grad`` the same training runs without any graph.
 
     Args:
         loss_fn: pure function ``(params, buffers, *batch) -> (scalar loss, buffers)``.
         params: the learner's initial parameters.
         buffers: the learner's initial buffers.
-        batches: one batch per inner step, each a tuple of tensors. It is consumed lazily, so a generator may make every batch when
-            its step comes.
+        batches: one batch per inner step, each a tuple of tensors. It is consumed lazily, so a generator may
+            make every batch when its step comes.
         optimizer: the inner optimizer.
         mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``.
-        window: ``(first, last)``: steps before ``first`` run without a graph, and training ends before step ``last``. ``(T - K, T)``
-            is truncation to the last K steps; a random ``last`` gives RaT-BPTT (Feng et al., arXiv 2311.06152). None
-            differentiates through all of the batches.
+        window: ``(first, last)``: steps before ``first`` run without a graph, and training ends before step
+            ``last``. ``(T - K, T)`` is truncation to the last K steps; a random ``last`` gives RaT-BPTT
+            (Feng et al., arXiv 2311.06152). None differentiates through all of the batches.
         snapshots: numbers of steps (0 = untrained) after which the learner is recorded as well.
 
     Returns:
         Trained parameters, buffers, per-step losses, optimizer state, and the snapshots.
 
     Raises:
-        ValueError: if there is no batch, fewer batches than the window or a snapshot wants, or an invalid window.
+        ValueError: if there is no batch, fewer batches than the window or a snapshot wants, or an invalid
+            window.
     """
     first, last = window if window is not None else (0, None)
     if first < 0 or (last is not None and last <= first):
@@ -77,7 +78,7 @@ def unroll(
     state = optimizer.init(dict(params))
     current = Snapshot(dict(params), dict(buffers))
     recorded = {0: current} if 0 in snapshots else {}
-    losses = []
+    losses: list[Tensor] = []
     iterator = iter(batches)
     while last is None or len(losses) < last:
         step = len(losses)
@@ -93,5 +94,7 @@ def unroll(
             recorded[step + 1] = current
     needed = max([1, *snapshots] if last is None else [last, *snapshots])
     if len(losses) < needed:
-        raise ValueError(f"the inner loop needs at least {needed} steps but there were batches for {len(losses)}")
+        raise ValueError(
+            f"the inner loop needs at least {needed} steps but there were batches for {len(losses)}"
+        )
     return Unrolled(current.params, current.buffers, torch.stack(losses), state, recorded)

@@ -1,0 +1,89 @@
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# The Python that the virtual environment is made from, and its folder: make test PYTHON=python3.12 VENV=.venv312
+PYTHON ?= python3
+VENV ?= .venv
+# More arguments for the command that a target runs: make quickstart ARGS="--trainer.max_steps=50"
+ARGS =
+# A local copy of the data set, instead of the hub's: make mnist-cpu DATA=path/to/mnist
+DATA =
+
+INSTALLED := $(VENV)/.installed
+RUN := $(VENV)/bin
+fit = $(RUN)/gtn fit --config recipes/$(1).yaml $(if $(DATA),--data.init_args.path='$(DATA)') $(ARGS)
+
+##@ Start here
+.PHONY: quickstart install
+quickstart: $(INSTALLED) ## install, then meta-train a teacher for handwritten digits: about two minutes on a CPU
+	$(RUN)/gtn fit --config recipes/digits.yaml $(ARGS)
+
+install: $(INSTALLED) ## make the virtual environment and install the package into it, editable
+
+$(INSTALLED): setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "gtn-lightning needs Python 3.10 or newer, and '$(PYTHON)' is not. Name one that is: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+		exit 1; }
+	@echo "Installing gtn-lightning into $(VENV): a few minutes the first time, most of it PyTorch's download"
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu it comes with: apt install python3-venv" >&2; \
+		exit 1; }
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+##@ Experiments
+.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation
+mnist: $(INSTALLED) ## MNIST in the paper's setting, on a GPU
+	$(call fit,mnist)
+
+mnist-cpu: $(INSTALLED) ## MNIST, sized for two CPU cores
+	$(call fit,mnist_cpu)
+
+mnist-transfer: $(INSTALLED) ## MNIST, taught to a mixture of learner families
+	$(call fit,mnist_transfer)
+
+fashion-mnist: $(INSTALLED) ## Fashion-MNIST
+	$(call fit,fashion_mnist)
+
+cifar10: $(INSTALLED) ## CIFAR-10, on a GPU
+	$(call fit,cifar10)
+
+ablation: $(INSTALLED) ## digits with each curriculum, free pixels and real data, five seeds: a table
+	$(RUN)/python -m benchmarks.ablation $(ARGS)
+
+##@ Development
+.PHONY: test test-fast lint format bench clean help
+# Two threads: the tests' networks are too small for more, and every machine then runs the same code paths.
+test: $(INSTALLED) ## the whole test suite
+	OMP_NUM_THREADS=2 $(RUN)/python -m pytest $(ARGS)
+
+test-fast: $(INSTALLED) ## the tests that take less than ten seconds each
+	OMP_NUM_THREADS=2 $(RUN)/python -m pytest -m 'not slow' $(ARGS)
+
+lint: $(INSTALLED) ## formatting, lint and types
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	@# mypy looks for gtn_lightning.callbacks inside gtn_lightning/, so it gets a folder in which it is there.
+	@rm -rf build/typed && mkdir -p build/typed/gtn_lightning
+	@ln -s $(CURDIR)/gtn_lightning/* $(CURDIR)/callbacks $(CURDIR)/recipes build/typed/gtn_lightning/
+	$(RUN)/mypy
+
+format: $(INSTALLED) ## rewrite the code as `make lint` wants it
+	$(RUN)/ruff format .
+	$(RUN)/ruff check --fix .
+
+bench: $(INSTALLED) ## measure time and memory of the inner loop
+	$(RUN)/python -m benchmarks $(ARGS)
+
+clean: ## remove the virtual environment, caches and builds; runs/ stays
+	@# A VENV that holds no virtual environment is somebody's folder.
+	if [ -e '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
+	rm -rf build dist gtn_lightning.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks callbacks gtn_lightning recipes tests -name __pycache__ -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nVariables: PYTHON, VENV, ARGS="more arguments", DATA=path/to/local/dataset\n'

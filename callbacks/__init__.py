@@ -1,0 +1,17 @@
+"""Lightning callbacks: what is kept, drawn and printed while a teacher is meta-trained."""
+
+from gtn_lightning.callbacks.checkpoint import TeacherCheckpoint
+from gtn_lightning.callbacks.curve import LearningCurve
+from gtn_lightning.callbacks.progress import MetaProgressBar
+from gtn_lightning.callbacks.samples import SampleGrid
+from gtn_lightning.callbacks.summary import RunSummary
+from gtn_lightning.callbacks.synthetic_data import SyntheticData
+
+__all__ = [
+    "LearningCurve",
+    "MetaProgressBar",
+    "RunSummary",
+    "SampleGrid",
+    "SyntheticData",
+    "TeacherCheckpoint",
+]

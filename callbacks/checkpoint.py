@@ -1,0 +1,187 @@
+"""Checkpoints to resume from, and the best teacher to take away."""
+
+import io
+import os
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from gtn_lightning.files import whole_file
+from gtn_lightning.description import describe
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.teacher_file import save_teacher
+
+TEACHER_FILE = "teacher.safetensors"
+
+
+class TeacherCheckpoint(ModelCheckpoint):
+    """Keeps the best and the last state of meta-training, and the best teacher as a file of its own.
+
+    After every validation ``last.ckpt`` is written and, where the validation was the best so far,
+    ``best-<meta-step>.ckpt`` and ``<run folder>/teacher.safetensors``. The checkpoints are Lightning's, to
+    resume from; the teacher file loads without pickle. ``last.ckpt`` is written too when meta-training ends,
+    is interrupted or fails, so that no meta-step is lost. Resuming keeps the best score so far, also where
+    the run folder has been renamed.
+
+    Three habits of ``ModelCheckpoint`` are different here. It writes ``last.ckpt`` only together with a best
+    one. It writes through the system's folder for temporary files: where that is another file system, the
+    move at the end is a copy that a full disk cuts short, and that a read-only folder refuses without a word.
+    And its checkpoint on an exception bears the name of a best one, and waits for all ranks, though the
+    others may never come.
+
+    Args:
+        dirpath: folder of the checkpoints; ``<run folder>/checkpoints`` by default.
+        filename: name of the best checkpoints, a template of ``step``, ``epoch`` and logged names.
+        monitor: the logged name that decides which is best.
+        mode: ``max`` if more of it is better, ``min`` if less is.
+        save_top_k: how many of the best checkpoints are kept; -1 keeps one per validation.
+
+    Raises:
+        RecipeError: if ``save_top_k`` is 0, with which there would be no best teacher.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | None = None,
+        filename: str = "best-{step}",
+        monitor: str = "val/accuracy",
+        mode: str = "max",
+        save_top_k: int = 1,
+    ) -> None:
+        if save_top_k == 0:
+            raise RecipeError(
+                "TeacherCheckpoint.save_top_k is 0, which keeps no teacher; give 1 or more, or -1 for all"
+            )
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last=True,
+            auto_insert_metric_name=False,
+            save_on_train_epoch_end=False,
+            # A second run in a folder replaces last.ckpt; nobody would look for last-v1.ckpt.
+            enable_version_counter=False,
+        )
+        self._training_began = False
+        self._resumed_from: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the run folder for the checkpoints unless told otherwise."""
+        if self.dirpath is None:
+            self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to keep checkpoints."""
+        super().on_train_start(trainer, pl_module)
+        self._training_began = True
+        teacher = Path(trainer.default_root_dir) / TEACHER_FILE
+        if self._resumed_from is None or not trainer.is_global_zero or teacher.exists():
+            return
+        # In a new run folder, the best score so far may never be beaten: its teacher comes along.
+        brought = self._resumed_from.parent / TEACHER_FILE
+        if brought.exists():
+            with whole_file(teacher) as part:
+                part.write_bytes(brought.read_bytes())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the best, if this is it, and the last."""
+        if self._should_skip_saving_checkpoint(trainer):
+            return
+        candidates = self._monitor_candidates(trainer)
+        self._save_topk_checkpoint(trainer, candidates)
+        self._save_last_checkpoint(trainer, candidates)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last, if meta-steps followed the last validation."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save the last, whatever happened."""
+        if self._should_skip_saving_checkpoint(trainer) or not trainer.is_global_zero:
+            return
+        if not self._training_began:  # a resumed state may be restored by half, and no meta-step is lost
+            return
+        self.last_model_path = self.format_checkpoint_name({}, self.CHECKPOINT_NAME_LAST)
+        try:
+            # Without a barrier: other ranks may be gone, or wait for this one elsewhere.
+            self._write(self.last_model_path, self._state(trainer))
+        except RecipeError as error:
+            rank_zero_warn(f"meta-step {trainer.global_step} is lost: {error}")
+        else:
+            rank_zero_info(f"Saved meta-step {trainer.global_step} to {self.last_model_path}")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best score and the files of the run that is resumed, wherever its folder is now.
+
+        Lightning forgets the score if the folder has another name than before, and the next validation,
+        however bad, would then pass for the best.
+        """
+        assert self.dirpath is not None
+        folder = Path(self.dirpath)
+
+        def found(path: str) -> str:
+            return str(folder / Path(path).name) if path and (folder / Path(path).name).exists() else path
+
+        super().load_state_dict(
+            {
+                **state_dict,
+                "dirpath": self.dirpath,
+                "best_model_path": found(state_dict["best_model_path"]),
+                "kth_best_model_path": found(state_dict["kth_best_model_path"]),
+                "last_model_path": found(state_dict["last_model_path"]),
+                "best_k_models": {found(path): score for path, score in state_dict["best_k_models"].items()},
+            }
+        )
+        self._resumed_from = Path(state_dict["dirpath"])
+
+    def _update_best_and_save(
+        self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]
+    ) -> None:
+        before = {**self.state_dict(), "best_k_models": dict(self.best_k_models)}
+        try:
+            super()._update_best_and_save(current, trainer, monitor_candidates)
+        except BaseException:
+            # The score was noted before the file was written: without a file it must not be the one to beat.
+            super().load_state_dict(before)
+            raise
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        state = self._state(trainer)
+        if trainer.is_global_zero:
+            self._write(filepath, state)
+            if filepath == self.best_model_path:
+                self._write_teacher(trainer)
+        trainer.strategy.barrier("TeacherCheckpoint")
+        self._last_global_step_saved = trainer.global_step
+        self._last_checkpoint_saved = filepath
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(weakref.proxy(self))
+
+    def _state(self, trainer: Trainer) -> dict[str, Any]:
+        state: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+        return state
+
+    def _write(self, filepath: str, state: dict[str, Any]) -> None:
+        # In memory first: torch turns a full disk into an error of its own that names no cause.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        with whole_file(Path(filepath)) as part:
+            part.write_bytes(buffer.getbuffer())
+
+    def _write_teacher(self, trainer: Trainer) -> None:
+        data = None
+        with suppress(RecipeError, ValueError):  # a data module of the user's own need not be describable
+            data = describe(getattr(trainer, "datamodule", None))
+        save_teacher(trainer.lightning_module, Path(trainer.default_root_dir) / TEACHER_FILE, data)  # type: ignore[arg-type]

@@ -1,0 +1,97 @@
+"""What came out, in a few lines at the end."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import WandbLogger
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gtn_lightning.callbacks.checkpoint import TEACHER_FILE
+from gtn_lightning.callbacks.curve import curve_statistics
+from gtn_lightning.callbacks.figures import metric_text
+from gtn_lightning.teaching import LearningCurve as Curve
+
+SPLITS = {"fit": "validation", "test": "test"}
+
+
+class RunSummary(Callback):
+    """Prints the result of ``fit`` and ``test``: synthetic against real data, and where everything lies.
+
+    The last line is ``run folder: <path>``.
+    """
+
+    # Not at the end of fit or test: Lightning prints its table of test metrics, and the progress bar its last
+    # state, later.
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the result of ``fit`` or ``test``."""
+        if stage not in SPLITS or not trainer.is_global_zero:
+            return
+        if trainer.progress_bar_callback is not None:
+            # A bar that is still alive would be drawn once more, below.
+            trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
+        console = Console(highlight=False)
+        gtn: Any = pl_module
+        if gtn.learning_curve is not None:
+            curve = gtn.learning_curve
+            console.print(
+                f"{gtn.task.metric_name} after {curve.steps[-1]} inner steps, {SPLITS[stage]} split, "
+                f"{len(curve.synthetic)} never-seen learners",
+                soft_wrap=True,
+            )
+            console.print(_result_table(curve, gtn.task.metric_name))
+        folder = Path(trainer.default_root_dir)
+        lines = _best(trainer, gtn.task.metric_name) if stage == "fit" else []
+        lines += [("pictures", folder / "pictures"), ("teacher", folder / TEACHER_FILE)]
+        lines = [(name, path) for name, path in lines if not isinstance(path, Path) or path.exists()]
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                lines += _wandb_commands(logger)
+        lines.append(("run folder", folder))
+        for name, what in lines:
+            # A path must stay on one line, to be copied.
+            console.print(f"{name}: {what}", markup=False, soft_wrap=True)
+
+
+def _result_table(curve: Curve, metric: str) -> Table:
+    statistics = curve_statistics(curve.synthetic, curve.real)
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("taught with", "mean", "± std", "lowest", "highest"):
+        table.add_column(heading, justify="left" if heading == "taught with" else "right")
+    for kind, scores in (("synthetic", curve.synthetic), ("real", curve.real)):
+        if scores is not None:
+            last = scores[:, -1]
+            numbers = [
+                statistics[f"{kind}_mean"][-1],
+                statistics[f"{kind}_std"][-1],
+                float(last.min()),
+                float(last.max()),
+            ]
+            table.add_row(f"{kind} data", *(metric_text(metric, number) for number in numbers))
+    return table
+
+
+def _best(trainer: Trainer, metric: str) -> list[tuple[str, Any]]:
+    checkpoint = trainer.checkpoint_callback
+    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
+        return []
+    name = metric if checkpoint.monitor == f"val/{metric}" else ""
+    score = metric_text(name, float(checkpoint.best_model_score))
+    return [(f"best {checkpoint.monitor}", f"{score} ({Path(checkpoint.best_model_path).name})")]
+
+
+def _wandb_commands(logger: WandbLogger) -> list[tuple[str, Any]]:
+    run = logger.experiment
+    if getattr(run, "disabled", False):
+        return []
+    folder = shlex.quote(str(Path(run.dir).parent))
+    commands: list[tuple[str, Any]] = [("view the run", f"wandb leet {folder}")]
+    if run.offline:
+        commands.append(("upload it", f"wandb sync {folder}"))
+    elif run.url:
+        commands.append(("on the web", run.url))
+    return commands

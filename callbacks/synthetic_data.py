@@ -1,0 +1,69 @@
+"""The synthetic data as a file that any program can read."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import BasePredictionWriter
+from safetensors.torch import save
+from torch import Tensor
+
+from gtn_lightning.files import whole_file
+
+FORMAT = "gtn-lightning synthetic data 1"
+"""Value of the metadata key ``format``."""
+
+MEANINGS = {
+    "inputs": "float32 [T, B, C, H, W], the images of the T inner steps in order, as a network sees them",
+    "targets": "what the loss compares with: classes int64 [T, B] or probabilities float32 [T, B, classes]",
+    "labels": "int64 [T, B], the class that each image was made for",
+}
+
+
+class SyntheticData(BasePredictionWriter):
+    """Writes what ``gtn predict`` makes, with the learned rates, to ``<run folder>/synthetic.safetensors``.
+
+    The file holds ``inputs`` [T, B, C, H, W], ``targets`` and ``labels`` of the T inner steps in order, and
+    each hyperparameter of the inner optimizer under its own name, float [T]; the metadata's ``description``
+    says so as JSON. Under DDP every rank makes its share of the steps and rank zero writes them all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        """Bring the steps of all ranks together and write them."""
+        shares: list[Any] = [predictions]
+        if trainer.world_size > 1:
+            shares = [None] * trainer.world_size
+            torch.distributed.all_gather_object(shares, predictions)
+        if not trainer.is_global_zero:
+            return
+        batches = {int(batch["step"]): batch for share in shares for batch in share}
+        steps = sorted(batches)
+        tensors: dict[str, Tensor] = {
+            name: torch.stack([batches[step][name].cpu() for step in steps]) for name in MEANINGS
+        }
+        gtn: Any = pl_module
+        schedules = gtn.optimizer.schedules(gtn.inner_steps)
+        tensors |= {name: values[steps].float().cpu() for name, values in schedules.items()}
+        meanings = MEANINGS | dict.fromkeys(
+            schedules, "float32 [T], the inner optimizer's value at each step"
+        )
+        metadata = {
+            "format": FORMAT,
+            "optimizer": type(gtn.optimizer).__name__,
+            "description": json.dumps(meanings),
+        }
+        # Serialised in memory: the library's own writer hides the system's reason when it fails.
+        with whole_file(Path(trainer.default_root_dir) / "synthetic.safetensors") as part:
+            part.write_bytes(save(tensors, metadata))

@@ -1,0 +1,227 @@
+"""What every dataset that fits into memory has in common: splits, batches, normalisation, augmentation."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from gtn_lightning.data.augment import augment
+from gtn_lightning.data.batches import EvaluationBatches, RealBatches
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.randomness import keyed_generator
+
+
+class Split(NamedTuple):
+    """Images, uint8 ``[N, C, H, W]``, and their labels, int64 ``[N]``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def take(self, rows: Tensor) -> "Split":
+        """Return the rows with these indices, int64 ``[n]``."""
+        return Split(self.images[rows], self.labels[rows])
+
+
+class Splits(NamedTuple):
+    """What meta-training sees, what selects the checkpoint, what is reported; and the number of classes."""
+
+    train: Split
+    val: Split
+    test: Split
+    classes: int
+
+
+class TensorData(LightningDataModule, ABC):
+    """A classification dataset held in memory as uint8.
+
+    A dataset of your own needs only ``load``. Batches leave the loaders as uint8, a quarter of what floats
+    would take on the way to a device; there they are augmented (training only) and normalised with the
+    training split's mean and standard deviation per channel.
+
+    Args:
+        batch_size: real images that a meta-loss is computed on, in each process.
+        eval_batch_size: images in a batch of validation and testing.
+        seed: the order of the training images, and their augmentation.
+        crop: random crop of training images, pixels of padding; 0 for none.
+        flip: mirror training images left to right at random.
+
+    Raises:
+        RecipeError: if a value is out of range.
+    """
+
+    def __init__(
+        self, batch_size: int, eval_batch_size: int, seed: int = 0, crop: int = 0, flip: bool = False
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("seed", seed, 0),
+            ("crop", crop, 0),
+        ):
+            if value < least:
+                raise RecipeError(f"data.{name}: {value} given, expected {least} or more")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.crop = crop
+        self.flip = flip
+        self._splits: Splits | None = None
+
+    @abstractmethod
+    def load(self) -> Splits:
+        """Read the data. Called once in every process; the splits must not depend on ``seed``."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load all splits, whichever stage asks first; later calls do nothing."""
+        if self._splits is not None:
+            return
+        splits = self.load()
+        if self.batch_size > len(splits.train.labels):
+            raise RecipeError(
+                f"data.batch_size: {self.batch_size} given, expected at most {len(splits.train.labels)}, "
+                "the number of training images"
+            )
+        self.mean, self.std = channel_statistics(splits.train.images)
+        self._splits = splits
+
+    @property
+    def splits(self) -> Splits:
+        """The three splits, raw."""
+        if self._splits is None:
+            # An AttributeError, so that hasattr and getattr with a default do what they promise.
+            raise AttributeError(
+                f"{type(self).__name__} has not read its data yet: call prepare_data() and setup() first"
+            )
+        return self._splits
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)``."""
+        channels, height, width = self.splits.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.splits.classes
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn raw images into what a network sees.
+
+        Args:
+            images: uint8 ``[..., C, H, W]`` on any device.
+
+        Returns:
+            float32 of the same shape; in the training split, every channel has mean 0 and deviation 1.
+        """
+        mean, std = (value.to(images.device)[:, None, None] for value in (self.mean, self.std))
+        return (images.float() - mean) / std
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        """Augment and normalise on the device.
+
+        A batch's form says what it is: ``(images, labels, key)`` comes from the training stream and is
+        augmented; ``(images, labels)`` of type uint8 is only normalised; anything else, such as a user's own
+        floats, passes as it is.
+
+        Returns:
+            images, float32 ``[B, C, H, W]``, and labels, int64 ``[B]``.
+        """
+        match batch:
+            case [Tensor(dtype=torch.uint8) as images, labels, int(key)]:
+                return self.normalise(augment(images, key, self.crop, self.flip)), labels
+            case [Tensor(dtype=torch.uint8) as images, labels]:
+                return self.normalise(images), labels
+        return batch
+
+    def train_dataloader(self) -> RealBatches:
+        """Return the endless stream of training batches of this rank.
+
+        Where the trainer counts steps, the whole run is one epoch to Lightning: its progress bar then counts
+        to ``max_steps``, and a resumed run never meets an epoch's end. Where it counts epochs, an epoch is a
+        pass over the split.
+        """
+        trainer = self.trainer
+        if trainer is None:
+            return RealBatches(*self.splits.train, self.batch_size, self.seed)
+        whole_run = trainer.max_steps * trainer.accumulate_grad_batches
+        return RealBatches(
+            *self.splits.train,
+            self.batch_size,
+            self.seed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            epoch_length=whole_run if whole_run > 0 else None,
+            position=self._batches_trained_on,
+        )
+
+    def val_dataloader(self) -> EvaluationBatches:
+        """Return the validation split, the whole of it on every rank."""
+        return EvaluationBatches(*self.splits.val, self.eval_batch_size)
+
+    def test_dataloader(self) -> EvaluationBatches:
+        """Return the test split, the whole of it on every rank."""
+        return EvaluationBatches(*self.splits.test, self.eval_batch_size)
+
+    def predict_dataloader(self) -> Any:
+        """Return the module's own loader: what is predicted is synthetic data, one batch per inner step."""
+        assert self.trainer is not None
+        return self.trainer.lightning_module.predict_dataloader()
+
+    def __str__(self) -> str:
+        # Lightning's own looks for DataLoaders, and fails where there are none.
+        if self._splits is None:
+            return f"{type(self).__name__}, not read yet"
+        train, val, test = (len(split.labels) for split in self._splits[:3])
+        return f"{type(self).__name__}: {train} images to train, {val} to validate and {test} to test on"
+
+    def _batches_trained_on(self) -> int:
+        assert self.trainer is not None
+        # "ready" counts the batch of an interrupted step too; "completed" is one behind in a checkpoint
+        # written at a step's end, until Lightning corrects it.
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return int(progress.processed)  # type: ignore[attr-defined]
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute mean and standard deviation of every channel.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``.
+
+    Returns:
+        both float32 ``[C]``; the standard deviation of a channel that never changes is given as 1.
+    """
+    # Counting the 256 values is exact, and needs no floating-point copy of the dataset.
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
+    frequencies = counts.double() / counts.sum(1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64)
+    mean = frequencies @ values
+    variance = (frequencies * (values - mean[:, None]) ** 2).sum(1)
+    return mean.float(), torch.where(variance > 0, variance.sqrt(), 1.0).float()
+
+
+def hold_back(labels: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
+    """Choose rows at random, as many of every class as is its share, and always the same ones.
+
+    Args:
+        labels: int64 ``[N]``.
+        size: number of rows to hold back.
+        purpose: which choice this is: another purpose chooses other rows.
+
+    Returns:
+        the rows that stay and those held back, both ascending, int64.
+    """
+    counts = labels.bincount()
+    shares = counts.double() * size / len(labels)
+    chosen = shares.floor().long()
+    # What rounding down left over goes to the classes that lost most by it.
+    chosen[(shares - chosen).argsort(descending=True, stable=True)[: size - int(chosen.sum())]] += 1
+    order = torch.randperm(len(labels), generator=keyed_generator(0, "hold back", purpose))
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label, number in enumerate(chosen.tolist()):
+        held[order[labels[order] == label][:number]] = True
+    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]

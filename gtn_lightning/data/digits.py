@@ -1,0 +1,36 @@
+"""Handwritten digits that come with scikit-learn: the dataset that needs no download."""
+
+import torch
+
+from gtn_lightning.data.base import Split, Splits, TensorData, hold_back
+
+
+class DigitsData(TensorData):
+    """The 1,797 handwritten digits of 8x8 pixels that scikit-learn bundles.
+
+    There are 1,197 to train, 300 to validate and 300 to test on, stratified and always the same. Pixels have
+    the values 0 to 16 before normalisation.
+
+    Args:
+        batch_size: real images that a meta-loss is computed on, in each process.
+        eval_batch_size: images in a batch of validation and testing.
+        seed: the order of the training images.
+    """
+
+    image_shape = (1, 8, 8)
+    classes = 10
+
+    def __init__(self, batch_size: int = 256, eval_batch_size: int = 512, seed: int = 0) -> None:
+        super().__init__(batch_size, eval_batch_size, seed)
+
+    def load(self) -> Splits:
+        """Read and split the digits."""
+        from sklearn.datasets import load_digits  # a second to import: only for those who use it
+
+        digits = load_digits()
+        everything = Split(
+            torch.from_numpy(digits.images).to(torch.uint8)[:, None], torch.from_numpy(digits.target).long()
+        )
+        rest, test = (everything.take(rows) for rows in hold_back(everything.labels, 300, "test"))
+        train, val = (rest.take(rows) for rows in hold_back(rest.labels, 300, "validation"))
+        return Splits(train, val, test, self.classes)

@@ -1,0 +1,26 @@
+"""The networks that are taught, and distributions over them."""
+
+from gtn_lightning.learners.convnet import ConvNet
+from gtn_lightning.learners.distributions import (
+    Fixed,
+    LearnerDistribution,
+    LearnerFactory,
+    Mixture,
+    RandomWidth,
+)
+from gtn_lightning.learners.mlp import MLP
+from gtn_lightning.learners.paper import GTNCifarNet, GTNMnistNet
+from gtn_lightning.learners.resnet import ResNet
+
+__all__ = [
+    "MLP",
+    "ConvNet",
+    "Fixed",
+    "GTNCifarNet",
+    "GTNMnistNet",
+    "LearnerDistribution",
+    "LearnerFactory",
+    "Mixture",
+    "RandomWidth",
+    "ResNet",
+]

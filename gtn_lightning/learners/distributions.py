@@ -1,0 +1,158 @@
+"""Distributions over learners: every meta-step teaches a fresh one drawn from here.
+
+Two sources of randomness stay apart. *Which architecture* is drawn from the generator that is passed in;
+*which parameters* come from torch's global random state, which the caller seeds.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from gtn_lightning.errors import RecipeError
+
+LearnerFactory = Callable[[], nn.Module]
+"""Makes a freshly initialised learner. In a recipe: a ``class_path`` with its ``init_args``."""
+
+
+class LearnerDistribution(ABC):
+    """A distribution over learners."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator) -> nn.Module:
+        """Return a fresh learner on the CPU.
+
+        Args:
+            generator: a CPU generator; the architecture, where there is a choice, is drawn from it alone. The
+                parameters are drawn from torch's global random state.
+        """
+
+    @abstractmethod
+    def families(self) -> dict[str, "LearnerDistribution"]:
+        """Return the families of architecture that results tell apart, by name, each as a distribution."""
+
+
+class Fixed(LearnerDistribution):
+    """One architecture; only its parameters are random.
+
+    Args:
+        learner: makes the learner.
+    """
+
+    def __init__(self, learner: LearnerFactory) -> None:
+        self.learner = learner
+
+    def sample(self, generator: torch.Generator) -> nn.Module:
+        return _make(self.learner)
+
+    def families(self) -> dict[str, LearnerDistribution]:
+        return {_class_name(self.learner): self}
+
+
+class RandomWidth(LearnerDistribution):
+    """One kind of architecture, with whole-number arguments (widths, a depth) drawn uniformly.
+
+    The paper's random widths: a teacher that meets many sizes makes data that teaches sizes it has not met.
+
+    Args:
+        learner: makes the learner; must take the arguments named in `ranges` as keywords.
+        ranges: for each argument's name, ``[low, high]``: drawn from low to high - 1.
+
+    Raises:
+        RecipeError: a range is empty or not two whole numbers, or the learner does not take an argument of
+            that name, or cannot be built at an end of its ranges.
+    """
+
+    def __init__(self, learner: LearnerFactory, ranges: dict[str, list[int]]) -> None:
+        if not ranges:
+            raise RecipeError("ranges: empty; name an argument of the learner, as in {width: [16, 64]}")
+        for name, bounds in ranges.items():
+            if (
+                len(bounds) != 2
+                or not all(isinstance(bound, int) for bound in bounds)
+                or bounds[0] >= bounds[1]
+            ):
+                raise RecipeError(
+                    f"ranges.{name}: got {list(bounds)}; give two whole numbers [low, high] with low < high "
+                    "(high is never drawn)"
+                )
+        self.learner = learner
+        self.ranges = {name: list(bounds) for name, bounds in ranges.items()}
+        # Both ends are built once, so that a range that cannot work fails now and not in the middle of
+        # meta-training.
+        for widths in (self._narrowest(), {name: high - 1 for name, (_, high) in self.ranges.items()}):
+            try:
+                _class_name(learner, **widths)
+            except TypeError as error:
+                raise RecipeError(
+                    f"ranges: the learner does not take {', '.join(ranges)} as keyword arguments ({error}); "
+                    "name arguments that it has"
+                ) from error
+
+    def sample(self, generator: torch.Generator) -> nn.Module:
+        widths = {
+            name: int(torch.randint(low, high, (), generator=generator))
+            for name, (low, high) in self.ranges.items()
+        }
+        return _make(self.learner, **widths)
+
+    def families(self) -> dict[str, LearnerDistribution]:
+        return {_class_name(self.learner, **self._narrowest()): self}
+
+    def _narrowest(self) -> dict[str, int]:
+        return {name: low for name, (low, _) in self.ranges.items()}
+
+
+class Mixture(LearnerDistribution):
+    """Several families of architecture; each learner comes from one of them, drawn by weight.
+
+    Args:
+        learners: for each family's name, what makes its learners.
+        weights: for each family's name, how often it is drawn relative to the others; equally often if None.
+
+    Raises:
+        RecipeError: no learners, or weights that are not positive or that do not name the families.
+    """
+
+    def __init__(self, learners: dict[str, LearnerFactory], weights: dict[str, float] | None = None) -> None:
+        if not learners:
+            raise RecipeError("learners: empty; name at least one family and its learner")
+        if weights is not None:
+            if weights.keys() != learners.keys():
+                odd = ", ".join(sorted(weights.keys() ^ learners.keys()))
+                raise RecipeError(
+                    f"weights: must name the same families as learners; {odd} stands in one of them only"
+                )
+            for name, weight in weights.items():
+                if not (weight > 0 and math.isfinite(weight)):
+                    raise RecipeError(
+                        f"weights.{name}: got {weight}; give a positive number, or leave the family out"
+                    )
+        self.learners = dict(learners)
+        self.weights = None if weights is None else dict(weights)
+
+    def sample(self, generator: torch.Generator) -> nn.Module:
+        names = list(self.learners)
+        weights = torch.tensor([1.0 if self.weights is None else self.weights[name] for name in names])
+        return _make(self.learners[names[int(torch.multinomial(weights, 1, generator=generator))]])
+
+    def families(self) -> dict[str, LearnerDistribution]:
+        return {name: Fixed(learner) for name, learner in self.learners.items()}
+
+
+def _make(factory: LearnerFactory, **overrides: int) -> nn.Module:
+    # The type promises a call without arguments, which is what jsonargparse needs to read in order to hand
+    # over a functools.partial of the class; a partial takes overrides as well.
+    learner = cast(Callable[..., Any], factory)(**overrides)
+    if not isinstance(learner, nn.Module):
+        raise RecipeError(f"learner: made a {type(learner).__name__}; give the class of a torch.nn.Module")
+    return learner
+
+
+def _class_name(factory: LearnerFactory, **overrides: int) -> str:
+    """Return the class name of what the factory makes, leaving the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return type(_make(factory, **overrides)).__name__

@@ -1,0 +1,187 @@
+"""The one place that turns the name of a normalisation into layers.
+
+A normalisation is two things: the weights before it (weight normalisation reparametrises them, and whatever
+shifts its own output leaves them without a bias) and the layer after it. `conv` and `linear` make the first,
+`image_norm` and `feature_norm` the second.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.learners.activations import kaiming_gain
+
+IMAGE_NORMS = ("batch", "batch_running", "group", "layer", "instance", "weight", "none")
+"""Names that `image_norm` knows: ``batch`` normalises by the statistics of the batch at hand, in evaluation
+too, since a learner lives for a few steps only; ``batch_running`` is ordinary BatchNorm; ``group`` and
+``layer`` are GroupNorm with several groups and with one; ``weight`` is weight normalisation with mean-only
+batch normalisation."""
+
+FEATURE_NORMS = tuple(name for name in IMAGE_NORMS if name != "instance")
+"""Names that `feature_norm` knows: an instance of a vector is one value; nothing to normalise."""
+
+_MOST_GROUPS = 8
+_LEAST_CHANNELS_PER_GROUP = 4
+
+
+class MeanOnlyBatchNorm(nn.Module):
+    """Subtracts the batch's mean of each channel and adds a learned bias: ``y = x - mean(x) + bias``.
+
+    The companion of weight normalisation, which already sets the scale (Salimans & Kingma, arXiv 1602.07868,
+    section 4). The mean is the batch's in evaluation too: a learner taught for a few steps has no running
+    mean worth using.
+
+    Args:
+        channels: number of channels C; inputs are [B, C] or [B, C, H, W].
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the shifted inputs, of the same shape."""
+        others = [dim for dim in range(inputs.ndim) if dim != 1]
+        bias = self.bias.view(1, -1, *[1] * (inputs.ndim - 2))
+        return inputs - inputs.mean(dim=others, keepdim=True) + bias
+
+
+class WeightNorm(nn.Module):
+    """The parametrisation ``weight = scale * direction / |direction|``, one scale per output channel.
+
+    Salimans & Kingma, arXiv 1602.07868, equation 2. Torch has its own, but that one's second derivative with
+    respect to the direction is wrong without an error (torch 2.13: its backward takes the saved norm for a
+    constant), and it has no forward-mode rule; both are needed where a gradient is taken through training.
+    """
+
+    def forward(self, scale: Tensor, direction: Tensor) -> Tensor:
+        """Return the weight, shaped as `direction`, [out, ...]; `scale` is [out, 1, ...]."""
+        return direction * (scale / _channel_norm(direction))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a scale and a direction that give back the weight."""
+        return _channel_norm(weight), weight
+
+
+def _channel_norm(weight: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
+    return norm
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    norm: str,
+    activation: str,
+    *,
+    kernel_size: int = 3,
+    stride: int = 1,
+    scale: float = 1.0,
+) -> nn.Conv2d:
+    """Return a convolution to stand before `image_norm`, padded to keep the size but for its stride.
+
+    Args:
+        in_channels: channels that come in.
+        out_channels: channels that go out.
+        norm: name of the normalisation that follows.
+        activation: name of the activation that follows, or ``"linear"``; it decides the Kaiming gain.
+        kernel_size: side of the kernel, odd.
+        stride: 2 halves the image, rounding up.
+        scale: multiplies the initial weights.
+    """
+    # A bias before a layer that subtracts a mean would receive no gradient at all, or the same twice.
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=norm == "none")
+    _initialise(layer, norm, activation, scale)
+    return layer
+
+
+def linear(in_features: int, out_features: int, norm: str, activation: str) -> nn.Linear:
+    """Return a linear layer to stand before `feature_norm`; the arguments are those of `conv`."""
+    layer = nn.Linear(in_features, out_features, bias=norm == "none")
+    _initialise(layer, norm, activation)
+    return layer
+
+
+def classifier(in_features: int, classes: int, norm: str) -> nn.Linear:
+    """Return the last linear layer of a network: with bias, and weight-normalised if the network is.
+
+    Logits are never normalised over the batch: what an image is must not hang on the images beside it.
+    """
+    layer = nn.Linear(in_features, classes)
+    _initialise(layer, norm, "linear")
+    return layer
+
+
+def _initialise(layer: nn.Conv2d | nn.Linear, norm: str, activation: str, scale: float = 1.0) -> None:
+    fan_in = layer.weight[0].numel()
+    nn.init.normal_(layer.weight, std=scale * kaiming_gain(activation) / fan_in**0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    if norm == "weight":
+        parametrize.register_parametrization(layer, "weight", WeightNorm())
+
+
+def image_norm(norm: str, channels: int, pixels: int) -> nn.Module:
+    """Return the normalisation layer for images [B, C, H, W].
+
+    Args:
+        norm: one of `IMAGE_NORMS`.
+        channels: C.
+        pixels: H times W, which "instance" needs to be more than one.
+
+    Raises:
+        RecipeError: there is no normalisation of that name, or it cannot work on a single pixel.
+    """
+    if norm == "batch":
+        return nn.BatchNorm2d(channels, track_running_stats=False)
+    if norm == "batch_running":
+        return nn.BatchNorm2d(channels)
+    if norm == "group":
+        return nn.GroupNorm(_groups(channels), channels)
+    if norm == "layer":
+        return nn.GroupNorm(1, channels)
+    if norm == "instance":
+        if pixels < 2:
+            raise RecipeError(
+                "norm: 'instance' sets an image of 1 pixel to zero; give less depth or larger images"
+            )
+        return nn.InstanceNorm2d(channels, affine=True)
+    if norm == "weight":
+        return MeanOnlyBatchNorm(channels)
+    if norm == "none":
+        return nn.Identity()
+    raise RecipeError(f"norm: {norm!r} is unknown; choose one of {', '.join(IMAGE_NORMS)}")
+
+
+def feature_norm(norm: str, features: int) -> nn.Module:
+    """Return the normalisation layer for feature vectors [B, features].
+
+    Args:
+        norm: one of `FEATURE_NORMS`.
+        features: length of a vector.
+
+    Raises:
+        RecipeError: there is no normalisation of that name for vectors.
+    """
+    if norm == "batch":
+        return nn.BatchNorm1d(features, track_running_stats=False)
+    if norm == "batch_running":
+        return nn.BatchNorm1d(features)
+    if norm == "group":
+        return nn.GroupNorm(_groups(features), features)
+    if norm == "layer":
+        return nn.LayerNorm(features)
+    if norm == "weight":
+        return MeanOnlyBatchNorm(features)
+    if norm == "none":
+        return nn.Identity()
+    raise RecipeError(
+        f"norm: {norm!r} is unknown where layers are linear; choose one of {', '.join(FEATURE_NORMS)}"
+    )
+
+
+def _groups(channels: int) -> int:
+    """Return the largest number of equal groups, at most 8, of at least 4 channels each (or else one)."""
+    most = min(_MOST_GROUPS, channels // _LEAST_CHANNELS_PER_GROUP)
+    return max((groups for groups in range(1, most + 1) if channels % groups == 0), default=1)

@@ -1,0 +1,47 @@
+"""Weights & Biases that never stands in the way of a run."""
+
+import os
+from typing import Any
+
+import wandb
+from pytorch_lightning import loggers
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities import rank_zero_warn
+from wandb.errors import CommError
+
+
+class WandbLogger(loggers.WandbLogger):
+    """Lightning's W&B logger, offline unless the user is logged in.
+
+    ``WANDB_MODE`` is honoured where it is set. A server that cannot be reached turns the run into an offline one, with a warning;
+    ``wandb sync`` uploads it later.
+
+    Args:
+        project: the W&B project.
+        save_dir: where the ``wandb`` folder goes.
+        init_timeout: seconds to wait for the server before going offline.
+        kwargs: what else Lightning's logger takes, such as ``name``, ``tags``, ``group`` or ``entity``.
+    """
+
+    def __init__(
+        self, project: str = "gtn-lightning", save_dir: str = ".", init_timeout: float = 30.0, **kwargs: Any
+    ) -> None:
+        settings = wandb.Settings(init_timeout=init_timeout, console="off", silent=True)
+        super().__init__(project=project, save_dir=save_dir, settings=settings, **kwargs)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Return the W&B run, starting it at first use."""
+        if self._experiment is None:
+            os.makedirs(self.save_dir or ".", exist_ok=True)
+            if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
+                self._wandb_init["mode"] = "offline"
+        try:
+            return super().experiment
+        except (CommError, TimeoutError) as error:
+            rank_zero_warn(
+                f"the W&B server cannot be reached ({error}); this run is logged offline, `wandb sync` uploads it"
+            )
+            self._wandb_init["mode"] = "offline"
+            return super().experiment

@@ -1,0 +1,463 @@
+"""The LightningModule of a Generative Teaching Network: one training step is one meta-step."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from gtn_lightning.curricula import Curriculum, NoCurriculum
+from gtn_lightning.data import TensorData
+from gtn_lightning.description import build, describe
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll
+from gtn_lightning.learners import LearnerDistribution
+from gtn_lightning.randomness import keyed_generator, keyed_rng
+from gtn_lightning.tasks import Task
+from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
+from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInput
+from gtn_lightning.teaching import Examination, LearningCurve, teach, teach_at_best_rate
+
+REAL_IMAGES = 10_000
+"""How many real training images the baseline draws from."""
+
+TUNING_IMAGES = 1_000
+"""How many validation images decide on the baseline's rate."""
+
+
+class GTN(pl.LightningModule):
+    """A Generative Teaching Network (Such et al., arXiv 1912.07768).
+
+    Each meta-step samples a fresh learner, trains it for ``inner_steps`` steps on the teacher's data, and returns its loss on the real batch that
+    Lightning hands over. Optimization is automatic, so that DDP, gradient clipping, accumulation and mixed precision work as for any module.
+
+    Validation and test teach learners never seen before, keyed by the seed alone and shared out over the processes, on synthetic data and
+    beside it on as many steps of real data, for which each learner's rate is tuned on validation data.
+
+    Logged: ``train/meta_loss``, ``train/inner_loss`` (of the last inner step), ``train/skipped`` (meta-steps without a finite gradient so
+    far), ``time/meta_step`` (seconds), and for ``val`` and ``test`` the task's metric, for instance ``val/accuracy`` (mean over learners),
+    ``val/accuracy_std``, ``val/accuracy_real``, ``val/accuracy_real_std`` and ``val/loss``.
+
+    Args:
+        teacher: makes the data.
+        curriculum: which teacher input each inner step sees.
+        learners: the distribution of the networks that are taught.
+        optimizer: the inner optimizer, with what is learned about it.
+        task: what is taught.
+        inner_steps: number of inner steps T.
+        outer_optimizer: makes the outer optimizer from the meta-parameters; default Adam with rate 0.01.
+        lr_scheduler: makes the outer rate's schedule, stepped after every meta-step.
+        mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``.
+        truncation: differentiate through the last so many inner steps only; None for all of them.
+        random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv 2311.06152).
+        eval_learners: number of learners K taught at validation and test.
+        eval_steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to T.
+        real_rates: the learning rates from which the real-data baseline takes the best.
+        seed: seed of every random choice.
+
+    Raises:
+        RecipeError: if the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        curriculum: Curriculum,
+        learners: LearnerDistribution,
+        optimizer: InnerOptimizer,
+        task: Task,
+        inner_steps: int,
+        outer_optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        mode: str = "remat",
+        truncation: int | None = None,
+        random_window: bool = False,
+        eval_learners: int = 10,
+        eval_steps: list[int] | None = None,
+        real_rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.curriculum = curriculum
+        self.learners = learners
+        self.optimizer = optimizer
+        self.task = task
+        self.inner_steps = inner_steps
+        self.outer_optimizer = outer_optimizer
+        self.lr_scheduler = lr_scheduler
+        self.mode = mode
+        self.truncation = truncation
+        self.random_window = random_window
+        self.eval_learners = eval_learners
+        self.eval_steps = eval_steps
+        self.real_rates = list(real_rates)
+        self.seed = seed
+        self.learning_curve: LearningCurve | None = None
+        """Scores of the last validation or test, on every process."""
+        self._check_parts()
+        self._baseline_curves: dict[str, Tensor] = {}
+        self._examinations: dict[str, Examination] = {}
+        self._real: RealData | None = None
+        self._tuning_batch: Sequence[Any] | None = None
+        self._prepared = False
+        self._skipped = 0
+        self._started = 0.0
+
+    @classmethod
+    def from_teacher(cls, path: str | Path) -> "GTN":
+        """Load a teacher file, the small self-describing one that ``gtn fit`` writes beside its checkpoints.
+
+        Raises:
+            RecipeError: if the file is no teacher file, or names a class that cannot be imported.
+        """
+        gtn = cls(**{name: build(value) for name, value in read_recipe(path)["model"].items()})
+        load_weights(gtn, path)
+        return gtn
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another architecture in one line."""
+        check_state(self, checkpoint["state_dict"], "the checkpoint")
+
+    def description(self) -> dict[str, Any]:
+        """Return this module's arguments as plain data, without those that only training needs."""
+        names = (
+            *("teacher", "curriculum", "learners", "optimizer", "task", "inner_steps"),
+            *("eval_learners", "eval_steps", "real_rates", "seed"),
+        )
+        return {name: describe(getattr(self, name)) for name in names}
+
+    # ------------------------------------------------------------------------------------------------- meta-training
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Put one outer optimizer over everything that is meta-learned: teacher, curriculum, inner hyperparameters."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise RecipeError(
+                "there is nothing to meta-learn: the teacher has no parameters and the inner optimizer learns nothing; "
+                "name hyperparameters in model.optimizer.learned or learned_per_step"
+            )
+        if self.outer_optimizer is None:
+            optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=0.01)
+        else:
+            optimizer = self.outer_optimizer(parameters)
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},  # type: ignore[typeddict-item]
+        }
+
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+        """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
+        key = ("train", self.global_rank, self.global_step, batch_idx)
+        generator = keyed_generator(self.seed, *key)
+        with keyed_rng(self.seed, *key, device=self.device):
+            learner = self._fresh_learner(generator)
+            functional = Functional(learner)
+            params, buffers = functional.init()
+            window = self._window(batch_idx)
+            meta_steps = self.task.meta_steps(window[1])
+            unrolled = unroll(
+                self.task.inner_loss(functional),
+                params,
+                buffers,
+                self._batches(self.curriculum.requests(generator, self.device)),
+                self.optimizer,
+                mode=self.mode,
+                window=window,
+                snapshots=meta_steps,
+            )
+            meta_loss = self.task.meta_loss(functional)
+            losses = [
+                eager_loss(meta_loss, *unrolled.snapshots[step], batch)
+                for step in meta_steps
+                if step > window[0]
+            ]
+            loss = torch.stack(losses).mean()
+        self.log("train/meta_loss", loss.detach(), prog_bar=True, sync_dist=True)
+        self.log("train/inner_loss", unrolled.losses[-1].detach(), sync_dist=True)
+        return loss
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Start the clock of a meta-step."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log how long the meta-step took and how many were skipped."""
+        self.log("time/meta_step", time.perf_counter() - self._started)
+        self.log("train/skipped", float(self._skipped))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Skip a meta-step whose gradient is not finite.
+
+        The gradients are averaged by now, so that all processes decide alike.
+        """
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            self._skipped += 1
+            optimizer.zero_grad()
+
+    def _window(self, batch_idx: int) -> tuple[int, int]:
+        """Return the inner steps to differentiate through; the same on all processes."""
+        if self.truncation is None:
+            return 0, self.inner_steps
+        last = self.inner_steps
+        if self.random_window:
+            generator = keyed_generator(self.seed, "window", self.global_step, batch_idx)
+            last = int(torch.randint(self.truncation, self.inner_steps + 1, (), generator=generator))
+        return last - self.truncation, last
+
+    def _batches(self, requests: list[TeacherInput]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.teacher.batches(requests):
+            yield batch.inputs, batch.targets
+
+    def _fresh_learner(self, generator: torch.Generator) -> nn.Module:
+        # Never an attribute of the module: DDP would wait for gradients of its parameters.
+        with torch.device(self.device):
+            return self.learners.sample(generator)
+
+    # ---------------------------------------------------------------------------------------------------- evaluation
+
+    def on_fit_start(self) -> None:
+        """Check that data, teacher, learners and task fit together before the first meta-step."""
+        self._prepare()
+
+    def on_validation_epoch_start(self) -> None:
+        """Teach the validation learners."""
+        self._begin_examination("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Teach the test learners."""
+        self._begin_examination("test")
+
+    def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
+        """Score the taught learners on a batch of the validation split."""
+        self._score(batch)
+
+    def test_step(self, batch: Sequence[Any], batch_idx: int) -> None:
+        """Score the taught learners on a batch of the test split."""
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation learners' scores."""
+        self._end_examination("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test learners' scores."""
+        self._end_examination("test")
+
+    def scored_steps(self) -> list[int]:
+        """Return the numbers of inner steps at which learners are scored, ascending; the last is T."""
+        if self.eval_steps is None:
+            return sorted({-(-self.inner_steps // 2**power) for power in range(5)})
+        return sorted({*self.eval_steps, self.inner_steps})
+
+    def _begin_examination(self, split: str) -> None:
+        self._prepare()
+        steps = self.scored_steps()
+        self._examinations = {"synthetic": Examination(self.task, self.eval_learners, steps, self.device)}
+        # The baseline does not change during a fit: the learners and the real data are keyed by the seed alone.
+        if self._real is not None and split not in self._baseline_curves and not self.trainer.sanity_checking:
+            self._examinations["real"] = Examination(self.task, self.eval_learners, steps, self.device)
+        for number in range(self.global_rank, self.eval_learners, self.trainer.world_size):
+            self._teach_examinee(split, number, steps)
+
+    def _teach_examinee(self, split: str, number: int, steps: list[int]) -> None:
+        key = (split, number)
+        with torch.inference_mode(False), keyed_rng(self.seed, *key, device=self.device):
+            generator = keyed_generator(self.seed, *key)
+            learner = self._fresh_learner(generator)
+            with torch.no_grad():
+                requests = self.curriculum.requests(generator, self.device)
+            taught = teach(learner, self.task, self.teacher, requests, self.optimizer, steps)
+            self._examinations["synthetic"].add(number, learner, taught)
+            if "real" in self._examinations:
+                assert self._real is not None and self._tuning_batch is not None
+                stream = NoCurriculum(self.inner_steps, self.curriculum.batch_size, self.curriculum.classes)
+                _, taught = teach_at_best_rate(
+                    learner,
+                    self.task,
+                    self._real,
+                    stream.requests(generator, self.device),
+                    self.optimizer,
+                    steps,
+                    self.real_rates,
+                    self._tuning_batch,
+                )
+                self._examinations["real"].add(number, learner, taught)
+
+    def _score(self, batch: Sequence[Any]) -> None:
+        for examination in self._examinations.values():
+            examination.score(batch)
+
+    def _end_examination(self, split: str) -> None:
+        tables = {
+            source: self._gathered(examination.table()) for source, examination in self._examinations.items()
+        }
+        self._examinations = {}
+        if "real" in tables:
+            self._baseline_curves[split] = tables["real"][:, :-1].cpu()
+        synthetic = tables["synthetic"]
+        real = self._baseline_curves.get(split)
+        self.learning_curve = LearningCurve(self.scored_steps(), synthetic[:, :-1].cpu(), real)
+        name = f"{split}/{self.task.metric_name}"
+        logged = {name: synthetic[:, -2].mean(), f"{name}_std": synthetic[:, -2].std(correction=0)}
+        if real is not None:
+            logged |= {f"{name}_real": real[:, -1].mean(), f"{name}_real_std": real[:, -1].std(correction=0)}
+        logged[f"{split}/loss"] = synthetic[:, -1].mean()
+        for key, value in logged.items():
+            self.log(key, value.float(), prog_bar=key == name)
+
+    def _gathered(self, table: Tensor) -> Tensor:
+        """Return the sum over processes of tables with disjoint rows."""
+        if self.trainer.world_size == 1:
+            return table
+        tables = self.all_gather(table)
+        assert isinstance(tables, Tensor)
+        return tables.sum(dim=0)
+
+    # -------------------------------------------------------------------------------------------------- synthetic data
+
+    def synthetic_batch(self, step: int) -> SyntheticBatch:
+        """Return the batch that the teacher makes for an inner step (counted from zero), without gradient.
+
+        With a shuffled curriculum, or none, it is one keyed draw of many possible ones.
+        """
+        with torch.no_grad():
+            requests = self.curriculum.requests(keyed_generator(self.seed, "predict"), self.device)
+            return next(iter(self.teacher.batches([requests[step]])))
+
+    def predict_dataloader(self) -> DataLoader[int]:
+        """Return the numbers of the inner steps, one at a time."""
+        return DataLoader(range(self.inner_steps), batch_size=1)  # type: ignore[arg-type]
+
+    def on_predict_start(self) -> None:
+        """Give a real-data teacher its images."""
+        if isinstance(self.teacher, RealData):
+            self._prepare()
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """Make the synthetic batch of one inner step.
+
+        Returns:
+            ``step`` (scalar), ``inputs`` ``[B, C, H, W]``, ``targets`` and ``labels``.
+        """
+        return {"step": batch[0], **self.synthetic_batch(int(batch))._asdict()}
+
+    # ---------------------------------------------------------------------------------------------------- preparation
+
+    def _prepare(self) -> None:
+        """Fetch real data for the baseline and check every part against it, once."""
+        if self._prepared:
+            return
+        with torch.inference_mode(False):
+            images = self._real_tensors("train", REAL_IMAGES)
+            self._tuning_batch = self._real_tensors("val", TUNING_IMAGES)
+            if images is not None and self._tuning_batch is not None:
+                self._real = RealData(self.teacher.image_shape, self.teacher.classes)
+                self._real.attach(*images)
+            if isinstance(self.teacher, RealData):
+                if images is None:
+                    raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
+                self.teacher.attach(*images)
+            if images is not None:
+                self._check_data(images)
+        self._prepared = True
+
+    def _real_tensors(self, split: str, count: int) -> tuple[Tensor, Tensor] | None:
+        """Return the first ``count`` real images and labels of a split's loader as the learners see them, or None without one."""
+        data = self.trainer.datamodule
+        if data is None:
+            loader = self.trainer.train_dataloader if split == "train" else self.trainer.val_dataloaders
+        else:
+            data.setup("fit")
+            if isinstance(data, TensorData):
+                # Straight from memory: the same images on every process and after every restart.
+                images, labels = getattr(data.splits, split)
+                rows = torch.randperm(len(labels), generator=keyed_generator(self.seed, "real", split))[
+                    :count
+                ]
+                return data.normalise(images[rows]).to(self.device), labels[rows].to(self.device)
+            loader = data.train_dataloader() if split == "train" else data.val_dataloader()
+        if loader is None:
+            return None
+        hooks = data or self
+        images, labels, found = [], [], 0
+        for batch in loader:
+            moved = hooks.transfer_batch_to_device(hooks.on_before_batch_transfer(batch, 0), self.device, 0)
+            inputs, targets = hooks.on_after_batch_transfer(moved, 0)
+            images.append(inputs)
+            labels.append(targets)
+            found += len(targets)
+            if found >= count:
+                break
+        # Every process draws its own training data; the baseline must be the same on all.
+        tensors: tuple[Tensor, Tensor] = self.trainer.strategy.broadcast(
+            (torch.cat(images)[:count], torch.cat(labels)[:count])
+        )
+        return tensors[0].to(self.device), tensors[1].to(self.device)
+
+    def _check_data(self, real: tuple[Tensor, Tensor]) -> None:
+        shape = tuple(real[0].shape[1:])
+        if shape != tuple(self.teacher.image_shape):
+            raise RecipeError(
+                f"the data's images have shape {list(shape)} but model.teacher makes {list(self.teacher.image_shape)}: "
+                "set the teacher's and the learners' image_shape to the data's"
+            )
+        with torch.random.fork_rng(devices=[]):
+            for family in self.learners.families().values():
+                with torch.device(self.device):
+                    self.task.check(family.sample(keyed_generator(self.seed, "check")), real)
+
+    def _check_parts(self) -> None:
+        if self.inner_steps < 1:
+            raise RecipeError(f"model.inner_steps must be at least 1; got {self.inner_steps}")
+        if self.inner_steps != self.curriculum.steps:
+            raise RecipeError(
+                f"model.inner_steps is {self.inner_steps} but model.curriculum.steps is {self.curriculum.steps}: make them agree"
+            )
+        if self.optimizer.learned_per_step and self.optimizer.steps != self.inner_steps:
+            raise RecipeError(
+                f"model.inner_steps is {self.inner_steps} but model.optimizer.steps is {self.optimizer.steps}: make them agree"
+            )
+        if self.teacher.noise != self.curriculum.noise:
+            raise RecipeError(
+                f"model.teacher takes noise of size {self.teacher.noise} but model.curriculum gives {self.curriculum.noise}: "
+                "make their noise agree"
+            )
+        if self.teacher.classes != self.curriculum.classes:
+            raise RecipeError(
+                f"model.teacher has {self.teacher.classes} classes but model.curriculum {self.curriculum.classes}: make them agree"
+            )
+        if self.teacher.pool is not None and self.teacher.pool != self.curriculum.pool:
+            asked = "an unbounded number" if self.curriculum.pool is None else str(self.curriculum.pool)
+            raise RecipeError(
+                f"model.teacher holds {self.teacher.pool} images but model.curriculum asks for {asked}: set the teacher's images "
+                "to steps times batch_size, and use a curriculum with a pool"
+            )
+        if self.mode not in MODES:
+            raise RecipeError(f"model.mode {self.mode!r} is unknown: use one of {', '.join(sorted(MODES))}")
+        if self.truncation is not None and not 1 <= self.truncation <= self.inner_steps:
+            raise RecipeError(
+                f"model.truncation must lie between 1 and inner_steps {self.inner_steps}; got {self.truncation}"
+            )
+        if self.random_window and self.truncation is None:
+            raise RecipeError("model.random_window needs model.truncation, the length of the window")
+        if self.eval_learners < 1:
+            raise RecipeError(f"model.eval_learners must be at least 1; got {self.eval_learners}")
+        outside = [step for step in self.eval_steps or () if not 0 <= step <= self.inner_steps]
+        if outside:
+            raise RecipeError(
+                f"model.eval_steps must lie between 0 and inner_steps {self.inner_steps}; got {outside[0]}"
+            )
+        if not self.real_rates or min(self.real_rates) <= 0:
+            raise RecipeError(
+                f"model.real_rates must be positive learning rates, at least one; got {self.real_rates}"
+            )

@@ -1,0 +1,95 @@
+"""The teacher file: a meta-trained teacher, its curriculum and learned rates, with the recipe to rebuild them.
+
+It is a safetensors file. The tensors are the module's state; the metadata holds the recipe as JSON. Reading one executes nothing from it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.files import whole_file
+
+if TYPE_CHECKING:
+    from gtn_lightning.module import GTN
+
+FORMAT = "gtn-lightning teacher 1"
+"""Value of the metadata key ``format``."""
+
+
+def save_teacher(gtn: "GTN", path: str | Path, data: dict[str, Any] | None = None) -> None:
+    """Write a teacher file; a file of that name is replaced only when the new one is complete.
+
+    Args:
+        gtn: the module.
+        path: where to write.
+        data: description of the data module, so that the file alone suffices for ``gtn test``.
+
+    Raises:
+        RecipeError: if a component does not store its constructor's arguments, or the file cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in gtn.state_dict().items()}
+    metadata = {"format": FORMAT, "recipe": json.dumps({"model": gtn.description(), "data": data})}
+    try:
+        with whole_file(Path(path)) as part:
+            save_file(tensors, part, metadata)
+    except SafetensorError as error:
+        # The library wraps the system's error in its own.
+        raise RecipeError(
+            f"cannot write {path}: {error}; choose a folder that is writable and has space left"
+        ) from error
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Return the recipe in a teacher file: ``{"model": ..., "data": ...}``.
+
+    Raises:
+        RecipeError: if there is no such file or it is no teacher file.
+    """
+    if not Path(path).is_file():
+        raise RecipeError(
+            f"there is no teacher file {path}: give the path of a teacher.safetensors that `gtn fit` wrote"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise RecipeError(
+            f"{path} is not a complete safetensors file ({error}): expected a teacher.safetensors"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise RecipeError(
+            f"{path} is no teacher file of this version: its metadata has format {metadata.get('format')!r}, expected {FORMAT!r}"
+        )
+    recipe: dict[str, Any] = json.loads(metadata["recipe"])
+    return recipe
+
+
+def load_weights(gtn: "GTN", path: str | Path) -> None:
+    """Load a teacher file's tensors into a module of the same recipe.
+
+    Raises:
+        RecipeError: if the file is no teacher file or was written for another architecture.
+    """
+    read_recipe(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    check_state(gtn, tensors, str(path))
+    gtn.load_state_dict(tensors)
+
+
+def check_state(gtn: "GTN", tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise ``RecipeError``, naming the first difference, unless the tensors belong to such a module."""
+    own = gtn.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        shapes = [list(state[name].shape) if name in state else "nothing" for state in (tensors, own)]
+        if shapes[0] != shapes[1]:
+            raise RecipeError(
+                f"{source} belongs to another architecture: {name} is {shapes[0]} in the file and {shapes[1]} in the model; "
+                "use the recipe that it was made with"
+            )

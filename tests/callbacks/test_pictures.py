@@ -1,0 +1,182 @@
+"""The pictures: what they show, and that files and loggers get them."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gtn_lightning.callbacks import LearningCurve, SampleGrid
+from gtn_lightning.callbacks.curve import COLUMNS, curve_statistics, draw_curve, write_curve
+from gtn_lightning.callbacks.samples import MAX_ROWS, draw_samples, evenly_chosen
+from gtn_lightning.data import DigitsData
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.teaching import LearningCurve as Curve
+
+NAMES = ["samples", "learning_curve", "test_learning_curve"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_picture_is_a_png_with_something_on_it(run, name):
+    picture = Image.open(run.folder / "pictures" / f"{name}.png")
+    assert picture.format == "PNG"
+    assert 400 <= picture.width <= 1600
+    assert 300 <= picture.height <= 1600
+    colours = picture.convert("RGB").getcolors(maxcolors=1 << 24)
+    assert len(colours) > 100
+    background = max(count for count, _ in colours) / (picture.width * picture.height)
+    assert 0.05 < background < 0.98
+
+
+def test_no_unfinished_file_is_left(run):
+    assert not list(run.folder.rglob("*.part"))
+
+
+def test_wandb_has_every_picture_with_its_meta_step(run):
+    logged = wandb_history(run.wandb_folder)
+    assert [path.name for path in run.folder.glob("wandb/offline-run-*")] == [run.wandb_folder.name]
+    for name, steps in (("samples", [3, 6]), ("learning_curve", [3, 6]), ("test_learning_curve", [6])):
+        key = f"pictures/{name}"
+        rows = [row for row in logged if f"{key}.filenames" in row]
+        assert [row["trainer/global_step"] for row in rows] == steps
+        assert [row[f"{key}.captions"] for row in rows] == [[f"meta-step {step}"] for step in steps]
+        latest = run.wandb_folder / "files" / rows[-1][f"{key}.filenames"][0]
+        assert latest.read_bytes() == (run.folder / "pictures" / f"{name}.png").read_bytes()
+
+
+def wandb_history(folder: Path) -> list[dict]:
+    """Read back what an offline run logged."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    records = [json.loads(line) for line in printed.splitlines()]
+    return [record["history"]["item"] for record in records if record["type"] == "history"]
+
+
+def test_tensorboard_has_every_picture(run):
+    events = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"images": 0}).Reload()
+    assert sorted(events.Tags()["images"]) == sorted(f"pictures/{name}" for name in NAMES)
+    assert [event.step for event in events.Images("pictures/samples")] == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "which"), [("learning_curve", "curve"), ("test_learning_curve", "test_curve")]
+)
+def test_the_csv_holds_the_curve(run, name, which):
+    with (run.folder / f"{name}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    curve = getattr(run, which)
+    assert list(rows[0]) == COLUMNS
+    assert [int(row["steps"]) for row in rows] == curve.steps
+    for kind, scores in (("synthetic", curve.synthetic), ("real", curve.real)):
+        read = torch.tensor([[float(row[f"{kind}_mean"]), float(row[f"{kind}_std"])] for row in rows])
+        expected = torch.stack([scores.mean(0), scores.std(0, correction=0)], 1).to(read)
+        torch.testing.assert_close(read, expected)
+
+
+def test_a_curve_without_real_data(tmp_path):
+    statistics = curve_statistics(torch.tensor([[0.1, 0.9]]), None)
+    write_curve(tmp_path / "curve.csv", [1, 2], statistics)
+    with (tmp_path / "curve.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == COLUMNS
+    assert [row[2:] for row in rows[1:]] == [
+        ["0.0", "", ""],
+        ["0.0", "", ""],
+    ]  # a single learner has no spread
+    (axes,) = draw_curve([1, 2], statistics, "accuracy", "title").axes
+    assert [line.get_label() for line in axes.lines] == ["synthetic data"]
+
+
+def test_the_curve_shows_means_and_bands():
+    curve = Curve([1, 4], torch.tensor([[0.2, 0.8], [0.4, 1.0]]), torch.tensor([[0.1, 0.5], [0.1, 0.7]]))
+    (axes,) = draw_curve(curve.steps, curve_statistics(curve.synthetic, curve.real), "accuracy", "title").axes
+    assert [line.get_label() for line in axes.lines] == ["synthetic data", "real data"]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.3, 0.9], rtol=1e-6)
+    band = axes.collections[0].get_paths()[0].vertices
+    np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [0.2, 1.0], rtol=1e-6)
+    assert axes.get_ylim()[0] >= 0
+    assert axes.get_legend() is not None
+
+
+@pytest.mark.parametrize(("count", "at_most"), [(1, 10), (2, 10), (10, 10), (11, 10), (32, 10), (128, 2)])
+def test_chosen_steps_are_distinct_and_include_the_ends(count, at_most):
+    steps = evenly_chosen(count, at_most)
+    assert len(steps) == len(set(steps)) == min(count, at_most)
+    assert steps == sorted(steps)
+    assert steps[0] == 0
+    assert steps[-1] == count - 1
+
+
+def test_each_cell_shows_an_image_of_its_class_at_its_step():
+    levels = torch.tensor([[0.0, 1.0], [0.5, 1.0]])  # [steps, classes]
+    inputs = [level[:, None, None, None].expand(2, 1, 6, 6) for level in levels]
+    labels = [torch.tensor([0, 1]), torch.tensor([0, 2])]
+    figure = draw_samples(inputs, labels, [1, 8], {"lr": torch.tensor([0.1, 0.1])}, "title")
+    (axes,) = figure.axes
+    picture = axes.images[0].get_array()
+    columns, rows = axes.get_xticks().round().astype(int), axes.get_yticks().round().astype(int)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "8"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "2"]
+    blank = 0.9
+    expected = [[0.0, 0.5], [1.0, blank], [blank, 1.0]]
+    np.testing.assert_allclose(picture[np.ix_(rows, columns)][..., 0], expected, atol=1e-6)
+
+
+def test_changing_hyperparameters_are_lines_and_constant_ones_text():
+    schedules = {"lr": torch.tensor([0.1, 0.2, 0.3]), "momentum": torch.full((3,), 0.5)}
+    figure = draw_samples([torch.randn(2, 1, 4, 4)], [torch.tensor([0, 1])], [1], schedules, "title")
+    _, panel = figure.axes
+    assert panel.get_title() == "learning rate"
+    np.testing.assert_allclose(panel.lines[0].get_xdata(), [1, 2, 3])
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), [0.1, 0.2, 0.3], rtol=1e-6)
+    assert any("momentum 0.5" in text.get_text() for text in figure.texts)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 5), (3, 32, 32), (2, 8, 4)])
+def test_images_of_any_shape_and_many_classes(shape):
+    labels = torch.arange(100)
+    figure = draw_samples([torch.randn(100, *shape)] * 2, [labels] * 2, [1, 2], {}, "title")
+    rows = [int(label.get_text()) for label in figure.axes[0].get_yticklabels()]
+    assert len(rows) == MAX_ROWS
+    assert (rows[0], rows[-1]) == (0, 99)
+
+
+def test_colours_stay_apart():
+    red = torch.zeros(1, 3, 4, 4)
+    red[:, 0] = 1
+    figure = draw_samples([red], [torch.tensor([0])], [1], {}, "title")
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array()[0, 0], [1, 0, 0], atol=1e-6)
+
+
+def test_samples_are_drawn_every_so_many_validations_and_at_the_end(make_gtn, make_trainer, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "gtn_lightning.callbacks.samples.save_figure", lambda trainer, figure, name, step: drawn.append(step)
+    )
+    trainer = make_trainer([SampleGrid(every_n_validations=2)], max_steps=7, val_check_interval=2)
+    trainer.fit(make_gtn(eval_learners=1), DigitsData(batch_size=64))
+    assert drawn == [4, 7]
+
+
+@pytest.mark.parametrize("options", [{"every_n_validations": 0}, {"max_columns": 1}])
+def test_impossible_options(options):
+    with pytest.raises(RecipeError, match=next(iter(options))):
+        SampleGrid(**options)
+
+
+def test_other_ranks_write_nothing(make_gtn, make_trainer, monkeypatch, tmp_path):
+    gtn, data = make_gtn(eval_learners=1), DigitsData(batch_size=64)
+    make_trainer([]).validate(gtn, data, verbose=False)
+    monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))
+    trainer = make_trainer([])
+    for callback in (SampleGrid(), LearningCurve()):
+        assert isinstance(gtn, LightningModule)
+        callback.on_validation_end(trainer, gtn)
+    assert not list(tmp_path.iterdir())
