@@ -13,9 +13,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from gtn_lightning.files import whole_file
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.files import whole_file
 from gtn_lightning.teacher_file import save_teacher
 
 TEACHER_FILE = "teacher.safetensors"
@@ -145,9 +145,7 @@ class TeacherCheckpoint(ModelCheckpoint):
         )
         self._resumed_from = Path(state_dict["dirpath"])
 
-    def _update_best_and_save(
-        self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]
-    ) -> None:
+    def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         before = {**self.state_dict(), "best_k_models": dict(self.best_k_models)}
         try:
             super()._update_best_and_save(current, trainer, monitor_candidates)

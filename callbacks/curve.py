@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from gtn_lightning.files import whole_file
 from gtn_lightning.callbacks.figures import save_figure
+from gtn_lightning.files import whole_file
 
 COLUMNS = ["steps", "synthetic_mean", "synthetic_std", "real_mean", "real_std"]
 

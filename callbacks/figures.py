@@ -31,9 +31,7 @@ def save_figure(trainer: Trainer, figure: Figure, name: str, meta_step: int) -> 
         canvas.print_png(str(part))
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(
-                f"pictures/{name}", [str(path)], step=meta_step, caption=[f"meta-step {meta_step}"]
-            )
+            logger.log_image(f"pictures/{name}", [str(path)], step=meta_step, caption=[f"meta-step {meta_step}"])
         elif isinstance(logger, TensorBoardLogger):
             pixels = np.asarray(canvas.buffer_rgba())[..., :3]
             logger.experiment.add_image(f"pictures/{name}", pixels, meta_step, dataformats="HWC")

@@ -148,9 +148,7 @@ def draw_samples(
         panel = axes_at(panel_left, 0.4 + row * share + 0.2, 3.0, share - 0.5)
         numbers = values.double().cpu().numpy()
         marker = "o" if len(numbers) <= 50 else None
-        panel.plot(
-            np.arange(1, len(numbers) + 1), numbers, color="C0", marker=marker, markersize=3, linewidth=1.2
-        )
+        panel.plot(np.arange(1, len(numbers) + 1), numbers, color="C0", marker=marker, markersize=3, linewidth=1.2)
         panel.set_title(_spelled_out(name), fontsize=9, pad=4)
         panel.tick_params(labelsize=8)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -175,9 +173,7 @@ def _mosaic(
     """Return one image per class and column as a picture [H, W, 3], and the centres of columns and rows."""
     _, height, width, _ = columns[0].shape
     gap = max(1, round(0.08 * max(height, width)))
-    picture = np.ones(
-        (len(classes) * (height + gap) - gap, len(columns) * (width + gap) - gap, 3), np.float32
-    )
+    picture = np.ones((len(classes) * (height + gap) - gap, len(columns) * (width + gap) - gap, 3), np.float32)
     # A few stray pixels must not take the contrast from all the others, hence not the minimum and maximum.
     low, high = np.quantile(np.concatenate(columns), [0.005, 0.995])
     for x, (pixels, column_labels) in enumerate(zip(columns, labels, strict=True)):

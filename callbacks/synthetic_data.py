@@ -56,9 +56,7 @@ class SyntheticData(BasePredictionWriter):
         gtn: Any = pl_module
         schedules = gtn.optimizer.schedules(gtn.inner_steps)
         tensors |= {name: values[steps].float().cpu() for name, values in schedules.items()}
-        meanings = MEANINGS | dict.fromkeys(
-            schedules, "float32 [T], the inner optimizer's value at each step"
-        )
+        meanings = MEANINGS | dict.fromkeys(schedules, "float32 [T], the inner optimizer's value at each step")
         metadata = {
             "format": FORMAT,
             "optimizer": type(gtn.optimizer).__name__,

@@ -1,7 +1,7 @@
 """The command line: ``gtn fit | validate | test | predict | recipes``.
 
-It is a LightningCLI: everything about its options and recipes works as LightningCLI users expect. Added are recipes by name, teacher files,
-one folder per run, and errors of one line.
+It is a LightningCLI: everything about its options and recipes works as LightningCLI users expect. Added are recipes
+by name, teacher files, one folder per run, and errors of one line.
 """
 
 import json
@@ -25,7 +25,6 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 # Imported so that recipes can name their classes without the path.
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, tasks, teachers  # noqa: F401
-from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import NotTwiceDifferentiableError
 from gtn_lightning.module import GTN
@@ -48,9 +47,7 @@ class RecipeCallback(SaveConfigCallback):
         self.parser.save(self.config, folder / name, skip_none=False, overwrite=True, multifile=False)
         values = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
         for logger in trainer.loggers:
-            logger.log_hyperparams(
-                {key: values[key] for key in ("model", "data", "seed_everything") if key in values}
-            )
+            logger.log_hyperparams({key: values[key] for key in ("model", "data", "seed_everything") if key in values})
 
 
 class GTNCLI(LightningCLI):
@@ -62,9 +59,7 @@ class GTNCLI(LightningCLI):
             pl.LightningDataModule,
             subclass_mode_data=True,
             seed_everything_default=0,
-            parser_kwargs={
-                name: {"exit_on_error": False, "parser_mode": "omegaconf+"} for name in SUBCOMMANDS
-            }
+            parser_kwargs={name: {"exit_on_error": False, "parser_mode": "omegaconf+"} for name in SUBCOMMANDS}
             | {"prog": "gtn", "exit_on_error": False, "parser_mode": "omegaconf+"},
             save_config_callback=RecipeCallback,
             save_config_kwargs={"save_to_log_dir": False},
@@ -178,9 +173,7 @@ def _recipe_list() -> str:
     """Return one line per packaged recipe: its name and what it shows."""
     lines = []
     for name, path in _recipes().items():
-        comments = [
-            line.lstrip("# ").rstrip() for line in path.read_text().splitlines() if line.startswith("#")
-        ]
+        comments = [line.lstrip("# ").rstrip() for line in path.read_text().splitlines() if line.startswith("#")]
         lines.append(f"{name:16} {comments[1] if len(comments) > 1 else ''}")
     return "\n".join(lines)
 
@@ -222,9 +215,7 @@ def _recipe_chain(name: str) -> list[str]:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
-            raise RecipeError(
-                f"{path} is no recipe: expected a mapping with the keys model, data and trainer"
-            )
+            raise RecipeError(f"{path} is no recipe: expected a mapping with the keys model, data and trainer")
         wanted = content.get("extends")
     return chain
 
@@ -246,9 +237,7 @@ def _with_teacher_recipe(arguments: list[str]) -> list[str]:
     trainer = {
         "default_root_dir": folder,
         "logger": [describe_logger(folder)],
-        "callbacks": [
-            {"class_path": name} for name in ("LearningCurve", "SampleGrid", "SyntheticData", "RunSummary")
-        ],
+        "callbacks": [{"class_path": name} for name in ("LearningCurve", "SampleGrid", "SyntheticData", "RunSummary")],
     }
     config = {"model": recipe["model"], "trainer": trainer}
     if recipe["data"] is not None:

@@ -1,6 +1,7 @@
 """Curricula: which teacher input each inner step sees, and in which order (the paper's section 3.2).
 
-All but the last hold a pool of ``steps x batch_size`` images, with their labels and, for teachers that take noise, their noise:
+All but the last hold a pool of ``steps x batch_size`` images, with their labels and, for teachers that take noise,
+their noise:
 
 * ``Full``: step t always sees batch t; the order is learned with the data.
 * ``ShuffledBatches``: the batches of ``Full`` in random order.
@@ -77,9 +78,7 @@ class Full(Curriculum):
         RecipeError: if a number cannot work.
     """
 
-    def __init__(
-        self, steps: int, batch_size: int, classes: int, noise: int = 0, learned: bool = True
-    ) -> None:
+    def __init__(self, steps: int, batch_size: int, classes: int, noise: int = 0, learned: bool = True) -> None:
         super().__init__(steps, batch_size, classes, noise)
         self.learned = learned
         self.vectors: nn.Parameter | None = None
@@ -100,10 +99,7 @@ class Full(Curriculum):
         index = self.order(generator).to(device)
         # One gather for the whole loop: the derivative of every gather is as large as the pool.
         noise = [None] * self.steps if self.vectors is None else self.vectors[index].unbind()
-        return [
-            TeacherInput(rows, rows % self.classes, vectors)
-            for rows, vectors in zip(index, noise, strict=True)
-        ]
+        return [TeacherInput(rows, rows % self.classes, vectors) for rows, vectors in zip(index, noise, strict=True)]
 
 
 class ShuffledBatches(Full):

@@ -1,7 +1,7 @@
 """Components as plain data and back: ``{"class_path": ..., "init_args": {...}}``, the form that recipes use.
 
-A component is described by its class and its constructor's arguments, which it stores under their own names. That convention, not
-pickle, is what lets a teacher file be read anywhere without running code from it.
+A component is described by its class and its constructor's arguments, which it stores under their own names. That
+convention, not pickle, is what lets a teacher file be read anywhere without running code from it.
 """
 
 import importlib
@@ -42,13 +42,9 @@ def describe(component: Any) -> Any:
         # jsonargparse passes the class as an argument to a function of its own; a user's partial holds it directly.
         cls = next((item for item in (component.func, *component.args) if inspect.isclass(item)), None)
         if cls is None:
-            raise RecipeError(
-                f"{component} cannot be described: expected functools.partial of a learner class"
-            )
+            raise RecipeError(f"{component} cannot be described: expected functools.partial of a learner class")
         if component.func is cls and component.args:
-            raise RecipeError(
-                f"{cls.__name__}: give the arguments of a learner factory by name, not by position"
-            )
+            raise RecipeError(f"{cls.__name__}: give the arguments of a learner factory by name, not by position")
         return {"class_path": _path(cls), "init_args": describe(component.keywords)}
     arguments = {}
     for name, parameter in inspect.signature(type(component).__init__).parameters.items():
@@ -82,17 +78,14 @@ def _build(description: Any, factory: bool) -> Any:
     cls = _class(description["class_path"])
     # Inside a distribution, networks are what it makes, not parts of it.
     inner = {
-        name: _build(value, issubclass(cls, LearnerDistribution))
-        for name, value in description["init_args"].items()
+        name: _build(value, issubclass(cls, LearnerDistribution)) for name, value in description["init_args"].items()
     }
     if factory:
         return partial(cls, **inner)
     try:
         return cls(**inner)
     except TypeError as error:
-        raise RecipeError(
-            f"{description['class_path']} does not accept the arguments in the file: {error}"
-        ) from error
+        raise RecipeError(f"{description['class_path']} does not accept the arguments in the file: {error}") from error
 
 
 def _path(cls: type) -> str:
@@ -108,7 +101,5 @@ def _class(path: str) -> type:
             f"the class {path} named in the file cannot be imported ({error}): put its module on PYTHONPATH"
         ) from error
     if not (inspect.isclass(cls) and issubclass(cls, BUILDABLE)):
-        raise RecipeError(
-            f"the file names {path}, which is no teacher, curriculum, learner, optimizer or task"
-        )
+        raise RecipeError(f"the file names {path}, which is no teacher, curriculum, learner, optimizer or task")
     return cls

@@ -13,8 +13,8 @@ from wandb.errors import CommError
 class WandbLogger(loggers.WandbLogger):
     """Lightning's W&B logger, offline unless the user is logged in.
 
-    ``WANDB_MODE`` is honoured where it is set. A server that cannot be reached turns the run into an offline one, with a warning;
-    ``wandb sync`` uploads it later.
+    ``WANDB_MODE`` is honoured where it is set. A server that cannot be reached turns the run into an offline one,
+    with a warning; ``wandb sync`` uploads it later.
 
     Args:
         project: the W&B project.

@@ -34,15 +34,18 @@ TUNING_IMAGES = 1_000
 class GTN(pl.LightningModule):
     """A Generative Teaching Network (Such et al., arXiv 1912.07768).
 
-    Each meta-step samples a fresh learner, trains it for ``inner_steps`` steps on the teacher's data, and returns its loss on the real batch that
-    Lightning hands over. Optimization is automatic, so that DDP, gradient clipping, accumulation and mixed precision work as for any module.
+    Each meta-step samples a fresh learner, trains it for ``inner_steps`` steps on the teacher's data, and returns its
+    loss on the real batch that Lightning hands over. Optimization is automatic, so that DDP, gradient clipping,
+    accumulation and mixed precision work as for any module.
 
-    Validation and test teach learners never seen before, keyed by the seed alone and shared out over the processes, on synthetic data and
-    beside it on as many steps of real data, for which each learner's rate is tuned on validation data.
+    Validation and test teach learners never seen before, keyed by the seed alone and shared out over the processes,
+    on synthetic data and beside it on as many steps of real data, for which each learner's rate is tuned on
+    validation data.
 
-    Logged: ``train/meta_loss``, ``train/inner_loss`` (of the last inner step), ``train/skipped`` (meta-steps without a finite gradient so
-    far), ``time/meta_step`` (seconds), and for ``val`` and ``test`` the task's metric, for instance ``val/accuracy`` (mean over learners),
-    ``val/accuracy_std``, ``val/accuracy_real``, ``val/accuracy_real_std`` and ``val/loss``.
+    Logged: ``train/meta_loss``, ``train/inner_loss`` (of the last inner step), ``train/skipped`` (meta-steps without
+    a finite gradient so far), ``time/meta_step`` (seconds), and for ``val`` and ``test`` the task's metric, for
+    instance ``val/accuracy`` (mean over learners), ``val/accuracy_std``, ``val/accuracy_real``,
+    ``val/accuracy_real_std`` and ``val/loss``.
 
     Args:
         teacher: makes the data.
@@ -55,9 +58,11 @@ class GTN(pl.LightningModule):
         lr_scheduler: makes the outer rate's schedule, stepped after every meta-step.
         mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``.
         truncation: differentiate through the last so many inner steps only; None for all of them.
-        random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv 2311.06152).
+        random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv
+            2311.06152).
         eval_learners: number of learners K taught at validation and test.
-        eval_steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to T.
+        eval_steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to
+            T.
         real_rates: the learning rates from which the real-data baseline takes the best.
         seed: seed of every random choice.
 
@@ -176,9 +181,7 @@ class GTN(pl.LightningModule):
             )
             meta_loss = self.task.meta_loss(functional)
             losses = [
-                eager_loss(meta_loss, *unrolled.snapshots[step], batch)
-                for step in meta_steps
-                if step > window[0]
+                eager_loss(meta_loss, *unrolled.snapshots[step], batch) for step in meta_steps if step > window[0]
             ]
             loss = torch.stack(losses).mean()
         self.log("train/meta_loss", loss.detach(), prog_bar=True, sync_dist=True)
@@ -298,9 +301,7 @@ class GTN(pl.LightningModule):
             examination.score(batch)
 
     def _end_examination(self, split: str) -> None:
-        tables = {
-            source: self._gathered(examination.table()) for source, examination in self._examinations.items()
-        }
+        tables = {source: self._gathered(examination.table()) for source, examination in self._examinations.items()}
         self._examinations = {}
         if "real" in tables:
             self._baseline_curves[split] = tables["real"][:, :-1].cpu()
@@ -381,9 +382,7 @@ class GTN(pl.LightningModule):
             if isinstance(data, TensorData):
                 # Straight from memory: the same images on every process and after every restart.
                 images, labels = getattr(data.splits, split)
-                rows = torch.randperm(len(labels), generator=keyed_generator(self.seed, "real", split))[
-                    :count
-                ]
+                rows = torch.randperm(len(labels), generator=keyed_generator(self.seed, "real", split))[:count]
                 return data.normalise(images[rows]).to(self.device), labels[rows].to(self.device)
             loader = data.train_dataloader() if split == "train" else data.val_dataloader()
         if loader is None:
@@ -458,6 +457,4 @@ class GTN(pl.LightningModule):
                 f"model.eval_steps must lie between 0 and inner_steps {self.inner_steps}; got {outside[0]}"
             )
         if not self.real_rates or min(self.real_rates) <= 0:
-            raise RecipeError(
-                f"model.real_rates must be positive learning rates, at least one; got {self.real_rates}"
-            )
+            raise RecipeError(f"model.real_rates must be positive learning rates, at least one; got {self.real_rates}")

@@ -1,8 +1,8 @@
 """Random numbers keyed by what they are for.
 
-Every draw in meta-training is a function of a key such as (seed, rank, meta-step), never of how many draws came before it.
-Ranks therefore teach different learners, validation teaches the same learners on any number of processes, and a resumed run
-repeats the very next meta-step.
+Every draw in meta-training is a function of a key such as (seed, rank, meta-step), never of how many draws came
+before it. Ranks therefore teach different learners, validation teaches the same learners on any number of processes,
+and a resumed run repeats the very next meta-step.
 """
 
 from collections.abc import Iterator

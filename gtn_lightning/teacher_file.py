@@ -1,6 +1,7 @@
 """The teacher file: a meta-trained teacher, its curriculum and learned rates, with the recipe to rebuild them.
 
-It is a safetensors file. The tensors are the module's state; the metadata holds the recipe as JSON. Reading one executes nothing from it.
+It is a safetensors file. The tensors are the module's state; the metadata holds the recipe as JSON. Reading one
+executes nothing from it.
 """
 
 import json

@@ -51,9 +51,7 @@ def teach(
     with torch.inference_mode(False), torch.no_grad():
         params, buffers = functional.init()
         batches = ((batch.inputs, batch.targets) for batch in teacher.batches(requests))
-        return unroll(
-            task.inner_loss(functional), params, buffers, batches, optimizer, snapshots=steps
-        ).snapshots
+        return unroll(task.inner_loss(functional), params, buffers, batches, optimizer, snapshots=steps).snapshots
 
 
 def teach_at_best_rate(
@@ -105,7 +103,8 @@ class _Subject:
 class Examination:
     """Scores taught learners on real data, batch by batch, at several numbers of inner steps.
 
-    Under DDP each process examines its own share of the learners on all of the data; the tables of all processes add up.
+    Under DDP each process examines its own share of the learners on all of the data; the tables of all processes add
+    up.
 
     Args:
         task: what the learners were taught.

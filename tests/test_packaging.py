@@ -69,9 +69,7 @@ def test_installed_wheel_imports_away_from_the_tree(wheel: Path, tmp_path: Path)
         "print(gtn_lightning.callbacks.__file__, r.files('gtn_lightning.recipes') / 'digits.yaml')"
     )
     # Python puts the working folder first on its path, as it does for a script in a user's own folder.
-    ran = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert [Path(line).is_relative_to(tmp_path) for line in ran.stdout.split()] == [True, True]
     assert Path(ran.stdout.split()[1]).is_file()
@@ -110,8 +108,6 @@ def test_make_runs_recipes_that_exist() -> None:
 
 def test_make_help_lists_every_target() -> None:
     text = (ROOT / "Makefile").read_text()
-    targets = {
-        name for line in re.findall(r"^\.PHONY: (.*)", text, flags=re.MULTILINE) for name in line.split()
-    }
+    targets = {name for line in re.findall(r"^\.PHONY: (.*)", text, flags=re.MULTILINE) for name in line.split()}
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {line.split()[0] for line in listed.splitlines() if line.startswith("  ")} == targets

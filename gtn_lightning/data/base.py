@@ -51,9 +51,7 @@ class TensorData(LightningDataModule, ABC):
         RecipeError: if a value is out of range.
     """
 
-    def __init__(
-        self, batch_size: int, eval_batch_size: int, seed: int = 0, crop: int = 0, flip: bool = False
-    ) -> None:
+    def __init__(self, batch_size: int, eval_batch_size: int, seed: int = 0, crop: int = 0, flip: bool = False) -> None:
         super().__init__()
         for name, value, least in (
             ("batch_size", batch_size, 1),

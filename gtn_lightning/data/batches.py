@@ -61,9 +61,7 @@ class RealBatches:
         position: Callable[[], int] = from_the_start,
     ) -> None:
         if not 1 <= batch_size <= len(labels):
-            raise RecipeError(
-                f"data.batch_size: {batch_size} given, expected 1 to {len(labels)} training images"
-            )
+            raise RecipeError(f"data.batch_size: {batch_size} given, expected 1 to {len(labels)} training images")
         self.images = images
         self.labels = labels
         self.batch_size = batch_size

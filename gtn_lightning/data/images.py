@@ -87,8 +87,7 @@ class ImageData(TensorData):
         test_name = next((name for name in ("test", "validation", "valid") if name in dataset), None)
         if "train" not in dataset or test_name is None:
             raise RecipeError(
-                f"data.path: {self.path!r} has the splits {', '.join(dataset)}, expected train and test (or "
-                "validation)"
+                f"data.path: {self.path!r} has the splits {', '.join(dataset)}, expected train and test (or validation)"
             )
         image_column = self._image_column(dataset["train"])
         label_column = self._label_column(dataset["train"])
@@ -128,11 +127,7 @@ class ImageData(TensorData):
 
         features = dataset.features
         classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-        integers = [
-            name
-            for name, feature in features.items()
-            if isinstance(feature, Value) and "int" in feature.dtype
-        ]
+        integers = [name for name, feature in features.items() if isinstance(feature, Value) and "int" in feature.dtype]
         if self.label_column is not None:
             return self._one_column("label_column", self.label_column, classes + integers, dataset)
         named = [name for name in classes or integers if name in LABEL_NAMES]
@@ -153,8 +148,7 @@ class ImageData(TensorData):
             for name, feature in dataset.features.items()
         )
         raise RecipeError(
-            f"data.{key}: {given}, expected the name of {expected} column; "
-            f"{self.path!r} has the columns {columns}"
+            f"data.{key}: {given}, expected the name of {expected} column; {self.path!r} has the columns {columns}"
         )
 
     def _alike(self, train: Split, test: Split) -> tuple[Split, Split]:
@@ -167,8 +161,7 @@ class ImageData(TensorData):
             )
         channels = max(train.images.shape[1], test.images.shape[1])
         train, test = (
-            Split(split.images.expand(-1, channels, -1, -1).contiguous(), split.labels)
-            for split in (train, test)
+            Split(split.images.expand(-1, channels, -1, -1).contiguous(), split.labels) for split in (train, test)
         )
         return train, test
 
@@ -203,9 +196,7 @@ def open_dataset(path: str, config: str | None = None) -> "DatasetDict":
     if folder.is_dir():
         dataset = _loaded(lambda: load_dataset(str(folder), config), path)
     elif folder.exists():
-        raise RecipeError(
-            f"data.path: {path!r} is a file, expected a folder with train and test in the hub's layout"
-        )
+        raise RecipeError(f"data.path: {path!r} is a file, expected a folder with train and test in the hub's layout")
     elif path in FILE_FORMATS:
         raise RecipeError(f"data.path: {path!r} is a file format, expected a folder or a name on the hub")
     elif hub_answers(path):

@@ -38,9 +38,7 @@ class Functional:
         Parameters that do not require grad are left out: frozen, they stay the module's own.
         """
         params = {
-            name: parameter.detach()
-            for name, parameter in self.module.named_parameters()
-            if parameter.requires_grad
+            name: parameter.detach() for name, parameter in self.module.named_parameters() if parameter.requires_grad
         }
         buffers = {name: buffer.detach() for name, buffer in self.module.named_buffers()}
         return params, buffers

@@ -82,9 +82,7 @@ def inner_gradient(
     return MODES[mode](loss_fn, params, buffers, batch)
 
 
-def eager_loss(
-    loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
-) -> Tensor:
+def eager_loss(loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch) -> Tensor:
     """Compute a loss and at once its gradient w.r.t. the parameters, so that no activation outlives the call.
 
     A meta-loss may be taken at many inner steps; kept as ordinary graphs, the activations of all of them
@@ -114,9 +112,7 @@ def _reverse(
     return InnerGradient(dict(zip(params, grads, strict=True)), loss, _detached(new_buffers))
 
 
-def _remat(
-    loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
-) -> InnerGradient:
+def _remat(loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch) -> InnerGradient:
     names = tuple(params)
     call = _Call(loss_fn, names, buffers)
     outputs = _RematerialisedGradient.apply(call, *params.values(), *batch)
@@ -185,8 +181,7 @@ class _RematerialisedGradient(torch.autograd.Function):
         # The inner gradient is taken w.r.t. every parameter; a batch tensor is a variable only if somebody
         # asks for its gradient.
         variables = [
-            tensor.detach().requires_grad_(index < split or needed[index])
-            for index, tensor in enumerate(saved)
+            tensor.detach().requires_grad_(index < split or needed[index]) for index, tensor in enumerate(saved)
         ]
         with torch.enable_grad(), _named_operator():
             with _replayed(call, saved[0].device):
@@ -194,9 +189,7 @@ class _RematerialisedGradient(torch.autograd.Function):
                     dict(zip(call.names, variables[:split], strict=True)), call.buffers, *variables[split:]
                 )
                 _reject_silently_wrong(loss, variables)
-                grads = torch.autograd.grad(
-                    loss, variables[:split], create_graph=True, materialize_grads=True
-                )
+                grads = torch.autograd.grad(loss, variables[:split], create_graph=True, materialize_grads=True)
             # Their gradient belongs to the outer backward pass and runs, as in mode reverse, in that pass's
             # autocast state.
             pairs = [
@@ -317,15 +310,12 @@ def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
 
 def _same_state(one: tuple[Tensor, Tensor | None], other: tuple[Tensor, Tensor | None]) -> bool:
     return all(
-        a is b or (a is not None and b is not None and torch.equal(a, b))
-        for a, b in zip(one, other, strict=True)
+        a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in zip(one, other, strict=True)
     )
 
 
 def _autocast_state(device: torch.device) -> AutocastState:
-    return AutocastState(
-        device.type, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-    )
+    return AutocastState(device.type, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type))
 
 
 def _autocast(state: AutocastState) -> torch.autocast:
@@ -355,9 +345,7 @@ def _named_operator() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        missing = re.search(
-            r"derivative for '?(?:aten::)?_?(\S+?)(?:_backward)?'? is not implemented", str(error)
-        )
+        missing = re.search(r"derivative for '?(?:aten::)?_?(\S+?)(?:_backward)?'? is not implemented", str(error))
         if not missing:
             raise
         raise _not_twice_differentiable(missing.group(1)) from error

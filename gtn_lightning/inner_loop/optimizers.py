@@ -70,14 +70,10 @@ class InnerOptimizer(nn.Module, ABC):
         self._values = {key: float(value) for key, value in values.items()}
         for key in (*learned, *learned_per_step):
             if key not in ranges:
-                raise ValueError(
-                    f"{name} has no hyperparameter {key!r} to learn: choose from {', '.join(ranges)}"
-                )
+                raise ValueError(f"{name} has no hyperparameter {key!r} to learn: choose from {', '.join(ranges)}")
         both = set(learned) & set(learned_per_step)
         if both:
-            raise ValueError(
-                f"{name}: {both.pop()!r} is in both learned and learned_per_step: name it in one of them"
-            )
+            raise ValueError(f"{name}: {both.pop()!r} is in both learned and learned_per_step: name it in one of them")
         if learned_per_step and (steps is None or steps < 1):
             raise ValueError(
                 f"{name}: learned_per_step needs steps, the number of inner steps, at least 1; got {steps}"
@@ -87,18 +83,12 @@ class InnerOptimizer(nn.Module, ABC):
             is_learned = key in self.learned or key in self.learned_per_step
             low_ok = value > 0 if is_learned else value >= 0
             if not (low_ok and value < (1 if ranges[key] == UNIT else math.inf)):
-                bounds = ("above 0" if is_learned else "at least 0") + (
-                    " and below 1" if ranges[key] == UNIT else ""
-                )
-                raise ValueError(
-                    f"{name}: {key} must be {bounds}{' to be learned' if is_learned else ''}; got {value}"
-                )
+                bounds = ("above 0" if is_learned else "at least 0") + (" and below 1" if ranges[key] == UNIT else "")
+                raise ValueError(f"{name}: {key} must be {bounds}{' to be learned' if is_learned else ''}; got {value}")
             if is_learned:
                 raw = math.log(value) if ranges[key] == POSITIVE else math.log(value / (1 - value))
                 if abs(raw) > _LIMITS[ranges[key]]:
-                    raise ValueError(
-                        f"{name}: {key} is too close to the end of its range to be learned; got {value}"
-                    )
+                    raise ValueError(f"{name}: {key} is too close to the end of its range to be learned; got {value}")
                 shape = (steps,) if key in self.learned_per_step and steps else ()
                 self.logs[key] = nn.Parameter(torch.full(shape, raw))
 
@@ -298,9 +288,7 @@ class Adam(InnerOptimizer):
         else:
             grads = _decayed(grads, params, hyper["weight_decay"])
         mean = {name: beta1 * state.mean[name] + (1 - beta1) * grad for name, grad in grads.items()}
-        square = {
-            name: beta2 * state.square[name] + (1 - beta2) * grad * grad for name, grad in grads.items()
-        }
+        square = {name: beta2 * state.square[name] + (1 - beta2) * grad * grad for name, grad in grads.items()}
         # Products rather than powers, because the coefficients may be learned per step.
         decay1, decay2 = state.decay1 * beta1, state.decay2 * beta2
         rate = lr / (1 - decay1)
@@ -379,16 +367,12 @@ class RMSprop(InnerOptimizer):
         zeros = {name: torch.zeros_like(parameter) for name, parameter in params.items()}
         return RMSpropState(zeros, zeros if self.momentum else {})
 
-    def update(
-        self, grads: Params, state: RMSpropState, params: Params, step: int
-    ) -> tuple[Params, RMSpropState]:
+    def update(self, grads: Params, state: RMSpropState, params: Params, step: int) -> tuple[Params, RMSpropState]:
         """Take one step of RMSprop."""
         hyper = self.hyperparameters(step)
         lr, alpha, eps, momentum = hyper["lr"], hyper["alpha"], hyper["eps"], hyper["momentum"]
         grads = _decayed(grads, params, hyper["weight_decay"])
-        square = {
-            name: alpha * state.square[name] + (1 - alpha) * grad * grad for name, grad in grads.items()
-        }
+        square = {name: alpha * state.square[name] + (1 - alpha) * grad * grad for name, grad in grads.items()}
         direction = {name: grad * (square[name] + eps * eps).rsqrt() for name, grad in grads.items()}
         if state.momentum:
             direction = {name: momentum * state.momentum[name] + step_ for name, step_ in direction.items()}

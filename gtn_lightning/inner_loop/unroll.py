@@ -94,7 +94,5 @@ def unroll(
             recorded[step + 1] = current
     needed = max([1, *snapshots] if last is None else [last, *snapshots])
     if len(losses) < needed:
-        raise ValueError(
-            f"the inner loop needs at least {needed} steps but there were batches for {len(losses)}"
-        )
+        raise ValueError(f"the inner loop needs at least {needed} steps but there were batches for {len(losses)}")
     return Unrolled(current.params, current.buffers, torch.stack(losses), state, recorded)

@@ -70,11 +70,7 @@ class RandomWidth(LearnerDistribution):
         if not ranges:
             raise RecipeError("ranges: empty; name an argument of the learner, as in {width: [16, 64]}")
         for name, bounds in ranges.items():
-            if (
-                len(bounds) != 2
-                or not all(isinstance(bound, int) for bound in bounds)
-                or bounds[0] >= bounds[1]
-            ):
+            if len(bounds) != 2 or not all(isinstance(bound, int) for bound in bounds) or bounds[0] >= bounds[1]:
                 raise RecipeError(
                     f"ranges.{name}: got {list(bounds)}; give two whole numbers [low, high] with low < high "
                     "(high is never drawn)"
@@ -94,8 +90,7 @@ class RandomWidth(LearnerDistribution):
 
     def sample(self, generator: torch.Generator) -> nn.Module:
         widths = {
-            name: int(torch.randint(low, high, (), generator=generator))
-            for name, (low, high) in self.ranges.items()
+            name: int(torch.randint(low, high, (), generator=generator)) for name, (low, high) in self.ranges.items()
         }
         return _make(self.learner, **widths)
 
@@ -123,14 +118,10 @@ class Mixture(LearnerDistribution):
         if weights is not None:
             if weights.keys() != learners.keys():
                 odd = ", ".join(sorted(weights.keys() ^ learners.keys()))
-                raise RecipeError(
-                    f"weights: must name the same families as learners; {odd} stands in one of them only"
-                )
+                raise RecipeError(f"weights: must name the same families as learners; {odd} stands in one of them only")
             for name, weight in weights.items():
                 if not (weight > 0 and math.isfinite(weight)):
-                    raise RecipeError(
-                        f"weights.{name}: got {weight}; give a positive number, or leave the family out"
-                    )
+                    raise RecipeError(f"weights.{name}: got {weight}; give a positive number, or leave the family out")
         self.learners = dict(learners)
         self.weights = None if weights is None else dict(weights)
 

@@ -143,9 +143,7 @@ def image_norm(norm: str, channels: int, pixels: int) -> nn.Module:
         return nn.GroupNorm(1, channels)
     if norm == "instance":
         if pixels < 2:
-            raise RecipeError(
-                "norm: 'instance' sets an image of 1 pixel to zero; give less depth or larger images"
-            )
+            raise RecipeError("norm: 'instance' sets an image of 1 pixel to zero; give less depth or larger images")
         return nn.InstanceNorm2d(channels, affine=True)
     if norm == "weight":
         return MeanOnlyBatchNorm(channels)
@@ -176,9 +174,7 @@ def feature_norm(norm: str, features: int) -> nn.Module:
         return MeanOnlyBatchNorm(features)
     if norm == "none":
         return nn.Identity()
-    raise RecipeError(
-        f"norm: {norm!r} is unknown where layers are linear; choose one of {', '.join(FEATURE_NORMS)}"
-    )
+    raise RecipeError(f"norm: {norm!r} is unknown where layers are linear; choose one of {', '.join(FEATURE_NORMS)}")
 
 
 def _groups(channels: int) -> int:

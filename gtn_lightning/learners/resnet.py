@@ -80,9 +80,7 @@ class ResNet(ImageClassifier):
 class _ResidualBlock(nn.Module):
     """``relu(shortcut(x) + branch(x))`` with two 3x3 convolutions in the branch."""
 
-    def __init__(
-        self, in_channels: int, channels: int, stride: int, norm: str, pixels: int, depth: int
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, norm: str, pixels: int, depth: int) -> None:
         super().__init__()
         # Where nothing normalises the variance, every block would double it: the branches share it out
         # instead.

@@ -17,12 +17,14 @@ from gtn_lightning.tasks.base import Task
 class Classification(Task):
     """Cross-entropy inside and outside, accuracy as the metric.
 
-    The meta-loss is the real-data loss of the learner after its last inner step, averaged with the losses after every ``meta_every``-th
+    The meta-loss is the real-data loss of the learner after its last inner step, averaged with the losses after every
+    ``meta_every``-th
     step before it: the paper takes every step on MNIST and every 16th on CIFAR-10.
 
     Args:
         classes: number of classes.
-        meta_every: distance in inner steps between the points at which the meta-loss is taken; 0 for the last step alone.
+        meta_every: distance in inner steps between the points at which the meta-loss is taken; 0 for the last step
+            alone.
 
     Raises:
         RecipeError: if a number cannot work.

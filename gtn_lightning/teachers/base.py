@@ -36,8 +36,9 @@ class SyntheticBatch(NamedTuple):
 class Teacher(nn.Module, ABC):
     """Base class of teachers.
 
-    A teacher of one's own implements ``forward``, and ``batches`` only where a whole inner loop's data can be made more cheaply than
-    batch by batch. It stores its constructor's arguments under their own names, so that a teacher file can describe it.
+    A teacher of one's own implements ``forward``, and ``batches`` only where a whole inner loop's data can be made
+    more cheaply than batch by batch. It stores its constructor's arguments under their own names, so that a teacher
+    file can describe it.
 
     Attributes:
         image_shape: ``(channels, height, width)`` of its images.
@@ -67,8 +68,8 @@ class Teacher(nn.Module, ABC):
     def batches(self, requests: Sequence[TeacherInput]) -> Iterator[SyntheticBatch]:
         """Make the batches of an inner loop, one per request, each when it is asked for.
 
-        Every batch is a chunk of its own that keeps no activations: the backward pass runs the teacher again, batch by batch, so
-        that memory does not grow with the teacher's activations over all inner steps.
+        Every batch is a chunk of its own that keeps no activations: the backward pass runs the teacher again, batch
+        by batch, so that memory does not grow with the teacher's activations over all inner steps.
         """
         for request in requests:
             if torch.is_grad_enabled():

@@ -18,9 +18,10 @@ SHARPNESS = 5.0
 class Generator(Teacher):
     """A class-conditional convolutional generator (Such et al., arXiv 1912.07768, appendix A).
 
-    Noise and one-hot label pass two linear layers and two convolutions, each after a two-fold upsampling; between them stand
-    batch normalisation, with the statistics of the inner batch, and LeakyReLU(0.1). All weights are normalised
-    (Salimans and Kingma, arXiv 1602.07868). The image is ``2 tanh(x)``: real images are normalised to zero mean and unit variance.
+    Noise and one-hot label pass two linear layers and two convolutions, each after a two-fold upsampling; between
+    them stand batch normalisation, with the statistics of the inner batch, and LeakyReLU(0.1). All weights are
+    normalised (Salimans and Kingma, arXiv 1602.07868). The image is ``2 tanh(x)``: real images are normalised to zero
+    mean and unit variance.
 
     Args:
         image_shape: ``(channels, height, width)`` of the images, at least 4 pixels each way.
@@ -79,8 +80,8 @@ class Generator(Teacher):
             nn.Upsample(size=(height, width)),
             nn.Conv2d(second, depth, 3, padding=1),
         )
-        # Weight normalisation by hand: the normalised weights are computed once per meta-step and shared by all inner batches,
-        # where a parametrization would compute them again for each of them.
+        # Weight normalisation by hand: the normalised weights are computed once per meta-step and shared by all inner
+        # batches, where a parametrization would compute them again for each of them.
         self.gains = nn.ParameterDict()
         for name, layer in self.network.named_children():
             if isinstance(layer, nn.Linear | nn.Conv2d):

@@ -13,8 +13,8 @@ from gtn_lightning.teachers.generator import SHARPNESS
 class Pixels(Teacher):
     """A fixed number of free images (dataset distillation, Wang et al., arXiv 1811.10959).
 
-    It costs a gather per inner loop, where the generator's forward and backward passes can dominate a meta-step, and it has as many
-    parameters as pixels.
+    It costs a gather per inner loop, where the generator's forward and backward passes can dominate a meta-step, and
+    it has as many parameters as pixels.
 
     Args:
         image_shape: ``(channels, height, width)`` of the images.
@@ -26,9 +26,7 @@ class Pixels(Teacher):
         RecipeError: if a size cannot work.
     """
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], classes: int, images: int, soft_labels: bool = False
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, images: int, soft_labels: bool = False) -> None:
         super().__init__()
         check_sizes("Pixels", image_shape, classes)
         if images < classes:
@@ -44,9 +42,7 @@ class Pixels(Teacher):
 
     def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
         """Gather one inner batch; see the base class. The noise is ignored."""
-        targets = (
-            labels if self.label_logits is None else self._probabilities(self.label_logits[index], labels)
-        )
+        targets = labels if self.label_logits is None else self._probabilities(self.label_logits[index], labels)
         return SyntheticBatch(self.pixels[index], targets, labels)
 
     def batches(self, requests: Sequence[TeacherInput]) -> Iterator[SyntheticBatch]:

@@ -10,8 +10,8 @@ from gtn_lightning.teachers.base import SyntheticBatch, Teacher, check_sizes
 class RealData(Teacher):
     """Teach with real training images.
 
-    It has no parameters; what is meta-learned beside it are the inner hyperparameters. The images come from the data module's training split:
-    ``GTN`` hands them over when training or evaluation starts.
+    It has no parameters; what is meta-learned beside it are the inner hyperparameters. The images come from the data
+    module's training split: ``GTN`` hands them over when training or evaluation starts.
 
     Args:
         image_shape: ``(channels, height, width)`` of the images.
@@ -38,8 +38,6 @@ class RealData(Teacher):
     def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
         """Take the images that the index names, modulo their number; the labels are theirs, not those asked for."""
         if self._images is None or self._labels is None:
-            raise RecipeError(
-                "RealData has no images yet: train or evaluate it through a Trainer with a data module"
-            )
+            raise RecipeError("RealData has no images yet: train or evaluate it through a Trainer with a data module")
         rows = torch.remainder(index, len(self._labels)).to(self._labels.device)
         return SyntheticBatch(self._images[rows], self._labels[rows], self._labels[rows])

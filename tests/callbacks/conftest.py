@@ -129,6 +129,4 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         trainer.predict(gtn, return_predictions=False)
         wandb_folder = Path(wandb.experiment.dir).parent
         wandb.experiment.finish()
-        yield Run(
-            folder, gtn, curve, gtn.learning_curve, printed.getvalue(), test_printed.getvalue(), wandb_folder
-        )
+        yield Run(folder, gtn, curve, gtn.learning_curve, printed.getvalue(), test_printed.getvalue(), wandb_folder)

@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from gtn_lightning.files import whole_file
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.files import whole_file
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):

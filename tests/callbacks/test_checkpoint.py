@@ -128,18 +128,16 @@ def test_resuming_keeps_the_best_score(scripted, make_trainer, data, tmp_path, m
     # 0.45 is better than the last score but no record; the record comes one meta-step later.
     for until, score, record in ((3, 0.45, False), (4, 0.6, True)):
         folder = first if until == 3 else second
-        make_trainer(
-            [TeacherCheckpoint()], max_steps=until, val_check_interval=1, default_root_dir=second
-        ).fit(scripted(score), data, ckpt_path=folder / "checkpoints/last.ckpt")
+        make_trainer([TeacherCheckpoint()], max_steps=until, val_check_interval=1, default_root_dir=second).fit(
+            scripted(score), data, ckpt_path=folder / "checkpoints/last.ckpt"
+        )
         assert torch.equal(teacher_pixels(second), best) is not record
     assert names(second / "checkpoints") == ["best-4.ckpt", "last.ckpt"]
     assert load(second / "checkpoints/last.ckpt")["global_step"] == 4
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_run_loses_no_meta_step(
-    scripted, make_trainer, data, tmp_path, error, interrupt_handler
-):
+def test_an_interrupted_run_loses_no_meta_step(scripted, make_trainer, data, tmp_path, error, interrupt_handler):
     trainer = make_trainer([TeacherCheckpoint(), Raise(5, error)], max_steps=8)
     with pytest.raises(SystemExit if error is KeyboardInterrupt else error):
         trainer.fit(scripted(0.3, 0.2), data)
@@ -207,9 +205,7 @@ class FillDisk(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == 4:
             size = (Path(trainer.default_root_dir) / "checkpoints/last.ckpt").stat().st_size
-            resource.setrlimit(
-                resource.RLIMIT_FSIZE, (size // 2, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-            )
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 @pytest.fixture

@@ -65,9 +65,7 @@ def test_tensorboard_has_every_picture(run):
     assert [event.step for event in events.Images("pictures/samples")] == [3, 6]
 
 
-@pytest.mark.parametrize(
-    ("name", "which"), [("learning_curve", "curve"), ("test_learning_curve", "test_curve")]
-)
+@pytest.mark.parametrize(("name", "which"), [("learning_curve", "curve"), ("test_learning_curve", "test_curve")])
 def test_the_csv_holds_the_curve(run, name, which):
     with (run.folder / f"{name}.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -10,9 +10,7 @@ def test_a_log_file_gets_one_line_per_validation(run):
     lines = [line for line in run.printed.splitlines() if line.startswith("meta-step")]
     assert len(lines) == 2  # none for the sanity check
     for line, step in zip(lines, (3, 6), strict=True):
-        assert re.fullmatch(
-            rf"meta-step {step}/6  loss \d+\.\d+  val 0\.\d+  0:00:\d\d elapsed  0:0\d:\d\d left", line
-        )
+        assert re.fullmatch(rf"meta-step {step}/6  loss \d+\.\d+  val 0\.\d+  0:00:\d\d elapsed  0:0\d:\d\d left", line)
     assert "\x1b" not in run.printed
 
 

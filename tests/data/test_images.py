@@ -128,10 +128,7 @@ TWO = {
 
 
 def two_of_everything(count: int) -> Rows:
-    return [
-        {"image": png(pixels(n)), "mask": png(pixels(n) % 2), "coarse": n % 2, "fine": n % 6}
-        for n in range(count)
-    ]
+    return [{"image": png(pixels(n)), "mask": png(pixels(n) % 2), "coarse": n % 2, "fine": n % 6} for n in range(count)]
 
 
 def test_columns_can_be_chosen(tmp_path: Path) -> None:
@@ -142,14 +139,9 @@ def test_columns_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_fine_labels_are_meant_where_there_are_coarse_ones(tmp_path: Path) -> None:
-    classes = {
-        f"{name}_label": datasets.ClassLabel(num_classes=size) for name, size in (("fine", 6), ("coarse", 2))
-    }
+    classes = {f"{name}_label": datasets.ClassLabel(num_classes=size) for name, size in (("fine", 6), ("coarse", 2))}
     features = datasets.Features({"img": datasets.Image(), **classes})
-    rows = [
-        {"img": row["image"], "fine_label": n % 6, "coarse_label": n % 2}
-        for n, row in enumerate(grey_rows(24))
-    ]
+    rows = [{"img": row["image"], "fine_label": n % 6, "coarse_label": n % 2} for n, row in enumerate(grey_rows(24))]
     assert ready(write(tmp_path, features, train=rows, test=rows), val_size=6).classes == 6
 
 
@@ -235,9 +227,7 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
         r"image_column: not given, expected the name of an image column; .* text \(string\), label \(Class",
     ),
     "two image columns": (
-        lambda folder: write(
-            folder, datasets.Features(TWO), train=two_of_everything(6), test=two_of_everything(6)
-        ),
+        lambda folder: write(folder, datasets.Features(TWO), train=two_of_everything(6), test=two_of_everything(6)),
         r"image_column: not given, .* image \(Image\), mask \(Image\), coarse \(ClassLabel\)",
     ),
     "labels are words": (
@@ -385,9 +375,7 @@ def test_without_the_hub_the_error_comes_at_once_and_says_what_to_do() -> None:
 
 def test_what_the_hub_says_reaches_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
-        raise datasets.exceptions.DatasetNotFoundError(
-            "Dataset 'someone/tiny' is a gated dataset on the Hub."
-        )
+        raise datasets.exceptions.DatasetNotFoundError("Dataset 'someone/tiny' is a gated dataset on the Hub.")
 
     monkeypatch.setattr("gtn_lightning.data.images.hub_answers", lambda name: True)
     monkeypatch.setattr(datasets, "load_dataset", refuse)

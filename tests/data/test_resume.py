@@ -62,9 +62,7 @@ class SaveAt(Callback):
             trainer.save_checkpoint(self.path)
 
 
-def fit(
-    folder: Path, module: Recorder, *callbacks: Callback, resume: Path | None = None, **options: Any
-) -> None:
+def fit(folder: Path, module: Recorder, *callbacks: Callback, resume: Path | None = None, **options: Any) -> None:
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -104,9 +102,7 @@ def test_a_straight_run_reads_the_stream_from_its_start(straight: Recorder, reci
     data = Numbers(batch_size=4, eval_batch_size=20)
     data.setup()
     stream = data.train_dataloader()
-    assert straight.seen == [
-        stream.batch(position)[1].tolist() for position in range(recipe.get("max_steps", 24))
-    ]
+    assert straight.seen == [stream.batch(position)[1].tolist() for position in range(recipe.get("max_steps", 24))]
     # Validation ran between, each time over the whole split and in order.
     assert straight.validated == [list(range(20)), list(range(20, 26))] * (5 if "max_steps" in recipe else 4)
 

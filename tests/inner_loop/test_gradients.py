@@ -86,9 +86,7 @@ def conv_net(norm: str) -> nn.Module:
 class Experiment:
     """A meta-loss and all that it is a function of, as leaves of the graph."""
 
-    def __init__(
-        self, learner: nn.Module, optimizer: InnerOptimizer, image_shape: tuple[int, ...] = (2, 4, 4)
-    ) -> None:
+    def __init__(self, learner: nn.Module, optimizer: InnerOptimizer, image_shape: tuple[int, ...] = (2, 4, 4)) -> None:
         self.loss = cross_entropy(Functional(learner))
         self.optimizer = optimizer
         self.params, self.buffers = Functional(learner).init()
@@ -178,18 +176,14 @@ def transposed(parameter: Tensor) -> Tensor:
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_meta_gradient_of_momentum_sgd_is_that_of_the_adjoint_written_by_hand(mode: str) -> None:
     learner = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, CLASSES))
-    optimizer = SGD(
-        learned=["weight_decay"], learned_per_step=["lr", "momentum"], steps=STEPS, weight_decay=0.1
-    )
+    optimizer = SGD(learned=["weight_decay"], learned_per_step=["lr", "momentum"], steps=STEPS, weight_decay=0.1)
     with torch.no_grad():
         optimizer.logs["lr"].copy_(torch.tensor([-1.0, -2.0, -0.5]))
         optimizer.logs["momentum"].copy_(torch.tensor([0.3, 1.5, -0.4]))
     experiment = Experiment(learner, optimizer.double(), image_shape=(5,))
     found = experiment.meta_gradient(mode)
 
-    rates, momenta, decay = (
-        optimizer.schedules(STEPS)[key].numpy() for key in ("lr", "momentum", "weight_decay")
-    )
+    rates, momenta, decay = (optimizer.schedules(STEPS)[key].numpy() for key in ("lr", "momentum", "weight_decay"))
     real, labels = experiment.real
     by_hand = adjoint.meta_gradient(
         [transposed(parameter.detach()).numpy() for parameter in experiment.params.values()],
@@ -332,9 +326,7 @@ def test_a_loss_that_closes_over_the_output_of_a_learned_module_is_refused() -> 
     teacher = nn.Linear(3, 4)
     image = teacher(torch.randn(3))
     with pytest.raises(ValueError, match="closes over"):
-        inner_gradient(
-            lambda params, buffers: quadratic(params, buffers, image), {"w": torch.randn(4)}, {}, ()
-        )
+        inner_gradient(lambda params, buffers: quadratic(params, buffers, image), {"w": torch.randn(4)}, {}, ())
 
 
 def test_unknown_mode_and_missing_parameters() -> None:
@@ -381,9 +373,7 @@ def test_an_operator_that_cannot_be_differentiated_twice_is_named(operator: str)
 
     w, x = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
     found = inner_gradient(loss, {"w": w}, {}, (x,))  # Its value can be had,
-    with pytest.raises(
-        NotTwiceDifferentiableError, match=f"gradient of {operator} cannot be differentiated again"
-    ):
+    with pytest.raises(NotTwiceDifferentiableError, match=f"gradient of {operator} cannot be differentiated again"):
         found.grads["w"].square().sum().backward()  # its derivative cannot.
     # Training without a meta-gradient, and a meta-loss, need one derivative only.
     eager_loss(loss, {"w": w}, {}, (x,)).backward()

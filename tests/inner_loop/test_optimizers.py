@@ -138,9 +138,7 @@ def test_the_meta_gradient_reaches_the_value_of_its_step_alone() -> None:
 
 
 def test_schedules_are_what_the_steps_use() -> None:
-    optimizer = SGD(
-        lr=0.1, momentum=0.5, weight_decay=0.01, learned=["momentum"], learned_per_step=["lr"], steps=2
-    )
+    optimizer = SGD(lr=0.1, momentum=0.5, weight_decay=0.01, learned=["momentum"], learned_per_step=["lr"], steps=2)
     with torch.no_grad():
         optimizer.logs["lr"].copy_(torch.tensor([0.1, 0.2]).log())
         optimizer.logs["momentum"].fill_(0.0)
@@ -153,9 +151,7 @@ def test_schedules_are_what_the_steps_use() -> None:
 
 
 def test_constant_keeps_the_values_and_learns_nothing() -> None:
-    optimizer = SGD(
-        lr=0.1, momentum=0.7, nesterov=True, learned=["momentum"], learned_per_step=["lr"], steps=2
-    )
+    optimizer = SGD(lr=0.1, momentum=0.7, nesterov=True, learned=["momentum"], learned_per_step=["lr"], steps=2)
     tuned = optimizer.constant(lr=0.3)
     assert isinstance(tuned, SGD)
     assert not list(tuned.parameters())
@@ -191,9 +187,7 @@ def test_learned_values_stay_in_range_after_wild_outer_steps(
     new, _ = chosen.update({"w": torch.zeros(3, dtype=dtype)}, chosen.init(params), params, 0)
     new["w"].sum().backward()
     assert new["w"].isfinite().all()
-    assert all(
-        tensor.grad is None or tensor.grad.isfinite().all() for tensor in (params["w"], *chosen.parameters())
-    )
+    assert all(tensor.grad is None or tensor.grad.isfinite().all() for tensor in (params["w"], *chosen.parameters()))
 
 
 # ------------------------------------------------------------------------------- zero gradients

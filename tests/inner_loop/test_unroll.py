@@ -75,9 +75,7 @@ def test_the_same_as_an_ordinary_training_loop(net: str, mode: str) -> None:
     batches = make_batches(5)
 
     torch.manual_seed(1)
-    unrolled = unroll(
-        cross_entropy(learner), *learner.init(), batches, SGD(0.3, 0.9, weight_decay=0.1), mode=mode
-    )
+    unrolled = unroll(cross_entropy(learner), *learner.init(), batches, SGD(0.3, 0.9, weight_decay=0.1), mode=mode)
 
     twin = copy.deepcopy(module)
     optimizer = torch.optim.SGD(twin.parameters(), 0.3, 0.9, weight_decay=0.1)
@@ -103,13 +101,9 @@ def test_without_grad_mode_the_same_values_and_no_graph(mode: str) -> None:
     learner = Functional(small_net())
     params, buffers = learner.init()
     batches, optimizer = make_batches(3), SGD(0.3, 0.9, learned=["lr"])
-    with_graph = unroll(
-        cross_entropy(learner), params, buffers, batches, optimizer, mode=mode, snapshots=[0, 2]
-    )
+    with_graph = unroll(cross_entropy(learner), params, buffers, batches, optimizer, mode=mode, snapshots=[0, 2])
     with torch.no_grad():
-        without = unroll(
-            cross_entropy(learner), params, buffers, batches, optimizer, mode=mode, snapshots=[0, 2]
-        )
+        without = unroll(cross_entropy(learner), params, buffers, batches, optimizer, mode=mode, snapshots=[0, 2])
 
     def tensors(unrolled: Unrolled) -> list[Tensor]:
         return [t for t in tree_leaves(unrolled) if isinstance(t, Tensor)]
@@ -148,9 +142,7 @@ def written_out(
 OPTIMIZERS: dict[str, Callable[[], InnerOptimizer]] = {
     "SGD": lambda: SGD(0.3, 0.9, learned=["momentum"], learned_per_step=["lr"], steps=6),
     "Adam": lambda: Adam(0.05, eps=1e-3, learned=["beta1", "beta2"], learned_per_step=["lr"], steps=6),
-    "RMSprop": lambda: RMSprop(
-        0.05, eps=1e-3, momentum=0.5, learned=["alpha"], learned_per_step=["lr"], steps=6
-    ),
+    "RMSprop": lambda: RMSprop(0.05, eps=1e-3, momentum=0.5, learned=["alpha"], learned_per_step=["lr"], steps=6),
 }
 
 
@@ -170,9 +162,7 @@ def test_a_window_is_detaching_by_hand(optimizer: str, window: tuple[int, int], 
     variables = [inputs for inputs, _ in batches] + list(chosen.parameters())
     real = torch.randn(6, 4), torch.randint(3, (6,))
     found, expected = (
-        torch.autograd.grad(
-            loss(trained, buffers, *real)[0], variables, allow_unused=True, materialize_grads=True
-        )
+        torch.autograd.grad(loss(trained, buffers, *real)[0], variables, allow_unused=True, materialize_grads=True)
         for trained in (unrolled.params, by_hand)
     )
     for gradient, reference in zip(found, expected, strict=True):
@@ -191,9 +181,7 @@ def test_a_window_costs_no_graph_before_it() -> None:
         window=(2, 4),
         snapshots=[1, 2, 3],
     )
-    has_graph = [
-        snapshot.params["0.weight"].requires_grad for _, snapshot in sorted(unrolled.snapshots.items())
-    ]
+    has_graph = [snapshot.params["0.weight"].requires_grad for _, snapshot in sorted(unrolled.snapshots.items())]
     assert has_graph == [False, False, True]
 
 
@@ -257,9 +245,7 @@ def test_the_meta_gradient_reaches_the_teacher_that_makes_the_batches() -> None:
     def teach(mode: str) -> tuple[Tensor, ...]:
         batches = ((teacher(vectors), labels) for vectors in noise)
         trained = unroll(loss, params, buffers, batches, SGD(0.3, 0.9), mode=mode)
-        return torch.autograd.grad(
-            loss(trained.params, trained.buffers, *real)[0], list(teacher.parameters())
-        )
+        return torch.autograd.grad(loss(trained.params, trained.buffers, *real)[0], list(teacher.parameters()))
 
     for mode in MODES:
         for found, expected in zip(teach(mode), teach("reverse"), strict=True):
@@ -337,9 +323,7 @@ def test_live_bytes_counts_what_autograd_keeps() -> None:
         assert live.now == 8000  # weight.grad
 
 
-def meta_step(
-    net: nn.Module, steps: int, optimizer: InnerOptimizer, mode: str = "remat", **options: Any
-) -> LiveBytes:
+def meta_step(net: nn.Module, steps: int, optimizer: InnerOptimizer, mode: str = "remat", **options: Any) -> LiveBytes:
     """One meta-step; the synthetic images, and the gradient they get, are counted."""
     learner = Functional(net)
     loss = cross_entropy(learner)
@@ -347,8 +331,7 @@ def meta_step(
     with LiveBytes() as live:
         # Images that a teacher made, so with a graph behind them.
         batches = [
-            ((2 * torch.randn(16, 64)).requires_grad_(), torch.zeros(16, dtype=torch.long))
-            for _ in range(steps)
+            ((2 * torch.randn(16, 64)).requires_grad_(), torch.zeros(16, dtype=torch.long)) for _ in range(steps)
         ]
         trained = unroll(loss, params, buffers, batches, optimizer, mode=mode, **options)
         loss(trained.params, trained.buffers, *batches[0])[0].backward()

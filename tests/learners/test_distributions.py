@@ -53,9 +53,7 @@ def test_same_seeds_repeat_a_learner_and_each_call_makes_a_fresh_one(
     first = draw(distribution, 3, parameters=5)
     assert torch.equal(flat(first), flat(draw(distribution, 3, parameters=5)))
     other = draw(distribution, 3, parameters=6)
-    assert flat(first).shape == flat(other).shape, (
-        "the architecture must not depend on the global random state"
-    )
+    assert flat(first).shape == flat(other).shape, "the architecture must not depend on the global random state"
     assert not torch.equal(flat(first), flat(other))
     generator = torch.Generator().manual_seed(0)
     learners = [distribution.sample(generator) for _ in range(2)]

@@ -28,9 +28,7 @@ def check_learns_from(network: nn.Module, image_shape: tuple[int, int, int], cla
     logits = network(images)
     assert logits.shape == (6, classes)
     assert 1e-3 < logits.std() < 30
-    gradients = torch.autograd.grad(
-        logits.logsumexp(dim=1).sum() - logits[:, 0].sum(), list(network.parameters())
-    )
+    gradients = torch.autograd.grad(logits.logsumexp(dim=1).sum() - logits[:, 0].sum(), list(network.parameters()))
     # Kept apart from rounding: a bias in front of a mean subtraction has a gradient near 1e-7.
     assert min(float(gradient.abs().max()) for gradient in gradients) > 1e-6
 
@@ -176,10 +174,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         )
         for norm, pooling in itertools.product(IMAGE_NORMS, ["max", "average"])
     },
-    **{
-        f"MLP-{norm}": partial(MLP, **SMALL, hidden=[8, 8], norm=norm, activation="gelu")
-        for norm in FEATURE_NORMS
-    },
+    **{f"MLP-{norm}": partial(MLP, **SMALL, hidden=[8, 8], norm=norm, activation="gelu") for norm in FEATURE_NORMS},
     "ResNet": partial(ResNet, **SMALL, width=4, blocks=[1, 1]),
     "GTNMnistNet": partial(GTNMnistNet, **SMALL, conv1=4, conv2=4, linear=8),
     "GTNCifarNet": partial(GTNCifarNet, **SMALL, widths=[4, 4, 4]),
