@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     jobs = [(variant, seed) for seed in range(options.seeds) for variant in VARIANTS]
     with ThreadPoolExecutor(options.jobs) as pool:
-        scores = list(pool.map(lambda job: run(*job, options.steps, options.output), jobs))
+        scores = list(pool.map(lambda job: run(job[0], job[1], options.steps, options.output), jobs))
     rows = []
     for variant, description in VARIANTS.items():
         own = [score for (name, _), score in zip(jobs, scores, strict=True) if name == variant]

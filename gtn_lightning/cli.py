@@ -73,7 +73,7 @@ class GTNCLI(LightningCLI):
             "--teacher",
             type=str | None,
             default=None,
-            help="A teacher file (teacher.safetensors) to start from; validate, test and predict take its recipe as well.",
+            help="A teacher file (teacher.safetensors) to start from; validate, test and predict take its recipe too.",
         )
 
         parser.add_argument(
@@ -110,7 +110,7 @@ class GTNCLI(LightningCLI):
             load_weights(self.model, teacher)
 
     def _run_folder(self, base: Path) -> Path:
-        """Return a folder of its own for this run; nothing is created yet, so that a faulty recipe leaves nothing behind."""
+        """Return a folder of its own for this run; nothing is created yet: a faulty recipe leaves nothing behind."""
         inherited = os.environ.get(RUN_FOLDER)
         if inherited and "LOCAL_RANK" in os.environ:
             return Path(inherited)

@@ -40,7 +40,8 @@ class Curriculum(nn.Module, ABC):
             raise RecipeError(f"{name}: classes must be at least 2; got {classes}")
         if batch_size < classes:
             raise RecipeError(
-                f"{name}: a batch_size of {batch_size} cannot show all {classes} classes in an inner step: use at least {classes}"
+                f"{name}: a batch_size of {batch_size} cannot show all {classes} classes in an inner step: "
+                f"use at least {classes}"
             )
         if noise < 0:
             raise RecipeError(f"{name}: noise must be at least 0; got {noise}")

@@ -52,8 +52,8 @@ def describe(component: Any) -> Any:
             continue
         if not hasattr(component, name):
             raise RecipeError(
-                f"{type(component).__name__} does not store its argument {name!r} under that name, so the teacher file cannot "
-                f"describe it: write self.{name} = {name} in its constructor"
+                f"{type(component).__name__} does not store its argument {name!r} under that name, so the teacher "
+                f"file cannot describe it: write self.{name} = {name} in its constructor"
             )
         arguments[name] = describe(getattr(component, name))
     return {"class_path": _path(type(component)), "init_args": arguments}

@@ -156,7 +156,7 @@ class GTN(pl.LightningModule):
             return optimizer
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},  # type: ignore[typeddict-item]
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
         }
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
@@ -282,7 +282,8 @@ class GTN(pl.LightningModule):
             taught = teach(learner, self.task, self.teacher, requests, self.optimizer, steps)
             self._examinations["synthetic"].add(number, learner, taught)
             if "real" in self._examinations:
-                assert self._real is not None and self._tuning_batch is not None
+                assert self._real is not None
+                assert self._tuning_batch is not None
                 stream = NoCurriculum(self.inner_steps, self.curriculum.batch_size, self.curriculum.classes)
                 _, taught = teach_at_best_rate(
                     learner,
@@ -373,8 +374,8 @@ class GTN(pl.LightningModule):
         self._prepared = True
 
     def _real_tensors(self, split: str, count: int) -> tuple[Tensor, Tensor] | None:
-        """Return the first ``count`` real images and labels of a split's loader as the learners see them, or None without one."""
-        data = self.trainer.datamodule
+        """Return ``count`` real images and labels of a split as the learners see them, or None without a loader."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # the trainer sets it when it runs
         if data is None:
             loader = self.trainer.train_dataloader if split == "train" else self.trainer.val_dataloaders
         else:
@@ -420,26 +421,29 @@ class GTN(pl.LightningModule):
             raise RecipeError(f"model.inner_steps must be at least 1; got {self.inner_steps}")
         if self.inner_steps != self.curriculum.steps:
             raise RecipeError(
-                f"model.inner_steps is {self.inner_steps} but model.curriculum.steps is {self.curriculum.steps}: make them agree"
+                f"model.inner_steps is {self.inner_steps} but model.curriculum.steps is {self.curriculum.steps}: "
+                "make them agree"
             )
         if self.optimizer.learned_per_step and self.optimizer.steps != self.inner_steps:
             raise RecipeError(
-                f"model.inner_steps is {self.inner_steps} but model.optimizer.steps is {self.optimizer.steps}: make them agree"
+                f"model.inner_steps is {self.inner_steps} but model.optimizer.steps is {self.optimizer.steps}: "
+                "make them agree"
             )
         if self.teacher.noise != self.curriculum.noise:
             raise RecipeError(
-                f"model.teacher takes noise of size {self.teacher.noise} but model.curriculum gives {self.curriculum.noise}: "
-                "make their noise agree"
+                f"model.teacher takes noise of size {self.teacher.noise} but model.curriculum gives "
+                f"{self.curriculum.noise}: make their noise agree"
             )
         if self.teacher.classes != self.curriculum.classes:
             raise RecipeError(
-                f"model.teacher has {self.teacher.classes} classes but model.curriculum {self.curriculum.classes}: make them agree"
+                f"model.teacher has {self.teacher.classes} classes but model.curriculum "
+                f"{self.curriculum.classes}: make them agree"
             )
         if self.teacher.pool is not None and self.teacher.pool != self.curriculum.pool:
             asked = "an unbounded number" if self.curriculum.pool is None else str(self.curriculum.pool)
             raise RecipeError(
-                f"model.teacher holds {self.teacher.pool} images but model.curriculum asks for {asked}: set the teacher's images "
-                "to steps times batch_size, and use a curriculum with a pool"
+                f"model.teacher holds {self.teacher.pool} images but model.curriculum asks for {asked}: set the "
+                "teacher's images to steps times batch_size, and use a curriculum with a pool"
             )
         if self.mode not in MODES:
             raise RecipeError(f"model.mode {self.mode!r} is unknown: use one of {', '.join(sorted(MODES))}")

@@ -65,7 +65,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         ) from error
     if metadata.get("format") != FORMAT:
         raise RecipeError(
-            f"{path} is no teacher file of this version: its metadata has format {metadata.get('format')!r}, expected {FORMAT!r}"
+            f"{path} is no teacher file of this version: its metadata has format "
+            f"{metadata.get('format')!r}, expected {FORMAT!r}"
         )
     recipe: dict[str, Any] = json.loads(metadata["recipe"])
     return recipe
@@ -91,6 +92,6 @@ def check_state(gtn: "GTN", tensors: Mapping[str, Tensor], source: str) -> None:
         shapes = [list(state[name].shape) if name in state else "nothing" for state in (tensors, own)]
         if shapes[0] != shapes[1]:
             raise RecipeError(
-                f"{source} belongs to another architecture: {name} is {shapes[0]} in the file and {shapes[1]} in the model; "
-                "use the recipe that it was made with"
+                f"{source} belongs to another architecture: {name} is {shapes[0]} in the file and "
+                f"{shapes[1]} in the model; use the recipe that it was made with"
             )

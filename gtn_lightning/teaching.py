@@ -22,7 +22,7 @@ class LearningCurve:
     synthetic: Tensor
     """The task's metric after these steps on synthetic data, ``[learners, len(steps)]``."""
     real: Tensor | None
-    """The same learners after as many steps on real data, the rate of each tuned; None where there is no real training data."""
+    """The same learners after as many steps on real data, the rate of each tuned; None without real training data."""
 
 
 def teach(
@@ -137,7 +137,7 @@ class Examination:
             subject.loss.update(loss, weight=len(batch[0]))
 
     def table(self) -> Tensor:
-        """Return the metric of every learner at every number of steps and then its loss, ``[learners, len(steps) + 1]``.
+        """Return every learner's metric at every number of steps and then its loss, ``[learners, len(steps) + 1]``.
 
         Learners that were not entered here have rows of zeros.
         """

@@ -11,7 +11,7 @@ from gtn_lightning.inner_loop import Buffers, Functional, LossFn
 
 
 class Task(ABC):
-    """An inner loss on synthetic data, a meta-loss on real data, and the metric that tells how well a learner was taught.
+    """An inner loss on synthetic data, a meta-loss on real data, and a metric of how well a learner was taught.
 
     The module, the callbacks and the inner loop know a task by these methods alone.
 
@@ -33,11 +33,11 @@ class Task(ABC):
 
     @abstractmethod
     def meta_steps(self, steps: int) -> list[int]:
-        """Return the numbers of inner steps after which the meta-loss is taken, ascending, for a loop of ``steps`` steps."""
+        """Return after which numbers of inner steps, out of ``steps``, the meta-loss is taken, ascending."""
 
     @abstractmethod
     def metric(self) -> Metric:
-        """Return a fresh metric, a scalar. It is never synchronised between processes: every learner is scored by one of them."""
+        """Return a fresh scalar metric. It is never synchronised: every learner is scored by one process."""
 
     @abstractmethod
     def score(

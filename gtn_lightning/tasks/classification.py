@@ -102,6 +102,7 @@ class Classification(Task):
             ) from error
         if logits.shape != (len(inputs), self.classes):
             raise RecipeError(
-                f"the learner {name} returns a tensor of shape {list(logits.shape)} for {len(inputs)} images but the task has "
-                f"{self.classes} classes: expected [{len(inputs)}, {self.classes}]; make the learner's classes agree with task.classes"
+                f"the learner {name} returns a tensor of shape {list(logits.shape)} for {len(inputs)} images but the "
+                f"task has {self.classes} classes: expected [{len(inputs)}, {self.classes}]; make the "
+                "learner's classes agree with task.classes"
             )

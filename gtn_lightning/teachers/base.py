@@ -14,8 +14,8 @@ from gtn_lightning.errors import RecipeError
 class TeacherInput(NamedTuple):
     """What a curriculum asks of the teacher for one inner step."""
 
-    index: Tensor
-    """Which images of the pool are meant, int64 ``[B]``. Without a pool: arbitrary numbers that tell fresh images apart."""
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    """Which images of the pool are meant, int64 ``[B]``; without a pool, arbitrary numbers."""
     labels: Tensor
     """The class asked for, int64 ``[B]``."""
     noise: Tensor | None
@@ -82,7 +82,8 @@ def check_sizes(name: str, image_shape: Sequence[int], classes: int) -> None:
     """Raise ``RecipeError`` unless a teacher's sizes make sense."""
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise RecipeError(
-            f"{name}: image_shape must be three numbers of at least 1, channels, height and width; got {list(image_shape)}"
+            f"{name}: image_shape must be three numbers of at least 1, channels, height and width; "
+            f"got {list(image_shape)}"
         )
     if classes < 2:
         raise RecipeError(f"{name}: classes must be at least 2; got {classes}")

@@ -49,12 +49,13 @@ class Generator(Teacher):
         depth, height, width = image_shape
         if min(height, width) < 4:
             raise RecipeError(
-                f"Generator: image_shape {list(image_shape)} is too small: it upsamples twice and needs images of at least 4 x 4 pixels; "
-                "use the Pixels teacher for smaller ones"
+                f"Generator: image_shape {list(image_shape)} is too small: it upsamples twice and needs images of at "
+                "least 4 x 4 pixels; use the Pixels teacher for smaller ones"
             )
         if min(noise, hidden, *channels) < 1:
             raise RecipeError(
-                f"Generator: noise, hidden and channels must be at least 1; got noise {noise}, hidden {hidden}, channels {list(channels)}"
+                f"Generator: noise, hidden and channels must be at least 1; got noise {noise}, hidden {hidden}, "
+                f"channels {list(channels)}"
             )
         self.image_shape = image_shape
         self.classes = classes
