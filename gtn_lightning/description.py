@@ -43,9 +43,9 @@ def describe(component: Any) -> Any:
         cls = next((item for item in (component.func, *component.args) if inspect.isclass(item)), None)
         if cls is None:
             raise RecipeError(f"{component} cannot be described: expected functools.partial of a learner class")
-        if component.func is cls and component.args:
-            raise RecipeError(f"{cls.__name__}: give the arguments of a learner factory by name, not by position")
-        return {"class_path": _path(cls), "init_args": describe(component.keywords)}
+        positional = component.args if component.func is cls else ()
+        bound = inspect.signature(cls).bind_partial(*positional, **component.keywords)
+        return {"class_path": _path(cls), "init_args": describe(bound.arguments)}
     arguments = {}
     for name, parameter in inspect.signature(type(component).__init__).parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -44,7 +44,8 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
 # Everything is learned, and epsilon is large enough to matter.
 OPTIMIZERS: dict[str, Callable[[], InnerOptimizer]] = {
     "sgd": lambda: SGD(
-        lr=0.3, momentum=0.8, weight_decay=0.02, learned=["weight_decay"], learned_per_step=["lr", "momentum"], steps=3
+        lr=0.3, momentum=0.8, weight_decay=0.02,
+        learned=["weight_decay"], learned_per_step=["lr", "momentum"], steps=3,
     ),
     "nesterov": lambda: SGD(
         lr=0.3, momentum=0.8, weight_decay=0.02, nesterov=True, learned=["lr", "momentum", "weight_decay"]
@@ -477,7 +478,7 @@ def test_autocast_repeats_in_the_recomputation(mode: str, forward: bool, backwar
         torch.manual_seed(7)
         with torch.autocast("cpu", torch.bfloat16, enabled=forward):
             loss = experiment.meta_loss(mode)
-        # The outer backward pass belongs outside, where Lightning has it; a user may have it inside all the same.
+        # The outer backward pass belongs outside, where Lightning has it; a user may have it inside.
         with torch.autocast("cpu", torch.bfloat16, enabled=backward):
             gradient = concatenated(torch.autograd.grad(loss, flat))
             assert torch.is_autocast_enabled("cpu") == backward

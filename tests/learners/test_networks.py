@@ -166,7 +166,7 @@ def test_a_learner_can_be_called_with_other_parameters_and_is_left_alone(
     torch.testing.assert_close(network(images), moved)
 
 
-SMALL: dict[str, Any] = {"image_shape": (1, 6, 6), "classes": 3}
+SMALL: dict[str, Any] = {"image_shape": (1, 8, 8), "classes": 3}
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{
         f"ConvNet-{norm}-{pooling}": partial(
@@ -193,7 +193,7 @@ def test_gradient_of_the_gradient_is_right(name: str) -> None:
     labels = torch.tensor([0, 1, 2, 0, 1])
     buffers = {key: buffer.clone() for key, buffer in network.named_buffers()}
     names = [key for key, _ in network.named_parameters()]
-    point = [*(parameter.detach() for parameter in network.parameters()), torch.randn(5, 1, 6, 6).double()]
+    point = [*(parameter.detach() for parameter in network.parameters()), torch.randn(5, 1, 8, 8).double()]
     cotangents = [torch.randn_like(tensor) for tensor in point[:-1]]
     direction = [torch.randn_like(tensor) for tensor in point]
 
