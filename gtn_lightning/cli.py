@@ -43,6 +43,7 @@ class RecipeCallback(SaveConfigCallback):
         """Write ``recipe.yaml`` and log the hyperparameters; called on rank zero."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        stage = getattr(stage, "value", stage)  # an enumeration outside of fit
         name = "recipe.yaml" if stage == "fit" else f"recipe-{stage}.yaml"
         self.parser.save(self.config, folder / name, skip_none=False, overwrite=True, multifile=False)
         values = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
@@ -75,7 +76,6 @@ class GTNCLI(LightningCLI):
             default=None,
             help="A teacher file (teacher.safetensors) to start from; validate, test and predict take its recipe too.",
         )
-
         parser.add_argument(
             "--extends",
             type=str | None,
@@ -236,7 +236,7 @@ def _with_teacher_recipe(arguments: list[str]) -> list[str]:
     recipe = read_recipe(path)
     trainer = {
         "default_root_dir": folder,
-        "logger": [describe_logger(folder)],
+        "logger": [_csv_logger(folder)],
         "callbacks": [{"class_path": name} for name in ("LearningCurve", "SampleGrid", "SyntheticData", "RunSummary")],
     }
     config = {"model": recipe["model"], "trainer": trainer}
@@ -245,7 +245,7 @@ def _with_teacher_recipe(arguments: list[str]) -> list[str]:
     return [arguments[0], "--config", json.dumps(config), *arguments[1:]]
 
 
-def describe_logger(folder: str) -> dict[str, Any]:
+def _csv_logger(folder: str) -> dict[str, Any]:
     """Return the description of a logger that writes ``metrics.csv`` straight into a folder."""
     init_args = {"save_dir": folder, "name": "", "version": ""}
     return {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": init_args}
@@ -262,35 +262,37 @@ def _newest_checkpoint(base: Path) -> Path:
 
 def _one_line(error: BaseException) -> str:
     """Condense a message, jsonargparse's of many lines included, into one line that names the key and what is wrong."""
-    message = str(getattr(error, "message", None) or error)
     if isinstance(error, OSError) and error.strerror:
-        message = f"{error.filename or 'a file of the run'}: {error.strerror}; choose a folder that can be written to"
+        return f"{error.filename or 'a file of the run'}: {error.strerror}; choose a folder that can be written to"
+    # argparse puts the offending option's name beside the message.
+    message = str(getattr(error, "message", None) or error)
+    lines = [re.sub(r"^[\s-]*\s", "", line).strip() for line in message.splitlines() if line.strip(" -")]
     keys = re.findall(r'(?:Parser key|Key|key) "([^"]+)"', message)
-    path = ".".join(dict.fromkeys(key for key in keys if key))
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    if len(lines) == 1:
-        return lines[0]
-    telling = (
-        "is not accepted",
-        "not expected",
-        "expected",
-        "Expected",
-        "does not exist",
-        "required",
-        "cannot",
-        "unable",
-    )
-    chosen = [line for line in lines if any(word in line for word in telling) and "NoneType" not in line]
-    text = (chosen or lines)[-1]
-    text = re.sub(r"\s*Got value:.*", "", text)
-    text = re.sub(r"\s+", " ", text)[:400]
-    return text if path and path in text else f"{path}: {text}" if path else text
+    path = ".".join(dict.fromkeys(keys))
+    if len(lines) > 1:
+        # Each line of jsonargparse's tree says more than the one above; alternatives that nobody meant end it.
+        telling = ("is not accepted", "xpected", "does not exist", "required", "cannot", "nable")
+        chosen = [line for line in lines if any(word in line for word in telling) and "NoneType" not in line]
+        given = re.search(r"(?:Got value|Given value): (.*)", message)
+        text = re.sub(r"\s*Got value:.*", "", (chosen or lines)[-1])
+        text = re.sub(r"^Type .* expects a function or a callable class: ", "", text).rstrip(".")
+        if given and "xpected" in text:
+            text += f"; got {given.group(1)[:80]}"
+        message = f"{path}: {text}" if path else text
+    unknown = re.search(r"Option '(\w+)' is not accepted", message)
+    if unknown:
+        message = (
+            f"{path}: there is no key {unknown.group(1)!r}; `gtn fit --{keys[0]}.help CLASS` lists what a class takes"
+        )
+    elif message.startswith("unrecognized arguments"):
+        message += "; `gtn fit --help` lists what there is"
+    return re.sub(r"\s+", " ", message)[:500]
 
 
 def _quiet() -> None:
     """Silence what Lightning says to everybody and nobody here can act on."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
+        lambda record: not any(word in record.getMessage() for word in ("litlogger", "litmodels", "TPU available"))
     )
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")

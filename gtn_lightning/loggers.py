@@ -28,6 +28,8 @@ class WandbLogger(loggers.WandbLogger):
     ) -> None:
         settings = wandb.Settings(init_timeout=init_timeout, console="off", silent=True)
         super().__init__(project=project, save_dir=save_dir, settings=settings, **kwargs)
+        # Lightning passes it on always, and W&B warns of it always.
+        self._wandb_init.pop("anonymous", None)
 
     @property
     @rank_zero_experiment

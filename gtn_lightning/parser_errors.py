@@ -1,0 +1,119 @@
+"""What the parser says about a faulty recipe, in one line that names the key.
+
+jsonargparse reports a tree: the key, the class given for it, that class's own key, and for a union one branch per
+type. A reader wants the one branch that he meant, and its full key.
+"""
+
+import difflib
+import importlib
+import inspect
+import re
+import textwrap
+from collections.abc import Iterable
+
+TOKENS = re.compile(
+    r'Parser key "(?P<key>[^"]+)"'
+    r"|Problem with given class_path '(?P<cls>[^']+)'"
+    r"|(?P<factory>expects a function or a callable class)"
+    r"|Option '(?P<option>[^']+)' is not accepted"
+    r'|Key "(?P<missing>[^"]+)" is required'
+)
+
+
+def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
+    """Return the parser's message as one line: the full key, what is wrong with it, and the nearest valid name.
+
+    Args:
+        message: as the parser raised it, of many lines.
+        keys: the keys that the parser knows, dotted.
+        classes: short names of the classes that recipes can name.
+    """
+    if match := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        return f"{match[1]}: there is no such key{_nearest(match[1], keys)}"
+    if match := re.match(r"Subcommand '\w+' does not accept option '([^']+)'", message):
+        return f"{match[1]}: there is no such key{_nearest(match[1], keys)}"
+    if match := re.match(r"argument (?:-\w/)?--([\w.]+): (.*)", message, re.DOTALL):
+        # Raised for the value of --config as a whole, the message proper follows.
+        if match[1] != "config" or "Parser key" not in message:
+            return f"{match[1]}: {_flat(match[2])}"
+    if match := re.search(r"^(.*)\n\s+full_key: (?:\w+\.)?(model|data|trainer)(\S*)", message):
+        return f"{match[2]}{match[3]}: {match[1]}; correct the reference"
+
+    branch = _telling_branch(message)
+    path: list[str] = []
+    cls = ""
+    option = missing = None
+    inside = False
+    for token in TOKENS.finditer(branch):
+        name = token["key"] or token["option"] or token["missing"]
+        if name is None:
+            inside, cls = True, token["cls"] or cls
+            continue
+        path += ["init_args"] * inside + [name]
+        inside, option, missing = False, token["option"], token["missing"]
+    # A factory's class stands behind the message, in what was given, the innermost first.
+    if "callable class" in branch and (given := re.search(r"class_path='([^']+)'", branch)):
+        cls = given[1]
+    key = ".".join(path)
+    short = cls.rpartition(".")[2]
+    if option:
+        valid = _arguments(cls)
+        return f"{key}: {short} takes no {option!r}{_nearest(option, valid) or f': give one of {_listed(valid)}'}"
+    if missing:
+        return f"{key}: is required{f' by {short}' if short else ''} and not given; add it to the recipe"
+    if expected := list(dict.fromkeys(re.findall(r"Expected an? <class '(\w+)'>", branch))):
+        given = re.search(r"Got value: ((?:(?!\. Got value).)*)|Given value: (.*)", branch)
+        value = f", got {(given[1] or given[2]).strip()!r}" if given else ""
+        return f"{key}: expected {' or '.join(expected)}{value}; correct the value"
+    if match := re.search(r"(?:Expected a dot import path string|Import path '?)[: ]*([\w.]+)", branch):
+        nearest = _nearest(match[1], classes)
+        return f"{key}: there is no class {match[1]}{nearest or '; give the dotted path of one that can be imported'}"
+    reason = [line.strip(" -") for line in branch.splitlines() if line.strip(" -") and "Parser key" not in line]
+    return f"{key}: {_flat(reason[-1])}" if key and reason else _flat(branch)
+
+
+def _telling_branch(message: str) -> str:
+    """Return the message with every union reduced to the branch that got furthest."""
+    head, found, rest = message.partition("Errors:\n")
+    if not found:
+        return message
+    body, _, tail = textwrap.dedent(rest).partition("\nGiven value type")
+    branches = [_telling_branch(text) for text in re.split(r"^- ", body, flags=re.MULTILINE) if text.strip()]
+    best = max(_telling(text) for text in branches)
+    # Plain types that fit equally badly are alternatives: expected int or bool.
+    chosen = [text.rstrip() for text in branches if _telling(text) == best]
+    head = re.sub(r"\s*Does not validate against any of the Union subtypes\s*Subtypes:.*", "", head)
+    value = re.search(r"Given value: .*", tail)
+    return "\n".join([head.rstrip(), *chosen, value[0] if value and best <= 0 else ""])
+
+
+def _telling(branch: str) -> int:
+    """Return how much a union's branch has to say about what was meant."""
+    if TOKENS.search(branch):
+        return 3 if "is not accepted" in branch or "Parser key" in branch else 2
+    if "NoneType" in branch or "Not a valid subclass" in branch:
+        return -1
+    return 0 if "Expected a" in branch and "<class" in branch else 1 if "import" in branch.lower() else -1
+
+
+def _arguments(path: str) -> list[str]:
+    """Return the arguments of the constructor that a class path names."""
+    module, _, name = path.rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return []
+    return [name for name in parameters if name not in ("self", "args", "kwargs")]
+
+
+def _nearest(wrong: str, names: Iterable[str]) -> str:
+    found = difflib.get_close_matches(wrong, list(names), n=1, cutoff=0.7)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _flat(text: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"\s*Got value: Namespace.*", "", text)).strip()
