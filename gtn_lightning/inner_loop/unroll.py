@@ -82,10 +82,11 @@ def unroll(
     iterator = iter(batches)
     while last is None or len(losses) < last:
         step = len(losses)
+        # With grad: a generator may make something for all steps when it is asked for the first, such as a gather.
+        batch = next(iterator, None)
+        if batch is None:
+            break
         with torch.set_grad_enabled(differentiable and step >= first):
-            batch = next(iterator, None)
-            if batch is None:
-                break
             gradient = inner_gradient(loss_fn, current.params, current.buffers, batch, mode)
             new_params, state = optimizer.update(gradient.grads, state, current.params, step)
             current = Snapshot(new_params, gradient.buffers)
