@@ -2,42 +2,98 @@
 
 It is a LightningCLI: everything about its options and recipes works as LightningCLI users expect. Added are recipes
 by name, teacher files, one folder per run, and errors of one line.
+
+The exit code is 0, 2 for wrong input, 130 for Ctrl-C. Only errors that a user can cause become one line; an error of
+the package's own, or of a user's own class, keeps its traceback.
 """
 
 import json
 import logging
 import os
-import re
+import pickle
+import shlex
+import shutil
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+import wandb
 import yaml
 from jsonargparse import ArgumentError, Namespace
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
-# Imported so that recipes can name their classes without the path.
-from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, tasks, teachers  # noqa: F401
+# Imported here so that recipes can name their classes without the path.
+from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, tasks, teachers
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import NotTwiceDifferentiableError
 from gtn_lightning.module import GTN
-from gtn_lightning.teacher_file import load_weights, read_recipe
+from gtn_lightning.parser_errors import explain
+from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
 
 RUN_FOLDER = "GTN_RUN_FOLDER"
 """Environment variable by which the processes that DDP starts learn the run folder."""
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
+COMPONENTS = (callbacks, curricula, data, inner_loop, learners, loggers, tasks, teachers)
+
+EPILOG = """`gtn recipes` lists the recipes that come with the package; --config takes their names.
+GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""
+
+USER_ERRORS = (RecipeError, NotTwiceDifferentiableError, MisconfigurationException, OSError)
+"""What a user can cause at any time. Anything else in the middle of a run is a bug and keeps its traceback."""
+
+
+TALKERS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
+    "lightning_fabric.utilities.seed",
+)
+SAID_TO_EVERYBODY = (
+    "litlogger",
+    "litmodels",
+    "Seed set to",
+    "GPU available: False",
+    "TPU available",
+    "HPU available",
+    "`Trainer.fit` stopped: `max_steps",
+    "attempting graceful shutdown",
+)
+WARNED_TO_EVERYBODY = (
+    ".*LeafSpec.*",
+    ".*Experiment logs directory.*",
+    ".*does not have many workers.*",
+    ".*sync_dist=True.*",
+    ".*instantiate_classes.*",
+    "LightningCLI's args parameter.*",
+)
+
+
+class InterruptedRunError(Exception):
+    """Ctrl-C; the message says what was kept and how to go on."""
+
 
 class RecipeCallback(SaveConfigCallback):
-    """Write the recipe, as it was resolved, to the run folder and to the loggers."""
+    """Write the recipe, as it was resolved, to the run folder and to the loggers.
+
+    It is the recipe as the user gave it, interpolation and overrides applied, so that ``--config`` takes it again; the
+    run folder and what else the command line puts into it are not.
+    """
+
+    def __init__(self, *args: Any, recipe: Namespace, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config = recipe
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write ``recipe.yaml`` and log the hyperparameters; called on rank zero."""
@@ -45,8 +101,8 @@ class RecipeCallback(SaveConfigCallback):
         folder.mkdir(parents=True, exist_ok=True)
         stage = getattr(stage, "value", stage)  # an enumeration outside of fit
         name = "recipe.yaml" if stage == "fit" else f"recipe-{stage}.yaml"
-        self.parser.save(self.config, folder / name, skip_none=False, overwrite=True, multifile=False)
-        values = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
+        self.parser.save(self.config, folder / name, skip_unset=False, overwrite=True, multifile=False)
+        values = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
         for logger in trainer.loggers:
             logger.log_hyperparams({key: values[key] for key in ("model", "data", "seed_everything") if key in values})
 
@@ -55,13 +111,15 @@ class GTNCLI(LightningCLI):
     """LightningCLI for ``GTN`` and any data module."""
 
     def __init__(self, args: list[str]) -> None:
+        # Abbreviated keys would let a misspelt one pass for another.
+        options = {"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False, "epilog": EPILOG}
+        self._checkpoint: dict[str, Any] | None = None
         super().__init__(
             GTN,
             pl.LightningDataModule,
             subclass_mode_data=True,
             seed_everything_default=0,
-            parser_kwargs={name: {"exit_on_error": False, "parser_mode": "omegaconf+"} for name in SUBCOMMANDS}
-            | {"prog": "gtn", "exit_on_error": False, "parser_mode": "omegaconf+"},
+            parser_kwargs=dict.fromkeys(SUBCOMMANDS, options) | options | {"prog": "gtn"},
             save_config_callback=RecipeCallback,
             save_config_kwargs={"save_to_log_dir": False},
             args=args,
@@ -83,15 +141,37 @@ class GTNCLI(LightningCLI):
             help="In a recipe: the recipe (a packaged one's name, or a path) that it changes.",
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, turning what the parser says about wrong input into one line."""
+        try:
+            super().parse_arguments(parser, args)
+        except (ArgumentError, OmegaConfBaseException, ValueError, TypeError) as error:
+            command = args[0] if args and args[0] in SUBCOMMANDS else None
+            keys = [action.dest for action in self._parser(command)._actions]
+            classes = [name for module in COMPONENTS for name in vars(module) if name[:1].isupper()]
+            message = str(getattr(error, "message", None) or error)
+            raise RecipeError(explain(message, keys, classes)) from error
+        config = self.config.get(self.config.get("subcommand") or "")
+        if config is None:
+            return
+        if config.model.inner_steps < 1:
+            # Before the curriculum, which would name its own argument.
+            raise RecipeError(f"model.inner_steps must be at least 1; got {config.model.inner_steps}")
+        if config.ckpt_path == "last":
+            config.ckpt_path = str(_newest_checkpoint(Path(config.trainer.default_root_dir or "runs")))
+        if config.ckpt_path is not None:
+            self._checkpoint = _read_checkpoint(config.ckpt_path)
+
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and point the loggers at it."""
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
+        recipe = config.clone()
+        recipe.config = recipe.extends = None  # all that they said is in the recipe by now
+        self.save_config_kwargs["recipe"] = recipe
         base = config.trainer.default_root_dir or "runs"
         folder = self._run_folder(Path(base))
-        if config.ckpt_path == "last":
-            config.ckpt_path = str(_newest_checkpoint(Path(base)))
         config.trainer.default_root_dir = str(folder)
         if config.trainer.enable_progress_bar is not False:
             # Not in the recipes: Lightning refuses a bar that is named while bars are switched off.
@@ -103,11 +183,65 @@ class GTNCLI(LightningCLI):
             if arguments is not None and arguments.get("save_dir") in (base, "."):
                 arguments.save_dir = str(folder)
 
+    def instantiate_classes(self) -> None:
+        """Instantiate, naming the key of whatever a component refuses."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, ImportError, MisconfigurationException) as error:
+            # Constructors refuse what cannot work, some because an extra is not installed.
+            raise RecipeError(self._with_key(_flat(error))) from error
+
     def after_instantiate_classes(self) -> None:
-        """Load the teacher file's weights."""
-        teacher = self.config[self.subcommand].teacher if self.subcommand else None
-        if teacher is not None:
-            load_weights(self.model, teacher)
+        """Load the teacher file's weights, and see that a checkpoint belongs to the model."""
+        if self.subcommand is None:
+            return
+        config = self.config[self.subcommand]
+        if config.teacher is not None:
+            load_weights(self.model, config.teacher)
+        if self._checkpoint is not None:
+            check_state(self.model, self._checkpoint["state_dict"], config.ckpt_path)
+            self._checkpoint = None
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        own = arguments.get("datamodule")
+        if subcommand == "predict" and own is not None and not is_overridden("predict_dataloader", own):
+            # What is predicted is synthetic data; a data module without a loader for it is the rule.
+            del arguments["datamodule"]
+        return arguments
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            super()._run_subcommand(subcommand)
+        except (Exception, SystemExit) as error:
+            last = folder / "checkpoints" / "last.ckpt"
+            if folder in new and not last.exists() and self.trainer.is_global_zero and self._took_no_step():
+                # A faulty recipe leaves nothing behind, also where the fault shows only with the data at hand.
+                wandb.finish(exit_code=1)
+                shutil.rmtree(folder, ignore_errors=True)
+                for parent in new[1:]:
+                    with suppress(OSError):  # somebody else's run is in there
+                        parent.rmdir()
+            # Lightning turns Ctrl-C into exit(1), after its callbacks have saved what there is.
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+                raise InterruptedRunError(str(last) if last.exists() else "") from None
+            raise
+        finally:
+            # Another run of this process must not go on in this one's W&B run, nor with its environment.
+            wandb.finish()
+            wandb.teardown()
+
+    def _took_no_step(self) -> bool:
+        return bool(self.trainer.fit_loop.epoch_loop.batch_progress.total.completed == 0)
+
+    def _with_key(self, message: str) -> str:
+        """Put the key of the component that a message begins with before it."""
+        name = message.partition(":")[0].partition(".")[0]
+        values = self.config[self.subcommand].as_dict() if self.subcommand else {}
+        key = next((key for key, path in _class_paths(values) if path.rpartition(".")[2] == name), None)
+        return f"{key}.init_args: {message}" if key else message
 
     def _run_folder(self, base: Path) -> Path:
         """Return a folder of its own for this run; nothing is created yet: a faulty recipe leaves nothing behind."""
@@ -133,32 +267,30 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 for wrong input; 130 for an interrupted run.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    show_traceback = bool(os.environ.get("GTN_TRACEBACK"))
+    # A user's own classes lie in the working folder; last, so that no file there shadows a library.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         if arguments == ["recipes"]:
             print(_recipe_list())
             return 0
-        _quiet()
-        GTNCLI(_with_teacher_recipe(_with_recipe_paths(arguments)))
-    except (
-        RecipeError,
-        ArgumentError,
-        MisconfigurationException,
-        NotTwiceDifferentiableError,
-        OSError,
-        ValueError,
-    ) as error:
-        if show_traceback:
+        with _quiet():
+            GTNCLI(_with_teacher_recipe(_with_recipe_paths(arguments)))
+    except USER_ERRORS as error:
+        if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
-        print(f"gtn: error: {_one_line(error)}", file=sys.stderr)
+        print(f"gtn: error: {_flat(error)}", file=sys.stderr)
         return 2
-    except SystemExit as stop:
-        # Lightning turns Ctrl-C into exit(1) after its callbacks have saved what there is.
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            print("gtn: interrupted; continue with --ckpt_path last", file=sys.stderr)
-            return 130
-        raise
+    except InterruptedRunError as interruption:
+        checkpoint = str(interruption)
+        if checkpoint:
+            again = shlex.join(["gtn", *arguments, "--ckpt_path", checkpoint])
+            print(f"gtn: interrupted; {checkpoint} is kept, go on with: {again}", file=sys.stderr)
+        else:
+            print("gtn: interrupted; nothing was kept", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
+        print("gtn: interrupted before the run began; nothing was kept", file=sys.stderr)
         return 130
     return 0
 
@@ -172,9 +304,11 @@ def _recipes() -> dict[str, Path]:
 def _recipe_list() -> str:
     """Return one line per packaged recipe: its name and what it shows."""
     lines = []
-    for name, path in _recipes().items():
+    recipes = _recipes()
+    width = max(map(len, recipes))
+    for name, path in recipes.items():
         comments = [line.lstrip("# ").rstrip() for line in path.read_text().splitlines() if line.startswith("#")]
-        lines.append(f"{name:16} {comments[1] if len(comments) > 1 else ''}")
+        lines.append(f"{name:{width}} {comments[1] if len(comments) > 1 else ''}")
     return "\n".join(lines)
 
 
@@ -252,6 +386,7 @@ def _csv_logger(folder: str) -> dict[str, Any]:
 
 
 def _newest_checkpoint(base: Path) -> Path:
+    """Return the checkpoint of the latest run in a folder of runs."""
     found = sorted(base.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise RecipeError(
@@ -260,43 +395,59 @@ def _newest_checkpoint(base: Path) -> Path:
     return found[-1]
 
 
-def _one_line(error: BaseException) -> str:
-    """Condense a message, jsonargparse's of many lines included, into one line that names the key and what is wrong."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file of the run'}: {error.strerror}; choose a folder that can be written to"
-    # argparse puts the offending option's name beside the message.
-    message = str(getattr(error, "message", None) or error)
-    lines = [re.sub(r"^[\s-]*\s", "", line).strip() for line in message.splitlines() if line.strip(" -")]
-    keys = re.findall(r'(?:Parser key|Key|key) "([^"]+)"', message)
-    path = ".".join(dict.fromkeys(keys))
-    if len(lines) > 1:
-        # Each line of jsonargparse's tree says more than the one above; alternatives that nobody meant end it.
-        telling = ("is not accepted", "xpected", "does not exist", "required", "cannot", "nable")
-        chosen = [line for line in lines if any(word in line for word in telling) and "NoneType" not in line]
-        given = re.search(r"(?:Got value|Given value): (.*)", message)
-        text = re.sub(r"\s*Got value:.*", "", (chosen or lines)[-1])
-        text = re.sub(r"^Type .* expects a function or a callable class: ", "", text).rstrip(".")
-        if given and "xpected" in text:
-            text += f"; got {given.group(1)[:80]}"
-        message = f"{path}: {text}" if path else text
-    unknown = re.search(r"Option '(\w+)' is not accepted", message)
-    if unknown:
-        message = (
-            f"{path}: there is no key {unknown.group(1)!r}; `gtn fit --{keys[0]}.help CLASS` lists what a class takes"
-        )
-    elif message.startswith("unrecognized arguments"):
-        message += "; `gtn fit --help` lists what there is"
-    return re.sub(r"\s+", " ", message)[:500]
+def _read_checkpoint(path: str) -> dict[str, Any]:
+    """Read a checkpoint before anything is made, and refuse what is none in one line."""
+    if not Path(path).is_file():
+        raise RecipeError(f"--ckpt_path {path}: there is no such file; give the path of a checkpoint, or last")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or ["empty"])[0][:80]
+        raise RecipeError(
+            f"--ckpt_path {path}: is no complete checkpoint ({reason}); give one that `gtn fit` wrote "
+            "(a teacher file goes to --teacher)"
+        ) from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise RecipeError(f"--ckpt_path {path}: is no Lightning checkpoint; give one that `gtn fit` wrote")
+    return checkpoint
 
 
-def _quiet() -> None:
+def _class_paths(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the key of every component in a recipe, with its class path."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _class_paths(item, f"{key}.{number}")
+    elif isinstance(value, dict):
+        if isinstance(value.get("class_path"), str):
+            yield key, value["class_path"]
+        for name, item in value.items():
+            yield from _class_paths(item, f"{key}.{name}" if key else name)
+
+
+def _flat(error: BaseException) -> str:
+    """Return an error's message as one line."""
+    message = " ".join(str(error).split())
+    if isinstance(error, OSError) and not isinstance(error, RecipeError):
+        name = error.filename or "a file of the run"
+        return f"{name}: {error.strerror or message}; see that it can be read or written, or choose another path"
+    return message
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Silence what Lightning says to everybody and nobody here can act on."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: not any(word in record.getMessage() for word in ("litlogger", "litmodels", "TPU available"))
-    )
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
-    warnings.filterwarnings("ignore", message=".*instantiate_classes.*")
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter.*")
+
+    def worth_saying(record: logging.LogRecord) -> bool:
+        return not any(text in record.getMessage() for text in SAID_TO_EVERYBODY)
+
+    talkers = [logging.getLogger(name) for name in TALKERS]
+    for logger in talkers:
+        logger.addFilter(worth_saying)
+    try:
+        with warnings.catch_warnings():
+            for message in WARNED_TO_EVERYBODY:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger in talkers:
+            logger.removeFilter(worth_saying)

@@ -44,8 +44,13 @@ def describe(component: Any) -> Any:
         if cls is None:
             raise RecipeError(f"{component} cannot be described: expected functools.partial of a learner class")
         positional = component.args if component.func is cls else ()
-        bound = inspect.signature(cls).bind_partial(*positional, **component.keywords)
-        return {"class_path": _path(cls), "init_args": describe(bound.arguments)}
+        named = dict(zip(inspect.signature(cls).parameters, positional, strict=False))
+        return {"class_path": _path(cls), "init_args": describe(named | component.keywords)}
+    if inspect.isroutine(component):
+        raise RecipeError(
+            f"the function {component.__qualname__} cannot be described: give the learner's class, or a "
+            "functools.partial of it with its arguments"
+        )
     arguments = {}
     for name, parameter in inspect.signature(type(component).__init__).parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -1,4 +1,4 @@
-"""Weights & Biases that never stands in the way of a run."""
+"""Loggers as recipes want them: W&B that never stands in the way of a run, and TensorBoard by one override."""
 
 import os
 from typing import Any
@@ -7,7 +7,6 @@ import wandb
 from pytorch_lightning import loggers
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_warn
-from wandb.errors import CommError
 
 
 class WandbLogger(loggers.WandbLogger):
@@ -37,13 +36,29 @@ class WandbLogger(loggers.WandbLogger):
         """Return the W&B run, starting it at first use."""
         if self._experiment is None:
             os.makedirs(self.save_dir or ".", exist_ok=True)
-            if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
-                self._wandb_init["mode"] = "offline"
         try:
+            if self._experiment is None and "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
+                self._wandb_init["mode"] = "offline"
             return super().experiment
-        except (CommError, TimeoutError) as error:
+        except (wandb.errors.Error, TimeoutError) as error:
+            # A key that the server does not take is among these: no reason to lose a run either.
             rank_zero_warn(
-                f"the W&B server cannot be reached ({error}); this run is logged offline, `wandb sync` uploads it"
+                f"the W&B server cannot be reached ({' '.join(str(error).split())}); this run is logged offline, "
+                "`wandb sync` uploads it"
             )
             self._wandb_init["mode"] = "offline"
             return super().experiment
+
+
+class TensorBoardLogger(loggers.TensorBoardLogger):
+    """Lightning's TensorBoard logger, which writes to ``tensorboard/`` in the run folder.
+
+    ``gtn fit --config digits --trainer.logger+=gtn_lightning.loggers.TensorBoardLogger`` adds it to a recipe's
+    loggers; with ``=`` in place of ``+=`` it takes their place.
+
+    Args:
+        save_dir: where the ``tensorboard`` folder goes; the command line puts the run folder here.
+    """
+
+    def __init__(self, save_dir: str = ".") -> None:
+        super().__init__(save_dir, name="", version="tensorboard")

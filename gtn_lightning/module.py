@@ -8,9 +8,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from gtn_lightning.curricula import Curriculum, NoCurriculum
 from gtn_lightning.data import TensorData
@@ -126,9 +128,14 @@ class GTN(pl.LightningModule):
         load_weights(gtn, path)
         return gtn
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the number of skipped meta-steps beside the weights."""
+        checkpoint["skipped"] = self._skipped
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture in one line."""
         check_state(self, checkpoint["state_dict"], "the checkpoint")
+        self._skipped = checkpoint.get("skipped", 0)
 
     def description(self) -> dict[str, Any]:
         """Return this module's arguments as plain data, without those that only training needs."""
@@ -223,13 +230,19 @@ class GTN(pl.LightningModule):
 
     def _fresh_learner(self, generator: torch.Generator) -> nn.Module:
         # Never an attribute of the module: DDP would wait for gradients of its parameters.
-        with torch.device(self.device):
-            return self.learners.sample(generator)
+        # Made on the CPU, where the generator is, so that a seed means the same learners on every device.
+        return self.learners.sample(generator).to(self.device)
 
     # ---------------------------------------------------------------------------------------------------- evaluation
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
+        """Forget the real data of an earlier run: this one may have other data."""
+        self._prepared = False
+        self._baseline_curves = {}
+
+    def on_train_start(self) -> None:
         """Check that data, teacher, learners and task fit together before the first meta-step."""
+        # No earlier: loaders that are given to the trainer without a data module are not there before.
         self._prepare()
 
     def on_validation_epoch_start(self) -> None:
@@ -264,6 +277,7 @@ class GTN(pl.LightningModule):
 
     def _begin_examination(self, split: str) -> None:
         self._prepare()
+        self._check_whole(split)
         steps = self.scored_steps()
         self._examinations = {"synthetic": Examination(self.task, self.eval_learners, steps, self.device)}
         # The baseline does not change during a fit: the learners and the real data are keyed by the seed alone.
@@ -274,7 +288,9 @@ class GTN(pl.LightningModule):
 
     def _teach_examinee(self, split: str, number: int, steps: list[int]) -> None:
         key = (split, number)
-        with torch.inference_mode(False), keyed_rng(self.seed, *key, device=self.device):
+        # In this hook the trainer's precision is not set yet, as it is in training_step.
+        precision = self.trainer.precision_plugin.forward_context()
+        with torch.inference_mode(False), precision, keyed_rng(self.seed, *key, device=self.device):
             generator = keyed_generator(self.seed, *key)
             learner = self._fresh_learner(generator)
             with torch.no_grad():
@@ -359,7 +375,7 @@ class GTN(pl.LightningModule):
         """Fetch real data for the baseline and check every part against it, once."""
         if self._prepared:
             return
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), self.trainer.precision_plugin.forward_context():
             images = self._real_tensors("train", REAL_IMAGES)
             self._tuning_batch = self._real_tensors("val", TUNING_IMAGES)
             if images is not None and self._tuning_batch is not None:
@@ -371,7 +387,8 @@ class GTN(pl.LightningModule):
                 self.teacher.attach(*images)
             if images is not None:
                 self._check_data(images)
-        self._prepared = True
+        # Without a data module the training data comes later than the sanity check.
+        self._prepared = images is not None
 
     def _real_tensors(self, split: str, count: int) -> tuple[Tensor, Tensor] | None:
         """Return ``count`` real images and labels of a split as the learners see them, or None without a loader."""
@@ -379,13 +396,15 @@ class GTN(pl.LightningModule):
         if data is None:
             loader = self.trainer.train_dataloader if split == "train" else self.trainer.val_dataloaders
         else:
-            data.setup("fit")
+            if self.trainer.state.fn != TrainerFn.FITTING:
+                data.setup("fit")  # a second time, a data module that splits at random would split otherwise
             if isinstance(data, TensorData):
                 # Straight from memory: the same images on every process and after every restart.
                 images, labels = getattr(data.splits, split)
                 rows = torch.randperm(len(labels), generator=keyed_generator(self.seed, "real", split))[:count]
-                return data.normalise(images[rows]).to(self.device), labels[rows].to(self.device)
-            loader = data.train_dataloader() if split == "train" else data.val_dataloader()
+                return self._as_batch(data.normalise(images[rows]), labels[rows])
+            name = f"{split}_dataloader"
+            loader = getattr(data, name)() if is_overridden(name, data) else None
         if loader is None:
             return None
         hooks = data or self
@@ -402,7 +421,21 @@ class GTN(pl.LightningModule):
         tensors: tuple[Tensor, Tensor] = self.trainer.strategy.broadcast(
             (torch.cat(images)[:count], torch.cat(labels)[:count])
         )
-        return tensors[0].to(self.device), tensors[1].to(self.device)
+        return self._as_batch(*tensors)
+
+    def _as_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        images = self.trainer.precision_plugin.convert_input(images)
+        return images.to(self.device), labels.to(self.device)
+
+    def _check_whole(self, split: str) -> None:
+        loader = self.trainer.test_dataloaders if split == "test" else self.trainer.val_dataloaders
+        sampler = getattr(loader, "sampler", None)
+        if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
+            raise RecipeError(
+                f"the {split} DataLoader shows each process a part of its images, but learners are shared out and not "
+                "images: pass use_distributed_sampler=False to the Trainer, and give the training DataLoader a "
+                "DistributedSampler of its own"
+            )
 
     def _check_data(self, real: tuple[Tensor, Tensor]) -> None:
         shape = tuple(real[0].shape[1:])
@@ -413,8 +446,8 @@ class GTN(pl.LightningModule):
             )
         with torch.random.fork_rng(devices=[]):
             for family in self.learners.families().values():
-                with torch.device(self.device):
-                    self.task.check(family.sample(keyed_generator(self.seed, "check")), real)
+                learner = family.sample(keyed_generator(self.seed, "check")).to(self.device)
+                self.task.check(learner, real)
 
     def _check_parts(self) -> None:
         if self.inner_steps < 1:
@@ -439,6 +472,12 @@ class GTN(pl.LightningModule):
                 f"model.teacher has {self.teacher.classes} classes but model.curriculum "
                 f"{self.curriculum.classes}: make them agree"
             )
+        # Tasks to come may know no classes.
+        classes = getattr(self.task, "classes", self.teacher.classes)
+        if classes != self.teacher.classes:
+            raise RecipeError(
+                f"model.teacher has {self.teacher.classes} classes but model.task {classes}: make them agree"
+            )
         if self.teacher.pool is not None and self.teacher.pool != self.curriculum.pool:
             asked = "an unbounded number" if self.curriculum.pool is None else str(self.curriculum.pool)
             raise RecipeError(
@@ -462,3 +501,5 @@ class GTN(pl.LightningModule):
             )
         if not self.real_rates or min(self.real_rates) <= 0:
             raise RecipeError(f"model.real_rates must be positive learning rates, at least one; got {self.real_rates}")
+        if self.seed < 0:
+            raise RecipeError(f"model.seed must be at least 0; got {self.seed}")

@@ -28,14 +28,16 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
         keys: the keys that the parser knows, dotted.
         classes: short names of the classes that recipes can name.
     """
-    if match := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
-        return f"{match[1]}: there is no such key{_nearest(match[1], keys)}"
-    if match := re.match(r"Subcommand '\w+' does not accept option '([^']+)'", message):
-        return f"{match[1]}: there is no such key{_nearest(match[1], keys)}"
-    if match := re.match(r"argument (?:-\w/)?--([\w.]+): (.*)", message, re.DOTALL):
-        # Raised for the value of --config as a whole, the message proper follows.
-        if match[1] != "config" or "Parser key" not in message:
-            return f"{match[1]}: {_flat(match[2])}"
+    unknown = r"(?:unrecognized arguments: (?:--)?|Subcommand '\w+' does not accept option ')([^\s=']+)"
+    if match := re.match(unknown, message):
+        nearest = _nearest(match[1], keys) or "; correct it, or see what there is with `gtn fit --help`"
+        return f"{match[1]}: there is no such key{nearest}"
+    if match := re.match(r"the following arguments are required: (.*)", message):
+        missing = match[1].replace("fit.", "")
+        return f"{missing}: required and not given; name a recipe with --config (`gtn recipes` lists them)"
+    match = re.match(r"argument (?:-\w/)?--([\w.]+): (.*)", message, re.DOTALL)
+    if match and "Parser key" not in message:
+        return f"{match[1]}: {_flat(match[2])}"
     if match := re.search(r"^(.*)\n\s+full_key: (?:\w+\.)?(model|data|trainer)(\S*)", message):
         return f"{match[2]}{match[3]}: {match[1]}; correct the reference"
 
@@ -59,15 +61,21 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
     if option:
         valid = _arguments(cls)
         return f"{key}: {short} takes no {option!r}{_nearest(option, valid) or f': give one of {_listed(valid)}'}"
+    if match := re.search(r"the following arguments are required: (\w+)", branch):
+        key, missing = f"{key}.init_args.{match[1]}", match[1]
     if missing:
-        return f"{key}: is required{f' by {short}' if short else ''} and not given; add it to the recipe"
+        return f"{key}: required{f' by {short}' if short else ''} and not given; add it to the recipe"
     if expected := list(dict.fromkeys(re.findall(r"Expected an? <class '(\w+)'>", branch))):
         given = re.search(r"Got value: ((?:(?!\. Got value).)*)|Given value: (.*)", branch)
         value = f", got {(given[1] or given[2]).strip()!r}" if given else ""
-        return f"{key}: expected {' or '.join(expected)}{value}; correct the value"
-    if match := re.search(r"(?:Expected a dot import path string|Import path '?)[: ]*([\w.]+)", branch):
-        nearest = _nearest(match[1], classes)
-        return f"{key}: there is no class {match[1]}{nearest or '; give the dotted path of one that can be imported'}"
+        return f"{key}: expected {' or '.join(expected).replace('NoneType', 'null')}{value}; correct the value"
+    if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", branch):
+        return f"{key}: {match[1]} is no {match[2]}; name a class that is one"
+    if match := re.search(r"Expected a dot import path string: (\S+)", branch):
+        nearest = _nearest(match[1], classes) or "; give the dotted path of one that can be imported"
+        return f"{key}: there is no class {match[1]}{nearest}"
+    if match := re.search(r"(No module named .*|module '\S+' has no attribute .*)", branch):
+        return f"{key}: {_flat(match[1])}; correct the class path, or put its file into this folder or on PYTHONPATH"
     reason = [line.strip(" -") for line in branch.splitlines() if line.strip(" -") and "Parser key" not in line]
     return f"{key}: {_flat(reason[-1])}" if key and reason else _flat(branch)
 
@@ -77,8 +85,9 @@ def _telling_branch(message: str) -> str:
     head, found, rest = message.partition("Errors:\n")
     if not found:
         return message
-    body, _, tail = textwrap.dedent(rest).partition("\nGiven value type")
-    branches = [_telling_branch(text) for text in re.split(r"^- ", body, flags=re.MULTILINE) if text.strip()]
+    body, _, tail = rest.partition("Given value type")
+    bullets = re.split(r"^- ", textwrap.dedent(body), flags=re.MULTILINE)
+    branches = [_telling_branch(text) for text in bullets if text.strip()]
     best = max(_telling(text) for text in branches)
     # Plain types that fit equally badly are alternatives: expected int or bool.
     chosen = [text.rstrip() for text in branches if _telling(text) == best]
@@ -93,7 +102,9 @@ def _telling(branch: str) -> int:
         return 3 if "is not accepted" in branch or "Parser key" in branch else 2
     if "NoneType" in branch or "Not a valid subclass" in branch:
         return -1
-    return 0 if "Expected a" in branch and "<class" in branch else 1 if "import" in branch.lower() else -1
+    if "Expected a <class" in branch or "Expected an <class" in branch:
+        return 0
+    return 1 if re.search("import|No module named|has no attribute", branch) else -1
 
 
 def _arguments(path: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Teaching learners without a meta-gradient, and scoring what they have learned."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,6 +85,8 @@ def teach_at_best_rate(
         with torch.no_grad():
             task.score(functional, last.params, last.buffers, tuning_batch, metric)
         score = float(metric.compute()) * (1 if task.higher_is_better else -1)
+        if math.isnan(score):  # a diverged learner; nothing would ever be better than NaN
+            score = -math.inf
         if best is None or score > best[0]:
             best = (score, rate, snapshots)
     assert best is not None

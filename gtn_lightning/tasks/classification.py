@@ -18,8 +18,7 @@ class Classification(Task):
     """Cross-entropy inside and outside, accuracy as the metric.
 
     The meta-loss is the real-data loss of the learner after its last inner step, averaged with the losses after every
-    ``meta_every``-th
-    step before it: the paper takes every step on MNIST and every 16th on CIFAR-10.
+    ``meta_every``-th step before it: the paper takes every step on MNIST and every 16th on CIFAR-10.
 
     Args:
         classes: number of classes.

@@ -1,0 +1,95 @@
+"""Every recipe and sweep that comes with the package parses, and its model can be built."""
+
+import shlex
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from gtn_lightning.cli import GTNCLI, _recipes, _with_recipe_paths, main
+
+RECIPES = _recipes()
+SWEEPS = sorted(Path(str(resources.files("gtn_lightning.recipes"))).glob("sweeps/*.yaml"))
+
+
+class Instantiated(GTNCLI):
+    """Builds what a recipe says, and stops before the run."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def instantiate(*arguments: str) -> Instantiated:
+    return Instantiated(_with_recipe_paths(["fit", *arguments]))
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["gtn"])
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_builds_its_model_without_data(name: str, tmp_path: Path) -> None:
+    cli = instantiate("--config", name, "--trainer.accelerator=cpu")
+    assert cli.model.inner_steps == cli.model.curriculum.steps
+    assert list(tmp_path.iterdir()) == []  # nothing is downloaded or written before the run
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_begins_with_its_command_and_keeps_its_runs_apart(name: str) -> None:
+    lines = RECIPES[name].read_text().splitlines()
+    assert lines[0] == f"# gtn fit --config {name}"
+    assert lines[1].startswith("# ")
+    assert yaml.safe_load(RECIPES[name].read_text())["trainer"]["default_root_dir"] == f"runs/{name}"
+
+
+def test_recipes_command_lists_each_with_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert all(len(line.split()) > 4 for line in lines)
+
+
+def test_an_override_reaches_every_key_that_refers_to_it() -> None:
+    cli = instantiate("--config", "digits", "--model.inner_steps=5", "--seed_everything=7")
+    assert (cli.model.curriculum.steps, cli.model.optimizer.steps) == (5, 5)
+    assert (cli.model.seed, cli.datamodule.seed) == (7, 7)
+
+
+def test_an_override_stands_above_a_short_recipe_which_stands_above_the_recipe_it_extends() -> None:
+    plain = instantiate("--config", "mnist_cpu", "--data.init_args.path=somewhere")
+    assert (plain.model.inner_steps, plain.datamodule.batch_size, plain.datamodule.path) == (20, 256, "somewhere")
+    assert plain.model.optimizer.steps == 20
+    assert instantiate("--config", "mnist_cpu", "--model.optimizer.init_args.lr=0.3").model.optimizer.lr == 0.3
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_sweep_makes_a_command_that_the_parser_takes(sweep: Path, end: str) -> None:
+    content = yaml.safe_load(sweep.read_text())
+
+    def chosen(parameter: dict[str, Any]) -> Any:
+        ends = parameter.get("values") or [parameter["min"], parameter["max"]]
+        return ends[0] if end == "low" else ends[-1]
+
+    values = {name: {"value": chosen(parameter)} for name, parameter in content["parameters"].items()}
+    expanded = create_sweep_command_args({"args": values})["args"]
+    command: list[str] = []
+    for part in create_sweep_command(content["command"]):
+        command += expanded if part == "${args}" else [part]
+    assert command[:2] == ["gtn", "fit"], shlex.join(command)
+    model = instantiate(*command[2:]).model
+    for name, value in values.items():
+        if name.startswith(("model.teacher.", "model.optimizer.")):
+            _, part, _, argument = name.split(".")
+            assert getattr(getattr(model, part), argument) == value["value"]
+
+
+def test_sweep_steers_by_a_name_that_is_logged() -> None:
+    for sweep in SWEEPS:
+        assert yaml.safe_load(sweep.read_text())["metric"] == {"name": "val/accuracy", "goal": "maximize"}

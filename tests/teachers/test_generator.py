@@ -1,0 +1,194 @@
+"""The paper's generator: its size, its weights, its labels, and what a whole inner loop of it costs."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gtn_lightning.curricula import Full
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.teachers import Generator, SyntheticBatch
+from tests.inner_loop.test_unroll import LiveBytes
+
+CPU = torch.device("cpu")
+
+
+def small(**options: Any) -> Generator:
+    torch.manual_seed(0)
+    return Generator((1, 8, 8), 10, **{"noise": 4, "hidden": 12, "channels": (6, 5), **options})
+
+
+def asked(batch_size: int = 20) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.arange(batch_size), torch.arange(batch_size) % 10, torch.randn(batch_size, 4, generator=generator)
+
+
+def make(teacher: Generator, batch_size: int = 20) -> SyntheticBatch:
+    batch: SyntheticBatch = teacher(*asked(batch_size))
+    return batch
+
+
+@pytest.mark.parametrize(("shape", "parameters"), [((1, 28, 28), 6.66e6), ((3, 32, 32), 8.63e6)])
+def test_it_has_the_papers_size(shape: tuple[int, int, int], parameters: float) -> None:
+    made = Generator(shape, 10)
+    # The gains are the direction's norm at first: the paper counts what they and the directions make, the weights.
+    numbers = [parameter.numel() for name, parameter in made.named_parameters() if not name.startswith("gains")]
+    assert sum(numbers) == pytest.approx(parameters, rel=2e-3)  # the paper gives three digits
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 5, 7), (2, 6, 9), (3, 11, 4), (4, 28, 30)])
+def test_it_makes_any_size_from_four_pixels_on(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    batch = Generator(shape, 3, noise=4, hidden=8, channels=(4, 4))(
+        torch.arange(9), torch.arange(9) % 3, torch.randn(9, 4)
+    )
+    assert batch.inputs.shape == (9, *shape)
+    assert batch.inputs.abs().max() <= 2
+    assert float(batch.inputs.detach().std(dim=0).min()) > 0, "no pixel is the same in all images"
+
+
+def test_images_depend_on_noise_and_on_label() -> None:
+    teacher = small()
+    index, labels, noise = asked()
+    images = teacher(index, labels, noise).inputs
+    assert not torch.allclose(images, teacher(index, labels.roll(1), noise).inputs)
+    assert not torch.allclose(images, teacher(index, labels, noise.roll(1)).inputs)
+    assert torch.equal(images, teacher(index + 7, labels, noise).inputs)
+
+
+def test_only_the_direction_and_the_gain_of_a_weight_matter() -> None:
+    teacher = small()
+    layers = [layer for layer in teacher.network if isinstance(layer, nn.Linear | nn.Conv2d)]
+    assert len(layers) == len(teacher.gains) == 4
+    before = make(teacher).inputs
+    for layer, stored in zip(layers, teacher.weights().values(), strict=True):
+        torch.testing.assert_close(stored, layer.weight)  # at first the gain is the norm
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight *= 3.5
+    torch.testing.assert_close(make(teacher).inputs, before)
+    with torch.no_grad():
+        for gain in teacher.gains.values():
+            gain *= 0.5
+    assert not torch.allclose(make(teacher).inputs, before, atol=1e-3)
+    for gain, weight in zip(teacher.gains.values(), teacher.weights().values(), strict=True):
+        torch.testing.assert_close(weight.flatten(1).norm(dim=1), gain)
+
+
+def test_the_gradient_is_orthogonal_to_the_direction() -> None:
+    teacher = small()
+    make(teacher).inputs.square().sum().backward()
+    for layer in teacher.network:
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            gradient = layer.weight.grad
+            assert gradient is not None
+            assert gradient.any()
+            inner = (gradient * layer.weight.detach()).flatten(1).sum(dim=1)
+            assert float(inner.abs().max()) < 1e-4 * float(gradient.norm() * layer.weight.detach().norm())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_are_those_of_the_inner_batch(training: bool) -> None:
+    teacher = small().train(training)
+    assert not list(teacher.buffers())
+    index, labels, noise = asked(40)
+    whole = teacher(index, labels, noise).inputs
+    half = teacher(index[:20], labels[:20], noise[:20]).inputs
+    assert not torch.allclose(whole[:20], half, atol=1e-3), "an image depends on the others in its batch"
+    curriculum = Full(2, 20, 10, noise=4)
+    with torch.no_grad():
+        assert curriculum.vectors is not None
+        curriculum.vectors.copy_(noise)
+    first = next(iter(teacher.batches(curriculum.requests(torch.Generator(), CPU)))).inputs
+    torch.testing.assert_close(first, half)
+
+
+def test_soft_labels_start_sharp_and_are_learned_per_class() -> None:
+    teacher = small(soft_labels=True)
+    batch = make(teacher)
+    assert batch.targets.shape == (20, 10)
+    torch.testing.assert_close(batch.targets.sum(dim=1), torch.ones(20))
+    assert torch.equal(batch.targets.argmax(dim=1), batch.labels)
+    assert 0.9 < batch.targets.max() < 0.97
+    batch.targets[3, 5].backward()
+    assert teacher.label_logits is not None
+    assert teacher.label_logits.grad is not None
+    assert teacher.label_logits.grad.abs().sum(dim=1).nonzero().flatten().tolist() == [3]
+    hard = make(small())
+    assert torch.equal(hard.targets, hard.labels)
+
+
+def test_batches_made_in_chunks_have_the_gradient_of_plain_autograd() -> None:
+    teacher, curriculum = small(soft_labels=True).double(), Full(5, 20, 10, noise=4).double()
+    variables = [*teacher.parameters(), *curriculum.parameters()]
+    weights = torch.randn(5, 20, 1, 8, 8, dtype=torch.float64)
+
+    def loss(batches: list[SyntheticBatch]) -> Tensor:
+        return sum(
+            (
+                ((batch.inputs * weight).sum() * batch.targets[:, 0].sum())
+                for batch, weight in zip(batches, weights, strict=True)
+            ),
+            torch.zeros(()),
+        )
+
+    in_chunks = list(teacher.batches(curriculum.requests(torch.Generator(), CPU)))
+    plain = [teacher(*request) for request in curriculum.requests(torch.Generator(), CPU)]
+    for one, other in zip(in_chunks, plain, strict=True):
+        torch.testing.assert_close(one.inputs, other.inputs, rtol=1e-12, atol=1e-12)
+    found, expected = (torch.autograd.grad(loss(batches), variables) for batches in (in_chunks, plain))
+    for gradient, reference in zip(found, expected, strict=True):
+        # A bias before batch normalisation has no effect: its gradient is rounding.
+        torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-9)
+    assert sum(bool(gradient.abs().max() > 1e-6) for gradient in found) >= len(found) - 4
+
+
+def peak(teacher: Generator, steps: int, in_chunks: bool) -> int:
+    """Bytes alive at the worst moment of making ``steps`` batches and going back through them."""
+    curriculum = Full(steps, 20, 10, noise=4)
+    teacher.zero_grad()
+    with LiveBytes() as live:
+        requests = curriculum.requests(torch.Generator(), CPU)
+        batches = teacher.batches(requests) if in_chunks else (teacher(*request) for request in requests)
+        torch.stack([batch.inputs.square().mean() for batch in batches]).sum().backward()
+    return live.peak
+
+
+def test_memory_does_not_grow_with_activations_times_inner_steps() -> None:
+    teacher = small(hidden=64, channels=(32, 32))
+    image_bytes = 20 * 64 * 4
+    per_step = {chunks: (peak(teacher, 16, chunks) - peak(teacher, 4, chunks)) / 12 for chunks in (False, True)}
+    print(f"bytes per inner step: {per_step[True]:.0f} in chunks, {per_step[False]:.0f} plainly; image {image_bytes}")
+    # What is left to grow: the images themselves, the noise, and the gradients of these.
+    assert per_step[True] <= 3 * image_bytes
+    assert per_step[False] >= 15 * image_bytes
+
+
+def test_without_grad_mode_there_is_no_graph() -> None:
+    teacher = small()
+    requests = Full(2, 20, 10, noise=4).requests(torch.Generator(), CPU)
+    with torch.no_grad():
+        assert not any(batch.inputs.requires_grad for batch in teacher.batches(requests))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_shape": (1, 3, 8)}, r"\[1, 3, 8\] is too small.*at least 4 x 4 pixels; use the Pixels teacher"),
+        ({"image_shape": (1, 8, 3)}, r"too small"),
+        ({"image_shape": (8, 8)}, r"image_shape must be three numbers of at least 1.*got \[8, 8\]"),
+        ({"image_shape": (0, 8, 8)}, r"image_shape must be three numbers of at least 1"),
+        ({"classes": 1}, r"classes must be at least 2; got 1"),
+        ({"noise": 0}, r"noise, hidden and channels must be at least 1; got noise 0"),
+        ({"channels": (4, 0)}, r"channels \[4, 0\]"),
+    ],
+)
+def test_error_messages(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=f"Generator: .*{message}"):
+        Generator(**{"image_shape": (1, 8, 8), "classes": 10, **arguments})
+
+
+def test_a_curriculum_without_noise_is_refused() -> None:
+    with pytest.raises(RecipeError, match="the curriculum gives no noise; set its noise"):
+        small()(torch.arange(4), torch.arange(4), None)

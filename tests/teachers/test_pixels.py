@@ -1,0 +1,85 @@
+"""Free pixels, one gather per inner loop."""
+
+import pytest
+import torch
+
+from gtn_lightning.curricula import Curriculum, Full, ShuffledAll
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.teachers import Pixels
+
+CPU = torch.device("cpu")
+STEPS, BATCH, CLASSES = 4, 6, 3
+
+
+def teacher(soft_labels: bool) -> Pixels:
+    torch.manual_seed(0)
+    made = Pixels((2, 3, 5), CLASSES, STEPS * BATCH, soft_labels).double()
+    if made.label_logits is not None:
+        torch.nn.init.normal_(made.label_logits)
+    return made
+
+
+@pytest.mark.parametrize("curriculum", [Full, ShuffledAll])
+@pytest.mark.parametrize("soft_labels", [False, True])
+def test_the_one_gather_equals_a_forward_per_batch(soft_labels: bool, curriculum: type[Curriculum]) -> None:
+    made = teacher(soft_labels)
+    requests = curriculum(STEPS, BATCH, CLASSES).requests(torch.Generator().manual_seed(1), CPU)
+    gathered, one_by_one = list(made.batches(requests)), [made(*request) for request in requests]
+    weights = torch.randn(STEPS, BATCH, dtype=torch.float64)
+    gradients = []
+    for batches in (gathered, one_by_one):
+        loss = sum(
+            (
+                (w * (b.inputs.square().sum(dim=(1, 2, 3)) + b.targets.view(BATCH, -1)[:, 0])).sum()
+                for w, b in zip(weights, batches, strict=True)
+            ),
+            torch.zeros(()),
+        )
+        gradients.append(torch.autograd.grad(loss, list(made.parameters())))
+    for one, other in zip(gathered, one_by_one, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for one, other in zip(*gradients, strict=True):
+        assert one.any()
+        torch.testing.assert_close(one, other)
+
+
+def test_each_image_belongs_to_itself() -> None:
+    made = teacher(soft_labels=False)
+    batch = made(torch.tensor([7, 2]), torch.tensor([1, 2]), None)
+    assert torch.equal(batch.inputs, made.pixels[[7, 2]])
+    batch.inputs.sum().backward()
+    assert made.pixels.grad is not None
+    assert made.pixels.grad.flatten(1).any(dim=1).nonzero().flatten().tolist() == [2, 7]
+
+
+def test_soft_labels_start_at_the_class_asked_for() -> None:
+    made = Pixels((1, 2, 2), 4, 8, soft_labels=True)
+    labels = torch.tensor([3, 0, 0, 2])
+    targets = made(torch.tensor([0, 1, 5, 7]), labels, None).targets
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
+    assert torch.equal(targets.argmax(dim=1), labels)
+    assert targets.max(dim=1).values.min() > 0.9
+
+
+def test_images_start_like_normalised_real_ones() -> None:
+    torch.manual_seed(0)
+    pixels = Pixels((1, 8, 8), 10, 100).pixels
+    assert abs(pixels.mean()) < 0.05
+    assert abs(pixels.std() - 1) < 0.05
+
+
+def test_no_request_no_batch() -> None:
+    assert list(teacher(soft_labels=True).batches([])) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "images", "message"),
+    [
+        ((1, 8, 8), 10, 9, "images must be at least the 10 classes; got 9"),
+        ((1, 8), 10, 20, "image_shape must be three numbers"),
+        ((1, 8, 8), 1, 20, "classes must be at least 2; got 1"),
+    ],
+)
+def test_error_messages(shape: tuple[int, int, int], classes: int, images: int, message: str) -> None:
+    with pytest.raises(RecipeError, match=f"^Pixels: {message}"):
+        Pixels(shape, classes, images)

@@ -1,0 +1,72 @@
+"""Real data as a teacher, and what any teacher of one's own inherits."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gtn_lightning.curricula import NoCurriculum
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInput
+from tests.inner_loop.test_unroll import LiveBytes
+
+CPU = torch.device("cpu")
+
+
+def test_it_gives_real_images_with_their_own_labels() -> None:
+    teacher = RealData((1, 2, 2), 3)
+    images, labels = torch.randn(7, 1, 2, 2), torch.tensor([2, 1, 0, 0, 1, 2, 2])
+    teacher.attach(images, labels)
+    batch = teacher(torch.tensor([0, 6, 7, 13, 16]), torch.zeros(5, dtype=torch.long), None)
+    rows = [0, 6, 0, 6, 2]
+    assert torch.equal(batch.inputs, images[rows])
+    assert torch.equal(batch.targets, labels[rows])
+    assert torch.equal(batch.labels, labels[rows])
+
+
+def test_without_a_curriculum_it_draws_from_all_images() -> None:
+    teacher = RealData((1, 1, 1), 10)
+    teacher.attach(torch.arange(200.0).view(200, 1, 1, 1), torch.arange(200) % 10)
+    requests = NoCurriculum(100, 20, 10).requests(torch.Generator().manual_seed(0), CPU)
+    seen = torch.cat([batch.inputs.flatten() for batch in teacher.batches(requests)])
+    assert len(seen.unique()) > 195
+    assert not torch.equal(seen[:20], seen[20:40])
+
+
+def test_real_images_are_neither_parameters_nor_saved() -> None:
+    teacher = RealData((1, 2, 2), 2)
+    teacher.attach(torch.randn(4, 1, 2, 2), torch.tensor([0, 1, 0, 1]))
+    assert not list(teacher.parameters())
+    assert not teacher.state_dict()
+
+
+def test_without_images_it_says_where_they_come_from() -> None:
+    with pytest.raises(RecipeError, match="RealData has no images yet: train or evaluate it through a Trainer"):
+        RealData((1, 2, 2), 2)(torch.arange(2), torch.arange(2), None)
+
+
+class Painter(Teacher):
+    """A teacher of one's own: only a forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_shape, self.classes = (1, 8, 8), 2
+        self.network = nn.Sequential(nn.Linear(1, 512), nn.Tanh(), nn.Dropout(0.5), nn.Linear(512, 64))
+
+    def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
+        return SyntheticBatch(self.network(labels[:, None].float()).view(-1, 1, 8, 8), labels, labels)
+
+
+def test_a_teacher_of_ones_own_is_rematerialised_too() -> None:
+    torch.manual_seed(0)
+    teacher, labels = Painter(), torch.arange(32) % 2
+    requests = [TeacherInput(labels, labels, None)] * 12
+    gradients, peaks = [], []
+    for batches in (teacher.batches(requests), (teacher(*request) for request in requests)):
+        torch.manual_seed(5)  # the dropout of the second run through the teacher must be that of the first
+        with LiveBytes() as live:
+            loss = torch.stack([batch.inputs.square().mean() for batch in batches]).sum()
+            gradients.append(torch.autograd.grad(loss, list(teacher.parameters())))
+            peaks.append(live.peak)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    assert peaks[0] < peaks[1] / 3

@@ -1,0 +1,470 @@
+"""The command line: what it leaves, what it prints, and one line for everything that a user can get wrong."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+
+from gtn_lightning import GTN
+from gtn_lightning.cli import main
+
+TINY = [
+    *("--trainer.max_steps=4", "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1"),
+    *("--model.eval_learners=2", "--model.inner_steps=3", "--model.real_rates=[0.1]"),
+]
+FIT = ["fit", "--config", "digits", *TINY]
+
+LOGGED = {
+    *("epoch", "step", "time/meta_step", "train/inner_loss", "train/meta_loss", "train/skipped"),
+    *("val/accuracy", "val/accuracy_std", "val/accuracy_real", "val/accuracy_real_std", "val/loss"),
+}
+"""The documented names, on which users' scripts and sweeps rely."""
+
+PARTS = """
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+class OnceOnly(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient * (ctx.saved_tensors[0] > 0)
+
+class OnceNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, images):
+        return OnceOnly.apply(self.linear(images.flatten(1)))
+
+class Plain(pl.LightningDataModule):
+    def loader(self):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(64, 1, 8, 8, generator=generator)
+        return DataLoader(TensorDataset(images, torch.arange(64) % 10), batch_size=32)
+
+    train_dataloader = val_dataloader = test_dataloader = loader
+
+class Broken(pl.Callback):
+    def on_train_batch_end(self, *arguments):
+        raise ValueError("a bug")
+
+class Interrupting(pl.Callback):
+    def setup(self, trainer, pl_module, stage):
+        raise KeyboardInterrupt
+"""
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["gtn"])
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("GTN_TRACEBACK", raising=False)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[None]:
+    (tmp_path / "parts.py").write_text(PARTS)
+    yield
+    sys.modules.pop("parts", None)
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that must fail in one line, without leaving anything behind, and return the line."""
+
+    def run(arguments: list[str]) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        capfd.readouterr()
+        assert main(arguments) == 2
+        printed = capfd.readouterr()
+        (line,) = printed.err.splitlines()
+        assert line.startswith("gtn: error: ")
+        assert printed.out == ""
+        assert [path for path in sorted(tmp_path.rglob("*")) if "runs/" in str(path)] == [
+            path for path in before if "runs/" in str(path)
+        ]
+        return line.removeprefix("gtn: error: ")
+
+    return run
+
+
+def recipe(tmp_path: Path, text: str) -> list[str]:
+    (tmp_path / "recipe.yaml").write_text(text)
+    return ["--config", "recipe.yaml"]
+
+
+# ------------------------------------------------------------------------------------------------ what goes wrong
+
+LEARNER = "--model.learners.init_args.learner.init_args"
+WRONG_KEYS = {
+    "--nois=3": ["nois: there is no such key", "gtn fit --help"],
+    "--trainer.max_step=3": ["trainer.max_step: there is no such key", "did you mean trainer.max_steps?"],
+    "--model.inner_step=3": ["model.inner_step: there is no such key", "did you mean model.inner_steps?"],
+    "--model.teacher.init_args.nois=3": ["model.teacher.init_args.nois: Generator", "did you mean noise?"],
+    f"{LEARNER}.widht=3": [f"{LEARNER[2:]}.widht: ConvNet", "did you mean width?"],
+    f"{LEARNER}.colour=3": [f"{LEARNER[2:]}.colour: ConvNet", "give one of image_shape, classes"],
+    "--model.outer_optimizer.init_args.lrr=3": ["model.outer_optimizer.init_args.lrr: Adam", "did you mean lr?"],
+    "--data.init_args.batchsize=3": ["data.init_args.batchsize: DigitsData", "did you mean batch_size?"],
+}
+WRONG_VALUES = {
+    "--model.inner_steps=ten": ["model.inner_steps: expected int, got 'ten'"],
+    "--model.eval_steps=[a]": ["model.eval_steps: expected int", "got 'a'"],
+    "--trainer.max_steps=many": ["trainer.max_steps: expected int, got 'many'"],
+    "--seed_everything=x": ["seed_everything: expected bool or int, got 'x'"],
+    "--model.teacher.init_args.noise=lots": ["model.teacher.init_args.noise: expected int, got 'lots'"],
+    f"{LEARNER}.width=wide": [f"{LEARNER[2:]}.width: expected int, got 'wide'"],
+    "--model.teacher=Genrator": ["model.teacher: there is no class Genrator", "did you mean Generator?"],
+    "--model.teacher=my_missing.Foo": ["model.teacher: No module named 'my_missing'", "PYTHONPATH"],
+    "--model.teacher=gtn_lightning.tasks.Classification": ["model.teacher:", "Classification is no Teacher"],
+    "--model.teacher=Pixels": ["model.teacher.init_args.images: required by Pixels"],
+    "--model.inner_steps=0": ["model.inner_steps must be at least 1; got 0"],
+    "--model.curriculum.init_args.batch_size=4": ["model.curriculum.init_args: Full: a batch_size of 4", "at least 10"],
+    "--model.teacher.init_args.image_shape=[1,2,2]": ["model.teacher.init_args: Generator: image_shape", "4 x 4"],
+    "--model.optimizer.init_args.lr=-1": ["model.optimizer.init_args: SGD: lr must be above 0"],
+    "--trainer.accelerator=foo": ["accelerator='foo'", "cpu"],
+    "--trainer.max_steps": ["trainer.max_steps: expected one argument"],
+    "--config=nope": ["--config nope: there is no such file", "digits_pixels"],
+}
+
+
+@pytest.mark.parametrize("argument", WRONG_KEYS | WRONG_VALUES)
+def test_a_wrong_argument(argument: str, refused: Refused) -> None:
+    line = refused([*FIT, argument])
+    for text in (WRONG_KEYS | WRONG_VALUES)[argument]:
+        assert text in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("modell: {inner_steps: 3}", "modell.inner_steps: there is no such key; did you mean model.inner_steps?"),
+        ("trainer: {max_step: 3}", "trainer.max_step: there is no such key; did you mean trainer.max_steps?"),
+        ("model: {teacher: {class_path: Generator, init_args: {nois: 3}}}", "model.teacher.init_args.nois: Generator"),
+        (
+            "trainer: {callbacks: [{class_path: SampleGird}]}",
+            "trainer.callbacks: there is no class SampleGird; did you",
+        ),
+        ("trainer: {callbacks: [{class_path: SampleGrid, init_args: {column: 3}}]}", "init_args.column: SampleGrid"),
+        ('model: {inner_steps: "${.nothing}"}', "Interpolation key '.nothing' not found"),
+        ("model: [1, 2", "recipe.yaml is not valid YAML"),
+        ("just words", "recipe.yaml is no recipe"),
+        ("extends: recipe.yaml", "recipe.yaml: extends: the recipe extends itself"),
+        ("extends: nothing", "recipe.yaml: extends: nothing: there is no such file"),
+    ],
+)
+def test_a_faulty_recipe(text: str, expected: str, tmp_path: Path, refused: Refused) -> None:
+    head = "" if text.startswith(("extends", "model: [", "just")) else "extends: digits\n"
+    assert expected in refused(["fit", *recipe(tmp_path, head + text)])
+
+
+def test_no_recipe(refused: Refused) -> None:
+    line = refused(["fit"])
+    assert "model.teacher" in line
+    assert "--config" in line
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_a_learner_that_does_not_match_the_labels(mode: str, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    line = refused([*FIT, f"{LEARNER}.classes=7"])
+    assert "ConvNet" in line
+    assert "10 classes" in line
+
+
+def test_images_that_do_not_match_the_data(refused: Refused) -> None:
+    assert "[1, 8, 8]" in refused([*FIT, "--model.teacher.init_args.image_shape=[1,12,12]"])
+
+
+def test_pixels_that_do_not_match_the_inner_steps(refused: Refused) -> None:
+    line = refused(["fit", "--config", "digits_pixels", "--model.inner_steps=5"])
+    assert "holds 320 images but model.curriculum asks for 160" in line
+
+
+def test_a_dataset_that_is_not_there(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    line = refused(["fit", "--config", "mnist_cpu", "--data.init_args.path=./no_such_folder"])
+    assert "data.path" in line
+    assert "no_such_folder" in line
+
+
+def test_an_operator_that_cannot_be_differentiated_twice(parts: None, tmp_path: Path, refused: Refused) -> None:
+    learner = "{class_path: Fixed, init_args: {learner: {class_path: parts.OnceNet}}}"
+    line = refused([*FIT, *recipe(tmp_path, f"model: {{learners: {learner}}}")])
+    assert "OnceOnly" in line
+
+
+def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GTN_TRACEBACK", "1")
+    assert main([*FIT, "--model.inner_steps=0"]) == 2
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_bug_is_not_hidden(parts: None) -> None:
+    with pytest.raises(ValueError, match="a bug"):
+        main([*FIT, "--trainer.callbacks+=parts.Broken"])
+
+
+@pytest.mark.parametrize("folder", ["/proc/runs", "file/runs"])
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_a_folder_that_cannot_be_written(
+    folder: str, mode: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if folder.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    monkeypatch.setenv("WANDB_MODE", mode)
+    (tmp_path / "file").touch()
+    line = refused([*FIT, f"--trainer.default_root_dir={folder}"])
+    assert folder.split("/")[-2] in line
+
+
+def gtn(*arguments: str, prefix: str = "", **options: object) -> "subprocess.Popen[str]":
+    """Start the command line in a process of its own."""
+    code = f"{prefix}\nimport sys; from gtn_lightning.cli import main; sys.exit(main())"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, **pipes)  # type: ignore[call-overload]
+
+
+@pytest.mark.slow
+def test_a_full_disk(tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"
+    process = gtn(*FIT, prefix=limit)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "Traceback" not in err
+    (line,) = (line for line in err.splitlines() if line.startswith("gtn: error: "))
+    assert "cannot write" in line
+    assert "space" in line
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    endless = [*FIT, "--trainer.max_steps=100000", "--trainer.val_check_interval=20"]
+    process = gtn(*endless)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    (kept,) = tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")
+    assert f"--ckpt_path {kept.relative_to(tmp_path)}" in err.splitlines()[-1]
+    done = torch.load(kept, weights_only=True)["global_step"]
+    assert done >= 20
+
+    assert main([*FIT, f"--trainer.max_steps={done + 1}", "--ckpt_path", "last"]) == 0
+    newest = max(tmp_path.glob("runs/digits/*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert newest != kept
+    assert torch.load(newest, weights_only=True)["global_step"] == done + 1
+
+
+def test_ctrl_c_before_the_first_meta_step_leaves_nothing(
+    parts: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, "--trainer.callbacks+=parts.Interrupting"]) == 130
+    assert capfd.readouterr().err.splitlines()[-1] == "gtn: interrupted; nothing was kept"
+    assert not list(tmp_path.glob("runs"))
+
+
+# --------------------------------------------------------------------------------------------- what a run leaves
+
+
+@dataclass
+class Run:
+    """A finished ``gtn fit``."""
+
+    folder: Path
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("fit")
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(root)
+        patch.setattr("sys.argv", ["gtn"])
+        patch.setenv("WANDB_MODE", "offline")
+        assert main([*FIT, "--trainer.logger+=gtn_lightning.loggers.TensorBoardLogger"]) == 0
+    return Run(root / out.getvalue().splitlines()[-1].removeprefix("run folder: "), out.getvalue(), err.getvalue())
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_run_folder_holds_everything(run: Run) -> None:
+    files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*")}
+    assert {"recipe.yaml", "metrics.csv", "teacher.safetensors", "checkpoints/last.ckpt"} <= files
+    assert {"pictures/samples.png", "pictures/learning_curve.png"} <= files
+    assert any(name.startswith("tensorboard/events") for name in files)
+    (wandb,) = (path for path in run.folder.glob("wandb/offline-run-*/*.wandb"))
+    assert all(name in wandb.read_bytes() for name in (b"inner_steps", b"val/accuracy", b"class_path"))
+
+
+def test_the_log_ends_with_the_run_folder_and_holds_no_noise(run: Run) -> None:
+    assert run.out.splitlines()[-1].startswith("run folder: runs/digits/")
+    assert "wandb leet" in run.out
+    assert [line for line in run.err.splitlines() if "val_check_interval=1" not in line] == []
+
+
+def test_logged_names_are_the_documented_ones(run: Run) -> None:
+    logged = rows(run.folder / "metrics.csv")
+    assert set(logged[0]) == LOGGED
+    assert sum(bool(row["val/accuracy"]) for row in logged) == 2
+
+
+def test_the_saved_recipe_runs_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = yaml.safe_load((run.folder / "recipe.yaml").read_text())
+    assert saved["model"]["curriculum"]["init_args"]["steps"] == 3
+    assert main(["fit", "--config", str(run.folder / "recipe.yaml"), "--trainer.max_steps=1"]) == 0
+
+
+def test_test_by_teacher_file_and_by_checkpoint_agree(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = str(run.folder / "teacher.safetensors")
+    (best,) = run.folder.glob("checkpoints/best-*.ckpt")
+    found = []
+    for arguments in (["--teacher", teacher], ["--config", "digits", *TINY, "--ckpt_path", str(best)]):
+        assert main(["test", *arguments, "--model.real_rates=[0.1]"]) == 0
+        folder = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("run folder: "))
+        (row,) = rows(folder / "metrics.csv")
+        found.append({name: value for name, value in row.items() if name.startswith("test/")})
+    assert found[0] == found[1]
+    assert {"test/accuracy", "test/accuracy_std", "test/accuracy_real", "test/loss"} <= set(found[0])
+
+
+def test_an_override_stands_above_the_recipe_in_a_teacher_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = str(run.folder / "teacher.safetensors")
+    assert main(["validate", "--teacher", teacher, "--model.eval_learners=1"]) == 0
+    (folder,) = (run.folder / "validate").iterdir()
+    assert rows(folder / "metrics.csv")[0]["val/accuracy_std"] == "0.0"
+
+
+def test_predict_writes_the_synthetic_data_and_nothing_else(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["predict", "--teacher", str(run.folder / "teacher.safetensors"), "--trainer.enable_progress_bar=false"])
+        == 0
+    )
+    assert capfd.readouterr().err == ""
+    (written,) = run.folder.glob("predict/*/synthetic.safetensors")
+    with safe_open(written, framework="pt") as file:
+        assert file.get_slice("inputs").get_shape() == [3, 32, 1, 8, 8]
+
+
+def test_predict_with_a_data_module_that_has_no_loader_for_it(parts: None, tmp_path: Path) -> None:
+    assert main(["predict", "--config", "digits", *TINY, "--data=parts.Plain"]) == 0
+    assert list(tmp_path.glob("runs/digits/*/synthetic.safetensors"))
+
+
+def test_fit_starts_from_a_teacher_file(run: Run, tmp_path: Path) -> None:
+    teacher = run.folder / "teacher.safetensors"
+    assert main([*FIT, "--teacher", str(teacher), "--trainer.max_steps=1", "--trainer.val_check_interval=1"]) == 0
+    before = GTN.from_teacher(teacher).state_dict()
+    (after,) = tmp_path.glob("runs/digits/*/teacher.safetensors")
+    moved = [(GTN.from_teacher(after).state_dict()[name] - value).abs().max() for name, value in before.items()]
+    assert max(moved) < 0.05  # one step away, not a fresh draw
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "foreign", "no checkpoint", "other", "teacher"])
+def test_a_checkpoint_that_cannot_be_used(kind: str, run: Run, tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "wrong.ckpt"
+    content = (run.folder / "checkpoints" / "last.ckpt").read_bytes()
+    match kind:
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "empty":
+            path.touch()
+        case "foreign":
+            path.write_text("name: not a checkpoint")
+        case "no checkpoint":
+            torch.save({"weights": torch.zeros(3)}, path)
+        case "teacher":
+            path = run.folder / "teacher.safetensors"
+        case "other":
+            path.write_bytes(content)
+    more = ["--model.teacher.init_args.hidden=100"] if kind == "other" else []
+    line = refused([*FIT, *more, "--ckpt_path", str(path)])
+    assert str(path) in line
+    if kind == "other":
+        assert "another architecture: teacher." in line
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "other"])
+def test_a_teacher_file_that_cannot_be_used(kind: str, run: Run, tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "wrong.safetensors"
+    content = (run.folder / "teacher.safetensors").read_bytes()
+    if kind != "missing":
+        path.write_bytes(content[: len(content) // (2 if kind == "truncated" else 1)])
+    more = ["--model.teacher.init_args.hidden=100"] if kind == "other" else []
+    assert str(path) in refused(["test", "--teacher", str(path), *more])
+
+
+def test_last_without_a_checkpoint(refused: Refused) -> None:
+    assert "--ckpt_path last: there is no checkpoint under runs/digits" in refused([*FIT, "--ckpt_path", "last"])
+
+
+# ------------------------------------------------------------------------------------------- recipes and overrides
+
+
+def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, dict[str, object]]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--print_config"])
+    assert stop.value.code in (0, None)
+    content: dict[str, dict[str, object]] = yaml.safe_load(capsys.readouterr().out)
+    return content
+
+
+def test_several_configs_stand_above_each_other_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "more.yaml").write_text("model: {eval_learners: 3}\ntrainer: {max_steps: 7}\n")
+    found = printed_config(capsys, "fit", "--config=digits", "-c", "more.yaml", "--trainer.max_steps=9")
+    assert found["model"]["eval_learners"] == 3
+    assert found["trainer"]["max_steps"] == 9
+
+
+def test_a_recipe_extends_another_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "first.yaml").write_text("extends: digits\nmodel: {eval_learners: 3, inner_steps: 6}\n")
+    (tmp_path / "second.yaml").write_text("extends: first.yaml\nmodel: {eval_learners: 4}\n")
+    found = printed_config(capsys, "fit", "--config", "second.yaml")
+    assert (found["model"]["eval_learners"], found["model"]["inner_steps"]) == (4, 6)
+
+
+def test_help_lists_the_commands_and_what_there_is_beside_lightnings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for word in ("fit", "validate", "test", "predict", "gtn recipes", "GTN_TRACEBACK"):
+        assert word in shown

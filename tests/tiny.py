@@ -1,0 +1,61 @@
+"""A GTN that takes milliseconds per meta-step, and a trainer that says nothing, for the tests and their scripts."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from gtn_lightning import GTN
+from gtn_lightning.curricula import Full
+from gtn_lightning.inner_loop import SGD
+from gtn_lightning.learners import MLP, Fixed
+from gtn_lightning.tasks import Classification
+from gtn_lightning.teachers import Generator, Pixels
+
+SHAPE, STEPS, BATCH, NOISE = (1, 8, 8), 3, 10, 4
+
+
+def make_gtn(**changes: Any) -> GTN:
+    """Free pixels, three steps of ten images, an MLP; changes are GTN's arguments."""
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {
+        "teacher": Pixels(SHAPE, 10, STEPS * BATCH),
+        "curriculum": Full(STEPS, BATCH, 10),
+        "learners": Fixed(partial(MLP, image_shape=SHAPE, classes=10, hidden=[8], activation="tanh")),
+        "optimizer": SGD(lr=0.1, momentum=0.5, learned_per_step=["lr", "momentum"], steps=STEPS),
+        "task": Classification(10),
+        "inner_steps": STEPS,
+        "eval_learners": 2,
+        "real_rates": [0.1],
+    }
+    return GTN(**arguments | changes)
+
+
+def with_generator(**options: Any) -> dict[str, Any]:
+    """The changes that put the paper's generator, in small, into ``make_gtn``."""
+    torch.manual_seed(1)
+    return {
+        "teacher": Generator(SHAPE, 10, noise=NOISE, hidden=12, channels=(4, 4), **options),
+        "curriculum": Full(STEPS, BATCH, 10, noise=NOISE),
+    }
+
+
+def make_trainer(folder: Path, **options: Any) -> pl.Trainer:
+    """A quiet trainer on one CPU that counts meta-steps, validates when asked to, and saves nothing by itself."""
+    defaults: dict[str, Any] = {
+        "default_root_dir": folder,
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": 2,
+        "val_check_interval": 1000,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return pl.Trainer(**defaults | options)
