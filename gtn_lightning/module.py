@@ -236,7 +236,7 @@ class GTN(pl.LightningModule):
     # ---------------------------------------------------------------------------------------------------- evaluation
 
     def setup(self, stage: str) -> None:
-        """Forget the real data of an earlier run: this one may have other data."""
+        """Ask for real data again, and teach with it again: this run may have other data than the last."""
         self._prepared = False
         self._baseline_curves = {}
 
@@ -377,8 +377,10 @@ class GTN(pl.LightningModule):
             return
         with torch.inference_mode(False), self.trainer.precision_plugin.forward_context():
             images = self._real_tensors("train", REAL_IMAGES)
-            self._tuning_batch = self._real_tensors("val", TUNING_IMAGES)
-            if images is not None and self._tuning_batch is not None:
+            tuning = self._real_tensors("val", TUNING_IMAGES)
+            # A test on a lone DataLoader goes on with the real data that was trained on.
+            if images is not None and tuning is not None:
+                self._tuning_batch = tuning
                 self._real = RealData(self.teacher.image_shape, self.teacher.classes)
                 self._real.attach(*images)
             if isinstance(self.teacher, RealData):
