@@ -1,15 +1,12 @@
 """The paper's generator: noise and a label in, an image out."""
 
-from collections.abc import Iterator, Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.teachers.base import SyntheticBatch, Teacher, TeacherInput, check_sizes
+from gtn_lightning.teachers.base import SyntheticBatch, Teacher, check_sizes
 
 SHARPNESS = 5.0
 """Initial logit of the true class of learned soft labels: 94 % of the mass among ten classes."""
@@ -121,14 +118,9 @@ class Generator(Teacher):
             return SyntheticBatch(images, labels, labels)
         return SyntheticBatch(images, self.label_logits[labels].softmax(dim=1), labels)
 
-    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[SyntheticBatch]:
-        """Make the batches of an inner loop; see the base class."""
-        weights = self.weights()
-        for request in requests:
-            if torch.is_grad_enabled():
-                yield checkpoint(self, *request, weights, use_reentrant=False)
-            else:
-                yield self(*request, weights)
+    def shared(self) -> tuple[dict[str, Tensor]]:
+        """Return the normalised weights."""
+        return (self.weights(),)
 
 
 def _norm(weight: Tensor) -> Tensor:
