@@ -209,8 +209,9 @@ class GTN(pl.LightningModule):
 
         The gradients are averaged by now, so that all processes decide alike.
         """
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        finite = [parameter.grad.isfinite().all() for parameter in self.parameters() if parameter.grad is not None]
+        # Stacked, so that the device is waited for once and not for every parameter.
+        if finite and not torch.stack(finite).all():
             self._skipped += 1
             optimizer.zero_grad()
 
