@@ -1,0 +1,58 @@
+"""A run on several processes, started by test_module.py: ``python -m tests.ddp_run FOLDER``.
+
+Each process leaves what it saw in ``FOLDER/rank<N>.pt``.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from gtn_lightning.data import DigitsData
+from gtn_lightning.errors import RecipeError
+from tests.tiny import SHAPE, make_gtn, make_trainer, with_generator
+
+EVALUATION = {"eval_learners": 3, "real_rates": [0.03, 0.3]}
+
+
+class FirstWeights(pl.Callback):
+    """Keeps some initial weight of every learner that meta-training samples."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        sample = pl_module._fresh_learner
+
+        def recorded(generator: torch.Generator) -> Any:
+            learner = sample(generator)
+            if pl_module.training:
+                self.seen.append(float(next(learner.parameters()).detach().flatten()[0]))
+            return learner
+
+        pl_module._fresh_learner = recorded
+
+
+def main(folder: Path) -> None:
+    learners = FirstWeights()
+    trainer = make_trainer(folder, devices=2, strategy="ddp", max_steps=3, callbacks=[learners])
+    gtn = make_gtn(**with_generator(), **EVALUATION)
+    left: dict[str, Any] = {}
+    left["validated"] = trainer.validate(gtn, DigitsData(32), verbose=False)[0]
+    left["curve"] = gtn.learning_curve
+    trainer.fit(gtn, DigitsData(32))
+    left["weights"] = {name: tensor.clone() for name, tensor in gtn.state_dict().items()}
+    left["learners"] = learners.seen
+    shared_out = DataLoader(TensorDataset(torch.randn(20, *SHAPE), torch.arange(20) % 10), batch_size=10)
+    try:
+        trainer.validate(gtn, shared_out)
+    except RecipeError as error:
+        left["refused"] = str(error)
+    torch.save(left, folder / f"rank{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
