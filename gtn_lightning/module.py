@@ -58,7 +58,9 @@ class GTN(pl.LightningModule):
         inner_steps: number of inner steps T.
         outer_optimizer: makes the outer optimizer from the meta-parameters; default Adam with rate 0.01.
         lr_scheduler: makes the outer rate's schedule, stepped after every meta-step.
-        mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``.
+        mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``. ``auto`` measures
+            and takes the fastest, so that two runs agree but for rounding; name one where they must agree in every
+            bit.
         truncation: differentiate through the last so many inner steps only; None for all of them.
         random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv
             2311.06152).
@@ -82,7 +84,7 @@ class GTN(pl.LightningModule):
         inner_steps: int,
         outer_optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
-        mode: str = "remat",
+        mode: str = "auto",
         truncation: int | None = None,
         random_window: bool = False,
         eval_learners: int = 10,
@@ -296,7 +298,7 @@ class GTN(pl.LightningModule):
             learner = self._fresh_learner(generator)
             with torch.no_grad():
                 requests = self.curriculum.requests(generator, self.device)
-            taught = teach(learner, self.task, self.teacher, requests, self.optimizer, steps)
+            taught = teach(learner, self.task, self.teacher, requests, self.optimizer, steps, self.mode)
             self._examinations["synthetic"].add(number, learner, taught)
             if "real" in self._examinations:
                 assert self._real is not None
@@ -311,6 +313,7 @@ class GTN(pl.LightningModule):
                     steps,
                     self.real_rates,
                     self._tuning_batch,
+                    self.mode,
                 )
                 self._examinations["real"].add(number, learner, taught)
 
@@ -384,12 +387,11 @@ class GTN(pl.LightningModule):
                 self._tuning_batch = tuning
                 self._real = RealData(self.teacher.image_shape, self.teacher.classes)
                 self._real.attach(*images)
-            if isinstance(self.teacher, RealData):
-                if images is None:
-                    raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
-                self.teacher.attach(*images)
             if images is not None:
                 self._check_data(images)
+                self.teacher.attach(*images)
+            elif isinstance(self.teacher, RealData):
+                raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
         # Without a data module the training data comes later than the sanity check.
         self._prepared = images is not None
 

@@ -33,6 +33,7 @@ def teach(
     requests: Sequence[TeacherInput],
     optimizer: InnerOptimizer,
     steps: Sequence[int],
+    mode: str = "auto",
 ) -> dict[int, Snapshot]:
     """Train a learner on a teacher's data.
 
@@ -43,6 +44,7 @@ def teach(
         requests: the curriculum's requests, one per inner step.
         optimizer: the inner optimizer.
         steps: numbers of inner steps after which the learner is wanted.
+        mode: how the inner gradient is computed, a key of ``gtn_lightning.inner_loop.MODES``.
 
     Returns:
         The learner after these numbers of steps, without any graph.
@@ -52,7 +54,8 @@ def teach(
     with torch.inference_mode(False), torch.no_grad():
         params, buffers = functional.init()
         batches = ((batch.inputs, batch.targets) for batch in teacher.batches(requests))
-        return unroll(task.inner_loss(functional), params, buffers, batches, optimizer, snapshots=steps).snapshots
+        inner_loss = task.inner_loss(functional)
+        return unroll(inner_loss, params, buffers, batches, optimizer, mode=mode, snapshots=steps).snapshots
 
 
 def teach_at_best_rate(
@@ -64,11 +67,12 @@ def teach_at_best_rate(
     steps: Sequence[int],
     rates: Sequence[float],
     tuning_batch: Sequence[Any],
+    mode: str = "auto",
 ) -> tuple[float, dict[int, Snapshot]]:
     """Train a learner with each of several constant rates and keep the one that scores best after the last step.
 
     Args:
-        learner, task, teacher, requests, steps: as for ``teach``.
+        learner, task, teacher, requests, steps, mode: as for ``teach``.
         optimizer: the inner optimizer; everything but its rate stays at its initial value.
         rates: the learning rates to try.
         tuning_batch: real data, not the data to be reported on, that decides between the rates.
@@ -79,7 +83,7 @@ def teach_at_best_rate(
     functional = Functional(learner)
     best: tuple[float, float, dict[int, Snapshot]] | None = None
     for rate in rates:
-        snapshots = teach(learner, task, teacher, requests, optimizer.constant(lr=rate), steps)
+        snapshots = teach(learner, task, teacher, requests, optimizer.constant(lr=rate), steps, mode)
         last = snapshots[max(steps)]
         metric = task.metric().to(tuning_batch[0].device)
         with torch.no_grad():

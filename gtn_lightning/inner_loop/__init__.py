@@ -4,17 +4,12 @@ Torch alone is needed; nothing here knows Lightning, teachers or images, so the 
 hyperparameter optimisation, MAML and learned optimizers.
 """
 
-from gtn_lightning.inner_loop.functional import Buffers, Functional, Params
-from gtn_lightning.inner_loop.gradients import (
-    MODES,
-    Batch,
-    InnerGradient,
-    LossFn,
-    NotTwiceDifferentiableError,
-    eager_loss,
-    inner_gradient,
-)
+from gtn_lightning.inner_loop.functional import Functional
+from gtn_lightning.inner_loop.gradients import eager_loss, inner_gradient
+from gtn_lightning.inner_loop.modes import MODES
+from gtn_lightning.inner_loop.operators import NotTwiceDifferentiableError
 from gtn_lightning.inner_loop.optimizers import SGD, Adam, AdamW, InnerOptimizer, RMSprop
+from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
 from gtn_lightning.inner_loop.unroll import Snapshot, Unrolled, unroll
 
 __all__ = [

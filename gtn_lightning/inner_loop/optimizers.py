@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from gtn_lightning.inner_loop.functional import Params
+from gtn_lightning.inner_loop.types import Params
 
 POSITIVE = "positive"
 """Hyperparameters above zero, learned through their logarithm, between 1e-12 and 1e12."""

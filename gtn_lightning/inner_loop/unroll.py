@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.functional import Buffers, Params
-from gtn_lightning.inner_loop.gradients import Batch, LossFn, inner_gradient
+from gtn_lightning.inner_loop.gradients import inner_gradient
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
+from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params
 
 
 class Snapshot(NamedTuple):
@@ -42,7 +42,7 @@ def unroll(
     batches: Iterable[Batch],
     optimizer: InnerOptimizer,
     *,
-    mode: str = "remat",
+    mode: str = "auto",
     window: tuple[int, int] | None = None,
     snapshots: Collection[int] = (),
 ) -> Unrolled:

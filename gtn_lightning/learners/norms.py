@@ -7,7 +7,7 @@ shifts its own output leaves them without a bias) and the layer after it. `conv`
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn import functional as F
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners.activations import kaiming_gain
@@ -47,21 +47,34 @@ class MeanOnlyBatchNorm(nn.Module):
         return inputs - inputs.mean(dim=others, keepdim=True) + bias
 
 
-class WeightNorm(nn.Module):
-    """The parametrisation ``weight = scale * direction / |direction|``, one scale per output channel.
+class WeightNormConv2d(nn.Conv2d):
+    """A convolution with ``weight = scale * direction / |direction|``, one scale per output channel.
 
-    Salimans & Kingma, arXiv 1602.07868, equation 2. Torch has its own, but that one's second derivative with
-    respect to the direction is wrong without an error (torch 2.13: its backward takes the saved norm for a
-    constant), and it has no forward-mode rule; both are needed where a gradient is taken through training.
+    Salimans & Kingma, arXiv 1602.07868, equation 2; the direction is the parameter ``weight``. Torch's own
+    parametrization has a second derivative that is wrong without an error (torch 2.13: its backward takes the saved
+    norm for a constant), and makes a class of its own for every layer, which a compiler takes for another network.
     """
 
-    def forward(self, scale: Tensor, direction: Tensor) -> Tensor:
-        """Return the weight, shaped as `direction`, [out, ...]; `scale` is [out, 1, ...]."""
-        return direction * (scale / _channel_norm(direction))
+    scale: nn.Parameter
 
-    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a scale and a direction that give back the weight."""
-        return _channel_norm(weight), weight
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the convolution of images ``[B, C, H, W]`` with the normalised weight."""
+        return self._conv_forward(inputs, normalised(self.weight, self.scale), self.bias)
+
+
+class WeightNormLinear(nn.Linear):
+    """A linear layer with a normalised weight; see `WeightNormConv2d`."""
+
+    scale: nn.Parameter
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the image of vectors ``[B, features]`` under the normalised weight."""
+        return F.linear(inputs, normalised(self.weight, self.scale), self.bias)
+
+
+def normalised(direction: Tensor, scale: Tensor) -> Tensor:
+    """Return ``scale * direction / |direction|``, shaped as `direction`, [out, ...]; `scale` is [out, 1, ...]."""
+    return direction * (scale / _channel_norm(direction))
 
 
 def _channel_norm(weight: Tensor) -> Tensor:
@@ -91,15 +104,17 @@ def conv(
         scale: multiplies the initial weights.
     """
     # A bias before a layer that subtracts a mean would receive no gradient at all, or the same twice.
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=norm == "none")
-    _initialise(layer, norm, activation, scale)
+    kind = WeightNormConv2d if norm == "weight" else nn.Conv2d
+    layer = kind(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=norm == "none")
+    _initialise(layer, activation, scale)
     return layer
 
 
 def linear(in_features: int, out_features: int, norm: str, activation: str) -> nn.Linear:
     """Return a linear layer to stand before `feature_norm`; the arguments are those of `conv`."""
-    layer = nn.Linear(in_features, out_features, bias=norm == "none")
-    _initialise(layer, norm, activation)
+    kind = WeightNormLinear if norm == "weight" else nn.Linear
+    layer = kind(in_features, out_features, bias=norm == "none")
+    _initialise(layer, activation)
     return layer
 
 
@@ -108,18 +123,18 @@ def classifier(in_features: int, classes: int, norm: str) -> nn.Linear:
 
     Logits are never normalised over the batch: what an image is must not hang on the images beside it.
     """
-    layer = nn.Linear(in_features, classes)
-    _initialise(layer, norm, "linear")
+    layer = (WeightNormLinear if norm == "weight" else nn.Linear)(in_features, classes)
+    _initialise(layer, "linear")
     return layer
 
 
-def _initialise(layer: nn.Conv2d | nn.Linear, norm: str, activation: str, scale: float = 1.0) -> None:
+def _initialise(layer: nn.Conv2d | nn.Linear, activation: str, scale: float = 1.0) -> None:
     fan_in = layer.weight[0].numel()
     nn.init.normal_(layer.weight, std=scale * kaiming_gain(activation) / fan_in**0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-    if norm == "weight":
-        parametrize.register_parametrization(layer, "weight", WeightNorm())
+    if isinstance(layer, WeightNormConv2d | WeightNormLinear):
+        layer.scale = nn.Parameter(_channel_norm(layer.weight.detach()))
 
 
 def image_norm(norm: str, channels: int, pixels: int) -> nn.Module:

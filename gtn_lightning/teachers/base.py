@@ -78,6 +78,17 @@ class Teacher(nn.Module, ABC):
             else:
                 yield self(*request, *shared)
 
+    def attach(self, images: Tensor, labels: Tensor) -> None:
+        """Take notice of real training images, handed over before training and before every evaluation.
+
+        Most teachers have no use for them.
+
+        Args:
+            images: float ``[N, C, H, W]``, normalised as the learner is to see them.
+            labels: int64 ``[N]``.
+        """
+        return
+
     def shared(self) -> tuple[Any, ...]:
         """Return what the batches of one inner loop share, computed once: more arguments of ``forward``."""
         return ()

@@ -27,12 +27,7 @@ class RealData(Teacher):
         self._labels: Tensor | None = None
 
     def attach(self, images: Tensor, labels: Tensor) -> None:
-        """Give it the images to teach with.
-
-        Args:
-            images: float ``[N, C, H, W]``, normalised as the learner is to see them.
-            labels: int64 ``[N]``.
-        """
+        """Keep the images to teach with; see the base class."""
         self._images, self._labels = images, labels
 
     def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from gtn_lightning.inner_loop import (
-    MODES,
     SGD,
     Adam,
     AdamW,
@@ -27,7 +26,8 @@ from gtn_lightning.inner_loop import (
 )
 from tests.inner_loop import adjoint
 
-OTHER_MODES = sorted(set(MODES) - {"reverse"})
+UNCOMPILED = ("mixed", "remat", "reverse")
+OTHER_MODES = ("mixed", "remat")
 STEPS, BATCH, CLASSES = 3, 6, 3
 INNER_WEIGHT = 0.1
 
@@ -174,7 +174,7 @@ def transposed(parameter: Tensor) -> Tensor:
     return parameter.mT if parameter.ndim == 2 else parameter
 
 
-@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("mode", UNCOMPILED)
 def test_meta_gradient_of_momentum_sgd_is_that_of_the_adjoint_written_by_hand(mode: str) -> None:
     learner = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, CLASSES))
     optimizer = SGD(learned=["weight_decay"], learned_per_step=["lr", "momentum"], steps=STEPS, weight_decay=0.1)
@@ -218,7 +218,7 @@ def quadratic(params: Params, buffers: Buffers, inputs: Tensor) -> tuple[Tensor,
     return (inputs * params["w"] ** 2).sum() / 2, buffers
 
 
-@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("mode", UNCOMPILED)
 def test_inner_gradient_and_its_derivatives(mode: str) -> None:
     w, x, v = (torch.randn(4).requires_grad_() for _ in range(3))
     found = inner_gradient(quadratic, {"w": w}, {}, (x,), mode)
@@ -232,7 +232,7 @@ def test_inner_gradient_and_its_derivatives(mode: str) -> None:
     torch.testing.assert_close(by_x, w**2 / 2)
 
 
-@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("mode", UNCOMPILED)
 def test_a_parameter_that_the_loss_does_not_use_has_gradient_zero(mode: str) -> None:
     params = {"w": torch.randn(4).requires_grad_(), "idle": torch.randn(2).requires_grad_()}
     found = inner_gradient(quadratic, params, {}, (torch.randn(4),), mode)
@@ -241,7 +241,7 @@ def test_a_parameter_that_the_loss_does_not_use_has_gradient_zero(mode: str) -> 
     assert params["w"].grad is not None
 
 
-@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("mode", UNCOMPILED)
 def test_parameters_that_share_one_gradient_tensor(mode: str) -> None:
     def loss(params: Params, buffers: Buffers, inputs: Tensor) -> tuple[Tensor, Buffers]:
         return quadratic({"w": params["a"] + params["b"]}, buffers, inputs)
@@ -253,7 +253,7 @@ def test_parameters_that_share_one_gradient_tensor(mode: str) -> None:
     torch.testing.assert_close(by_x, (u + v) * (a + b))
 
 
-@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("mode", UNCOMPILED)
 def test_no_graph_without_grad_mode(mode: str) -> None:
     w = torch.randn(4, requires_grad=True)
     x = torch.randn(4, requires_grad=True)
@@ -382,7 +382,7 @@ def test_an_operator_that_cannot_be_differentiated_twice_is_named(operator: str)
         inner_gradient(loss, {"w": w}, {}, (x,))
 
 
-@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("mode", UNCOMPILED)
 def test_the_teacher_may_use_an_operator_that_cannot_be_differentiated_twice(mode: str) -> None:
     noise, w = torch.rand(4, requires_grad=True), torch.randn(4, requires_grad=True)
     found = inner_gradient(quadratic, {"w": w}, {}, (Once.apply(noise),), mode)
@@ -474,7 +474,7 @@ def test_autocast_repeats_in_the_recomputation(mode: str, forward: bool, backwar
     experiment = Experiment(mixed_precision_net(), SGD(0.5, 0.9, learned=["lr", "momentum"]))
     flat = [tensor for group in experiment.variables().values() for tensor in group]
 
-    def run(mode: str, forward: bool) -> Tensor:
+    def run(mode: str, forward: bool, backward: bool) -> Tensor:
         torch.manual_seed(7)
         with torch.autocast("cpu", torch.bfloat16, enabled=forward):
             loss = experiment.meta_loss(mode)
@@ -484,7 +484,15 @@ def test_autocast_repeats_in_the_recomputation(mode: str, forward: bool, backwar
             assert torch.is_autocast_enabled("cpu") == backward
         return gradient
 
-    expected = run("reverse", forward)
-    assert relative_error(run(mode, forward), expected) <= 1e-6
+    found = run(mode, forward, backward)
+    if mode == "mixed":
+        # Rounded at other places than in reverse mode, since tangents are bfloat16 where cotangents were: as good as
+        # that one's, not the same.
+        exact = run("reverse", False, False)
+        bound = max(1e-6, 2 * relative_error(run("reverse", forward, backward), exact))
+        assert relative_error(found, exact) <= bound
+        return
+    expected = run("reverse", forward, backward)
+    assert relative_error(found, expected) <= 1e-6
     # That is less than what bfloat16 loses: another state in the recomputation would show.
-    assert relative_error(run("reverse", not forward), expected) > 1e-4
+    assert relative_error(run("reverse", not forward, backward), expected) > 1e-4

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gtn_lightning.inner_loop import (
-    MODES,
     SGD,
     Adam,
     Batch,
@@ -29,7 +28,8 @@ from gtn_lightning.inner_loop import (
     unroll,
 )
 
-every_mode = pytest.mark.parametrize("mode", sorted(MODES))
+UNCOMPILED = ("mixed", "remat", "reverse")
+every_mode = pytest.mark.parametrize("mode", UNCOMPILED)
 
 
 def cross_entropy(learner: Functional) -> LossFn:
@@ -263,7 +263,7 @@ def test_the_meta_gradient_reaches_the_teacher_that_makes_the_batches() -> None:
         trained = unroll(loss, params, buffers, batches, SGD(0.3, 0.9), mode=mode)
         return torch.autograd.grad(loss(trained.params, trained.buffers, *real)[0], list(teacher.parameters()))
 
-    for mode in MODES:
+    for mode in UNCOMPILED:
         for found, expected in zip(teach(mode), teach("reverse"), strict=True):
             assert expected.any()
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-14)

@@ -1,17 +1,20 @@
 """Normalisations against their formulas."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from gtn_lightning.learners.norms import (
     FEATURE_NORMS,
     IMAGE_NORMS,
     MeanOnlyBatchNorm,
-    WeightNorm,
     conv,
     feature_norm,
     image_norm,
     linear,
+    normalised,
 )
 
 
@@ -27,24 +30,29 @@ def test_mean_only_batch_norm_follows_its_formula(shape: tuple[int, ...]) -> Non
         torch.testing.assert_close(outputs[:, channel], expected)
 
 
-def test_weight_norm_starts_at_the_weight_it_was_given_and_keeps_length_and_direction_apart() -> None:
-    weight = torch.randn(4, 3, 5, 5)
-    norm = WeightNorm()
-    scale, direction = norm.right_inverse(weight)
-    assert scale.shape == (4, 1, 1, 1)
-    torch.testing.assert_close(norm(scale, direction), weight)
-    torch.testing.assert_close(norm(scale, 7 * direction), weight)
-    torch.testing.assert_close(
-        norm(torch.full_like(scale, 2.0), direction).flatten(1).norm(dim=1), torch.full((4,), 2.0)
-    )
+def test_weight_normalised_layers_start_at_their_weight_and_keep_length_and_direction_apart() -> None:
+    images, features = torch.randn(2, 3, 6, 6), torch.randn(2, 5)
+    for layer, inputs, plain in (
+        (conv(3, 4, "weight", "relu"), images, partial(F.conv2d, padding=1)),
+        (linear(5, 4, "weight", "relu"), features, F.linear),
+    ):
+        weight, scale = layer.weight.detach().clone(), layer.get_parameter("scale")
+        assert scale.shape == (4, *[1] * (weight.ndim - 1))
+        torch.testing.assert_close(layer(inputs), plain(inputs, weight))
+        with torch.no_grad():
+            layer.weight.mul_(7)
+        torch.testing.assert_close(layer(inputs), plain(inputs, weight))
+        with torch.no_grad():
+            scale.mul_(3)
+        torch.testing.assert_close(layer(inputs), plain(inputs, 3 * weight))
 
 
 def test_weight_norm_can_be_differentiated_twice() -> None:
     """Torch's own cannot: this is why the package has one."""
-    scale = torch.rand(4, 1, dtype=torch.float64, requires_grad=True)
     direction = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(WeightNorm(), (scale, direction))
-    assert torch.autograd.gradgradcheck(WeightNorm(), (scale, direction))
+    scale = torch.rand(4, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(normalised, (direction, scale))
+    assert torch.autograd.gradgradcheck(normalised, (direction, scale))
 
 
 @pytest.mark.parametrize("norm", ["weight", "none"])

@@ -68,6 +68,33 @@ def test_images_start_like_normalised_real_ones() -> None:
     assert abs(pixels.std() - 1) < 0.05
 
 
+def test_images_may_start_as_real_ones_of_their_classes_and_do_so_once() -> None:
+    images, labels = torch.randn(12, 1, 2, 2), torch.tensor([2, 0, 0, 1, 2, 0, 1, 1, 0, 2, 0, 0])
+    made = Pixels((1, 2, 2), 3, 12, init="real")
+    made.attach(images, labels)
+    for row, pixels in enumerate(made.pixels.detach()):
+        same = (images == pixels).flatten(1).all(1)
+        assert labels[same].tolist() == [row % 3]
+    # No two alike while there are enough; of class 1 there are three for four.
+    assert len(made.pixels.detach()[::3].unique(dim=0)) == 4
+    assert len(made.pixels.detach()[1::3].unique(dim=0)) == 3
+    before = made.pixels.detach().clone()
+    loaded = Pixels((1, 2, 2), 3, 12, init="real")
+    loaded.load_state_dict(made.state_dict())
+    for teacher in (made, loaded):
+        teacher.attach(-images, labels)
+        assert torch.equal(teacher.pixels, before)
+    noise = Pixels((1, 2, 2), 3, 12)
+    before = noise.pixels.detach().clone()
+    noise.attach(images, labels)
+    assert torch.equal(noise.pixels, before)
+
+
+def test_a_class_without_a_real_image_is_named() -> None:
+    with pytest.raises(RecipeError, match="among 2 real images none is of class 1"):
+        Pixels((1, 2, 2), 3, 12, init="real").attach(torch.randn(2, 1, 2, 2), torch.tensor([0, 2]))
+
+
 def test_no_request_no_batch() -> None:
     assert list(teacher(soft_labels=True).batches([])) == []
 
@@ -83,3 +110,8 @@ def test_no_request_no_batch() -> None:
 def test_error_messages(shape: tuple[int, int, int], classes: int, images: int, message: str) -> None:
     with pytest.raises(RecipeError, match=f"^Pixels: {message}"):
         Pixels(shape, classes, images)
+
+
+def test_an_unknown_init_is_refused() -> None:
+    with pytest.raises(RecipeError, match="^Pixels: init 'zeros' is unknown: use noise or real"):
+        Pixels((1, 8, 8), 10, 20, init="zeros")

@@ -1,0 +1,28 @@
+"""The ways to compute an inner gradient that can be differentiated again, one per file."""
+
+from gtn_lightning.inner_loop.modes.base import Mode, first_order
+from gtn_lightning.inner_loop.modes.compiled import Compiled
+from gtn_lightning.inner_loop.modes.fastest import Fastest
+from gtn_lightning.inner_loop.modes.mixed import Mixed
+from gtn_lightning.inner_loop.modes.remat import Remat
+from gtn_lightning.inner_loop.modes.reverse import Reverse
+
+__all__ = ["MODES", "Mode", "first_order"]
+
+_REMAT, _MIXED, _COMPILED = Remat(), Mixed(), Compiled()
+
+MODES: dict[str, Mode] = {
+    "auto": Fastest({"remat": _REMAT, "mixed": _MIXED}, _COMPILED),
+    "compiled": _COMPILED,
+    "mixed": _MIXED,
+    "remat": _REMAT,
+    "reverse": Reverse(),
+}
+"""The interchangeable modes by name. They give the same gradients:
+
+* ``reverse`` keeps the graph of all inner gradients.
+* ``remat`` computes each gradient again when the backward pass arrives, and differentiates it in reverse mode.
+* ``mixed`` does so in forward mode.
+* ``compiled`` is ``mixed``, compiled.
+* ``auto`` measures the last three and stays with the fastest.
+"""

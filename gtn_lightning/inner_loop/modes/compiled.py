@@ -1,0 +1,191 @@
+"""Mode ``compiled``: the two halves of mode ``mixed``, each compiled by inductor.
+
+Both halves are pure functions of tensors without a graph around them, which is what ``torch.compile`` can take; a loss
+that is compiled as it stands cannot be differentiated twice. One compilation serves every inner step and every
+meta-step of learners of one architecture: a fresh learner is the same code with other tensors, and what differs about
+it otherwise is noticed by dynamo's guards.
+"""
+
+import types
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.func import grad_and_value
+
+from gtn_lightning.inner_loop.modes.base import first_order
+from gtn_lightning.inner_loop.modes.mixed import Mixed, forward_over_reverse, tangents
+from gtn_lightning.inner_loop.modes.node import Call, Cotangents, NodeMode, Products
+from gtn_lightning.inner_loop.replay import AutocastState, random_state, same_state
+from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
+
+MOST_ARCHITECTURES = 32
+"""How many architectures a process compiles; learners of others are taught uncompiled."""
+
+Signature = tuple[Any, ...]
+"""What tells architectures apart: the loss, and the shapes of all that goes into it."""
+
+
+class Compiled(NodeMode):
+    """Compiled forward over reverse; what cannot be compiled runs in mode ``mixed``.
+
+    That is a learner that draws random numbers (which a compiled recomputation would draw anew), one that dynamo
+    cannot trace as a whole, and every architecture beyond the first ``MOST_ARCHITECTURES``.
+    """
+
+    def __init__(self) -> None:
+        self._mixed = Mixed()
+        self._programs: dict[Signature, _Program | None] = {}
+        self._full = False
+
+    def plain(
+        self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
+    ) -> InnerGradient:
+        """Compute the gradient without a graph; see the base class."""
+        key = signature(loss_fn, params, buffers, batch)
+        if key not in self._programs:
+            # The first evaluation is an ordinary one: it finds a loss that closes over something learned, or draws.
+            device = next(iter(params.values())).device
+            before = random_state(device)
+            found = first_order(loss_fn, params, buffers, batch)
+            self._programs[key] = self._program() if same_state(before, random_state(device)) else None
+            return found
+        program = self._programs[key]
+        if program is not None and program.works:
+            result = program.gradient(loss_fn, laid_out(params), dict(buffers), laid_out_batch(params, batch))
+            if result is not None:
+                return InnerGradient(*result)
+        return first_order(loss_fn, params, buffers, batch)
+
+    def products(
+        self, call: Call, params: Params, batch: Batch, cotangents: Cotangents, wanted: Sequence[bool]
+    ) -> Products:
+        """Push the cotangents forward through the gradient; see the base class."""
+        program = self._programs.get(signature(call.loss_fn, params, call.buffers, batch))
+        if program is not None and program.works and cotangents.vector:
+            with call.surroundings.again():
+                result = program.products(
+                    call.loss_fn,
+                    laid_out(params),
+                    dict(call.buffers),
+                    laid_out_batch(params, batch),
+                    laid_out(tangents(params, cotangents)),
+                    cotangents.loss,
+                    tuple(wanted),
+                )
+            if result is not None:
+                return Products(*result)
+        return self._mixed.products(call, params, batch, cotangents, wanted)
+
+    def _program(self) -> "_Program | None":
+        if len(self._programs) < MOST_ARCHITECTURES:
+            return _Program()
+        if not self._full:
+            self._full = True
+            warnings.warn(
+                f"{MOST_ARCHITECTURES} architectures of learners are compiled: others are taught uncompiled",
+                stacklevel=2,
+            )
+        return None
+
+
+class _Program:
+    """The two compiled halves for one architecture."""
+
+    def __init__(self) -> None:
+        self.works = True
+        self._gradient = _compiled(_gradient)
+        self._products = _compiled(forward_over_reverse)
+
+    def gradient(self, *args: Any) -> Any:
+        """Return what ``_gradient`` returns, or None if that cannot be compiled."""
+        return self._run(self._gradient, args)
+
+    def products(self, *args: Any) -> Any:
+        """Return what ``forward_over_reverse`` returns, or None if that cannot be compiled."""
+        return self._run(self._products, args)
+
+    def _run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        level = forward_ad._current_level
+        try:
+            with torch.no_grad():
+                return function(*args)
+        except Exception as error:  # dynamo and inductor raise whatever their parts raise
+            # Tracing that fails within `jvp` stays inside it, and every later one would complain of being nested.
+            while forward_ad._current_level > level:
+                forward_ad.exit_dual_level()
+            # If the fault is the learner's own, the uncompiled evaluation that follows says so.
+            self.works = False
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            warnings.warn(
+                f"the inner gradient cannot be compiled and runs uncompiled: {type(error).__name__}: {reason[:200]}",
+                stacklevel=2,
+            )
+            return None
+
+
+def _gradient(
+    loss_fn: LossFn, params: Params, buffers: Buffers, batch: tuple[Tensor, ...]
+) -> tuple[Params, Tensor, Buffers]:
+    grads, (loss, new_buffers) = grad_and_value(lambda params: loss_fn(params, buffers, *batch), has_aux=True)(params)
+    return grads, loss, new_buffers
+
+
+def _compiled(function: types.FunctionType | Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function compiled, as a copy of its own.
+
+    Dynamo keeps what it compiled with the code object and looks through all of it at every call: one code object per
+    architecture keeps that short, and its limit on recompilations apart from other architectures.
+    """
+    assert isinstance(function, types.FunctionType)
+    own = types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    compiled: Callable[..., Any] = torch.compile(own, fullgraph=True, dynamic=False)
+    return compiled
+
+
+def signature(loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch) -> Signature:
+    """Return what decides about the time of an inner gradient: the loss, all shapes and types, device and autocast."""
+    device = next(iter(params.values())).device
+    return (
+        getattr(loss_fn, "__module__", ""),
+        getattr(loss_fn, "__qualname__", type(loss_fn).__qualname__),
+        tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in params.items()),
+        tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in buffers.items()),
+        tuple((tuple(tensor.shape), str(tensor.dtype)) for tensor in batch),
+        str(device),
+        str(AutocastState.now(device)),
+    )
+
+
+def laid_out(tensors: Mapping[str, Tensor]) -> Params:
+    """Return tensors in the one memory layout that a program is compiled for.
+
+    Images and filters are laid out channels last, in which a CPU's convolutions, poolings and norms are up to nine
+    times as fast (max pooling in the default layout is not vectorised).
+    """
+    return {name: _laid_out(tensor.detach()) for name, tensor in tensors.items()}
+
+
+def laid_out_batch(params: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, ...]:
+    """Return a batch in that layout; images stay as they are for a learner without filters, which flattens them."""
+    filters = any(tensor.ndim == 4 for tensor in params.values())
+    return tuple(_laid_out(tensor.detach()) if filters else tensor.detach().contiguous() for tensor in batch)
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    if tensor.ndim != 4:
+        return tensor.contiguous()
+    if tensor.shape[1] == 1:
+        # Of one channel, both layouts are the same in memory, and torch takes the strides for the default one.
+        count, _, height, width = tensor.shape
+        return tensor.reshape(count, height, width, 1).permute(0, 3, 1, 2)
+    return tensor.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,107 @@
+"""Mode ``mixed``: forward over reverse (MixFlow-MG, Kemaev et al., arXiv 2505.00793).
+
+The Hessian is symmetric, so that ``v^T H`` is the derivative of the gradient along ``v``: one forward-mode pass through
+the gradient's computation yields it, and with the gradient w.r.t. the batch beside it the mixed products too. No graph
+of the second derivative is ever built, and both halves are functions that can be compiled.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp
+
+from gtn_lightning.inner_loop.modes.node import Call, Cotangents, NodeMode, Products
+from gtn_lightning.inner_loop.modes.remat import Remat
+from gtn_lightning.inner_loop.types import Batch, LossFn, Params
+
+
+class Mixed(NodeMode):
+    """Forward over reverse; where an operator of the learner has no forward-mode rule, mode ``remat``."""
+
+    def __init__(self) -> None:
+        self._fallback = Remat()
+        self._without_rule: set[str] = set()
+
+    def products(
+        self, call: Call, params: Params, batch: Batch, cotangents: Cotangents, wanted: Sequence[bool]
+    ) -> Products:
+        """Push the cotangents forward through the gradient; see the base class."""
+        loss_fn, buffers = call.loss_fn, call.buffers
+        if not cotangents.vector:  # the loss alone was used: an ordinary gradient
+            return self._fallback.products(call, params, batch, cotangents, wanted)
+        try:
+            with call.surroundings.again():
+                return forward_over_reverse(
+                    loss_fn, params, buffers, batch, tangents(params, cotangents), cotangents.loss, wanted
+                )
+        except (NotImplementedError, RuntimeError) as error:
+            operator = _operator_without_rule(error)
+            if operator is None:
+                raise
+            if operator not in self._without_rule:
+                self._without_rule.add(operator)
+                warnings.warn(
+                    f"the learner's {operator} has no forward-mode derivative: its inner gradient is differentiated in "
+                    "mode 'remat' instead of 'mixed'",
+                    stacklevel=2,
+                )
+            return self._fallback.products(call, params, batch, cotangents, wanted)
+
+
+def tangents(params: Params, cotangents: Cotangents) -> Params:
+    """Return the cotangents of the gradient as the direction in parameter space along which to differentiate."""
+    given = cotangents.grads
+    return {
+        name: torch.zeros_like(tensor) if (value := given[name]) is None else value.to(tensor.dtype)
+        for name, tensor in params.items()
+    }
+
+
+def forward_over_reverse(
+    loss_fn: LossFn,
+    params: Params,
+    buffers: Mapping[str, Tensor],
+    batch: Batch,
+    vector: Params,
+    loss_cotangent: Tensor | None,
+    wanted: Sequence[bool],
+) -> Products:
+    """Return the products of the inner gradient's derivatives with a vector; a pure function of tensors.
+
+    Args:
+        loss_fn, params, buffers, batch: as for the inner gradient.
+        vector: cotangents of the gradient, shaped as the parameters.
+        loss_cotangent: cotangent of the loss, or None for zero.
+        wanted: for each tensor of the batch, whether its product is asked for.
+    """
+
+    def both(params: Params, inputs: tuple[Tensor, ...]) -> Tensor:
+        given = iter(inputs)
+        return loss_fn(params, buffers, *(next(given) if w else t for t, w in zip(batch, wanted, strict=True)))[0]
+
+    inputs = tuple(tensor for tensor, want in zip(batch, wanted, strict=True) if want)
+    gradient = grad(both, argnums=(0, 1))
+    (by_params, by_inputs), (h_params, h_inputs) = jvp(lambda params: gradient(params, inputs), (params,), (vector,))
+    if loss_cotangent is not None:
+        h_params = {name: h_params[name] + loss_cotangent * by_params[name] for name in h_params}
+        h_inputs = tuple(h + loss_cotangent * by for h, by in zip(h_inputs, by_inputs, strict=True))
+    rest = iter(h_inputs)
+    return Products(dict(h_params), [next(rest) if want else None for want in wanted])
+
+
+def _operator_without_rule(error: Exception) -> str | None:
+    """Return the name of the operator that an error of forward-mode differentiation complains of."""
+    patterns = (
+        r"forward AD with (?:aten::)?_?(\w+) that does not support it",
+        r"jvp.*?(?:autograd\.Function|custom function) (\w+)",
+        r"[Tt]rying to use forward AD with (\w+)",
+    )
+    for pattern in patterns:
+        if found := re.search(pattern, str(error)):
+            return found.group(1)
+    if "jvp" in str(error) or "forward AD" in str(error) or "setup_context" in str(error):
+        return "custom autograd function"
+    return None

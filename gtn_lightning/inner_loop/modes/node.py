@@ -1,0 +1,118 @@
+"""The inner gradient as one node of the autograd graph.
+
+The node's forward computes the gradient and keeps its inputs only; its backward receives cotangents ``v`` of the
+gradient and returns ``v^T H``, the Hessian-vector product, and the mixed products with the batch. Memory per inner
+step is then a few copies of the parameters instead of all activations. How the two halves are computed is up to the
+mode.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gtn_lightning.inner_loop.modes.base import Mode
+from gtn_lightning.inner_loop.replay import Surroundings
+from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, Params
+
+
+class Cotangents(NamedTuple):
+    """The meta-loss's gradient w.r.t. what the node put out."""
+
+    grads: dict[str, Tensor | None]
+    """Per parameter, w.r.t. its inner gradient; None for zero."""
+    loss: Tensor | None
+    """W.r.t. the inner loss; None for zero, the rule."""
+
+    @property
+    def vector(self) -> bool:
+        """Whether there is anything to multiply the Hessian with."""
+        return any(cotangent is not None for cotangent in self.grads.values())
+
+
+class Products(NamedTuple):
+    """The meta-loss's gradient w.r.t. what went into the node."""
+
+    params: dict[str, Tensor | None]
+    batch: list[Tensor | None]
+
+
+class Call:
+    """What a node keeps besides tensors: the function, the constants, and what the world was like."""
+
+    def __init__(
+        self, loss_fn: LossFn, names: tuple[str, ...], buffers: Mapping[str, Tensor], device: torch.device
+    ) -> None:
+        self.loss_fn = loss_fn
+        self.names = names
+        self.buffers = buffers
+        self.buffer_names: tuple[str, ...] = ()
+        self.surroundings = Surroundings(device)
+
+
+class NodeMode(Mode):
+    """A mode whose inner gradient is a node that keeps nothing but its inputs."""
+
+    @abstractmethod
+    def products(
+        self, call: Call, params: Params, batch: Batch, cotangents: Cotangents, wanted: Sequence[bool]
+    ) -> Products:
+        """Differentiate the gradient again.
+
+        Args:
+            call: the call of the node.
+            params: the parameters it was called with, detached.
+            batch: the batch it was called with, detached.
+            cotangents: of the gradient and the loss, at least one of them.
+            wanted: for each tensor of the batch, whether its product is asked for.
+
+        Raises:
+            NotTwiceDifferentiableError: if an operator of the loss has no second derivative.
+        """
+
+    def differentiable(
+        self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
+    ) -> InnerGradient:
+        """Compute the gradient as one node; see the base class."""
+        names = tuple(params)
+        call = Call(loss_fn, names, buffers, params[names[0]].device)
+        outputs = _Node.apply(self, call, *params.values(), *batch)
+        loss, grads, new_buffers = outputs[0], outputs[1 : len(names) + 1], outputs[len(names) + 1 :]
+        return InnerGradient(
+            dict(zip(names, grads, strict=True)), loss, dict(zip(call.buffer_names, new_buffers, strict=True))
+        )
+
+
+class _Node(torch.autograd.Function):
+    """``(params, batch) -> (loss, grads, buffers)``."""
+
+    @staticmethod
+    def forward(ctx: Any, mode: NodeMode, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+        split = len(call.names)
+        found = mode.plain(
+            call.loss_fn, dict(zip(call.names, tensors[:split], strict=True)), call.buffers, tensors[split:]
+        )
+        call.surroundings.close()
+        call.buffer_names = tuple(found.buffers)
+        ctx.mode, ctx.call = mode, call
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.mark_non_differentiable(*found.buffers.values())
+        return (found.loss, *(found.grads[name] for name in call.names), *found.buffers.values())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        call: Call = ctx.call
+        names, split = call.names, len(call.names)
+        tensors = [tensor.detach() for tensor in ctx.saved_tensors]
+        given = Cotangents(dict(zip(names, cotangents[1 : split + 1], strict=True)), cotangents[0])
+        needed = ctx.needs_input_grad[2:]
+        if not any(needed) or not (given.vector or given.loss is not None):
+            return (None, None, *[None] * len(tensors))
+        params = dict(zip(names, tensors[:split], strict=True))
+        mode: NodeMode = ctx.mode
+        found = mode.products(call, params, tensors[split:], given, needed[split:])
+        return (None, None, *(found.params[name] for name in names), *found.batch)

@@ -1,0 +1,34 @@
+"""The words that the parts of the inner loop share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Parameters by name."""
+
+Buffers = dict[str, Tensor]
+"""Buffers by name, such as the running statistics of batch normalisation."""
+
+LossFn = Callable[..., tuple[Tensor, Buffers]]
+"""``loss_fn(params, buffers, *batch) -> (scalar loss, buffers)``, a pure function of its arguments."""
+
+Batch = Sequence[Tensor]
+"""The tensors of one batch, in the order in which the loss takes them, for instance ``(inputs, targets)``."""
+
+
+class InnerGradient(NamedTuple):
+    """What one evaluation of the inner loss yields."""
+
+    grads: Params
+    """Gradient of the loss w.r.t. each parameter, shaped as the parameters."""
+    loss: Tensor
+    """The loss, a scalar."""
+    buffers: Buffers
+    """The learner's buffers after the forward pass; no gradient flows through them."""
+
+
+def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without their graphs."""
+    return {name: tensor.detach() for name, tensor in tensors.items()}

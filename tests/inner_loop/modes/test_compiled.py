@@ -1,0 +1,130 @@
+"""The compiled mode against double backward, and what it leaves uncompiled."""
+
+import shutil
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gtn_lightning.inner_loop import SGD, Buffers, Functional, Params, inner_gradient, unroll
+from gtn_lightning.inner_loop.modes import compiled
+from gtn_lightning.inner_loop.modes.compiled import Compiled
+from gtn_lightning.learners.norms import conv
+from tests.inner_loop.test_gradients import Experiment, concatenated, noisy_net, quadratic, relative_error
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+
+
+def several_norms() -> nn.Module:
+    """A network with every norm that needs something done before it can be compiled, and a buffer."""
+    return nn.Sequential(
+        conv(2, 4, "weight", "tanh"), nn.GroupNorm(2, 4), nn.Tanh(), nn.MaxPool2d(2),
+        nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many programs inductor was asked for."""
+    counted: list[int] = []
+    original = torch.compile
+
+    def counting(*args, **kwargs):  # type: ignore[no-untyped-def]
+        counted.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "compile", counting)
+    return counted
+
+
+@pytest.mark.slow
+def test_meta_gradient_is_that_of_double_backward() -> None:
+    for seed in (0, 1):  # The second learner uses what was compiled for the first.
+        torch.manual_seed(seed)
+        experiment = Experiment(several_norms(), SGD(0.3, 0.8, learned=["lr", "momentum"]).double())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="the inner gradient cannot be compiled")
+            found = experiment.meta_gradient("compiled")
+        expected = experiment.meta_gradient("reverse")
+        for name, gradient in found.items():
+            assert relative_error(gradient, expected[name]) <= 1e-9, name
+
+
+def test_fresh_learners_of_one_architecture_are_compiled_once(compiling: list[int]) -> None:
+    frames = torch._dynamo.utils.counters["stats"]
+    torch._dynamo.reset()
+    frames.clear()
+
+    def meta_gradient(width: int) -> Tensor:
+        learner = Functional(nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3)))
+
+        def loss(params: Params, buffers: Buffers, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Buffers]:
+            logits, buffers = learner(params, buffers, inputs)
+            return F.cross_entropy(logits, targets), buffers
+
+        inputs = torch.randn(5, 4, requires_grad=True)
+        batches = [(inputs, torch.arange(5) % 3)] * 3
+        trained = unroll(loss, *learner.init(), batches, SGD(0.1), mode="compiled")
+        (found,) = torch.autograd.grad(trained.params["0.weight"].sum(), inputs)
+        return found
+
+    for _ in range(3):
+        assert meta_gradient(width=7).abs().sum() > 0
+    assert frames["unique_graphs"] == 2  # the gradient and its products
+    meta_gradient(width=6)
+    assert frames["unique_graphs"] == 4
+
+
+def test_a_learner_that_draws_random_numbers_is_not_compiled(compiling: list[int]) -> None:
+    experiment = Experiment(noisy_net(), SGD(0.5, 0.9).double())
+    gradients = []
+    for mode in ("reverse", "compiled"):
+        torch.manual_seed(7)
+        flat = [tensor for group in experiment.variables().values() for tensor in group]
+        gradients.append(concatenated(torch.autograd.grad(experiment.meta_loss(mode), flat)))
+    assert relative_error(gradients[1], gradients[0]) <= 1e-12
+    assert not compiling
+
+
+def test_beyond_a_number_of_architectures_learners_are_taught_uncompiled(
+    monkeypatch: pytest.MonkeyPatch, compiling: list[int]
+) -> None:
+    monkeypatch.setattr(compiled, "MOST_ARCHITECTURES", 1)
+    mode = Compiled()
+    for size, programs in ((3, 2), (4, 2), (5, 2)):
+        w, inputs = torch.randn(size, requires_grad=True), torch.randn(size)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                found = mode.differentiable(quadratic, {"w": w}, {}, (inputs,))
+                (by_w,) = torch.autograd.grad(found.grads["w"].sum(), w)
+                torch.testing.assert_close(by_w, inputs)
+        said = [str(warning.message) for warning in caught if "architectures" in str(warning.message)]
+        assert len(said) == (size == 4)  # once, when the limit is met
+        assert len(compiling) == programs
+
+
+def test_a_loss_that_cannot_be_traced_says_why_and_runs_uncompiled() -> None:
+    def loss(params: Params, buffers: Buffers, inputs: Tensor) -> tuple[Tensor, Buffers]:
+        if float(params["w"].sum()) > 0:  # the way depends on values
+            return quadratic(params, buffers, inputs)
+        return quadratic({"w": -params["w"]}, buffers, inputs)
+
+    w, inputs = torch.randn(4, requires_grad=True), torch.randn(4)
+    with torch.no_grad():
+        inner_gradient(loss, {"w": w}, {}, (inputs,), "compiled")
+    with pytest.warns(UserWarning, match="cannot be compiled and runs uncompiled"):
+        found = inner_gradient(loss, {"w": w}, {}, (inputs,), "compiled")
+    (by_w,) = torch.autograd.grad(found.grads["w"].sum(), w)
+    torch.testing.assert_close(by_w, inputs)
+
+
+def test_images_of_one_channel_and_of_several_have_one_layout() -> None:
+    for channels in (1, 3):
+        images = torch.randn(2, channels, 4, 5)
+        for given in (images, images.contiguous(memory_format=torch.channels_last), images.flip(3).flip(3)):
+            laid = compiled.laid_out({"images": given})["images"]
+            assert torch.equal(laid, images)
+            assert laid.stride() == (20 * channels, 1, 5 * channels, channels)
