@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from gtn_lightning.curricula import Curriculum, NoCurriculum
+from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
@@ -27,7 +27,7 @@ from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInp
 from gtn_lightning.teaching import Examination, LearningCurve, teach, teach_at_best_rate
 
 REAL_IMAGES = 10_000
-"""How many real training images the baseline draws from."""
+"""How many real training images there are at most to the baseline and to a RealData teacher."""
 
 TUNING_IMAGES = 1_000
 """How many validation images decide on the baseline's rate."""
@@ -301,12 +301,14 @@ class GTN(pl.LightningModule):
             if "real" in self._examinations:
                 assert self._real is not None
                 assert self._tuning_batch is not None
-                stream = NoCurriculum(self.inner_steps, self.curriculum.batch_size, self.curriculum.classes)
+                passes = ShuffledPasses(
+                    self.inner_steps, self.curriculum.batch_size, self.curriculum.classes, self._real.size
+                )
                 _, taught = teach_at_best_rate(
                     learner,
                     self.task,
                     self._real,
-                    stream.requests(generator, self.device),
+                    passes.requests(generator, self.device),
                     self.optimizer,
                     steps,
                     self.real_rates,
@@ -388,6 +390,11 @@ class GTN(pl.LightningModule):
                 if images is None:
                     raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
                 self.teacher.attach(*images)
+                if (self.curriculum.pool or 0) > self.teacher.size:
+                    raise RecipeError(
+                        f"model.curriculum asks for {self.curriculum.pool} different images but the RealData teacher "
+                        f"has {self.teacher.size} real ones: ask for no more than that"
+                    )
             if images is not None:
                 self._check_data(images)
         # Without a data module the training data comes later than the sanity check.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from gtn_lightning import GTN
-from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBatches
+from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBatches, ShuffledPasses
 from gtn_lightning.data import DigitsData, Split, Splits, TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD, Functional
@@ -439,6 +439,11 @@ def test_the_baselines_rate_is_tuned_on_validation_data(tmp_path: Path, monkeypa
     assert len(tuned_on) == 4
     assert {data.origin(images) for images in tuned_on} == {"val"}
     assert {data.origin(images) for images in taught_with} == {"train"}
+    # Three batches of ten out of 40 images: as in an ordinary epoch, none of them twice, and each learner its own.
+    loops = [torch.cat(taught_with[first : first + STEPS]) for first in range(0, len(taught_with), STEPS)]
+    assert len(loops) == 4
+    assert all(len(loop.unique(dim=0)) == STEPS * BATCH for loop in loops)
+    assert not torch.equal(loops[0], loops[1])
 
 
 def test_the_baseline_stays_the_same_over_validations(tmp_path: Path) -> None:
@@ -494,7 +499,7 @@ def test_a_synthetic_batch_is_one_keyed_draw(curriculum: Any) -> None:
 
 
 def test_real_data_as_the_teacher_learns_its_rates(tmp_path: Path) -> None:
-    gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=NoCurriculum(STEPS, BATCH, 10))
+    gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1197))
     before = gtn.optimizer.schedules(STEPS)
     trainer = make_trainer(tmp_path, max_steps=3, val_check_interval=3)
     data = DigitsData(32)
@@ -727,6 +732,13 @@ def test_a_model_that_does_not_fit_the_data_fails_before_the_first_meta_step(
         make_trainer(tmp_path, callbacks=[recorder]).fit(make_gtn(**changes), DigitsData(32))
     assert "\n" not in str(caught.value)
     assert not recorder.losses
+
+
+def test_a_real_data_teacher_with_fewer_images_than_are_asked_for(tmp_path: Path) -> None:
+    gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1198))
+    message = r"^model.curriculum asks for 1198 different images but the RealData teacher has 1197 real ones"
+    with pytest.raises(RecipeError, match=message):
+        make_trainer(tmp_path).fit(gtn, DigitsData(32))
 
 
 def test_a_real_data_teacher_without_real_data(tmp_path: Path) -> None:
