@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll
 from gtn_lightning.learners import LearnerDistribution
+from gtn_lightning.outer import outer_optimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.tasks import Task
 from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
@@ -155,16 +157,8 @@ class GTN(pl.LightningModule):
                 "there is nothing to meta-learn: the teacher has no parameters and the inner optimizer learns nothing; "
                 "name hyperparameters in model.optimizer.learned or learned_per_step"
             )
-        if self.outer_optimizer is None:
-            optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=0.01)
-        else:
-            optimizer = self.outer_optimizer(parameters)
-        if self.lr_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        optimizer = self.outer_optimizer or partial(torch.optim.Adam, lr=0.01)
+        return outer_optimization(parameters, optimizer, self.lr_scheduler)
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""

@@ -147,6 +147,15 @@ WRONG_VALUES = {
     "--model.curriculum.init_args.batch_size=4": ["model.curriculum.init_args: Full: a batch_size of 4", "at least 10"],
     "--model.teacher.init_args.image_shape=[1,2,2]": ["model.teacher.init_args: Generator: image_shape", "4 x 4"],
     "--model.optimizer.init_args.lr=-1": ["model.optimizer.init_args: SGD: lr must be above 0"],
+    "--model.outer_optimizer.init_args.lr=-1": [
+        "model.outer_optimizer.init_args.lr: Adam: Invalid learning rate: -1.0"
+    ],
+    "--model.outer_optimizer.init_args.betas=[0.9,2]": ["model.outer_optimizer.init_args.betas: Adam: Invalid beta"],
+    "--model.outer_optimizer.init_args.betas=2": ["model.outer_optimizer.init_args.betas: expected tuple, got '2'"],
+    "--model.lr_scheduler.init_args.T_max=0": ["model.lr_scheduler.init_args.T_max must be at least 1; got 0"],
+    "--model.lr_scheduler={class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 0}}": [
+        "model.lr_scheduler: StepLR: integer modulo by zero"
+    ],
     "--trainer.accelerator=foo": ["accelerator='foo'", "cpu"],
     "--trainer.max_steps": ["trainer.max_steps: expected one argument"],
     "--config=nope": ["--config nope: there is no such file", "digits_pixels"],
