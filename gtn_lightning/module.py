@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -345,7 +346,9 @@ class GTN(pl.LightningModule):
 
         With a shuffled curriculum, or none, it is one keyed draw of many possible ones.
         """
-        with torch.no_grad():
+        # Callbacks ask from where the trainer's precision is not set.
+        precision = nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
+        with torch.no_grad(), precision:
             requests = self.curriculum.requests(keyed_generator(self.seed, "predict"), self.device)
             return next(iter(self.teacher.batches([requests[step]])))
 

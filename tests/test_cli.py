@@ -406,6 +406,24 @@ def test_fit_starts_from_a_teacher_file(run: Run, tmp_path: Path) -> None:
     assert max(moved) < 0.05  # one step away, not a fresh draw
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_true_precision(precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Without a curriculum, the noise too is drawn anew, in the precision of the teacher.
+    option = f"--trainer.precision={precision}"
+    assert main(["fit", "--config", "digits_no_curriculum", *TINY, option]) == 0
+    (teacher,) = tmp_path.glob("runs/*/*/teacher.safetensors")
+    expected = torch.float64 if precision == "64-true" else torch.bfloat16
+    with safe_open(teacher, framework="pt") as file:
+        assert file.get_tensor("optimizer.logs.lr").dtype == expected
+    for command in ("test", "predict"):
+        assert main([command, "--teacher", str(teacher), option]) == 0
+    (scores,) = teacher.parent.glob("test/*/metrics.csv")
+    assert 0 < float(rows(scores)[0]["test/accuracy"]) < 1
+    (written,) = teacher.parent.glob("predict/*/synthetic.safetensors")
+    with safe_open(written, framework="pt") as file:
+        assert file.get_tensor("inputs").dtype == torch.float32
+
+
 @pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "foreign", "no checkpoint", "other", "teacher"])
 def test_a_checkpoint_that_cannot_be_used(kind: str, run: Run, tmp_path: Path, refused: Refused) -> None:
     path = tmp_path / "wrong.ckpt"

@@ -608,21 +608,31 @@ def test_a_data_module_of_ones_own(tmp_path: Path) -> None:
     assert "test/accuracy_real" in fresh
 
 
-@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
-def test_the_trainers_precision_holds_for_evaluation_too(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [OwnData, partial(DigitsData, 32)], ids=["own data", "digits"])
+@pytest.mark.parametrize(
+    ("precision", "parameters", "logits"),
+    [
+        ("64-true", torch.float64, torch.float64),
+        ("bf16-true", torch.bfloat16, torch.bfloat16),
+        ("bf16-mixed", torch.float32, torch.bfloat16),
+    ],
+)
+def test_the_trainers_precision_holds_for_evaluation_too(
+    precision: str, parameters: torch.dtype, logits: torch.dtype, data: Any, tmp_path: Path
+) -> None:
     dtypes = set()
 
     class Watched(Classification):
         def score(self, learner: Any, params: Any, buffers: Any, batch: Any, metric: Any) -> Tensor:
-            logits, _ = learner(params, buffers, batch[0])
-            dtypes.add((next(iter(params.values())).dtype, logits.dtype))
+            made, _ = learner(params, buffers, batch[0])
+            dtypes.add((next(iter(params.values())).dtype, made.dtype))
             return super().score(learner, params, buffers, batch, metric)
 
     gtn = make_gtn(task=Watched(10))
     trainer = make_trainer(tmp_path, val_check_interval=1, precision=precision)
-    trainer.fit(gtn, OwnData())
-    expected = (torch.float64, torch.float64) if precision == "64-true" else (torch.float32, torch.bfloat16)
-    assert dtypes == {expected}
+    trainer.fit(gtn, data())
+    trainer.test(gtn, data(), verbose=False)
+    assert dtypes == {(parameters, logits)}
 
 
 def test_without_a_data_module(tmp_path: Path) -> None:
