@@ -37,6 +37,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from gtn_lightning.tasks import Classification
 
 class OnceOnly(torch.autograd.Function):
     @staticmethod
@@ -56,6 +57,10 @@ class OnceNet(nn.Module):
 
     def forward(self, images):
         return OnceOnly.apply(self.linear(images.flatten(1)))
+
+class ForgetfulTask(Classification):
+    def __init__(self, sorts: int):
+        super().__init__(sorts)
 
 class Plain(pl.LightningDataModule):
     def loader(self):
@@ -226,6 +231,17 @@ def test_an_operator_that_cannot_be_differentiated_twice(parts: None, tmp_path: 
     learner = "{class_path: Fixed, init_args: {learner: {class_path: parts.OnceNet}}}"
     line = refused([*FIT, *recipe(tmp_path, f"model: {{learners: {learner}}}")])
     assert "OnceOnly" in line
+
+
+def test_a_part_that_no_teacher_file_can_describe_is_refused_at_the_start(
+    parts: None, tmp_path: Path, refused: Refused
+) -> None:
+    # Before the learner, which would fail at the first meta-step.
+    text = "model: {task: {class_path: parts.ForgetfulTask, init_args: {sorts: 10}}, learners: {class_path: Fixed, "
+    text += "init_args: {learner: {class_path: parts.OnceNet}}}}"
+    line = refused([*FIT, *recipe(tmp_path, text)])
+    assert line.startswith("ForgetfulTask does not store its argument 'sorts' under that name")
+    assert "write self.sorts = sorts" in line
 
 
 def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
