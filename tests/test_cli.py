@@ -139,7 +139,7 @@ WRONG_KEYS = {
 }
 WRONG_VALUES = {
     "--model.inner_steps=ten": ["model.inner_steps: expected int, got 'ten'"],
-    "--model.eval_steps=[a]": ["model.eval_steps: expected int", "got 'a'"],
+    "--model.eval_steps=[a]": ["model.eval_steps.0: expected int", "got 'a'"],
     "--trainer.max_steps=many": ["trainer.max_steps: expected int, got 'many'"],
     "--seed_everything=x": ["seed_everything: expected bool or int, got 'x'"],
     "--model.teacher.init_args.noise=lots": ["model.teacher.init_args.noise: expected int, got 'lots'"],
@@ -182,9 +182,12 @@ def test_a_wrong_argument(argument: str, refused: Refused) -> None:
         ("model: {teacher: {class_path: Generator, init_args: {nois: 3}}}", "model.teacher.init_args.nois: Generator"),
         (
             "trainer: {callbacks: [{class_path: SampleGird}]}",
-            "trainer.callbacks: there is no class SampleGird; did you",
+            "trainer.callbacks.0: there is no class SampleGird; did you",
         ),
-        ("trainer: {callbacks: [{class_path: SampleGrid, init_args: {column: 3}}]}", "init_args.column: SampleGrid"),
+        (
+            "trainer: {callbacks: [{class_path: SampleGrid, init_args: {column: 3}}]}",
+            "trainer.callbacks.0.init_args.column: SampleGrid",
+        ),
         ('model: {inner_steps: "${.nothing}"}', "Interpolation key '.nothing' not found"),
         ("model: [1, 2", "recipe.yaml is not valid YAML"),
         ("just words", "recipe.yaml is no recipe"),
