@@ -59,7 +59,6 @@ def run(variant: str, seed: int, steps: int, output: Path) -> tuple[float, float
     overrides = [
         f"--seed_everything={seed}",
         f"--trainer.max_steps={steps}",
-        f"--model.lr_scheduler.init_args.T_max={steps}",
         f"--trainer.default_root_dir={folder}",
     ]
     teachers = sorted(folder.glob("*/teacher.safetensors"))

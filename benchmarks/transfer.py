@@ -15,16 +15,19 @@ from torch import nn
 
 from benchmarks.report import RESULTS, markdown_table, write_report
 from gtn_lightning import GTN
-from gtn_lightning.curricula import NoCurriculum
+from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import ImageData
 from gtn_lightning.inner_loop import Functional
 from gtn_lightning.learners import MLP, ConvNet
 from gtn_lightning.randomness import keyed_generator, keyed_rng
-from gtn_lightning.teachers import RealData
+from gtn_lightning.teachers import RealData, Teacher
 from gtn_lightning.teaching import teach_at_best_rate
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """The constant rates that every learner is tried with; momentum stays at the recipe's initial value."""
+
+REAL_IMAGES = 20_000
+"""The first so many training images are the real data."""
 
 _conv = partial(ConvNet, image_shape=(1, 28, 28), classes=10, depth=2)
 _mlp = partial(MLP, image_shape=(1, 28, 28), classes=10, norm="none")
@@ -80,12 +83,13 @@ def cell(gtn: GTN, sample: Callable[[torch.Generator], nn.Module], number: int, 
     generator = keyed_generator(0, "transfer", number)
     with keyed_rng(0, "transfer", number, device=torch.device("cpu")):
         learner = sample(generator)
-    teacher, curriculum = gtn.teacher, gtn.curriculum
+    teacher: Teacher = gtn.teacher
+    curriculum: Curriculum = gtn.curriculum
     if real:
-        teacher = RealData(gtn.teacher.image_shape, gtn.teacher.classes)
+        teacher = baseline = RealData(gtn.teacher.image_shape, gtn.teacher.classes)
         train = data.splits.train
-        teacher.attach(data.normalise(train.images[:20_000]), train.labels[:20_000])
-        curriculum = NoCurriculum(gtn.inner_steps, curriculum.batch_size, curriculum.classes)
+        baseline.attach(data.normalise(train.images[:REAL_IMAGES]), train.labels[:REAL_IMAGES])
+        curriculum = ShuffledPasses(gtn.inner_steps, curriculum.batch_size, curriculum.classes, baseline.size)
     with torch.no_grad():
         requests = curriculum.requests(generator, torch.device("cpu"))
     val, test = data.splits.val, data.splits.test

@@ -75,7 +75,14 @@ class TeacherCheckpoint(ModelCheckpoint):
         self._resumed_from: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the run folder for the checkpoints unless told otherwise."""
+        """Take the run folder for the checkpoints unless told otherwise.
+
+        Raises:
+            RecipeError: if a part cannot be described, so that there could be no teacher file.
+        """
+        if stage == "fit":
+            gtn: Any = pl_module
+            gtn.description()  # now, and not after the meta-steps up to the first save
         if self.dirpath is None:
             self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
         super().setup(trainer, pl_module, stage)

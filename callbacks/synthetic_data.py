@@ -53,6 +53,8 @@ class SyntheticData(BasePredictionWriter):
         tensors: dict[str, Tensor] = {
             name: torch.stack([batches[step][name].cpu() for step in steps]) for name in MEANINGS
         }
+        # Whatever the trainer's precision is, the file is what it says it is.
+        tensors = {name: made.float() if made.is_floating_point() else made for name, made in tensors.items()}
         gtn: Any = pl_module
         schedules = gtn.optimizer.schedules(gtn.inner_steps)
         tensors |= {name: values[steps].float().cpu() for name, values in schedules.items()}

@@ -38,7 +38,7 @@ from gtn_lightning import callbacks, curricula, data, inner_loop, learners, logg
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import NotTwiceDifferentiableError
 from gtn_lightning.module import GTN
-from gtn_lightning.parser_errors import explain
+from gtn_lightning.parser_errors import explain, with_item
 from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
 
 RUN_FOLDER = "GTN_RUN_FOLDER"
@@ -150,7 +150,7 @@ class GTNCLI(LightningCLI):
             keys = [action.dest for action in self._parser(command)._actions]
             classes = [name for module in COMPONENTS for name in vars(module) if name[:1].isupper()]
             message = str(getattr(error, "message", None) or error)
-            raise RecipeError(explain(message, keys, classes)) from error
+            raise RecipeError(with_item(explain(message, keys, classes), _given(args))) from error
         config = self.config.get(self.config.get("subcommand") or "")
         if config is None:
             return
@@ -326,6 +326,20 @@ def _with_recipe_paths(arguments: list[str]) -> list[str]:
         else:
             result.append(argument)
     return result
+
+
+def _given(arguments: Sequence[str]) -> Iterator[Any]:
+    """Yield what recipes and overrides on the command line say, as plain data; what cannot be read is left out."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key, equals, value = argument.removeprefix("--").partition("=")
+        with suppress(yaml.YAMLError, OSError):
+            if before == "--config":
+                yield yaml.safe_load(argument if argument.startswith("{") else Path(argument).read_text())
+            elif equals:
+                content = yaml.safe_load(value)
+                for name in reversed(key.split(".")):
+                    content = {name: content}
+                yield content
 
 
 def _recipe_chain(name: str) -> list[str]:

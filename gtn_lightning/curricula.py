@@ -1,12 +1,14 @@
 """Curricula: which teacher input each inner step sees, and in which order (the paper's section 3.2).
 
-All but the last hold a pool of ``steps x batch_size`` images, with their labels and, for teachers that take noise,
-their noise:
+The first three hold a pool of ``steps x batch_size`` images, with their labels and, for teachers that take noise, their
+noise:
 
 * ``Full``: step t always sees batch t; the order is learned with the data.
 * ``ShuffledBatches``: the batches of ``Full`` in random order.
 * ``ShuffledAll``: batches drawn at random from the pool.
 * ``NoCurriculum``: no pool; fresh noise at every step.
+
+``ShuffledPasses`` is the order of ordinary training, for teachers that hold a data set of any size.
 """
 
 from abc import ABC, abstractmethod
@@ -120,6 +122,41 @@ class ShuffledAll(Full):
     def order(self, generator: torch.Generator) -> Tensor:
         """Return the images of the pool in a random order."""
         return torch.randperm(self.pool, generator=generator).view(self.steps, self.batch_size)
+
+
+class ShuffledPasses(Curriculum):
+    """The order in which ordinary training sees a data set: pass after pass, each in a random order of its own.
+
+    Every inner loop begins a pass. A pass shows every image once; the next one follows without a gap, also in the
+    middle of a batch.
+
+    Args:
+        steps: number of inner steps T.
+        batch_size: images per inner step B.
+        classes: number of classes.
+        images: number of images in the data set.
+
+    Raises:
+        RecipeError: if a number cannot work.
+    """
+
+    def __init__(self, steps: int, batch_size: int, classes: int, images: int) -> None:
+        super().__init__(steps, batch_size, classes)
+        if images < 1:
+            raise RecipeError(f"ShuffledPasses: images must be at least 1; got {images}")
+        self.images = images
+
+    @property
+    def pool(self) -> int:
+        """All images of the data set."""
+        return self.images
+
+    def requests(self, generator: torch.Generator, device: torch.device) -> list[TeacherInput]:
+        """Return the rows of shuffled passes, for teachers that take no noise; see the base class."""
+        asked = self.steps * self.batch_size
+        passes = [torch.randperm(self.images, generator=generator) for _ in range(-(-asked // self.images))]
+        index = torch.cat(passes)[:asked].view(self.steps, self.batch_size).to(device)
+        return [TeacherInput(rows, rows % self.classes, None) for rows in index]
 
 
 class NoCurriculum(Curriculum):

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from gtn_lightning.curricula import Curriculum, NoCurriculum
+from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll
 from gtn_lightning.learners import LearnerDistribution
+from gtn_lightning.outer import outer_optimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.tasks import Task
 from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
@@ -27,7 +30,7 @@ from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInp
 from gtn_lightning.teaching import Examination, LearningCurve, teach, teach_at_best_rate
 
 REAL_IMAGES = 10_000
-"""How many real training images the baseline draws from."""
+"""How many real training images there are at most to the baseline and to a RealData teacher."""
 
 TUNING_IMAGES = 1_000
 """How many validation images decide on the baseline's rate."""
@@ -157,16 +160,8 @@ class GTN(pl.LightningModule):
                 "there is nothing to meta-learn: the teacher has no parameters and the inner optimizer learns nothing; "
                 "name hyperparameters in model.optimizer.learned or learned_per_step"
             )
-        if self.outer_optimizer is None:
-            optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=0.01)
-        else:
-            optimizer = self.outer_optimizer(parameters)
-        if self.lr_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        optimizer = self.outer_optimizer or partial(torch.optim.Adam, lr=0.01)
+        return outer_optimization(parameters, optimizer, self.lr_scheduler)
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
@@ -303,12 +298,14 @@ class GTN(pl.LightningModule):
             if "real" in self._examinations:
                 assert self._real is not None
                 assert self._tuning_batch is not None
-                stream = NoCurriculum(self.inner_steps, self.curriculum.batch_size, self.curriculum.classes)
+                passes = ShuffledPasses(
+                    self.inner_steps, self.curriculum.batch_size, self.curriculum.classes, self._real.size
+                )
                 _, taught = teach_at_best_rate(
                     learner,
                     self.task,
                     self._real,
-                    stream.requests(generator, self.device),
+                    passes.requests(generator, self.device),
                     self.optimizer,
                     steps,
                     self.real_rates,
@@ -352,7 +349,9 @@ class GTN(pl.LightningModule):
 
         With a shuffled curriculum, or none, it is one keyed draw of many possible ones.
         """
-        with torch.no_grad():
+        # Callbacks ask from where the trainer's precision is not set.
+        precision = nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
+        with torch.no_grad(), precision:
             requests = self.curriculum.requests(keyed_generator(self.seed, "predict"), self.device)
             return next(iter(self.teacher.batches([requests[step]])))
 
@@ -390,8 +389,14 @@ class GTN(pl.LightningModule):
             if images is not None:
                 self._check_data(images)
                 self.teacher.attach(*images)
-            elif isinstance(self.teacher, RealData):
-                raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
+            if isinstance(self.teacher, RealData):
+                if images is None:
+                    raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
+                if (self.curriculum.pool or 0) > self.teacher.size:
+                    raise RecipeError(
+                        f"model.curriculum asks for {self.curriculum.pool} different images but the RealData teacher "
+                        f"has {self.teacher.size} real ones: ask for no more than that"
+                    )
         # Without a data module the training data comes later than the sanity check.
         self._prepared = images is not None
 

@@ -9,7 +9,8 @@ import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 TOKENS = re.compile(
     r'Parser key "(?P<key>[^"]+)"'
@@ -78,6 +79,52 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
         return f"{key}: {_flat(match[1])}; correct the class path, or put its file into this folder or on PYTHONPATH"
     reason = [line.strip(" -") for line in branch.splitlines() if line.strip(" -") and "Parser key" not in line]
     return f"{key}: {_flat(reason[-1])}" if key and reason else _flat(branch)
+
+
+def with_item(line: str, given: Iterable[Any]) -> str:
+    """Put the item of a list or a mapping into the key that a line begins with, where it can be found.
+
+    The parser says which class or value it refuses, but not which of several it was.
+
+    Args:
+        line: what ``explain`` returned.
+        given: the recipes and overrides as plain data, from the weakest to the strongest.
+    """
+    key, _, reason = line.partition(": ")
+    path, ending = key.split("."), []
+    refused = re.search(r"got '(.*)';|there is no class ([^;\s]+)|: (?!there )(\S+) is no |takes no '(.*?)'", line)
+    lacking = re.match(r"required by (\w+) and not given", reason)
+    if lacking and len(path) > 2:
+        path, ending = path[:-2], path[-2:]
+
+    def fits(value: Any) -> bool:
+        arguments = value if isinstance(value, dict) else {}
+        cls = str(arguments.get("class_path"))
+        if lacking:
+            return cls.rpartition(".")[2] == lacking[1] and ending[-1] not in (arguments.get("init_args") or {})
+        return refused is not None and (
+            refused[4] is not None or (refused[1] or refused[2] or refused[3]) in (str(value), cls)
+        )
+
+    for content in reversed(list(given)):
+        found = list(_places(content, path, fits))
+        if len(found) == 1:
+            return f"{'.'.join([*found[0], *ending])}: {reason}"
+        if found:  # whichever it was
+            break
+    return line
+
+
+def _places(value: Any, path: list[str], fits: Callable[[Any], bool]) -> Iterator[list[str]]:
+    """Yield the full key of everything that a key without the names of items can mean and that fits."""
+    if not path and fits(value):
+        yield []
+    elif path and isinstance(value, dict) and path[0] in value:
+        yield from ([path[0], *rest] for rest in _places(value[path[0]], path[1:], fits))
+    elif isinstance(value, list) or (isinstance(value, dict) and "class_path" not in value):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            yield from ([str(name), *rest] for rest in _places(item, path, fits))
 
 
 def _telling_branch(message: str) -> str:

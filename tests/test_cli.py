@@ -37,6 +37,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from gtn_lightning.tasks import Classification
 
 class OnceOnly(torch.autograd.Function):
     @staticmethod
@@ -56,6 +57,10 @@ class OnceNet(nn.Module):
 
     def forward(self, images):
         return OnceOnly.apply(self.linear(images.flatten(1)))
+
+class ForgetfulTask(Classification):
+    def __init__(self, sorts: int):
+        super().__init__(sorts)
 
 class Plain(pl.LightningDataModule):
     def loader(self):
@@ -134,7 +139,7 @@ WRONG_KEYS = {
 }
 WRONG_VALUES = {
     "--model.inner_steps=ten": ["model.inner_steps: expected int, got 'ten'"],
-    "--model.eval_steps=[a]": ["model.eval_steps: expected int", "got 'a'"],
+    "--model.eval_steps=[a]": ["model.eval_steps.0: expected int", "got 'a'"],
     "--trainer.max_steps=many": ["trainer.max_steps: expected int, got 'many'"],
     "--seed_everything=x": ["seed_everything: expected bool or int, got 'x'"],
     "--model.teacher.init_args.noise=lots": ["model.teacher.init_args.noise: expected int, got 'lots'"],
@@ -147,6 +152,15 @@ WRONG_VALUES = {
     "--model.curriculum.init_args.batch_size=4": ["model.curriculum.init_args: Full: a batch_size of 4", "at least 10"],
     "--model.teacher.init_args.image_shape=[1,2,2]": ["model.teacher.init_args: Generator: image_shape", "4 x 4"],
     "--model.optimizer.init_args.lr=-1": ["model.optimizer.init_args: SGD: lr must be above 0"],
+    "--model.outer_optimizer.init_args.lr=-1": [
+        "model.outer_optimizer.init_args.lr: Adam: Invalid learning rate: -1.0"
+    ],
+    "--model.outer_optimizer.init_args.betas=[0.9,2]": ["model.outer_optimizer.init_args.betas: Adam: Invalid beta"],
+    "--model.outer_optimizer.init_args.betas=2": ["model.outer_optimizer.init_args.betas: expected tuple, got '2'"],
+    "--model.lr_scheduler.init_args.T_max=0": ["model.lr_scheduler.init_args.T_max must be at least 1; got 0"],
+    "--model.lr_scheduler={class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 0}}": [
+        "model.lr_scheduler: StepLR: integer modulo by zero"
+    ],
     "--trainer.accelerator=foo": ["accelerator='foo'", "cpu"],
     "--trainer.max_steps": ["trainer.max_steps: expected one argument"],
     "--config=nope": ["--config nope: there is no such file", "digits_pixels"],
@@ -168,9 +182,12 @@ def test_a_wrong_argument(argument: str, refused: Refused) -> None:
         ("model: {teacher: {class_path: Generator, init_args: {nois: 3}}}", "model.teacher.init_args.nois: Generator"),
         (
             "trainer: {callbacks: [{class_path: SampleGird}]}",
-            "trainer.callbacks: there is no class SampleGird; did you",
+            "trainer.callbacks.0: there is no class SampleGird; did you",
         ),
-        ("trainer: {callbacks: [{class_path: SampleGrid, init_args: {column: 3}}]}", "init_args.column: SampleGrid"),
+        (
+            "trainer: {callbacks: [{class_path: SampleGrid, init_args: {column: 3}}]}",
+            "trainer.callbacks.0.init_args.column: SampleGrid",
+        ),
         ('model: {inner_steps: "${.nothing}"}', "Interpolation key '.nothing' not found"),
         ("model: [1, 2", "recipe.yaml is not valid YAML"),
         ("just words", "recipe.yaml is no recipe"),
@@ -217,6 +234,17 @@ def test_an_operator_that_cannot_be_differentiated_twice(parts: None, tmp_path: 
     learner = "{class_path: Fixed, init_args: {learner: {class_path: parts.OnceNet}}}"
     line = refused([*FIT, *recipe(tmp_path, f"model: {{learners: {learner}}}")])
     assert "OnceOnly" in line
+
+
+def test_a_part_that_no_teacher_file_can_describe_is_refused_at_the_start(
+    parts: None, tmp_path: Path, refused: Refused
+) -> None:
+    # Before the learner, which would fail at the first meta-step.
+    text = "model: {task: {class_path: parts.ForgetfulTask, init_args: {sorts: 10}}, learners: {class_path: Fixed, "
+    text += "init_args: {learner: {class_path: parts.OnceNet}}}}"
+    line = refused([*FIT, *recipe(tmp_path, text)])
+    assert line.startswith("ForgetfulTask does not store its argument 'sorts' under that name")
+    assert "write self.sorts = sorts" in line
 
 
 def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -395,6 +423,24 @@ def test_fit_starts_from_a_teacher_file(run: Run, tmp_path: Path) -> None:
     (after,) = tmp_path.glob("runs/digits/*/teacher.safetensors")
     moved = [(GTN.from_teacher(after).state_dict()[name] - value).abs().max() for name, value in before.items()]
     assert max(moved) < 0.05  # one step away, not a fresh draw
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_true_precision(precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Without a curriculum, the noise too is drawn anew, in the precision of the teacher.
+    option = f"--trainer.precision={precision}"
+    assert main(["fit", "--config", "digits_no_curriculum", *TINY, option]) == 0
+    (teacher,) = tmp_path.glob("runs/*/*/teacher.safetensors")
+    expected = torch.float64 if precision == "64-true" else torch.bfloat16
+    with safe_open(teacher, framework="pt") as file:
+        assert file.get_tensor("optimizer.logs.lr").dtype == expected
+    for command in ("test", "predict"):
+        assert main([command, "--teacher", str(teacher), option]) == 0
+    (scores,) = teacher.parent.glob("test/*/metrics.csv")
+    assert 0 < float(rows(scores)[0]["test/accuracy"]) < 1
+    (written,) = teacher.parent.glob("predict/*/synthetic.safetensors")
+    with safe_open(written, framework="pt") as file:
+        assert file.get_tensor("inputs").dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "foreign", "no checkpoint", "other", "teacher"])

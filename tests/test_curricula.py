@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gtn_lightning.curricula import Curriculum, Full, NoCurriculum, ShuffledAll, ShuffledBatches
+from gtn_lightning.curricula import Curriculum, Full, NoCurriculum, ShuffledAll, ShuffledBatches, ShuffledPasses
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.teachers import TeacherInput
 
@@ -118,7 +118,28 @@ def test_no_curriculum_has_fresh_noise_in_every_step_of_every_loop() -> None:
     assert abs(float(vectors.std()) - 1) < 0.15
 
 
+def test_shuffled_passes_show_every_image_once_per_pass_in_a_new_order() -> None:
+    images = 50
+    seen = indices(ShuffledPasses(STEPS, BATCH, CLASSES, images), key=3).flatten()
+    assert len(seen) == STEPS * BATCH == 120
+    passes = [seen[:50], seen[50:100], seen[100:]]
+    assert [len(each.unique()) for each in passes] == [50, 50, 20]
+    assert not torch.equal(passes[0], passes[1])
+    assert seen.max() == images - 1
+    again, other = (indices(ShuffledPasses(STEPS, BATCH, CLASSES, images), key=key).flatten() for key in (3, 4))
+    assert torch.equal(seen, again)
+    assert not torch.equal(seen, other)
+
+
+def test_a_loop_shorter_than_a_pass_sees_no_image_twice_and_loops_differ() -> None:
+    curriculum = ShuffledPasses(STEPS, BATCH, CLASSES, 1000)
+    loops = [indices(curriculum, key).flatten() for key in range(40)]
+    assert all(len(loop.unique()) == STEPS * BATCH for loop in loops)
+    assert len(torch.cat(loops).unique()) > 980, "no image is left out for good"
+
+
 def test_pool() -> None:
+    assert ShuffledPasses(STEPS, BATCH, CLASSES, 50).pool == 50
     assert [cls(STEPS, BATCH, CLASSES).pool for cls in (Full, ShuffledBatches, ShuffledAll)] == [STEPS * BATCH] * 3
     assert NoCurriculum(STEPS, BATCH, CLASSES).pool is None
 
@@ -136,3 +157,8 @@ def test_pool() -> None:
 def test_error_messages(cls: type[Curriculum], numbers: tuple[int, ...], message: str) -> None:
     with pytest.raises(RecipeError, match=f"^{cls.__name__}: {message}$"):
         cls(*numbers)
+
+
+def test_shuffled_passes_need_images() -> None:
+    with pytest.raises(RecipeError, match=r"^ShuffledPasses: images must be at least 1; got 0$"):
+        ShuffledPasses(STEPS, BATCH, CLASSES, 0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBatches
+from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBatches, ShuffledPasses
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD, AdamW, RMSprop
@@ -34,6 +34,7 @@ def there_and_back(component: Any) -> Any:
         ShuffledBatches(3, 20, 10),
         ShuffledAll(3, 20, 10, noise=2),
         NoCurriculum(3, 20, 10, noise=4),
+        ShuffledPasses(3, 20, 10, images=500),
         SGD(lr=0.3, nesterov=True, learned=["momentum"], learned_per_step=["lr"], steps=3),
         AdamW(beta1=0.7, weight_decay=0.1),
         RMSprop(momentum=0.2),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from gtn_lightning import GTN
-from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBatches
+from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBatches, ShuffledPasses
 from gtn_lightning.data import DigitsData, Split, Splits, TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD, Functional
@@ -439,6 +439,11 @@ def test_the_baselines_rate_is_tuned_on_validation_data(tmp_path: Path, monkeypa
     assert len(tuned_on) == 4
     assert {data.origin(images) for images in tuned_on} == {"val"}
     assert {data.origin(images) for images in taught_with} == {"train"}
+    # Three batches of ten out of 40 images: as in an ordinary epoch, none of them twice, and each learner its own.
+    loops = [torch.cat(taught_with[first : first + STEPS]) for first in range(0, len(taught_with), STEPS)]
+    assert len(loops) == 4
+    assert all(len(loop.unique(dim=0)) == STEPS * BATCH for loop in loops)
+    assert not torch.equal(loops[0], loops[1])
 
 
 def test_the_baseline_stays_the_same_over_validations(tmp_path: Path) -> None:
@@ -494,7 +499,7 @@ def test_a_synthetic_batch_is_one_keyed_draw(curriculum: Any) -> None:
 
 
 def test_real_data_as_the_teacher_learns_its_rates(tmp_path: Path) -> None:
-    gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=NoCurriculum(STEPS, BATCH, 10))
+    gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1197))
     before = gtn.optimizer.schedules(STEPS)
     trainer = make_trainer(tmp_path, max_steps=3, val_check_interval=3)
     data = DigitsData(32)
@@ -603,21 +608,31 @@ def test_a_data_module_of_ones_own(tmp_path: Path) -> None:
     assert "test/accuracy_real" in fresh
 
 
-@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
-def test_the_trainers_precision_holds_for_evaluation_too(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [OwnData, partial(DigitsData, 32)], ids=["own data", "digits"])
+@pytest.mark.parametrize(
+    ("precision", "parameters", "logits"),
+    [
+        ("64-true", torch.float64, torch.float64),
+        ("bf16-true", torch.bfloat16, torch.bfloat16),
+        ("bf16-mixed", torch.float32, torch.bfloat16),
+    ],
+)
+def test_the_trainers_precision_holds_for_evaluation_too(
+    precision: str, parameters: torch.dtype, logits: torch.dtype, data: Any, tmp_path: Path
+) -> None:
     dtypes = set()
 
     class Watched(Classification):
         def score(self, learner: Any, params: Any, buffers: Any, batch: Any, metric: Any) -> Tensor:
-            logits, _ = learner(params, buffers, batch[0])
-            dtypes.add((next(iter(params.values())).dtype, logits.dtype))
+            made, _ = learner(params, buffers, batch[0])
+            dtypes.add((next(iter(params.values())).dtype, made.dtype))
             return super().score(learner, params, buffers, batch, metric)
 
     gtn = make_gtn(task=Watched(10))
     trainer = make_trainer(tmp_path, val_check_interval=1, precision=precision)
-    trainer.fit(gtn, OwnData())
-    expected = (torch.float64, torch.float64) if precision == "64-true" else (torch.float32, torch.bfloat16)
-    assert dtypes == {expected}
+    trainer.fit(gtn, data())
+    trainer.test(gtn, data(), verbose=False)
+    assert dtypes == {(parameters, logits)}
 
 
 def test_without_a_data_module(tmp_path: Path) -> None:
@@ -727,6 +742,13 @@ def test_a_model_that_does_not_fit_the_data_fails_before_the_first_meta_step(
         make_trainer(tmp_path, callbacks=[recorder]).fit(make_gtn(**changes), DigitsData(32))
     assert "\n" not in str(caught.value)
     assert not recorder.losses
+
+
+def test_a_real_data_teacher_with_fewer_images_than_are_asked_for(tmp_path: Path) -> None:
+    gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1198))
+    message = r"^model.curriculum asks for 1198 different images but the RealData teacher has 1197 real ones"
+    with pytest.raises(RecipeError, match=message):
+        make_trainer(tmp_path).fit(gtn, DigitsData(32))
 
 
 def test_a_real_data_teacher_without_real_data(tmp_path: Path) -> None:

@@ -126,14 +126,19 @@ class TensorData(LightningDataModule, ABC):
         floats, passes as it is.
 
         Returns:
-            images, float32 ``[B, C, H, W]``, and labels, int64 ``[B]``.
+            images ``[B, C, H, W]``, float32 or what the trainer's precision asks for, and labels, int64 ``[B]``.
         """
         match batch:
             case [Tensor(dtype=torch.uint8) as images, labels, int(key)]:
-                return self.normalise(augment(images, key, self.crop, self.flip)), labels
+                return self._as_input(augment(images, key, self.crop, self.flip)), labels
             case [Tensor(dtype=torch.uint8) as images, labels]:
-                return self.normalise(images), labels
+                return self._as_input(images), labels
         return batch
+
+    def _as_input(self, images: Tensor) -> Tensor:
+        images = self.normalise(images)
+        # The trainer converted the batch to its precision while it was uint8, which it leaves alone.
+        return images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)
 
     def train_dataloader(self) -> RealBatches:
         """Return the endless stream of training batches of this rank.

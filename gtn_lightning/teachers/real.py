@@ -30,6 +30,11 @@ class RealData(Teacher):
         """Keep the images to teach with; see the base class."""
         self._images, self._labels = images, labels
 
+    @property
+    def size(self) -> int:
+        """Number of images it was given, 0 before that."""
+        return 0 if self._labels is None else len(self._labels)
+
     def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
         """Take the images that the index names, modulo their number; the labels are theirs, not those asked for."""
         if self._images is None or self._labels is None:

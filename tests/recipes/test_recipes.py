@@ -61,6 +61,16 @@ def test_an_override_reaches_every_key_that_refers_to_it() -> None:
     assert (cli.model.seed, cli.datamodule.seed) == (7, 7)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_outer_rate_reaches_its_minimum_with_the_last_meta_step(name: str) -> None:
+    for steps in (None, 50):
+        override = [f"--trainer.max_steps={steps}"] if steps else []
+        cli = instantiate("--config", name, "--trainer.accelerator=cpu", *override)
+        schedule = cli.model.configure_optimizers()["lr_scheduler"]["scheduler"]
+        assert schedule.T_max == cli.trainer.max_steps
+        assert steps in (None, cli.trainer.max_steps)
+
+
 def test_an_override_stands_above_a_short_recipe_which_stands_above_the_recipe_it_extends() -> None:
     plain = instantiate("--config", "mnist_cpu", "--data.init_args.path=somewhere")
     assert (plain.model.inner_steps, plain.datamodule.batch_size, plain.datamodule.path) == (20, 256, "somewhere")

@@ -113,5 +113,5 @@ def test_error_messages(shape: tuple[int, int, int], classes: int, images: int, 
 
 
 def test_an_unknown_init_is_refused() -> None:
-    with pytest.raises(RecipeError, match="^Pixels: init 'zeros' is unknown: use noise or real"):
+    with pytest.raises(RecipeError, match=r"^Pixels: init 'zeros' is unknown: use noise or real"):
         Pixels((1, 8, 8), 10, 20, init="zeros")

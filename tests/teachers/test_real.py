@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gtn_lightning.curricula import NoCurriculum
+from gtn_lightning.curricula import NoCurriculum, ShuffledPasses
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInput
 from tests.inner_loop.test_unroll import LiveBytes
@@ -30,6 +30,17 @@ def test_without_a_curriculum_it_draws_from_all_images() -> None:
     seen = torch.cat([batch.inputs.flatten() for batch in teacher.batches(requests)])
     assert len(seen.unique()) > 195
     assert not torch.equal(seen[:20], seen[20:40])
+
+
+def test_shuffled_passes_go_through_all_of_its_images() -> None:
+    teacher = RealData((1, 1, 1), 10)
+    assert teacher.size == 0
+    teacher.attach(torch.arange(60.0).view(60, 1, 1, 1), torch.arange(60) % 10)
+    assert teacher.size == 60
+    requests = ShuffledPasses(6, 20, 10, teacher.size).requests(torch.Generator().manual_seed(0), CPU)
+    seen = torch.cat([batch.inputs.flatten() for batch in teacher.batches(requests)])
+    assert seen[:60].sort().values.tolist() == seen[60:].sort().values.tolist() == list(range(60))
+    assert not torch.equal(seen[:60], seen[60:])
 
 
 def test_real_images_are_neither_parameters_nor_saved() -> None:
