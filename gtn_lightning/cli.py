@@ -157,6 +157,13 @@ class GTNCLI(LightningCLI):
         if config.model.inner_steps < 1:
             # Before the curriculum, which would name its own argument.
             raise RecipeError(f"model.inner_steps must be at least 1; got {config.model.inner_steps}")
+        seed = config.seed_everything
+        if seed is not None and not 0 <= seed < 2**32:
+            raise RecipeError(f"seed_everything must lie between 0 and {2**32 - 1}; got {seed}")
+        if config.trainer.val_check_interval == 0:
+            raise RecipeError(
+                "trainer.val_check_interval must be above 0; to validate never: trainer.limit_val_batches=0"
+            )
         if config.ckpt_path == "last":
             config.ckpt_path = str(_newest_checkpoint(Path(config.trainer.default_root_dir or "runs")))
         if config.ckpt_path is not None:
@@ -313,19 +320,26 @@ def _recipe_list() -> str:
 
 
 def _with_recipe_paths(arguments: list[str]) -> list[str]:
-    """Replace the recipe's name behind ``--config`` by its path, and put the recipes that it extends before it."""
-    result = []
+    """Replace the recipe's name behind ``--config`` by its path, and put the recipes that it extends before it.
+
+    Recipes come before everything else, so that an override wins wherever it stands: to the parser the last one does.
+    """
+    recipes: list[str] = []
+    others: list[str] = []
     following = False
     for argument in arguments:
         if following or argument.startswith("--config="):
             for path in _recipe_chain(argument.removeprefix("--config=")):
-                result += ["--config", path]
+                recipes += ["--config", path]
             following = False
         elif argument in ("--config", "-c"):
             following = True
         else:
-            result.append(argument)
-    return result
+            others.append(argument)
+    if following:  # the parser says that a name is missing
+        others.append("--config")
+    command = 1 if others and others[0] in SUBCOMMANDS else 0
+    return [*others[:command], *recipes, *others[command:]]
 
 
 def _given(arguments: Sequence[str]) -> Iterator[Any]:

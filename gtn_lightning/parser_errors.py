@@ -34,8 +34,8 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
         nearest = _nearest(match[1], keys) or "; correct it, or see what there is with `gtn fit --help`"
         return f"{match[1]}: there is no such key{nearest}"
     if match := re.match(r"the following arguments are required: (.*)", message):
-        missing = match[1].replace("fit.", "")
-        return f"{missing}: required and not given; name a recipe with --config (`gtn recipes` lists them)"
+        names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", match[1])
+        return f"{names}: required and not given; name a recipe with --config (`gtn recipes` lists them)"
     match = re.match(r"argument (?:-\w/)?--([\w.]+): (.*)", message, re.DOTALL)
     if match and "Parser key" not in message:
         return f"{match[1]}: {_flat(match[2])}"
@@ -66,7 +66,9 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
         key, missing = f"{key}.init_args.{match[1]}", match[1]
     if missing:
         return f"{key}: required{f' by {short}' if short else ''} and not given; add it to the recipe"
-    if expected := list(dict.fromkeys(re.findall(r"Expected an? <class '(\w+)'>", branch))):
+    kinds = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", branch)
+    named = [name for kind, choices in kinds for name in [kind] * bool(kind) + re.findall(r"[^\s,']+", choices)]
+    if expected := list(dict.fromkeys(named)):
         given = re.search(r"Got value: ((?:(?!\. Got value).)*)|Given value: (.*)", branch)
         value = f", got {(given[1] or given[2]).strip()!r}" if given else ""
         return f"{key}: expected {' or '.join(expected).replace('NoneType', 'null')}{value}; correct the value"
@@ -149,7 +151,7 @@ def _telling(branch: str) -> int:
         return 3 if "is not accepted" in branch or "Parser key" in branch else 2
     if "NoneType" in branch or "Not a valid subclass" in branch:
         return -1
-    if "Expected a <class" in branch or "Expected an <class" in branch:
+    if re.search(r"Expected an? (<class|typing\.Literal)", branch):
         return 0
     return 1 if re.search("import|No module named|has no attribute", branch) else -1
 

@@ -161,6 +161,10 @@ WRONG_VALUES = {
     "--model.lr_scheduler={class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 0}}": [
         "model.lr_scheduler: StepLR: integer modulo by zero"
     ],
+    "--trainer.precision=17": ["trainer.precision: expected 64 or 32 or 16 or ", " or bf16-true or ", "got '17'"],
+    "--trainer.val_check_interval=0": ["trainer.val_check_interval must be above 0"],
+    "--seed_everything=-3": ["seed_everything must lie between 0 and 4294967295; got -3"],
+    "--config": ["config: expected one argument"],
     "--trainer.accelerator=foo": ["accelerator='foo'", "cpu"],
     "--trainer.max_steps": ["trainer.max_steps: expected one argument"],
     "--config=nope": ["--config nope: there is no such file", "digits_pixels"],
@@ -200,9 +204,10 @@ def test_a_faulty_recipe(text: str, expected: str, tmp_path: Path, refused: Refu
     assert expected in refused(["fit", *recipe(tmp_path, head + text)])
 
 
-def test_no_recipe(refused: Refused) -> None:
-    line = refused(["fit"])
-    assert "model.teacher" in line
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_no_recipe(command: str, refused: Refused) -> None:
+    line = refused([command])
+    assert line.startswith("model.teacher, ")
     assert "--config" in line
 
 
@@ -498,6 +503,11 @@ def test_several_configs_stand_above_each_other_in_order(tmp_path: Path, capsys:
     found = printed_config(capsys, "fit", "--config=digits", "-c", "more.yaml", "--trainer.max_steps=9")
     assert found["model"]["eval_learners"] == 3
     assert found["trainer"]["max_steps"] == 9
+
+
+def test_an_override_wins_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed_config(capsys, "fit", "--trainer.max_steps=9", "--config", "digits", "--model.inner_steps=3")
+    assert (found["trainer"]["max_steps"], found["model"]["inner_steps"]) == (9, 3)
 
 
 def test_a_recipe_extends_another_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
