@@ -73,8 +73,12 @@ def test_the_outer_rate_reaches_its_minimum_with_the_last_meta_step(name: str) -
 
 def test_an_override_stands_above_a_short_recipe_which_stands_above_the_recipe_it_extends() -> None:
     plain = instantiate("--config", "mnist_cpu", "--data.init_args.path=somewhere")
-    assert (plain.model.inner_steps, plain.datamodule.batch_size, plain.datamodule.path) == (20, 256, "somewhere")
-    assert plain.model.optimizer.steps == 20
+    extended, own = (yaml.safe_load(RECIPES[name].read_text()) for name in ("mnist", "mnist_cpu"))
+    size = own["data"]["init_args"]["batch_size"]
+    assert size != extended["data"]["init_args"]["batch_size"]
+    assert (plain.datamodule.batch_size, plain.datamodule.path) == (size, "somewhere")
+    # The optimizer's steps refer to the inner steps in the recipe that is extended.
+    assert plain.model.optimizer.steps == plain.model.inner_steps == own["model"]["inner_steps"]
     assert instantiate("--config", "mnist_cpu", "--model.optimizer.init_args.lr=0.3").model.optimizer.lr == 0.3
 
 
