@@ -1,5 +1,6 @@
 """Every recipe and sweep that comes with the package parses, and its model can be built."""
 
+import re
 import shlex
 from importlib import resources
 from pathlib import Path
@@ -53,6 +54,17 @@ def test_recipes_command_lists_each_with_what_it_shows(capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(RECIPES)
     assert all(len(line.split()) > 4 for line in lines)
+
+
+def test_every_recipe_has_its_row_in_the_table() -> None:
+    table = Path(str(resources.files("gtn_lightning.recipes"))) / "README.md"
+    if not table.exists():
+        pytest.skip("the table is not installed with the package")
+    rows = [line.split("|")[1:-1] for line in table.read_text().splitlines() if line.startswith("|")]
+    heading = [cell.strip() for cell in rows[0]]
+    assert heading == ["recipe", "what it shows", "machine", "time", "memory", "result"]
+    assert all(len(row) == len(heading) for row in rows)
+    assert sorted(name for row in rows[2:] for name in re.findall(r"`(\w+)`", row[0])) == sorted(RECIPES)
 
 
 def test_an_override_reaches_every_key_that_refers_to_it() -> None:
