@@ -23,7 +23,7 @@ from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.teachers import RealData, Teacher
 from gtn_lightning.teaching import teach_at_best_rate
 
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+RATES = (0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 """The constant rates that every learner is tried with; momentum stays at the recipe's initial value."""
 
 REAL_IMAGES = 20_000

@@ -27,6 +27,7 @@ def make_gtn(**changes: Any) -> GTN:
         "optimizer": SGD(lr=0.1, momentum=0.5, learned_per_step=["lr", "momentum"], steps=STEPS),
         "task": Classification(10),
         "inner_steps": STEPS,
+        "mode": "remat",  # named, so that two runs agree in every bit
         "eval_learners": 2,
         "real_rates": [0.1],
     }

@@ -84,7 +84,8 @@ def forward_over_reverse(
 
     inputs = tuple(tensor for tensor, want in zip(batch, wanted, strict=True) if want)
     gradient = grad(both, argnums=(0, 1))
-    (by_params, by_inputs), (h_params, h_inputs) = jvp(lambda params: gradient(params, inputs), (params,), (vector,))
+    found = jvp(lambda params: gradient(params, inputs), (params,), (vector,))
+    (by_params, by_inputs), (h_params, h_inputs) = found[0], found[1]
     if loss_cotangent is not None:
         h_params = {name: h_params[name] + loss_cotangent * by_params[name] for name in h_params}
         h_inputs = tuple(h + loss_cotangent * by for h, by in zip(h_inputs, by_inputs, strict=True))
