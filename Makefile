@@ -73,7 +73,8 @@ format: $(INSTALLED) ## rewrite the code as `make lint` wants it
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-bench: $(INSTALLED) ## measure time and memory of the inner loop
+bench: $(INSTALLED) ## measure time and memory of the inner loop, beside its peers
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(RUN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the virtual environment, caches and builds; runs/ stays

@@ -1,6 +1,7 @@
-"""Time and peak memory of one meta-gradient for every mode of the inner gradient, each in a process of its own.
+"""Time and peak memory of one meta-gradient, by every engine, each in a process of its own.
 
-The unit of time is plain training of as many steps with ``torch.optim.SGD`` in the same process.
+The unit of time is plain training of as many steps with ``torch.optim`` in the same process, run in turn with the
+engine: a machine whose speed drifts leaves the ratio as it is.
 """
 
 import argparse
@@ -9,96 +10,189 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from itertools import product
+from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
 
-from benchmarks.report import markdown_table, write_report
-from gtn_lightning.inner_loop import MODES, SGD, Functional, unroll
+from benchmarks.engines import ENGINES, PEERS, plain
+from benchmarks.report import RESULTS, markdown_table, write_report
 from gtn_lightning.learners import ConvNet, GTNMnistNet
-from gtn_lightning.tasks import Classification
 
 LEARNERS: dict[str, Callable[[], nn.Module]] = {
-    "ConvNet 32, BatchNorm": partial(ConvNet, (1, 28, 28), 10, width=32, depth=2, norm="batch"),
+    "ConvNet 32, batch norm": partial(ConvNet, (1, 28, 28), 10, width=32, depth=2, norm="batch"),
     "ConvNet 32, no norm": partial(ConvNet, (1, 28, 28), 10, width=32, depth=2, norm="none"),
     "GTNMnistNet": GTNMnistNet,
 }
 
+CHECKED_STEPS = 4
+"""Inner steps after which the engines' gradients are compared, in float64."""
+
 
 def main() -> None:
-    """Measure every combination and write the table."""
+    """Measure every combination; write the table and the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, nargs="+", default=[8, 32], help="numbers of inner steps T")
+    parser.add_argument("--steps", type=int, nargs="+", default=[8, 32, 128], help="numbers of inner steps T")
+    parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=LEARNERS, help="which learners")
+    parser.add_argument("--optimizers", nargs="+", default=["sgd", "adam"], choices=["sgd", "adam"])
+    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES, help="which engines")
     parser.add_argument("--batch-size", type=int, default=64, help="images per inner step")
     parser.add_argument("--repeats", type=int, default=5, help="timed meta-gradients; the median is reported")
-    parser.add_argument("--measure", nargs=3, metavar=("LEARNER", "MODE", "T"), help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--measure", nargs=4, metavar=("LEARNER", "OPTIMIZER", "ENGINE", "T"), help=argparse.SUPPRESS)
+    parser.add_argument("--gradient", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     if options.measure:
-        learner, mode, steps = options.measure
-        print(json.dumps(measure(learner, mode, int(steps), options.batch_size, options.repeats)))
+        learner, optimizer, engine, steps = options.measure
+        torch.save(checked_gradient(learner, optimizer, engine), options.gradient)
+        print(json.dumps(measure(learner, optimizer, engine, int(steps), options.batch_size, options.repeats)))
         return
-    rows = []
-    for learner in LEARNERS:
-        for steps in options.steps:
-            for mode in sorted(MODES):
-                command = [sys.executable, "-m", "benchmarks.engine", "--measure", learner, mode, str(steps)]
-                command += ["--batch-size", str(options.batch_size), "--repeats", str(options.repeats)]
-                found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                times = [f"{found['plain']:.2f} s", f"{found['seconds']:.2f} s", f"{found['ratio']:.1f}"]
-                rows.append([learner, str(steps), mode, *times, f"{found['megabytes']:.0f} MB"])
-                print(" | ".join(rows[-1]), flush=True)
-    header = ["learner", "T", "mode", "plain training", "meta-gradient", "ratio", "peak memory added"]
-    write_report(
-        "engine",
-        "The inner loop: time and memory",
-        markdown_table(header, rows),
-        f"SGD with momentum, batches of {options.batch_size}, meta-gradient w.r.t. all images; medians of "
-        f"{options.repeats}.",
-    )
+    found: dict[tuple[str, str, int, str], dict[str, float]] = {}
+    for learner, optimizer, steps in product(options.learners, options.optimizers, options.steps):
+        for engine in options.engines:
+            cell = in_a_process(learner, optimizer, engine, steps, options)
+            if cell is not None:
+                found[learner, optimizer, steps, engine] = cell
+                print(learner, optimizer, steps, engine, cell, flush=True)
+    report(found, options)
 
 
-def measure(name: str, mode: str, steps: int, batch_size: int, repeats: int) -> dict[str, float]:
-    """Return median seconds of plain training and of a meta-gradient, their ratio's median, and peak memory added."""
+def in_a_process(
+    learner: str, optimizer: str, engine: str, steps: int, options: argparse.Namespace
+) -> dict[str, float] | None:
+    """Measure one engine in a fresh process, or return None for a peer that cannot run the case."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gradient.pt"
+        command = [sys.executable, "-m", "benchmarks.engine", "--measure", learner, optimizer, engine, str(steps)]
+        command += ["--batch-size", str(options.batch_size), "--repeats", str(options.repeats)]
+        command += ["--threads", str(options.threads), "--gradient", str(path)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            reason = (result.stderr.strip().splitlines() or ["killed"])[-1]
+            if engine in PEERS:
+                print(f"{engine} cannot run {learner}, {optimizer}, T = {steps}: {reason}", flush=True)
+                return None
+            raise SystemExit(f"{engine} failed: {reason}")
+        cell: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+        expected, gradient = checked_gradient(learner, optimizer, "reverse"), torch.load(path)
+        cell["error"] = float((gradient - expected).norm() / expected.norm())
+    return cell
+
+
+def checked_gradient(learner: str, optimizer: str, engine: str) -> Tensor:
+    """Return a meta-gradient in float64 after a few steps, by which engines are compared."""
+    torch.manual_seed(0)
+    network = LEARNERS[learner]().double()
+    images = torch.randn(CHECKED_STEPS, 16, 1, 28, 28, dtype=torch.float64, requires_grad=True)
+    gradient = ENGINES[engine](network, optimizer, images, torch.arange(16) % 10)
+    assert gradient is not None
+    return gradient
+
+
+def measure(name: str, optimizer: str, engine: str, steps: int, batch_size: int, repeats: int) -> dict[str, float]:
+    """Return median seconds of plain training and of a meta-gradient, their ratio's spread, and peak memory added."""
     torch.manual_seed(0)
     images = torch.randn(steps, batch_size, 1, 28, 28, requires_grad=True)
     labels = torch.arange(batch_size) % 10
-    learner = LEARNERS[name]()
-    plain, meta, ratios = [], [], []
-    _plain_training(learner, images.detach(), labels)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    _meta_gradient(learner, mode, images, labels)
-    added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    network = LEARNERS[name]()
+    run = ENGINES[engine]
+    plain(LEARNERS[name](), optimizer, images, labels)
+    for _ in range(2):  # compile, and fill caches
+        run(network, optimizer, images, labels)
+    before = reset_peak()
+    run(network, optimizer, images, labels)
+    added = peak() - before
+    plain_seconds, seconds, ratios = [], [], []
     for _ in range(repeats):
+        unit = LEARNERS[name]()
         start = time.perf_counter()
-        _plain_training(learner, images.detach(), labels)
+        plain(unit, optimizer, images, labels)
         middle = time.perf_counter()
-        _meta_gradient(learner, mode, images, labels)
-        plain.append(middle - start)
-        meta.append(time.perf_counter() - middle)
-        ratios.append(meta[-1] / plain[-1])
-    median = statistics.median
-    return {"plain": median(plain), "seconds": median(meta), "ratio": median(ratios), "megabytes": added / 1024}
+        run(network, optimizer, images, labels)
+        plain_seconds.append(middle - start)
+        seconds.append(time.perf_counter() - middle)
+        ratios.append(seconds[-1] / plain_seconds[-1])
+    return {
+        "plain": statistics.median(plain_seconds),
+        "seconds": statistics.median(seconds),
+        "ratio": statistics.median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "megabytes": added,
+    }
 
 
-def _plain_training(learner: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    optimizer = torch.optim.SGD(learner.parameters(), lr=1e-4, momentum=0.5)
-    for batch in images:
-        optimizer.zero_grad()
-        F.cross_entropy(learner(batch), labels).backward()
-        optimizer.step()
+def reset_peak() -> float:
+    """Start a new peak of this process's memory, where the kernel allows that; return the present peak in MB."""
+    # Where that is refused, the peak is the largest so far, the first evaluations' own included.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak()
 
 
-def _meta_gradient(learner: nn.Module, mode: str, images: torch.Tensor, labels: torch.Tensor) -> None:
-    functional, task = Functional(learner), Classification(10)
-    params, buffers = functional.init()
-    batches = [(batch, labels) for batch in images.unbind()]
-    trained = unroll(task.inner_loss(functional), params, buffers, batches, SGD(lr=1e-4), mode=mode)
-    loss, _ = task.meta_loss(functional)(trained.params, trained.buffers, images[0].detach(), labels)
-    torch.autograd.grad(loss, images)
+def peak() -> float:
+    """Return the peak of this process's memory since ``reset_peak`` in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return float(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def report(found: dict[tuple[str, str, int, str], dict[str, float]], options: argparse.Namespace) -> None:
+    """Write the table and the picture."""
+    rows = []
+    for (learner, optimizer, steps, engine), cell in found.items():
+        peers = [found[key] for name in PEERS if (key := (learner, optimizer, steps, name)) in found]
+        against = "", ""
+        if peers and engine not in PEERS:
+            faster, leaner = min(peer["ratio"] for peer in peers), min(peer["megabytes"] for peer in peers)
+            against = f"{cell['ratio'] / faster:.2f}", f"1/{leaner / max(cell['megabytes'], 0.1):.0f}"
+        times = [
+            f"{cell['seconds']:.2f} s",
+            f"{cell['ratio']:.1f} ({cell['lowest']:.1f} to {cell['highest']:.1f})",
+            against[0],
+        ]
+        memory = [f"{cell['megabytes']:.0f} MB", against[1]]
+        rows.append([learner, optimizer, str(steps), engine, *times, *memory, f"{cell['error']:.0e}"])
+    header = [
+        *("learner", "optimizer", "T", "engine", "time", "in units of plain training", "against the faster peer"),
+        *("peak memory added", "against the leaner peer", "error"),
+    ]
+    write_report(
+        "engine",
+        "The inner loop: time and memory",
+        markdown_table(header, rows) + "\n\n![time and memory](engine.png)",
+        f"One meta-gradient w.r.t. all images, batches of {options.batch_size}; medians of {options.repeats} in one "
+        f"process, plain training of as many steps in turn with the engine, range in brackets; {options.threads} "
+        f"threads. The error is that of the gradient after {CHECKED_STEPS} float64 steps, relative to mode `reverse`: "
+        "`higher` and `TorchOpt` add Adam's epsilon outside the square root, we inside.",
+    )
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    learner, optimizer = options.learners[0], options.optimizers[0]
+    for engine in options.engines:
+        cells = [(t, found[key]) for t in options.steps if (key := (learner, optimizer, t, engine)) in found]
+        if cells:
+            time_axes.plot([t for t, _ in cells], [cell["ratio"] for _, cell in cells], marker="o", label=engine)
+            memory_axes.plot([t for t, _ in cells], [cell["megabytes"] for _, cell in cells], marker="o", label=engine)
+    for axes, label in ((time_axes, "time / plain training"), (memory_axes, "peak memory added in MB")):
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("inner steps T")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    memory_axes.set_yscale("log")
+    time_axes.legend()
+    figure.suptitle(f"{learner}, {optimizer}")
+    figure.savefig(RESULTS / "engine.png")
 
 
 if __name__ == "__main__":
