@@ -5,6 +5,8 @@ engine: a machine whose speed drifts leaves the ratio as it is.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import resource
 import statistics
@@ -132,8 +134,10 @@ def measure(name: str, optimizer: str, engine: str, steps: int, batch_size: int,
 
 def reset_peak() -> float:
     """Start a new peak of this process's memory, where the kernel allows that; return the present peak in MB."""
-    # Where that is refused, the peak is the largest so far, the first evaluations' own included.
-    with suppress(OSError):
+    gc.collect()
+    # Elsewhere the allocator keeps what the first evaluations freed, and the peak is the largest so far.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
