@@ -22,13 +22,16 @@ EPS = 1e-8
 Engine = Callable[[nn.Module, str, Tensor, Tensor], Tensor | None]
 
 
+def torch_optimizer(learner: nn.Module, optimizer: str) -> torch.optim.Optimizer:
+    """Return torch's own optimizer over a learner's parameters."""
+    if optimizer == "sgd":
+        return torch.optim.SGD(learner.parameters(), lr=RATE, momentum=MOMENTUM)
+    return torch.optim.Adam(learner.parameters(), lr=RATE)
+
+
 def plain(learner: nn.Module, optimizer: str, images: Tensor, labels: Tensor) -> None:
     """Train with ``torch.optim``, without a meta-gradient: the unit of time."""
-    chosen: torch.optim.Optimizer
-    if optimizer == "sgd":
-        chosen = torch.optim.SGD(learner.parameters(), lr=RATE, momentum=MOMENTUM)
-    else:
-        chosen = torch.optim.Adam(learner.parameters(), lr=RATE)
+    chosen = torch_optimizer(learner, optimizer)
     for batch in images.detach():
         chosen.zero_grad()
         F.cross_entropy(learner(batch), labels).backward()
@@ -51,11 +54,7 @@ def by_higher(learner: nn.Module, optimizer: str, images: Tensor, labels: Tensor
     """Unroll with higher (Grefenstette et al., arXiv 1910.01727)."""
     import higher
 
-    chosen: torch.optim.Optimizer
-    if optimizer == "sgd":
-        chosen = torch.optim.SGD(learner.parameters(), lr=RATE, momentum=MOMENTUM)
-    else:
-        chosen = torch.optim.Adam(learner.parameters(), lr=RATE)
+    chosen = torch_optimizer(learner, optimizer)
     with higher.innerloop_ctx(learner, chosen, copy_initial_weights=False) as (functional, differentiable):
         for batch in images.unbind():
             differentiable.step(F.cross_entropy(functional(batch), labels))
@@ -69,10 +68,8 @@ def by_torchopt(learner: nn.Module, optimizer: str, images: Tensor, labels: Tens
     import torchopt
 
     learner = copy.deepcopy(learner)  # its optimizer writes the trained tensors into the module
-    if optimizer == "sgd":
-        chosen = torchopt.MetaSGD(learner, lr=RATE, momentum=MOMENTUM)
-    else:
-        chosen = torchopt.MetaAdam(learner, lr=RATE)
+    sgd = optimizer == "sgd"
+    chosen = torchopt.MetaSGD(learner, RATE, momentum=MOMENTUM) if sgd else torchopt.MetaAdam(learner, RATE)
     for batch in images.unbind():
         chosen.step(F.cross_entropy(learner(batch), labels))
     loss = F.cross_entropy(learner(images[0].detach()), labels)
