@@ -177,7 +177,7 @@ def report(found: dict[tuple[str, str, int, str], dict[str, float]], options: ar
         markdown_table(header, rows) + "\n\n![time and memory](engine.png)",
         f"One meta-gradient w.r.t. all images, batches of {options.batch_size}; medians of {options.repeats} in one "
         f"process, plain training of as many steps in turn with the engine, range in brackets; {options.threads} "
-        f"threads. The error is that of the gradient after {CHECKED_STEPS} float64 steps, relative to mode `reverse`: "
+        f"threads. The error is that of the gradient after {CHECKED_STEPS} float64 steps, relative to mode `reverse`; "
         "`higher` and `TorchOpt` add Adam's epsilon outside the square root, we inside.",
     )
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write_report(name: str, title: str, body: str, note: str = "") -> None:
     """Print a report and write it to ``docs/results/<name>.md``, with date, command and machine."""
-    command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip()
+    command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".strip()
     command = command.replace(".__main__", "")
     text = (
         f"# {title}\n\n{body}\n\n{note + chr(10) + chr(10) if note else ''}"
