@@ -121,17 +121,22 @@ def report(families: list[str], seen: int, columns: list[str], scores: torch.Ten
         f"mean and standard deviation over {scores.shape[2]} never-seen learners, each with the best of "
         f"{len(RATES)} constant rates by validation accuracy. Recipes `mnist_cpu` and `mnist_transfer`.",
     )
+    picture(names, columns, mean, gtn.inner_steps)
+
+
+def picture(names: list[str], columns: list[str], mean: torch.Tensor, steps: int) -> None:
+    """Draw mean accuracies, ``[families, columns]``."""
     figure = Figure(figsize=(8, 0.5 * len(names) + 1.8), dpi=120, layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(mean.numpy(), cmap="viridis", aspect="auto", vmin=0, vmax=1)
-    axes.set_xticks(range(len(columns)), columns)
+    axes.set_xticks(range(len(columns)), [column.replace(" on ", " on\n") for column in columns])
     axes.set_yticks(range(len(names)), names)
     for row in range(len(names)):
         for column in range(len(columns)):
             value = float(mean[row, column])
             color = "black" if value > 0.6 else "white"
             axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", color=color)
-    axes.set_title(f"Test accuracy in % after {gtn.inner_steps} inner steps")
+    axes.set_title(f"Test accuracy in % after {steps} inner steps")
     figure.colorbar(shown, ax=axes)
     figure.savefig(RESULTS / "transfer.png")
 
