@@ -71,8 +71,10 @@ class Fastest(NodeMode):
         if record.final:
             return mode.products(call, params, batch, cotangents, wanted)
         if name == "compiled":
-            # Its first evaluation of the gradient is the one that looks whether it can compile.
-            self._compiled.plain(call.loss_fn, params, call.buffers, batch)
+            # Its first evaluation of the gradient is the one that looks whether it can compile. Replayed: a learner
+            # that draws random numbers must not draw more of them in the backward pass.
+            with call.surroundings.again():
+                self._compiled.plain(call.loss_fn, params, call.buffers, batch)
         device = next(iter(params.values())).device
         start = _now(device)
         found = mode.products(call, params, batch, cotangents, wanted)
