@@ -1,16 +1,15 @@
 """A module as a pure function of its parameters, its buffers and its inputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 from torch.nn.utils.parametrizations import _WeightNorm
-from torch.overrides import TorchFunctionMode
 
+from gtn_lightning.inner_loop.formulas import Formulas
 from gtn_lightning.inner_loop.types import Buffers, Params
 
 
@@ -28,7 +27,6 @@ class Functional:
         self.module = module
         # Intercepting torch's functions costs a little at every call: only where there is one to intercept.
         self._weight_norm = any(isinstance(part, _WeightNorm) for part in module.modules())
-        self._group_norm = any(isinstance(part, nn.GroupNorm) for part in module.modules())
 
     def init(self) -> tuple[Params, Buffers]:
         """Return the module's present parameters and buffers, detached from any graph.
@@ -64,48 +62,7 @@ class Functional:
         # Layers write to their buffers in place: give them copies. A layer that assigns a new tensor instead
         # has it put into `tensors`.
         tensors = {**params, **{name: buffer.clone() for name, buffer in buffers.items()}}
-        intercept = self._weight_norm or (self._group_norm and torch.compiler.is_compiling())
-        with _Formulas() if intercept else nullcontext():
+        intercept = self._weight_norm or torch.compiler.is_compiling()
+        with Formulas() if intercept else nullcontext():
             outputs = functional_call(self.module, tensors, inputs)
         return outputs, {name: tensors[name].detach() for name in buffers}
-
-
-class _Formulas(TorchFunctionMode):
-    """Computes by their formulas what torch's fused kernels get wrong.
-
-    ``torch.nn.utils.parametrizations.weight_norm``: the kernel's second derivative w.r.t. the direction is wrong
-    without an error (torch 2.13): its backward pass takes the norm, an output of the kernel, for a constant. And
-    group normalisation, where it is compiled: its forward-mode derivative cannot be traced.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is torch._weight_norm:
-            return _weight_norm(*args)
-        if func is F.group_norm and torch.compiler.is_compiling():
-            return _group_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _weight_norm(direction: Tensor, scale: Tensor, dim: int) -> Tensor:
-    others = [axis for axis in range(direction.ndim) if dim == -1 or axis != dim % direction.ndim]
-    norm: Tensor = torch.linalg.vector_norm(direction, dim=others, keepdim=dim != -1)
-    return direction * (scale / norm)
-
-
-def _group_norm(
-    inputs: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    grouped = inputs.unflatten(1, (groups, -1))
-    others = tuple(range(2, grouped.ndim))
-    centred = grouped - grouped.mean(others, keepdim=True)
-    outputs = (centred * (centred.square().mean(others, keepdim=True) + eps).rsqrt()).flatten(1, 2)
-    shape = (-1, *[1] * (inputs.ndim - 2))
-    if weight is not None:
-        outputs = outputs * weight.view(shape)
-    return outputs if bias is None else outputs + bias.view(shape)

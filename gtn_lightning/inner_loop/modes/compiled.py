@@ -64,7 +64,7 @@ class Compiled(NodeMode):
         self, call: Call, params: Params, batch: Batch, cotangents: Cotangents, wanted: Sequence[bool]
     ) -> Products:
         """Push the cotangents forward through the gradient; see the base class."""
-        program = self._programs.get(signature(call.loss_fn, params, call.buffers, batch))
+        program = self._programs.get(signature(call.loss_fn, params, call.buffers, batch, call.surroundings.autocast))
         if program is not None and program.works and cotangents.vector:
             with call.surroundings.again():
                 result = program.products(
@@ -81,7 +81,7 @@ class Compiled(NodeMode):
         return self._mixed.products(call, params, batch, cotangents, wanted)
 
     def _program(self) -> "_Program | None":
-        if len(self._programs) < MOST_ARCHITECTURES:
+        if sum(program is not None for program in self._programs.values()) < MOST_ARCHITECTURES:
             return _Program()
         if not self._full:
             self._full = True
@@ -152,8 +152,17 @@ def _compiled(function: types.FunctionType | Callable[..., Any]) -> Callable[...
     return compiled
 
 
-def signature(loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch) -> Signature:
-    """Return what decides about the time of an inner gradient: the loss, all shapes and types, device and autocast."""
+def signature(
+    loss_fn: LossFn,
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: Batch,
+    autocast: AutocastState | None = None,
+) -> Signature:
+    """Return what decides about the time of an inner gradient: the loss, all shapes and types, device and autocast.
+
+    The setting of autocast is that of the forward pass, the present one if None.
+    """
     device = next(iter(params.values())).device
     return (
         getattr(loss_fn, "__module__", ""),
@@ -162,7 +171,7 @@ def signature(loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[st
         tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in buffers.items()),
         tuple((tuple(tensor.shape), str(tensor.dtype)) for tensor in batch),
         str(device),
-        str(AutocastState.now(device)),
+        autocast or AutocastState.now(device),
     )
 
 

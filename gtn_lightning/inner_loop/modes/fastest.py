@@ -65,7 +65,8 @@ class Fastest(NodeMode):
         self, call: Call, params: Params, batch: Batch, cotangents: Cotangents, wanted: Sequence[bool]
     ) -> Products:
         """Differentiate the gradient again in the chosen mode, or in the one to be measured next."""
-        record = self._records.setdefault(signature(call.loss_fn, params, call.buffers, batch), _Record())
+        key = signature(call.loss_fn, params, call.buffers, batch, call.surroundings.autocast)
+        record = self._records.setdefault(key, _Record())
         name = self._next(record)
         mode = self._compiled if name == "compiled" else self._modes[name]
         if record.final:

@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +13,14 @@ from gtn_lightning.inner_loop import SGD, Buffers, Functional, Params, inner_gra
 from gtn_lightning.inner_loop.modes import compiled
 from gtn_lightning.inner_loop.modes.compiled import Compiled
 from gtn_lightning.learners.norms import conv
-from tests.inner_loop.test_gradients import Experiment, concatenated, noisy_net, quadratic, relative_error
+from tests.inner_loop.test_gradients import (
+    Experiment,
+    concatenated,
+    cross_entropy,
+    noisy_net,
+    quadratic,
+    relative_error,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 
@@ -22,6 +30,14 @@ def several_norms() -> nn.Module:
     return nn.Sequential(
         conv(2, 4, "weight", "tanh"), nn.GroupNorm(2, 4), nn.Tanh(), nn.MaxPool2d(2),
         nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3),
+    )  # fmt: skip
+
+
+def one_channel() -> nn.Module:
+    """A network whose convolution and pooling are compiled by formulas, and then one of each that are not."""
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.MaxPool2d(2), nn.Tanh(),
+        nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3),
     )  # fmt: skip
 
 
@@ -40,10 +56,13 @@ def compiling(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.slow
-def test_meta_gradient_is_that_of_double_backward() -> None:
+@pytest.mark.parametrize(("network", "image_shape"), [(several_norms, (2, 4, 4)), (one_channel, (1, 9, 8))])
+def test_meta_gradient_is_that_of_double_backward(
+    network: Callable[[], nn.Module], image_shape: tuple[int, ...]
+) -> None:
     for seed in (0, 1):  # The second learner uses what was compiled for the first.
         torch.manual_seed(seed)
-        experiment = Experiment(several_norms(), SGD(0.3, 0.8, learned=["lr", "momentum"]).double())
+        experiment = Experiment(network(), SGD(0.3, 0.8, learned=["lr", "momentum"]).double(), image_shape)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="the inner gradient cannot be compiled")
             found = experiment.meta_gradient("compiled")
@@ -75,6 +94,23 @@ def test_fresh_learners_of_one_architecture_are_compiled_once(compiling: list[in
     assert frames["unique_graphs"] == 2  # the gradient and its products
     meta_gradient(width=6)
     assert frames["unique_graphs"] == 4
+
+
+def test_both_halves_are_compiled_where_only_the_forward_pass_is_under_autocast() -> None:
+    frames = torch._dynamo.utils.counters["stats"]
+    torch._dynamo.reset()
+    frames.clear()
+    learner = Functional(several_norms())
+    images = torch.randn(3, 5, 2, 4, 4, requires_grad=True)
+    gradients = {}
+    for mode in ("remat", "compiled"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            batches = [(batch, torch.arange(5) % 3) for batch in images.unbind()]
+            trained = unroll(cross_entropy(learner), *learner.init(), batches, SGD(0.1), mode=mode)
+            outcome = sum(parameter.square().sum() for parameter in trained.params.values())
+        (gradients[mode],) = torch.autograd.grad(outcome, images)
+    assert relative_error(gradients["compiled"], gradients["remat"]) <= 0.05  # eight bits of mantissa
+    assert frames["unique_graphs"] == 2
 
 
 def test_a_learner_that_draws_random_numbers_is_not_compiled(compiling: list[int]) -> None:

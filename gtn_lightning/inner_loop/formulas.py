@@ -1,0 +1,171 @@
+"""Formulas in place of torch's kernels, where those are wrong or do not go well with compilation."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+Pair = int | tuple[int, int]
+"""An argument of a convolution or pooling: one number for both axes, or one for each."""
+
+
+class Formulas(TorchFunctionMode):
+    """Computes by a formula what torch's kernels get wrong, cannot do or do slowly.
+
+    Always:
+
+    * ``torch.nn.utils.parametrizations.weight_norm``: the kernel's second derivative w.r.t. the direction is wrong
+      without an error (torch 2.13): its backward pass takes the norm, an output of the kernel, for a constant.
+
+    In a compiled program:
+
+    * group normalisation: its forward-mode derivative cannot be traced.
+    * max pooling over tiles: the compiler turns the kernel's indices into loops over single numbers. By comparisons it
+      vectorises, and a product with the Hessian of a small network takes a third less time.
+    * convolutions of one-channel images, on a CPU: the kernels' channels-last paths are four times as slow as a matrix
+      product, and compute with the images' tangent, which is zero.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch._weight_norm:
+            return weight_norm(*args)
+        if torch.compiler.is_compiling():
+            if func is F.group_norm:
+                return group_norm(*args, **kwargs)
+            if func is F.max_pool2d and is_tiling(*args, **kwargs):
+                return max_pool_tiles(*args[:2])
+            if func is F.conv2d and has_one_channel(*args, **kwargs):
+                known = {name: value for name, value in kwargs.items() if name not in ("dilation", "groups")}
+                return convolve_one_channel(*args[:5], **known)
+        return func(*args, **kwargs)
+
+
+def weight_norm(direction: Tensor, scale: Tensor, dim: int) -> Tensor:
+    """Return ``direction * scale / norm``, the norm over all axes but ``dim`` (over all for -1)."""
+    others = [axis for axis in range(direction.ndim) if dim == -1 or axis != dim % direction.ndim]
+    norm: Tensor = torch.linalg.vector_norm(direction, dim=others, keepdim=dim != -1)
+    return direction * (scale / norm)
+
+
+def group_norm(
+    inputs: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Return what ``torch.nn.functional.group_norm`` does; inputs ``[B, C, ...]``."""
+    grouped = inputs.unflatten(1, (groups, -1))
+    others = tuple(range(2, grouped.ndim))
+    centred = grouped - grouped.mean(others, keepdim=True)
+    outputs = (centred * (centred.square().mean(others, keepdim=True) + eps).rsqrt()).flatten(1, 2)
+    shape = (-1, *[1] * (inputs.ndim - 2))
+    if weight is not None:
+        outputs = outputs * weight.view(shape)
+    return outputs if bias is None else outputs + bias.view(shape)
+
+
+def is_tiling(
+    inputs: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> bool:
+    """Return whether a max pooling is one over tiles that do not overlap, each pixel in at most one."""
+    return (
+        inputs.ndim == 4
+        and (not stride or _pair(stride) == _pair(kernel_size))
+        and _pair(padding) == (0, 0)
+        and _pair(dilation) == (1, 1)
+        and not ceil_mode
+        and not return_indices
+    )
+
+
+def max_pool_tiles(inputs: Tensor, kernel_size: Pair) -> Tensor:
+    """Return what ``torch.nn.functional.max_pool2d`` does with this kernel and stride.
+
+    Of several largest pixels, the first in the order of rows and then columns receives the gradient.
+
+    Args:
+        inputs: ``[B, C, H, W]``.
+        kernel_size: height and width of a tile.
+    """
+    rows, columns = _pair(kernel_size)
+    height, width = inputs.shape[2] // rows, inputs.shape[3] // columns
+    # In the order of memory, channels last: the compiler lays results out in the order of their axes. Along one axis
+    # after the other, so that a gradient is put together in two passes over what is there.
+    whole = inputs.permute(0, 2, 3, 1)[:, : height * rows, : width * columns]
+    across = _largest(whole.unflatten(2, (width, columns)).unbind(3))
+    return _largest(across.unflatten(1, (height, rows)).unbind(2)).permute(0, 3, 1, 2)
+
+
+def _largest(candidates: Sequence[Tensor]) -> Tensor:
+    largest = candidates[0]
+    for candidate in candidates[1:]:
+        # Not a number goes before all others, as in torch's kernel; isnan() would not be vectorised.
+        largest = torch.where((candidate > largest) | candidate.ne(candidate), candidate, largest)
+    return largest
+
+
+def has_one_channel(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: str | Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> bool:
+    """Return whether a convolution is an ordinary one of one-channel images on a CPU."""
+    return (
+        inputs.device.type == "cpu"
+        and inputs.ndim == 4
+        and inputs.shape[1] == 1
+        and groups == 1
+        and not isinstance(padding, str)
+        and _pair(dilation) == (1, 1)
+    )
+
+
+def convolve_one_channel(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair = 0
+) -> Tensor:
+    """Return what ``torch.nn.functional.conv2d`` does, as one matrix product of shifted images and filters.
+
+    Args:
+        inputs: ``[B, 1, H, W]``.
+        weight: ``[C, 1, h, w]``.
+        bias: ``[C]``.
+        stride: pixels between outputs.
+        padding: black pixels put on every side.
+
+    Returns:
+        ``[B, C, H', W']``, channels last.
+    """
+    (down, across), (rows, columns) = _pair(stride), _pair(padding)
+    padded = F.pad(inputs[:, 0], (columns, columns, rows, rows))
+    tall, wide = weight.shape[2:]
+    height, width = (padded.shape[1] - tall) // down + 1, (padded.shape[2] - wide) // across + 1
+    shifted = [
+        padded[:, row : row + down * (height - 1) + 1 : down, column : column + across * (width - 1) + 1 : across]
+        for row in range(tall)
+        for column in range(wide)
+    ]
+    outputs = torch.stack(shifted).flatten(1).t() @ weight.flatten(1).t()
+    if bias is not None:
+        outputs = outputs + bias
+    return outputs.view(len(inputs), height, width, -1).permute(0, 3, 1, 2)
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
