@@ -1,28 +1,48 @@
-"""Random crop and flip of a batch that is a tensor already, decided by a key."""
+"""Random changes to a batch that is a tensor already, decided by a key."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def augment(images: Tensor, key: int, crop: int = 0, flip: bool = False) -> Tensor:
-    """Shift every image at random by up to ``crop`` pixels, filled up with black, and mirror half of them.
+def augment(
+    images: Tensor,
+    key: int,
+    crop: int = 0,
+    flip: bool = False,
+    rotate: float = 0.0,
+    scale: float = 0.0,
+    shift: float = 0.0,
+) -> Tensor:
+    """Move, mirror and distort every image at random; what comes in from outside is black.
 
-    The choices are drawn on the CPU, so that a key means the same on every device.
+    Crop and flip move whole pixels. Rotation, scale and shift are one affine map, whose result is interpolated: the way
+    to move images of few pixels. The choices are drawn on the CPU, so that a key means the same on every device.
 
     Args:
         images: ``[B, C, H, W]``, any type.
         key: the same key does the same to a batch of the same size.
         crop: pixels of padding on every side, out of which a window of the old size is cut.
         flip: mirror an image left to right with probability one half.
+        rotate: rotation by up to so many degrees either way.
+        scale: each axis is stretched or shrunk by up to this fraction.
+        shift: pixels, or fractions of one, by up to which an image is moved along each axis.
 
     Returns:
-        images of the same shape and type.
+        images of the same shape; of the same type, or float32 where they were interpolated.
     """
-    if not crop and not flip:
-        return images
-    batch, channels, height, width = images.shape
     generator = torch.Generator().manual_seed(key)
+    if crop or flip:
+        images = _crop_and_flip(images, crop, flip, generator)
+    if rotate or scale or shift:
+        images = _distort(images, rotate, scale, shift, generator)
+    return images
+
+
+def _crop_and_flip(images: Tensor, crop: int, flip: bool, generator: torch.Generator) -> Tensor:
+    batch, channels, height, width = images.shape
     top, left = torch.randint(2 * crop + 1, (2, batch, 1), generator=generator)
     mirrored = torch.rand(batch, 1, generator=generator) < 0.5 * flip
     rows = top + torch.arange(height)
@@ -34,3 +54,17 @@ def augment(images: Tensor, key: int, crop: int = 0, flip: bool = False) -> Tens
         rows.to(device)[:, None, :, None],
         columns.to(device)[:, None, None, :],
     ]
+
+
+def _distort(images: Tensor, rotate: float, scale: float, shift: float, generator: torch.Generator) -> Tensor:
+    batch, _, height, width = images.shape
+    angle, across, down, right, below = 2 * torch.rand(5, batch, generator=generator) - 1
+    angle = angle * math.radians(rotate)
+    stretch = torch.stack([1 + scale * across, 1 + scale * down], 1)[:, None]
+    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(batch, 2, 2)
+    # Where each pixel comes from, in coordinates that go from -1 to 1 over the image.
+    aspect = torch.tensor([[1.0, height / width], [width / height, 1.0]])
+    moved = torch.stack([right * 2 * shift / width, below * 2 * shift / height], 1)[:, :, None]
+    maps = torch.cat([rotation * aspect * stretch, moved], 2)
+    grid = F.affine_grid(maps.to(images.device), list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, align_corners=False)

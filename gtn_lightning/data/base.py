@@ -1,6 +1,7 @@
 """What every dataset that fits into memory has in common: splits, batches, normalisation, augmentation."""
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -46,26 +47,43 @@ class TensorData(LightningDataModule, ABC):
         seed: the order of the training images, and their augmentation.
         crop: random crop of training images, pixels of padding; 0 for none.
         flip: mirror training images left to right at random.
+        rotate: rotate training images at random by up to so many degrees.
+        scale: stretch or shrink training images at random by up to this fraction.
+        shift: move training images at random by up to so many pixels, or a fraction of one.
 
     Raises:
         RecipeError: if a value is out of range.
     """
 
-    def __init__(self, batch_size: int, eval_batch_size: int, seed: int = 0, crop: int = 0, flip: bool = False) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int = 0,
+        crop: int = 0,
+        flip: bool = False,
+        rotate: float = 0.0,
+        scale: float = 0.0,
+        shift: float = 0.0,
+    ) -> None:
         super().__init__()
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("seed", seed, 0),
             ("crop", crop, 0),
+            ("rotate", rotate, 0),
+            ("scale", scale, 0),
+            ("shift", shift, 0),
         ):
             if value < least:
                 raise RecipeError(f"data.{name}: {value} given, expected {least} or more")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
-        self.crop = crop
-        self.flip = flip
+        if scale >= 1:
+            raise RecipeError(f"data.scale: {scale} given, expected a fraction below 1")
+        self._augment = partial(augment, crop=crop, flip=flip, rotate=rotate, scale=scale, shift=shift)
         self._splits: Splits | None = None
 
     @abstractmethod
@@ -130,7 +148,7 @@ class TensorData(LightningDataModule, ABC):
         """
         match batch:
             case [Tensor(dtype=torch.uint8) as images, labels, int(key)]:
-                return self._as_input(augment(images, key, self.crop, self.flip)), labels
+                return self._as_input(self._augment(images, key)), labels
             case [Tensor(dtype=torch.uint8) as images, labels]:
                 return self._as_input(images), labels
         return batch

@@ -14,14 +14,25 @@ class DigitsData(TensorData):
     Args:
         batch_size: real images that a meta-loss is computed on, in each process.
         eval_batch_size: images in a batch of validation and testing.
-        seed: the order of the training images.
+        seed: the order of the training images, and their augmentation.
+        rotate: rotate training images at random by up to so many degrees.
+        scale: stretch or shrink training images at random by up to this fraction.
+        shift: move training images at random by up to so many pixels, or a fraction of one.
     """
 
     image_shape = (1, 8, 8)
     classes = 10
 
-    def __init__(self, batch_size: int = 256, eval_batch_size: int = 512, seed: int = 0) -> None:
-        super().__init__(batch_size, eval_batch_size, seed)
+    def __init__(
+        self,
+        batch_size: int = 256,
+        eval_batch_size: int = 512,
+        seed: int = 0,
+        rotate: float = 0.0,
+        scale: float = 0.0,
+        shift: float = 0.0,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, seed, rotate=rotate, scale=scale, shift=shift)
 
     def load(self) -> Splits:
         """Read and split the digits."""

@@ -1,4 +1,4 @@
-"""Crop and flip against one image at a time, done the plain way."""
+"""Crop and flip against one image at a time, done the plain way; the affine map by what it does to a blob."""
 
 import pytest
 import torch
@@ -64,3 +64,59 @@ def test_a_key_repeats_and_another_differs(images: Tensor) -> None:
 
 def test_off_by_default(images: Tensor) -> None:
     assert augment(images, 3) is images
+
+
+def blobs(rows: float, columns: float) -> Tensor:
+    """Return 500 images of 21 x 15 pixels with one blob, so far from the middle."""
+    y, x = torch.arange(21.0)[:, None] - 10, torch.arange(15.0)[None] - 7
+    blob = torch.exp(-((y - rows) ** 2 + (x - columns) ** 2) / 3)
+    return (255 * blob).to(torch.uint8).expand(500, 1, -1, -1)
+
+
+def centres(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the blobs are, rows and columns from the middle, each [B]."""
+    weight = images.float() / images.float().sum((1, 2, 3), keepdim=True)
+    y, x = torch.arange(21.0)[:, None] - 10, torch.arange(15.0)[None] - 7
+    return (weight * y).sum((1, 2, 3)), (weight * x).sum((1, 2, 3))
+
+
+def test_shift_moves_by_fractions_of_a_pixel_up_to_its_size() -> None:
+    rows, columns = centres(augment(blobs(1, -2), 3, shift=1.5))
+    for moved in (rows - 1, columns + 2):
+        assert moved.abs().max() < 1.52
+        assert moved.min() < -1.4
+        assert moved.max() > 1.4
+    assert abs(float(torch.corrcoef(torch.stack([rows, columns]))[0, 1])) < 0.15
+
+
+def test_rotation_keeps_the_distance_from_the_middle() -> None:
+    rows, columns = centres(augment(blobs(0, 4), 3, rotate=30))
+    assert torch.allclose(torch.hypot(rows, columns), torch.tensor(4.0), atol=0.1)
+    degrees = torch.rad2deg(torch.atan2(rows, columns))
+    assert degrees.abs().max() < 30.5
+    assert degrees.min() < -28
+    assert degrees.max() > 28
+
+
+def test_scale_stretches_each_axis_on_its_own() -> None:
+    rows, columns = centres(augment(blobs(4, 3), 3, scale=0.2))
+    for ratio in (rows / 4, columns / 3):
+        assert ratio.min() > 1 / 1.2 - 0.02
+        assert ratio.max() < 1 / 0.8 + 0.02
+        assert ratio.min() < 0.86
+        assert ratio.max() > 1.2
+    assert abs(float(torch.corrcoef(torch.stack([rows, columns]))[0, 1])) < 0.15
+
+
+def test_a_distorted_image_is_black_where_nothing_was() -> None:
+    moved = augment(torch.full((50, 1, 6, 6), 200, dtype=torch.uint8), 3, shift=2)
+    assert moved.dtype == torch.float32
+    assert 199 < float(moved.max()) < 201
+    assert float(moved.min()) == 0
+
+
+def test_a_key_repeats_a_distortion() -> None:
+    images = blobs(1, 1)
+    once = augment(images, 7, rotate=10, scale=0.1, shift=1)
+    assert torch.equal(once, augment(images, 7, rotate=10, scale=0.1, shift=1))
+    assert not torch.equal(once, augment(images, 8, rotate=10, scale=0.1, shift=1))

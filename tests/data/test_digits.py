@@ -93,7 +93,18 @@ def test_arguments_are_stored_under_their_names() -> None:
     assert (data.batch_size, data.eval_batch_size, data.seed) == (32, 64, 5)
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("eval_batch_size", 0), ("seed", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("eval_batch_size", 0),
+        ("seed", -1),
+        ("rotate", -1),
+        ("shift", -0.5),
+        ("scale", -0.1),
+        ("scale", 1),
+    ],
+)
 def test_values_out_of_range(name: str, value: int) -> None:
     with pytest.raises(RecipeError, match=f"data.{name}: {value} given, expected"):
         DigitsData(**{name: value})
