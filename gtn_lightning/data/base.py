@@ -1,7 +1,6 @@
 """What every dataset that fits into memory has in common: splits, batches, normalisation, augmentation."""
 
 from abc import ABC, abstractmethod
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -83,7 +82,12 @@ class TensorData(LightningDataModule, ABC):
         self.seed = seed
         if scale >= 1:
             raise RecipeError(f"data.scale: {scale} given, expected a fraction below 1")
-        self._augment = partial(augment, crop=crop, flip=flip, rotate=rotate, scale=scale, shift=shift)
+        # Under their own names, so that a teacher file can describe the data.
+        self.crop = crop
+        self.flip = flip
+        self.rotate = rotate
+        self.scale = scale
+        self.shift = shift
         self._splits: Splits | None = None
 
     @abstractmethod
@@ -148,7 +152,8 @@ class TensorData(LightningDataModule, ABC):
         """
         match batch:
             case [Tensor(dtype=torch.uint8) as images, labels, int(key)]:
-                return self._as_input(self._augment(images, key)), labels
+                images = augment(images, key, self.crop, self.flip, self.rotate, self.scale, self.shift)
+                return self._as_input(images), labels
             case [Tensor(dtype=torch.uint8) as images, labels]:
                 return self._as_input(images), labels
         return batch

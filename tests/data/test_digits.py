@@ -89,8 +89,9 @@ def test_setup_reads_once() -> None:
 
 
 def test_arguments_are_stored_under_their_names() -> None:
-    data = DigitsData(batch_size=32, eval_batch_size=64, seed=5)
-    assert (data.batch_size, data.eval_batch_size, data.seed) == (32, 64, 5)
+    arguments = {"batch_size": 32, "eval_batch_size": 64, "seed": 5, "rotate": 3.0, "scale": 0.2, "shift": 0.5}
+    data = DigitsData(**arguments)
+    assert {name: getattr(data, name) for name in arguments} == arguments
 
 
 @pytest.mark.parametrize(
