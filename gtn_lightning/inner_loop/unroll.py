@@ -1,6 +1,8 @@
 """T inner steps as one differentiable function."""
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +10,8 @@ from torch import Tensor
 
 from gtn_lightning.inner_loop.gradients import inner_gradient
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
-from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params
+from gtn_lightning.inner_loop.segments import rematerialise
+from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params, detached
 
 
 class Snapshot(NamedTuple):
@@ -45,6 +48,8 @@ def unroll(
     mode: str = "auto",
     window: tuple[int, int] | None = None,
     snapshots: Collection[int] = (),
+    segment: int | None = None,
+    offload: bool = False,
 ) -> Unrolled:
     """Train a learner for a few steps as one differentiable function.
 
@@ -63,37 +68,75 @@ def unroll(
             ``last``. ``(T - K, T)`` is truncation to the last K steps; a random ``last`` gives RaT-BPTT
             (Feng et al., arXiv 2311.06152). None differentiates through all of the batches.
         snapshots: numbers of steps (0 = untrained) after which the learner is recorded as well.
+        segment: keep the learner's state after every so many steps only, and run the steps between again in the
+            backward pass. With about the square root of T, memory grows as that root; it costs T inner gradients
+            more. None keeps the state after each step.
+        offload: whether what segments keep waits in the host's memory until the backward pass.
 
     Returns:
         Trained parameters, buffers, per-step losses, optimizer state, and the snapshots.
 
     Raises:
         ValueError: if there is no batch, fewer batches than the window or a snapshot wants, or an invalid
-            window.
+            window or segment.
     """
     first, last = window if window is not None else (0, None)
     if first < 0 or (last is not None and last <= first):
         raise ValueError(f"the window ({first}, {last}) is empty: expected 0 <= first < last")
+    if segment is not None and segment < 1:
+        raise ValueError(f"a segment of {segment} steps is empty: expected at least 1")
+    if offload and segment is None:
+        raise ValueError("offload moves what segments keep: it needs segment, the number of steps of one")
     differentiable = torch.is_grad_enabled()
-    state = optimizer.init(dict(params))
-    current = Snapshot(dict(params), dict(buffers))
-    recorded = {0: current} if 0 in snapshots else {}
+    learned = [parameter for parameter in optimizer.parameters() if parameter.requires_grad]
+    at = _Point(dict(params), dict(buffers), optimizer.init(dict(params)))
+    recorded = {0: Snapshot(at.params, at.buffers)} if 0 in snapshots else {}
     losses: list[Tensor] = []
     iterator = iter(batches)
+
+    def advance(start: int, given: tuple[_Point, list[Batch]]) -> tuple[_Point, list[Tensor]]:
+        at, batches = given
+        losses = []
+        for step, batch in enumerate(batches, start):
+            gradient = inner_gradient(loss_fn, at.params, at.buffers, batch, mode)
+            new_params, state = optimizer.update(gradient.grads, at.state, at.params, step)
+            at = _Point(new_params, gradient.buffers, state)
+            losses.append(gradient.loss)
+        return at, losses
+
     while last is None or len(losses) < last:
         step = len(losses)
+        with_graph = differentiable and step >= first
+        # A segment ends where somebody looks at the learner.
+        ends = [end for end in (*snapshots, last) if end is not None and end > step]
+        size = min(segment or 1, *(end - step for end in ends)) if with_graph and ends else (segment or 1)
+        size = size if with_graph else 1
         # With grad: a generator may make something for all steps when it is asked for the first, such as a gather.
-        batch = next(iterator, None)
-        if batch is None:
+        chunk = list(islice(iterator, size))
+        if not chunk:
             break
-        with torch.set_grad_enabled(differentiable and step >= first):
-            gradient = inner_gradient(loss_fn, current.params, current.buffers, batch, mode)
-            new_params, state = optimizer.update(gradient.grads, state, current.params, step)
-            current = Snapshot(new_params, gradient.buffers)
-        losses.append(gradient.loss)
-        if step + 1 in snapshots:
-            recorded[step + 1] = current
+        with torch.set_grad_enabled(with_graph):
+            if with_graph and segment is not None:
+                device = next(iter(at.params.values())).device
+                # Variables, so that no step has to make its own: those would pass for tensors closed over.
+                variables = {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in at.params.items()}
+                at = at._replace(params=variables)
+                at, found = rematerialise(partial(advance, step), (at, chunk), learned, device, offload)
+                at = at._replace(buffers=detached(at.buffers))
+            else:
+                at, found = advance(step, (at, chunk))
+        losses += found
+        if len(losses) in snapshots:
+            recorded[len(losses)] = Snapshot(at.params, at.buffers)
     needed = max([1, *snapshots] if last is None else [last, *snapshots])
     if len(losses) < needed:
         raise ValueError(f"the inner loop needs at least {needed} steps but there were batches for {len(losses)}")
-    return Unrolled(current.params, current.buffers, torch.stack(losses), state, recorded)
+    return Unrolled(at.params, at.buffers, torch.stack(losses), at.state, recorded)
+
+
+class _Point(NamedTuple):
+    """Where the inner loop is."""
+
+    params: Params
+    buffers: Buffers
+    state: Any
