@@ -29,7 +29,7 @@ def main() -> None:
     """Run all variants and print a table of test accuracies."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="runs of every variant")
-    parser.add_argument("--steps", type=int, default=400, help="meta-steps of a run")
+    parser.add_argument("--steps", type=int, default=600, help="meta-steps of a run")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="where the runs are kept")
     options = parser.parse_args()

@@ -2,12 +2,14 @@
 
 from gtn_lightning.callbacks.checkpoint import TeacherCheckpoint
 from gtn_lightning.callbacks.curve import LearningCurve
+from gtn_lightning.callbacks.gradient_norm import GradientNorm
 from gtn_lightning.callbacks.progress import MetaProgressBar
 from gtn_lightning.callbacks.samples import SampleGrid
 from gtn_lightning.callbacks.summary import RunSummary
 from gtn_lightning.callbacks.synthetic_data import SyntheticData
 
 __all__ = [
+    "GradientNorm",
     "LearningCurve",
     "MetaProgressBar",
     "RunSummary",

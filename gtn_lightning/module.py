@@ -20,7 +20,7 @@ from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll
+from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll_population
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.outer import outer_optimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
@@ -67,6 +67,11 @@ class GTN(pl.LightningModule):
         truncation: differentiate through the last so many inner steps only; None for all of them.
         random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv
             2311.06152).
+        population: number of learners taught in a meta-step, of one architecture and on the same data; the meta-loss
+            is their mean.
+        segment: keep the state of the inner loop after every so many steps only and run the others again in the
+            backward pass: for inner loops whose states do not fit into memory. None keeps all.
+        offload: with `segment`, keep these states in the host's memory.
         eval_learners: number of learners K taught at validation and test.
         eval_steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to
             T.
@@ -90,6 +95,9 @@ class GTN(pl.LightningModule):
         mode: str = "auto",
         truncation: int | None = None,
         random_window: bool = False,
+        population: int = 1,
+        segment: int | None = None,
+        offload: bool = False,
         eval_learners: int = 10,
         eval_steps: list[int] | None = None,
         real_rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
@@ -107,6 +115,9 @@ class GTN(pl.LightningModule):
         self.mode = mode
         self.truncation = truncation
         self.random_window = random_window
+        self.population = population
+        self.segment = segment
+        self.offload = offload
         self.eval_learners = eval_learners
         self.eval_steps = eval_steps
         self.real_rates = list(real_rates)
@@ -168,28 +179,31 @@ class GTN(pl.LightningModule):
         key = ("train", self.global_rank, self.global_step, batch_idx)
         generator = keyed_generator(self.seed, *key)
         with keyed_rng(self.seed, *key, device=self.device):
-            learner = self._fresh_learner(generator)
-            functional = Functional(learner)
-            params, buffers = functional.init()
+            learners = [Functional(learner) for learner in self._fresh_population(generator)]
             window = self._window(batch_idx)
             meta_steps = self.task.meta_steps(window[1])
-            unrolled = unroll(
-                self.task.inner_loss(functional),
-                params,
-                buffers,
+            taught = unroll_population(
+                self.task.inner_loss(learners[0]),
+                [learner.init() for learner in learners],
                 self._batches(self.curriculum.requests(generator, self.device)),
                 self.optimizer,
                 mode=self.mode,
                 window=window,
                 snapshots=meta_steps,
+                segment=self.segment,
+                offload=self.offload,
             )
-            meta_loss = self.task.meta_loss(functional)
+            meta_loss = self.task.meta_loss(learners[0])
             losses = [
-                eager_loss(meta_loss, *unrolled.snapshots[step], batch) for step in meta_steps if step > window[0]
+                eager_loss(meta_loss, *unrolled.snapshots[step], batch)
+                for unrolled in taught
+                for step in meta_steps
+                if step > window[0]
             ]
             loss = torch.stack(losses).mean()
+        inner_loss = torch.stack([unrolled.losses[-1].detach() for unrolled in taught]).mean()
         self.log("train/meta_loss", loss.detach(), prog_bar=True, sync_dist=True)
-        self.log("train/inner_loss", unrolled.losses[-1].detach(), sync_dist=True)
+        self.log("train/inner_loss", inner_loss, sync_dist=True)
         return loss
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -225,6 +239,15 @@ class GTN(pl.LightningModule):
     def _batches(self, requests: list[TeacherInput]) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.teacher.batches(requests):
             yield batch.inputs, batch.targets
+
+    def _fresh_population(self, generator: torch.Generator) -> list[nn.Module]:
+        """Return learners of one architecture, each with parameters of its own."""
+        state = generator.get_state()
+        learners = []
+        for _ in range(self.population):
+            generator.set_state(state)  # the architecture is drawn from it
+            learners.append(self._fresh_learner(generator))
+        return learners
 
     def _fresh_learner(self, generator: torch.Generator) -> nn.Module:
         # Never an attribute of the module: DDP would wait for gradients of its parameters.
@@ -502,6 +525,12 @@ class GTN(pl.LightningModule):
             )
         if self.random_window and self.truncation is None:
             raise RecipeError("model.random_window needs model.truncation, the length of the window")
+        if self.population < 1:
+            raise RecipeError(f"model.population must be at least 1; got {self.population}")
+        if self.segment is not None and self.segment < 1:
+            raise RecipeError(f"model.segment must be at least 1 inner step; got {self.segment}")
+        if self.offload and self.segment is None:
+            raise RecipeError("model.offload needs model.segment, the number of inner steps between kept states")
         if self.eval_learners < 1:
             raise RecipeError(f"model.eval_learners must be at least 1; got {self.eval_learners}")
         outside = [step for step in self.eval_steps or () if not 0 <= step <= self.inner_steps]

@@ -80,6 +80,7 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "a meta-loss at every step": {"task": Classification(10, meta_every=1)},
     "a learner with batch norm": {"learners": Fixed(mlp(hidden=[8], norm="batch", activation="tanh"))},
     "mode reverse": {"mode": "reverse"},
+    "a population, in segments": {"population": 3, "segment": 2},
 }
 
 
@@ -139,6 +140,26 @@ def test_every_meta_step_meets_another_learner_which_is_never_a_part_of_the_modu
     assert len(first_weights) == 1 + 4 + 2
     assert not any(isinstance(module, MLP) for module in gtn.modules())
     assert {name.split(".")[0] for name, _ in gtn.named_parameters()} == {"teacher", "optimizer"}
+
+
+def test_a_population_has_one_architecture_and_parameters_of_its_own(tmp_path: Path) -> None:
+    drawn: list[nn.Module] = []
+
+    class Watched(RandomWidth):
+        def sample(self, generator: torch.Generator) -> nn.Module:
+            drawn.append(super().sample(generator))
+            return drawn[-1]
+
+    gtn = make_gtn(
+        learners=Watched(partial(ConvNet, image_shape=SHAPE, classes=10, depth=1), {"width": [4, 99]}), population=3
+    )
+    del drawn[:]  # the ends of the range, made to try them
+    make_trainer(tmp_path, max_steps=4).fit(gtn, DigitsData(32))
+    taught = drawn[-12:]
+    widths = [learner.width for learner in taught]
+    assert [widths[start : start + 3] for start in range(0, 12, 3)] == [[width] * 3 for width in widths[::3]]
+    assert len(set(widths)) > 1
+    assert len({float(next(learner.parameters()).detach().sum()) for learner in taught}) == 12
 
 
 def test_the_global_random_state_is_left_alone(tmp_path: Path) -> None:
@@ -694,6 +715,9 @@ def test_no_split_but_the_one_at_hand_is_needed(tmp_path: Path) -> None:
         ({"truncation": 0}, r"truncation must lie between 1 and inner_steps 3; got 0"),
         ({"truncation": 4}, r"truncation must lie between 1 and inner_steps 3; got 4"),
         ({"random_window": True}, r"random_window needs model.truncation"),
+        ({"population": 0}, r"population must be at least 1; got 0"),
+        ({"segment": 0}, r"segment must be at least 1 inner step; got 0"),
+        ({"offload": True}, r"offload needs model.segment"),
         ({"eval_learners": 0}, r"eval_learners must be at least 1; got 0"),
         ({"eval_steps": [1, 4]}, r"eval_steps must lie between 0 and inner_steps 3; got 4"),
         ({"eval_steps": [-1]}, r"eval_steps must lie between 0 and inner_steps 3; got -1"),

@@ -9,6 +9,7 @@ from gtn_lightning.inner_loop.gradients import eager_loss, inner_gradient
 from gtn_lightning.inner_loop.modes import MODES
 from gtn_lightning.inner_loop.operators import NotTwiceDifferentiableError
 from gtn_lightning.inner_loop.optimizers import SGD, Adam, AdamW, InnerOptimizer, RMSprop
+from gtn_lightning.inner_loop.population import unroll_population
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
 from gtn_lightning.inner_loop.unroll import Snapshot, Unrolled, unroll
 
@@ -31,4 +32,5 @@ __all__ = [
     "eager_loss",
     "inner_gradient",
     "unroll",
+    "unroll_population",
 ]

@@ -1,0 +1,67 @@
+"""The meta-gradient's norm: logged, and held near its running mean."""
+
+import math
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from gtn_lightning.errors import RecipeError
+
+
+class GradientNorm(Callback):
+    """Logs the norm of the meta-gradient as ``train/gradient_norm`` and clips it by its running mean.
+
+    The meta-gradients of long inner loops and of random windows (RaT-BPTT, Feng et al., arXiv 2311.06152) differ by
+    orders of magnitude from one meta-step to the next, and their usual size changes as training goes on: no fixed
+    threshold suits them. The mean is that of the clipped norms, so that a single outlier hardly raises it. Gradients
+    that are not finite are left to the module, which skips them.
+
+    The running mean is kept in checkpoints. Gradients are averaged over processes before, so that all clip alike.
+
+    Args:
+        clip: a norm above this many times the running mean is reduced to it; None logs only.
+        decay: how much of the running mean a meta-step keeps; 0.99 averages over about a hundred.
+
+    Raises:
+        RecipeError: if a value is out of range.
+    """
+
+    def __init__(self, clip: float | None = 2.0, decay: float = 0.99) -> None:
+        if clip is not None and not clip >= 1:
+            raise RecipeError(f"GradientNorm.clip: got {clip}; expected at least 1, or null to log only")
+        if not 0 <= decay < 1:
+            raise RecipeError(f"GradientNorm.decay: got {decay}; expected a number from 0 to below 1")
+        self.clip = clip
+        self.decay = decay
+        self._sum = 0.0
+        self._weight = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        """The running mean of the norm after clipping, or None before the first finite gradient."""
+        return self._sum / self._weight if self._weight else None
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Measure the norm, clip the gradient, and take notice of it."""
+        parameters = [parameter for parameter in pl_module.parameters() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        pl_module.log("train/gradient_norm", norm)
+        if not math.isfinite(norm):
+            return
+        if self.clip is not None and self.mean is not None and norm > self.clip * self.mean:
+            limit = self.clip * self.mean
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))
+            norm = limit
+        self._sum = self.decay * self._sum + (1 - self.decay) * norm
+        self._weight = self.decay * self._weight + (1 - self.decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the running mean, for checkpoints."""
+        return {"sum": self._sum, "weight": self._weight}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's running mean."""
+        self._sum, self._weight = state_dict["sum"], state_dict["weight"]
