@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.autograd import forward_ad
 from torch.func import grad_and_value
+from torch.fx import Graph
 
 from gtn_lightning.inner_loop.modes.base import first_order
 from gtn_lightning.inner_loop.modes.mixed import Mixed, forward_over_reverse, tangents
@@ -148,8 +150,29 @@ def _compiled(function: types.FunctionType | Callable[..., Any]) -> Callable[...
         function.__defaults__,
         function.__closure__,
     )
-    compiled: Callable[..., Any] = torch.compile(own, fullgraph=True, dynamic=False)
+    compiled: Callable[..., Any] = torch.compile(
+        own, fullgraph=True, dynamic=False, options={"post_grad_custom_pre_pass": _RealZeros()}
+    )
     return compiled
+
+
+class _RealZeros(CustomGraphPass):
+    """Gives memory to zeros that forward mode puts in place of the tangents of constants.
+
+    Inductor (torch 2.13) takes these from torch as they are: tensors without memory, which a kernel cannot read.
+    """
+
+    def __call__(self, graph: Graph) -> None:
+        aten = torch.ops.aten
+        for node in graph.find_nodes(op="call_function", target=aten._efficientzerotensor.default):
+            with graph.inserting_before(node):
+                zeros = graph.call_function(aten.full.default, (node.args[0], 0), dict(node.kwargs))
+            zeros.meta.update(node.meta)
+            node.replace_all_uses_with(zeros)
+            graph.erase_node(node)
+
+    def uuid(self) -> str:
+        return "gtn_lightning: real zeros, 1"
 
 
 def signature(

@@ -82,6 +82,8 @@ def forward_over_reverse(
         given = iter(inputs)
         return loss_fn(params, buffers, *(next(given) if w else t for t, w in zip(batch, wanted, strict=True)))[0]
 
+    # Forward mode refuses a tensor whose elements share memory, as those of an expanded one do.
+    params = {name: tensor.contiguous() if 0 in tensor.stride() else tensor for name, tensor in params.items()}
     inputs = tuple(tensor for tensor, want in zip(batch, wanted, strict=True) if want)
     gradient = grad(both, argnums=(0, 1))
     found = jvp(lambda params: gradient(params, inputs), (params,), (vector,))

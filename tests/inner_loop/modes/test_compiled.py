@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 from torch.nn import functional as F
 
 from gtn_lightning.inner_loop import SGD, Buffers, Functional, Params, inner_gradient, unroll
@@ -69,6 +70,28 @@ def test_meta_gradient_is_that_of_double_backward(
         expected = experiment.meta_gradient("reverse")
         for name, gradient in found.items():
             assert relative_error(gradient, expected[name]) <= 1e-9, name
+
+
+@pytest.mark.slow
+def test_a_loss_with_a_constant_of_which_forward_mode_takes_the_tangent() -> None:
+    # For mse_loss it makes up a tangent of the targets, zeros without memory: kernels that read it crashed.
+    def loss(params: Params, buffers: Buffers, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Buffers]:
+        def of_one(weight: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+            return F.mse_loss((inputs @ weight).tanh(), targets)
+
+        return vmap(of_one)(params["w"], inputs, targets).sum(), buffers
+
+    torch.manual_seed(0)
+    weight = torch.randn(4, 3, 2).requires_grad_()
+    inputs, targets, cotangent = torch.randn(4, 5, 3).requires_grad_(), torch.randn(4, 5, 2), torch.randn(4, 3, 2)
+    products = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the inner gradient cannot be compiled")
+        for mode in ("reverse", "compiled", "compiled"):
+            found = inner_gradient(loss, {"w": weight}, {}, (inputs, targets), mode)
+            products[mode] = torch.autograd.grad((found.grads["w"] * cotangent).sum(), (weight, inputs))
+    for product, expected in zip(products["compiled"], products["reverse"], strict=True):
+        assert relative_error(product, expected) <= 1e-9
 
 
 def test_fresh_learners_of_one_architecture_are_compiled_once(compiling: list[int]) -> None:
