@@ -1,0 +1,39 @@
+"""The examples that use the inner loop alone, as their first lines say to run them, for fewer steps."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def printed(example: str, meta_steps: int) -> str:
+    command = [sys.executable, str(EXAMPLES / example), "--meta-steps", str(meta_steps)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_learned_rates_beat_the_best_constant_one() -> None:
+    output = printed("learned_rates.py", 60)
+    constant, learned = (float(value) for value in re.findall(r"test accuracy ([\d.]+)", output))
+    assert learned > constant + 0.03
+    assert len(re.findall(r"\d\.\d\d", output.split("learned rates:")[1].splitlines()[0])) == 20
+
+
+@pytest.mark.slow
+def test_maml_adapts_in_a_few_steps() -> None:
+    output = printed("maml_sinusoid.py", 150)
+    joint, maml = (
+        [float(value) for value in re.findall(r"([\d.]+) after", line)] for line in output.splitlines()[1:3]
+    )
+    assert maml[2] < 0.7 * maml[0]  # five steps help
+    assert maml[2] < 0.8 * joint[2]  # and more than after training on all tasks at once
+
+
+def test_they_need_nothing_but_the_inner_loop() -> None:
+    for example in EXAMPLES.glob("*.py"):
+        imported = re.findall(r"^from (gtn_lightning[\w.]*)", example.read_text(), re.MULTILINE)
+        assert imported == ["gtn_lightning.inner_loop"]
