@@ -21,6 +21,7 @@ import yaml
 from benchmarks.report import markdown_table, write_report
 from gtn_lightning import GTN
 from gtn_lightning.inner_loop import Functional, eager_loss, inner_gradient
+from gtn_lightning.teacher_file import read_recipe
 
 RECIPES: dict[str, list[str]] = {
     "digits": ["--trainer.max_steps=30", "--trainer.val_check_interval=30"],
@@ -78,11 +79,12 @@ def measured(recipe: str, overrides: list[str]) -> tuple[float, dict[str, float]
             times = [float(row["time/meta_step"]) for row in csv.DictReader(file) if row["time/meta_step"]]
         mode = yaml.safe_load((run / "recipe.yaml").read_text())["model"]["mode"]
         gtn = GTN.from_teacher(run / "teacher.safetensors")
-    return statistics.median(times[len(times) // 2 :]), parts(gtn, mode)
+        data = read_recipe(run / "teacher.safetensors")["data"]["init_args"]
+    return statistics.median(times[len(times) // 2 :]), parts(gtn, mode, data["batch_size"])
 
 
-def parts(gtn: GTN, mode: str) -> dict[str, float]:
-    """Return seconds per meta-step of each part."""
+def parts(gtn: GTN, mode: str, batch_size: int) -> dict[str, float]:
+    """Return seconds per meta-step of each part; the meta-loss is taken on so many images."""
     generator = torch.Generator().manual_seed(0)
     learner = Functional(gtn.learners.sample(generator))
     params, buffers = learner.init()
@@ -92,7 +94,7 @@ def parts(gtn: GTN, mode: str) -> dict[str, float]:
     batch = next(iter(gtn.teacher.batches(requests)))
     images = batch.inputs.detach().requires_grad_()
     cotangents = {name: torch.randn_like(parameter) for name, parameter in params.items()}
-    real = torch.randn(512, *gtn.teacher.image_shape), torch.arange(512) % gtn.teacher.classes
+    real = torch.randn(batch_size, *gtn.teacher.image_shape), torch.arange(batch_size) % gtn.teacher.classes
     gradient = inner_gradient(loss, params, buffers, (images, batch.targets.detach()), mode)
 
     def teacher() -> None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,12 +71,11 @@ class Teacher(nn.Module, ABC):
         Every batch is a chunk of its own that keeps no activations: the backward pass runs the teacher again, batch
         by batch, so that memory does not grow with the teacher's activations over all inner steps.
         """
-        shared = self.shared()
         for request in requests:
             if torch.is_grad_enabled():
-                yield checkpoint(self, *request, *shared, use_reentrant=False)
+                yield checkpoint(self, *request, use_reentrant=False)
             else:
-                yield self(*request, *shared)
+                yield self(*request)
 
     def attach(self, images: Tensor, labels: Tensor) -> None:
         """Take notice of real training images, handed over before training and before every evaluation.
@@ -88,10 +87,6 @@ class Teacher(nn.Module, ABC):
             labels: int64 ``[N]``.
         """
         return
-
-    def shared(self) -> tuple[Any, ...]:
-        """Return what the batches of one inner loop share, computed once: more arguments of ``forward``."""
-        return ()
 
 
 def check_sizes(name: str, image_shape: Sequence[int], classes: int) -> None:

@@ -1,12 +1,17 @@
 """The paper's generator: noise and a label in, an image out."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.teachers.base import SyntheticBatch, Teacher, check_sizes
+from gtn_lightning.teachers.base import SyntheticBatch, Teacher, TeacherInput, check_sizes
+
+CHUNK_BYTES = 2**26
+"""About how much memory the activations of the images that are made at once may take."""
 
 SHARPNESS = 5.0
 """Initial logit of the true class of learned soft labels: 94 % of the mass among ten classes."""
@@ -90,37 +95,82 @@ class Generator(Teacher):
         self.label_logits = nn.Parameter(SHARPNESS * torch.eye(classes)) if soft_labels else None
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the normalised weight of every linear and convolutional layer, by its name in ``network``."""
+        """Return the normalised weight of every linear and convolutional layer, by the layer's name in ``network``."""
         weights = {}
         for name, gain in self.gains.items():
             direction = self.network.get_submodule(name).weight
             assert isinstance(direction, Tensor)
             scale = gain.view(-1, *[1] * (direction.ndim - 1)) / _norm(direction)
-            weights[f"{name}.weight"] = direction * scale
+            weights[name] = direction * scale
         return weights
 
-    def forward(
-        self, index: Tensor, labels: Tensor, noise: Tensor | None, weights: dict[str, Tensor] | None = None
-    ) -> SyntheticBatch:
+    def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
         """Make one inner batch.
 
         Args:
             index: ignored: what tells images apart is their noise.
             labels: int64 ``[B]``.
             noise: float ``[B, noise]``.
-            weights: what ``weights()`` returned, to share it between batches.
         """
-        if noise is None:
-            raise RecipeError("Generator: the curriculum gives no noise; set its noise to the generator's")
-        inputs = torch.cat([noise, F.one_hot(labels, self.classes).to(noise.dtype)], dim=1)
-        images = 2 * functional_call(self.network, weights or self.weights(), (inputs,)).tanh()
-        if self.label_logits is None:
-            return SyntheticBatch(images, labels, labels)
-        return SyntheticBatch(images, self.label_logits[labels].softmax(dim=1), labels)
+        return SyntheticBatch(self._images(labels, _given(noise), self.weights(), 1), self._targets(labels), labels)
 
-    def shared(self) -> tuple[dict[str, Tensor]]:
-        """Return the normalised weights."""
-        return (self.weights(),)
+    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[SyntheticBatch]:
+        """Make the batches of an inner loop, several at once where they are small.
+
+        The statistics of batch normalisation are those of each inner batch all the same. What does not fit into one
+        chunk is computed again in the backward pass, chunk by chunk, so that memory does not grow with the activations
+        of all inner steps.
+        """
+        weights = self.weights()
+        size = len(requests[0].labels)
+        _, height, width = self.image_shape
+        # Four images' worth of the last hidden layer, in float32, for all that is kept of an image.
+        together = max(1, CHUNK_BYTES // (size * height * width * self.channels[1] * 16))
+        if any(len(request.labels) != size for request in requests):
+            together = 1
+        for start in range(0, len(requests), together):
+            chunk = requests[start : start + together]
+            labels = torch.cat([request.labels for request in chunk])
+            noise = torch.cat([_given(request.noise) for request in chunk])
+            if torch.is_grad_enabled() and len(requests) > together:
+                images = checkpoint(self._images, labels, noise, weights, len(chunk), use_reentrant=False)
+            else:
+                images = self._images(labels, noise, weights, len(chunk))
+            sizes = [len(request.labels) for request in chunk]
+            for request, made in zip(chunk, images.split(sizes), strict=True):
+                yield SyntheticBatch(made, self._targets(request.labels), request.labels)
+
+    def _images(self, labels: Tensor, noise: Tensor, weights: dict[str, Tensor], batches: int) -> Tensor:
+        """Return the images of several inner batches of one size, one batch after the other."""
+        values = torch.cat([noise, F.one_hot(labels, self.classes).to(noise.dtype)], dim=1)
+        for name, layer in self.network.named_children():
+            if isinstance(layer, nn.Linear):
+                values = F.linear(values, weights[name], layer.bias)
+            elif isinstance(layer, nn.Conv2d):
+                values = F.conv2d(values, weights[name], layer.bias, padding=1)
+            elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                values = _normalised(values, layer, batches)
+            else:
+                values = layer(values)
+        return 2 * values.tanh()
+
+    def _targets(self, labels: Tensor) -> Tensor:
+        return labels if self.label_logits is None else self.label_logits[labels].softmax(dim=1)
+
+
+def _given(noise: Tensor | None) -> Tensor:
+    if noise is None:
+        raise RecipeError("Generator: the curriculum gives no noise; set its noise to the generator's")
+    return noise
+
+
+def _normalised(values: Tensor, layer: nn.BatchNorm1d | nn.BatchNorm2d, batches: int) -> Tensor:
+    """Normalise every inner batch by its own statistics; values ``[batches * B, C, ...]``."""
+    # The channels of every inner batch are channels of their own.
+    apart = values.unflatten(0, (batches, -1)).transpose(0, 1).flatten(1, 2)
+    weight, bias = layer.weight.repeat(batches), layer.bias.repeat(batches)
+    apart = F.batch_norm(apart, None, None, weight, bias, training=True, eps=layer.eps)
+    return apart.unflatten(1, (batches, -1)).transpose(0, 1).flatten(0, 1)
 
 
 def _norm(weight: Tensor) -> Tensor:

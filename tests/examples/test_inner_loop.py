@@ -26,9 +26,7 @@ def test_learned_rates_beat_the_best_constant_one() -> None:
 @pytest.mark.slow
 def test_maml_adapts_in_a_few_steps() -> None:
     output = printed("maml_sinusoid.py", 150)
-    joint, maml = (
-        [float(value) for value in re.findall(r"([\d.]+) after", line)] for line in output.splitlines()[1:3]
-    )
+    joint, maml = ([float(value) for value in re.findall(r"([\d.]+) after", line)] for line in output.splitlines()[1:3])
     assert maml[2] < 0.7 * maml[0]  # five steps help
     assert maml[2] < 0.8 * joint[2]  # and more than after training on all tasks at once
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gtn_lightning.curricula import Full
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.teachers import Generator, SyntheticBatch
+from gtn_lightning.teachers import Generator, SyntheticBatch, TeacherInput, generator
 from tests.inner_loop.test_unroll import LiveBytes
 
 CPU = torch.device("cpu")
@@ -20,8 +20,8 @@ def small(**options: Any) -> Generator:
 
 
 def asked(batch_size: int = 20) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.arange(batch_size), torch.arange(batch_size) % 10, torch.randn(batch_size, 4, generator=generator)
+    noise = torch.randn(batch_size, 4, generator=torch.Generator().manual_seed(1))
+    return torch.arange(batch_size), torch.arange(batch_size) % 10, noise
 
 
 def make(teacher: Generator, batch_size: int = 20) -> SyntheticBatch:
@@ -119,7 +119,15 @@ def test_soft_labels_start_sharp_and_are_learned_per_class() -> None:
     assert torch.equal(hard.targets, hard.labels)
 
 
-def test_batches_made_in_chunks_have_the_gradient_of_plain_autograd() -> None:
+# What one inner batch takes by the generator's reckoning, with five channels before the last convolution.
+BATCH_BYTES = 20 * 8 * 8 * 5 * 16
+
+
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_batches_made_in_chunks_have_the_gradient_of_plain_autograd(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "CHUNK_BYTES", together * BATCH_BYTES)
     teacher, curriculum = small(soft_labels=True).double(), Full(5, 20, 10, noise=4).double()
     variables = [*teacher.parameters(), *curriculum.parameters()]
     weights = torch.randn(5, 20, 1, 8, 8, dtype=torch.float64)
@@ -155,7 +163,8 @@ def peak(teacher: Generator, steps: int, in_chunks: bool) -> int:
     return live.peak
 
 
-def test_memory_does_not_grow_with_activations_times_inner_steps() -> None:
+def test_memory_does_not_grow_with_activations_times_inner_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "CHUNK_BYTES", 20 * 8 * 8 * 32 * 16)
     teacher = small(hidden=64, channels=(32, 32))
     image_bytes = 20 * 64 * 4
     per_step = {chunks: (peak(teacher, 16, chunks) - peak(teacher, 4, chunks)) / 12 for chunks in (False, True)}
@@ -163,6 +172,13 @@ def test_memory_does_not_grow_with_activations_times_inner_steps() -> None:
     # What is left to grow: the images themselves, the noise, and the gradients of these.
     assert per_step[True] <= 3 * image_bytes
     assert per_step[False] >= 15 * image_bytes
+
+
+def test_batches_of_different_sizes_keep_their_own_statistics() -> None:
+    teacher = small()
+    requests = [TeacherInput(*(part[:size] for part in asked())) for size in (20, 12, 20)]
+    for request, batch in zip(requests, teacher.batches(requests), strict=True):
+        torch.testing.assert_close(batch.inputs, teacher(*request).inputs)
 
 
 def test_without_grad_mode_there_is_no_graph() -> None:
