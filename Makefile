@@ -73,9 +73,10 @@ format: $(INSTALLED) ## rewrite the code as `make lint` wants it
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-bench: $(INSTALLED) ## measure time and memory of the inner loop, beside its peers
+bench: $(INSTALLED) ## time and memory of the inner loop beside its peers, and the shares of a meta-step
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(RUN)/python -m benchmarks $(ARGS)
+	$(RUN)/python -m benchmarks.engine $(ARGS)
+	$(RUN)/python -m benchmarks.shares $(if $(DATA),--recipes digits mnist_cpu --mnist '$(DATA)')
 
 clean: ## remove the virtual environment, caches and builds; runs/ stays
 	@# A VENV that holds no virtual environment is somebody's folder.

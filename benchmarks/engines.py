@@ -38,13 +38,16 @@ def plain(learner: nn.Module, optimizer: str, images: Tensor, labels: Tensor) ->
         chosen.step()
 
 
-def ours(mode: str, learner: nn.Module, optimizer: str, images: Tensor, labels: Tensor) -> Tensor:
-    """Unroll in one of our modes."""
+def ours(
+    mode: str, learner: nn.Module, optimizer: str, images: Tensor, labels: Tensor, segments: bool = False
+) -> Tensor:
+    """Unroll in one of our modes, or in segments of about the square root of the number of steps."""
     chosen: InnerOptimizer = SGD(RATE, MOMENTUM) if optimizer == "sgd" else Adam(RATE, eps=EPS)
     functional, task = Functional(learner), Classification(10)
     params, buffers = functional.init()
     batches = [(batch, labels) for batch in images.unbind()]
-    trained = unroll(task.inner_loss(functional), params, buffers, batches, chosen, mode=mode)
+    segment = round(len(images) ** 0.5) if segments else None
+    trained = unroll(task.inner_loss(functional), params, buffers, batches, chosen, mode=mode, segment=segment)
     loss, _ = task.meta_loss(functional)(trained.params, trained.buffers, images[0].detach(), labels)
     (gradient,) = torch.autograd.grad(loss, images)
     return gradient
@@ -79,7 +82,9 @@ def by_torchopt(learner: nn.Module, optimizer: str, images: Tensor, labels: Tens
 
 PEERS: dict[str, Engine] = {"higher": by_higher, "TorchOpt": by_torchopt}
 ENGINES: dict[str, Engine] = {
-    **{mode: partial(ours, mode) for mode in ("compiled", "mixed", "remat", "reverse")},
+    "compiled": partial(ours, "compiled"),
+    "compiled, in segments": partial(ours, "compiled", segments=True),
+    **{mode: partial(ours, mode) for mode in ("mixed", "remat", "reverse")},
     **PEERS,
 }
 """The engines by name."""

@@ -22,7 +22,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def write_report(name: str, title: str, body: str, note: str = "") -> None:
     """Print a report and write it to ``docs/results/<name>.md``, with date, command and machine."""
     command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".strip()
-    command = command.replace(".__main__", "")
     text = (
         f"# {title}\n\n{body}\n\n{note + chr(10) + chr(10) if note else ''}"
         f"Made on {time.strftime('%Y-%m-%d')} by `{command}` on {os.cpu_count()} CPU cores ({platform.machine()}), "

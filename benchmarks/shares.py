@@ -1,42 +1,82 @@
 """What a whole meta-step spends its time on, for packaged recipes.
 
-A recipe is run by `gtn fit` for a few meta-steps, whose median time is the whole; then each part is timed on its own,
-with the recipe's sizes. What the parts leave over is Lightning, logging, the outer optimizer and waiting for memory.
+`gtn fit` runs the recipe for a few meta-steps under Python's profiler, which sees every part where it happens, in the
+state of caches and memory that it has there.
 """
 
 import argparse
-import csv
+import cProfile
+import json
 import os
-import statistics
+import pstats
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import torch
-import yaml
+import pytorch_lightning as pl
 
 from benchmarks.report import markdown_table, write_report
-from gtn_lightning import GTN
-from gtn_lightning.inner_loop import Functional, eager_loss, inner_gradient
-from gtn_lightning.teacher_file import read_recipe
+
+MEASURED = 8
+"""Meta-steps under the profiler, the last ones of the run."""
 
 RECIPES: dict[str, list[str]] = {
-    "digits": ["--trainer.max_steps=30", "--trainer.val_check_interval=30"],
-    "mnist_cpu": ["--trainer.max_steps=12", "--trainer.val_check_interval=12"],
+    "digits": ["--trainer.max_steps=40"],
+    "mnist_cpu": ["--trainer.max_steps=12"],
     # A few inner steps of the large ones: the shares hardly depend on their number.
-    "mnist": ["--trainer.max_steps=4", "--trainer.val_check_interval=4", "--model.inner_steps=4", "--model.mode=remat"],
-    "cifar10": [
-        "--trainer.max_steps=4",
-        "--trainer.val_check_interval=4",
-        "--model.inner_steps=4",
-        "--model.mode=remat",
-    ],
+    "mnist": ["--trainer.max_steps=10", "--model.inner_steps=4", "--model.mode=compiled"],
+    "cifar10": ["--trainer.max_steps=10", "--model.inner_steps=4", "--model.mode=compiled"],
 }
 
+PARTS: dict[str, tuple[str, str]] = {
+    "a fresh learner": ("gtn_lightning/module.py", "_fresh_population"),
+    "the learner's gradients": ("inner_loop/modes/node.py", "forward"),
+    "the learner's Hessian products": ("inner_loop/modes/node.py", "backward"),
+    "the meta-loss": ("inner_loop/gradients.py", "eager_loss"),
+    "the teacher, forward": ("gtn_lightning/module.py", "_batches"),
+    "the inner optimizer, forward": ("inner_loop/optimizers.py", "update"),
+}
+"""The function that each part is the time of, by the end of its file's path and its name."""
+
+BACKWARD = ("strategies/strategy.py", "backward")
 LEARNER = ("the learner's gradients", "the learner's Hessian products", "the meta-loss")
+
+
+class Profiled(pl.Callback):
+    """Profiles the last meta-steps of a run and writes the seconds of each part into the run folder."""
+
+    def __init__(self) -> None:
+        self._profiler = cProfile.Profile()
+        self._whole = 0.0
+        self._started = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Start the clock, once the run is warm."""
+        if trainer.global_step >= trainer.max_steps - MEASURED:
+            self._started = time.perf_counter()
+            self._profiler.enable()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop the clock."""
+        if self._started:
+            self._profiler.disable()
+            self._whole += time.perf_counter() - self._started
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what was found."""
+        stats = pstats.Stats(self._profiler).stats  # type: ignore[attr-defined]
+
+        def spent(part: tuple[str, str]) -> float:
+            found = [entry[3] for (path, _, name), entry in stats.items() if path.endswith(part[0]) and name == part[1]]
+            return sum(found) / MEASURED
+
+        seconds = {name: spent(part) for name, part in PARTS.items()}
+        seconds["teacher and inner optimizer, backward"] = spent(BACKWARD) - seconds[LEARNER[1]]
+        seconds["everything else"] = self._whole / MEASURED - sum(seconds.values())
+        (Path(trainer.default_root_dir) / "seconds.json").write_text(json.dumps(seconds))
 
 
 def main() -> None:
@@ -49,95 +89,37 @@ def main() -> None:
     rows = []
     for recipe in options.recipes:
         path = options.cifar10 if recipe == "cifar10" else options.mnist if recipe != "digits" else None
-        whole, parts = measured(recipe, [f"--data.init_args.path={path}"] if path else [])
-        rest = {"everything else": whole - sum(parts.values())}
-        for name, seconds in {**parts, **rest}.items():
-            rows.append([recipe, name, f"{1000 * seconds:.1f} ms", f"{100 * seconds / whole:.0f} %"])
-        beside = 1 - sum(parts[name] for name in LEARNER) / whole
-        rows.append([recipe, "all but the learner", f"{1000 * beside * whole:.1f} ms", f"{100 * beside:.0f} %"])
-        rows.append([recipe, "a meta-step", f"{1000 * whole:.1f} ms", "100 %"])
+        parts = measured(recipe, [f"--data.init_args.path={path}"] if path else [])
+        whole = sum(parts.values())
+        parts["all but the learner's own arithmetic"] = whole - sum(parts[name] for name in LEARNER)
+        parts["a meta-step"] = whole
+        rows += [
+            [recipe, name, f"{1000 * seconds:.1f} ms", f"{100 * seconds / whole:.0f} %"]
+            for name, seconds in parts.items()
+        ]
     write_report(
         "shares",
         "Where the time of a meta-step goes",
         markdown_table(["recipe", "part", "time", "share"], rows),
-        "Medians. `mnist` and `cifar10` with 4 inner steps, in mode `remat`.",
+        f"Means over the last {MEASURED} meta-steps of a short run, under Python's profiler. `mnist` and `cifar10` "
+        "with 4 inner steps, compiled.",
     )
 
 
-def measured(recipe: str, overrides: list[str]) -> tuple[float, dict[str, float]]:
-    """Return seconds of a whole meta-step and of its parts."""
+def measured(recipe: str, overrides: list[str]) -> dict[str, float]:
+    """Return seconds per meta-step of each part of a recipe."""
     with tempfile.TemporaryDirectory() as folder:
         command = [str(Path(sys.executable).with_name("gtn")), "fit", "--config", recipe, *RECIPES[recipe], *overrides]
-        command += [f"--trainer.default_root_dir={folder}", "--trainer.log_every_n_steps=1", "--model.eval_learners=1"]
-        command += ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
-        environment = {**os.environ, "WANDB_MODE": "disabled"}
+        command += [f"--trainer.default_root_dir={folder}", "--model.eval_learners=1", "--trainer.accelerator=cpu"]
+        command += ["--trainer.precision=32-true", "--trainer.callbacks+=benchmarks.shares.Profiled"]
+        root = str(Path(__file__).resolve().parent.parent)
+        environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": root}
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if result.returncode:
             raise SystemExit(f"{' '.join(command)} failed: {result.stderr.strip().splitlines()[-1]}")
-        (run,) = Path(folder).iterdir()
-        with (run / "metrics.csv").open() as file:
-            times = [float(row["time/meta_step"]) for row in csv.DictReader(file) if row["time/meta_step"]]
-        mode = yaml.safe_load((run / "recipe.yaml").read_text())["model"]["mode"]
-        gtn = GTN.from_teacher(run / "teacher.safetensors")
-        data = read_recipe(run / "teacher.safetensors")["data"]["init_args"]
-    return statistics.median(times[len(times) // 2 :]), parts(gtn, mode, data["batch_size"])
-
-
-def parts(gtn: GTN, mode: str, batch_size: int) -> dict[str, float]:
-    """Return seconds per meta-step of each part; the meta-loss is taken on so many images."""
-    generator = torch.Generator().manual_seed(0)
-    learner = Functional(gtn.learners.sample(generator))
-    params, buffers = learner.init()
-    params = {name: parameter.requires_grad_() for name, parameter in params.items()}
-    loss, steps = gtn.task.inner_loss(learner), gtn.inner_steps
-    requests = gtn.curriculum.requests(generator, torch.device("cpu"))
-    batch = next(iter(gtn.teacher.batches(requests)))
-    images = batch.inputs.detach().requires_grad_()
-    cotangents = {name: torch.randn_like(parameter) for name, parameter in params.items()}
-    real = torch.randn(batch_size, *gtn.teacher.image_shape), torch.arange(batch_size) % gtn.teacher.classes
-    gradient = inner_gradient(loss, params, buffers, (images, batch.targets.detach()), mode)
-
-    def teacher() -> None:
-        made = [b.inputs for b in gtn.teacher.batches(gtn.curriculum.requests(generator, torch.device("cpu")))]
-        torch.autograd.backward(made, [torch.ones_like(m) for m in made])
-
-    def gradients() -> None:
-        inner_gradient(loss, params, buffers, (images, batch.targets.detach()), mode)
-
-    def products() -> None:
-        outputs, given = list(gradient.grads.values()), list(cotangents.values())
-        torch.autograd.grad(outputs, [images, *params.values()], given, retain_graph=True)
-
-    def inner_optimizer() -> None:
-        at, state = params, gtn.optimizer.init(params)
-        for step in range(steps):
-            at, state = gtn.optimizer.update(cotangents, state, at, step)
-        torch.autograd.backward(list(at.values()), list(cotangents.values()))
-
-    def meta_loss() -> None:
-        eager_loss(gtn.task.meta_loss(learner), params, buffers, real)
-
-    times = gtn.task.meta_steps(steps)
-    return {
-        "a fresh learner": seconds(lambda: gtn.learners.sample(generator)),
-        "the teacher, forward and backward": seconds(teacher),
-        LEARNER[0]: steps * seconds(gradients),
-        LEARNER[1]: steps * seconds(products),
-        "the inner optimizer, forward and backward": seconds(inner_optimizer),
-        LEARNER[2]: len(times) * seconds(meta_loss),
-    }
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Return the median time of a call, after a few to warm up."""
-    for _ in range(3):
-        function()
-    found = []
-    for _ in range(9):
-        start = time.perf_counter()
-        function()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+        (found,) = Path(folder).glob("*/seconds.json")
+        seconds: dict[str, float] = json.loads(found.read_text())
+    return seconds
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ class GTN(pl.LightningModule):
             )
             meta_loss = self.task.meta_loss(learners[0])
             losses = [
-                eager_loss(meta_loss, *unrolled.snapshots[step], batch)
+                eager_loss(meta_loss, *unrolled.snapshots[step], batch, self.mode)
                 for unrolled in taught
                 for step in meta_steps
                 if step > window[0]

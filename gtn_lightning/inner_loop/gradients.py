@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.modes import MODES, first_order
+from gtn_lightning.inner_loop.modes import MODES, Mode
 from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn
 
 
@@ -50,7 +50,13 @@ def inner_gradient(
     return chosen.differentiable(loss_fn, params, buffers, batch)
 
 
-def eager_loss(loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch) -> Tensor:
+def eager_loss(
+    loss_fn: LossFn,
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: Batch,
+    mode: str = "remat",
+) -> Tensor:
     """Compute a loss and at once its gradient w.r.t. the parameters, so that no activation outlives the call.
 
     A meta-loss may be taken at many inner steps; kept as ordinary graphs, the activations of all of them
@@ -61,11 +67,12 @@ def eager_loss(loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[s
         params: the parameters that receive the gradient.
         buffers: the learner's buffers, constants.
         batch: the tensors of the batch, constants.
+        mode: how the gradient is computed, a key of ``MODES``; it makes a difference for ``compiled`` alone.
 
     Returns:
         The scalar loss, differentiable once w.r.t. the parameters.
     """
-    loss: Tensor = _EagerLoss.apply(loss_fn, tuple(params), buffers, batch, *params.values())
+    loss: Tensor = _EagerLoss.apply(MODES[mode], loss_fn, tuple(params), buffers, batch, *params.values())
     return loss
 
 
@@ -75,17 +82,18 @@ class _EagerLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        mode: Mode,
         loss_fn: LossFn,
         names: tuple[str, ...],
         buffers: Mapping[str, Tensor],
         batch: Batch,
         *params: Tensor,
     ) -> Tensor:
-        found = first_order(loss_fn, dict(zip(names, params, strict=True)), buffers, batch)
+        found = mode.plain(loss_fn, dict(zip(names, params, strict=True)), buffers, batch)
         ctx.save_for_backward(*(found.grads[name] for name in names))
         return found.loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, None, None, *(cotangent * grad for grad in ctx.saved_tensors))
+        return (None, None, None, None, None, *(cotangent * grad for grad in ctx.saved_tensors))

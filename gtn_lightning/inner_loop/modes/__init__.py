@@ -1,13 +1,13 @@
 """The ways to compute an inner gradient that can be differentiated again, one per file."""
 
-from gtn_lightning.inner_loop.modes.base import Mode, first_order
+from gtn_lightning.inner_loop.modes.base import Mode
 from gtn_lightning.inner_loop.modes.compiled import Compiled
 from gtn_lightning.inner_loop.modes.fastest import Fastest
 from gtn_lightning.inner_loop.modes.mixed import Mixed
 from gtn_lightning.inner_loop.modes.remat import Remat
 from gtn_lightning.inner_loop.modes.reverse import Reverse
 
-__all__ = ["MODES", "Mode", "first_order"]
+__all__ = ["MODES", "Mode"]
 
 _REMAT, _MIXED, _COMPILED = Remat(), Mixed(), Compiled()
 

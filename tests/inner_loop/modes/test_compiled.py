@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional as F
 
-from gtn_lightning.inner_loop import SGD, Buffers, Functional, Params, inner_gradient, unroll
+from gtn_lightning.inner_loop import SGD, Buffers, Functional, Params, eager_loss, inner_gradient, unroll
 from gtn_lightning.inner_loop.modes import compiled
 from gtn_lightning.inner_loop.modes.compiled import Compiled
 from gtn_lightning.learners.norms import conv
@@ -92,6 +92,19 @@ def test_a_loss_with_a_constant_of_which_forward_mode_takes_the_tangent() -> Non
             products[mode] = torch.autograd.grad((found.grads["w"] * cotangent).sum(), (weight, inputs))
     for product, expected in zip(products["compiled"], products["reverse"], strict=True):
         assert relative_error(product, expected) <= 1e-9
+
+
+def test_the_meta_loss_is_compiled_as_well(compiling: list[int]) -> None:
+    torch.manual_seed(0)
+    learner = Functional(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)))
+    params, buffers = learner.init()
+    params = {name: parameter.requires_grad_() for name, parameter in params.items()}
+    batch = torch.randn(6, 4), torch.arange(6) % 3
+    losses = [eager_loss(cross_entropy(learner), params, buffers, batch, mode) for mode in ("remat", *["compiled"] * 3)]
+    assert compiling
+    (expected, *found) = (torch.autograd.grad(2 * loss, list(params.values())) for loss in losses)
+    for gradients in found:
+        assert relative_error(concatenated(gradients), concatenated(expected)) <= 1e-9
 
 
 def test_fresh_learners_of_one_architecture_are_compiled_once(compiling: list[int]) -> None:
