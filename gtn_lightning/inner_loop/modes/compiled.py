@@ -21,14 +21,12 @@ from torch.fx import Graph
 from gtn_lightning.inner_loop.modes.base import first_order
 from gtn_lightning.inner_loop.modes.mixed import Mixed, forward_over_reverse, tangents
 from gtn_lightning.inner_loop.modes.node import Call, Cotangents, NodeMode, Products
-from gtn_lightning.inner_loop.replay import AutocastState, random_state, same_state
+from gtn_lightning.inner_loop.modes.signature import Signature, signature
+from gtn_lightning.inner_loop.replay import random_state, same_state
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
 
 MOST_ARCHITECTURES = 32
 """How many architectures a process compiles; learners of others are taught uncompiled."""
-
-Signature = tuple[Any, ...]
-"""What tells architectures apart: the loss, and the shapes of all that goes into it."""
 
 
 class Compiled(NodeMode):
@@ -173,29 +171,6 @@ class _RealZeros(CustomGraphPass):
 
     def uuid(self) -> str:
         return "gtn_lightning: real zeros, 1"
-
-
-def signature(
-    loss_fn: LossFn,
-    params: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
-    batch: Batch,
-    autocast: AutocastState | None = None,
-) -> Signature:
-    """Return what decides about the time of an inner gradient: the loss, all shapes and types, device and autocast.
-
-    The setting of autocast is that of the forward pass, the present one if None.
-    """
-    device = next(iter(params.values())).device
-    return (
-        getattr(loss_fn, "__module__", ""),
-        getattr(loss_fn, "__qualname__", type(loss_fn).__qualname__),
-        tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in params.items()),
-        tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in buffers.items()),
-        tuple((tuple(tensor.shape), str(tensor.dtype)) for tensor in batch),
-        str(device),
-        autocast or AutocastState.now(device),
-    )
 
 
 def laid_out(tensors: Mapping[str, Tensor]) -> Params:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.inner_loop.modes.base import first_order
-from gtn_lightning.inner_loop.modes.compiled import Compiled, Signature, signature
+from gtn_lightning.inner_loop.modes.compiled import Compiled
 from gtn_lightning.inner_loop.modes.node import Call, Cotangents, NodeMode, Products
+from gtn_lightning.inner_loop.modes.signature import Signature, signature
 from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, Params
 
 SAMPLES = 4

@@ -15,22 +15,30 @@ from torch.func import grad, jvp
 
 from gtn_lightning.inner_loop.modes.node import Call, Cotangents, NodeMode, Products
 from gtn_lightning.inner_loop.modes.remat import Remat
+from gtn_lightning.inner_loop.modes.signature import Signature, signature
 from gtn_lightning.inner_loop.types import Batch, LossFn, Params
 
 
 class Mixed(NodeMode):
-    """Forward over reverse; where an operator of the learner has no forward-mode rule, mode ``remat``."""
+    """Forward over reverse; where torch cannot do that for a learner, mode ``remat``.
+
+    That is a learner with an operator without a forward-mode rule, and most convolutional ones under autocast (torch
+    2.13 then casts their values and not their tangents).
+    """
 
     def __init__(self) -> None:
         self._fallback = Remat()
-        self._without_rule: set[str] = set()
+        self._unsupported: set[Signature] = set()
+        self._said: set[str] = set()
 
     def products(
         self, call: Call, params: Params, batch: Batch, cotangents: Cotangents, wanted: Sequence[bool]
     ) -> Products:
         """Push the cotangents forward through the gradient; see the base class."""
         loss_fn, buffers = call.loss_fn, call.buffers
-        if not cotangents.vector:  # the loss alone was used: an ordinary gradient
+        key = signature(loss_fn, params, buffers, batch, call.surroundings.autocast)
+        # Where the loss alone was used, the product is an ordinary gradient.
+        if not cotangents.vector or key in self._unsupported:
             return self._fallback.products(call, params, batch, cotangents, wanted)
         try:
             with call.surroundings.again():
@@ -38,17 +46,16 @@ class Mixed(NodeMode):
                     loss_fn, params, buffers, batch, tangents(params, cotangents), cotangents.loss, wanted
                 )
         except (NotImplementedError, RuntimeError) as error:
-            operator = _operator_without_rule(error)
-            if operator is None:
-                raise
-            if operator not in self._without_rule:
-                self._without_rule.add(operator)
+            # If the fault is the learner's own, this raises as well.
+            found = self._fallback.products(call, params, batch, cotangents, wanted)
+            self._unsupported.add(key)
+            reason = _reason(error)
+            if reason not in self._said:
+                self._said.add(reason)
                 warnings.warn(
-                    f"the learner's {operator} has no forward-mode derivative: its inner gradient is differentiated in "
-                    "mode 'remat' instead of 'mixed'",
-                    stacklevel=2,
+                    f"{reason}: its inner gradient is differentiated in mode 'remat' instead of 'mixed'", stacklevel=2
                 )
-            return self._fallback.products(call, params, batch, cotangents, wanted)
+            return found
 
 
 def tangents(params: Params, cotangents: Cotangents) -> Params:
@@ -95,8 +102,8 @@ def forward_over_reverse(
     return Products(dict(h_params), [next(rest) if want else None for want in wanted])
 
 
-def _operator_without_rule(error: Exception) -> str | None:
-    """Return the name of the operator that an error of forward-mode differentiation complains of."""
+def _reason(error: Exception) -> str:
+    """Return what torch complains of, as the beginning of a sentence."""
     patterns = (
         r"forward AD with (?:aten::)?_?(\w+) that does not support it",
         r"jvp.*?(?:autograd\.Function|custom function) (\w+)",
@@ -104,7 +111,8 @@ def _operator_without_rule(error: Exception) -> str | None:
     )
     for pattern in patterns:
         if found := re.search(pattern, str(error)):
-            return found.group(1)
+            return f"the learner's {found.group(1)} has no forward-mode derivative"
     if "jvp" in str(error) or "forward AD" in str(error) or "setup_context" in str(error):
-        return "custom autograd function"
-    return None
+        return "the learner's custom autograd function has no forward-mode derivative"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"torch cannot differentiate the learner's gradient in forward mode ({first[:200]})"

@@ -10,40 +10,59 @@ from torch.nn import functional as F
 from gtn_lightning.inner_loop import Buffers, Functional, NotTwiceDifferentiableError, Params, inner_gradient
 
 
-class Attention(nn.Module):
-    """Scaled dot-product attention, whose CPU kernel has no forward-mode rule."""
+def test_an_operator_without_either_rule_is_named() -> None:
+    def loss(params: Params, buffers: Buffers, inputs: Tensor) -> tuple[Tensor, Buffers]:
+        return torch.cdist(params["w"], inputs).square().sum(), buffers
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(6, 6)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        tokens = self.embed(inputs)
-        return F.scaled_dot_product_attention(tokens, tokens, tokens)
+    found = inner_gradient(loss, {"w": torch.randn(3, 2, requires_grad=True)}, {}, (torch.randn(4, 2),), "mixed")
+    with pytest.raises(NotTwiceDifferentiableError, match="cdist"):
+        found.grads["w"].sum().backward()
 
 
 def test_an_operator_without_a_forward_mode_rule_is_named_once_and_differentiated_in_reverse() -> None:
-    learner = Functional(Attention())
-    params, buffers = learner.init()
-
     def loss(params: Params, buffers: Buffers, inputs: Tensor) -> tuple[Tensor, Buffers]:
-        with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
-            outputs, buffers = learner(params, buffers, inputs)
-        return torch.cdist(outputs[0, 0], outputs[0, 0] + 1).square().sum(), buffers
+        sampled = F.grid_sample(params["w"], inputs, align_corners=False)
+        return sampled.pow(3).sum(), buffers
 
-    def embedding(params: Params, buffers: Buffers, inputs: Tensor) -> tuple[Tensor, Buffers]:
-        outputs = F.rrelu(learner(params, buffers, inputs)[0].cumprod(0), training=False)
-        return torch.nn.functional.gelu(outputs).logcumsumexp(0).sum(), buffers
+    weight, cotangent = torch.randn(1, 1, 4, 4, requires_grad=True), torch.randn(1, 1, 4, 4)
+    grid = torch.rand(1, 3, 3, 2)
 
-    params = {name: tensor.requires_grad_() for name, tensor in params.items()}
-    images = torch.randn(1, 1, 4, 6)
-    found = inner_gradient(loss, params, buffers, (images,), "mixed")
-    # cdist has neither a forward-mode rule nor a second derivative: the fallback says the latter.
-    with (
-        pytest.warns(UserWarning, match="cdist.* has no forward-mode derivative"),
-        pytest.raises(NotTwiceDifferentiableError, match="cdist"),
-    ):
-        sum(grad.sum() for grad in found.grads.values()).backward()
+    def product(mode: str) -> Tensor:
+        found = inner_gradient(loss, {"w": weight}, {}, (grid,), mode)
+        return torch.autograd.grad((found.grads["w"] * cotangent).sum(), weight)[0]
+
+    expected = product("reverse")
+    with pytest.warns(UserWarning, match="the learner's grid_sampler_2d has no forward-mode derivative"):
+        torch.testing.assert_close(product("mixed"), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(product("mixed"), expected)
+
+
+def test_convolutions_under_autocast_fall_back_to_the_same_gradient() -> None:
+    torch.manual_seed(0)
+    learner = Functional(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3)).float()
+    )
+    params, buffers = learner.init()
+    params = {name: parameter.requires_grad_() for name, parameter in params.items()}
+    batch = torch.randn(5, 1, 6, 6, dtype=torch.float32), torch.arange(5) % 3
+
+    def loss(params: Params, buffers: Buffers, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Buffers]:
+        logits, buffers = learner(params, buffers, inputs)
+        return F.cross_entropy(logits, targets), buffers
+
+    def product(mode: str) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = inner_gradient(loss, params, buffers, batch, mode)
+        outputs = sum(gradient.square().sum() for gradient in found.grads.values())
+        return torch.cat([g.flatten() for g in torch.autograd.grad(outputs, list(params.values()))])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a torch that can do it has nothing to warn of
+        found = product("mixed")
+    expected = product("remat")
+    assert float((found - expected).norm() / expected.norm()) < 0.05  # eight bits of mantissa
 
 
 def test_a_custom_function_without_a_forward_mode_rule_falls_back_to_the_same_gradient() -> None:
