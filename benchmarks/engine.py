@@ -48,6 +48,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images per inner step")
     parser.add_argument("--repeats", type=int, default=5, help="timed meta-gradients; the median is reported")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/engine"), help="what was measured; all that lies there is reported"
+    )
     parser.add_argument("--measure", nargs=4, metavar=("LEARNER", "OPTIMIZER", "ENGINE", "T"), help=argparse.SUPPRESS)
     parser.add_argument("--gradient", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -57,14 +60,17 @@ def main() -> None:
         torch.save(checked_gradient(learner, optimizer, engine), options.gradient)
         print(json.dumps(measure(learner, optimizer, engine, int(steps), options.batch_size, options.repeats)))
         return
-    found: dict[tuple[str, str, int, str], dict[str, float]] = {}
-    for learner, optimizer, steps in product(options.learners, options.optimizers, options.steps):
-        for engine in options.engines:
-            cell = in_a_process(learner, optimizer, engine, steps, options)
-            if cell is not None:
-                found[learner, optimizer, steps, engine] = cell
-                print(learner, optimizer, steps, engine, cell, flush=True)
-    report(found, options)
+    options.output.mkdir(parents=True, exist_ok=True)
+    for case in product(options.learners, options.optimizers, options.steps, options.engines):
+        learner, optimizer, steps, engine = case
+        path = options.output / f"{learner}, {optimizer}, {steps}, {engine}.json"
+        if path.exists():  # an interrupted benchmark goes on where it was
+            continue
+        cell = in_a_process(learner, optimizer, engine, steps, options)
+        if cell is not None:
+            print(*case, cell, flush=True)
+            path.write_text(json.dumps({"case": case, **cell}))
+    report(options)
 
 
 def in_a_process(
@@ -151,8 +157,11 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def report(found: dict[tuple[str, str, int, str], dict[str, float]], options: argparse.Namespace) -> None:
-    """Write the table and the picture."""
+def report(options: argparse.Namespace) -> None:
+    """Write the table and the picture of all that was measured."""
+    cells = [json.loads(path.read_text()) for path in options.output.glob("*.json")]
+    cells.sort(key=lambda cell: _order(*cell["case"]))
+    found: dict[tuple[str, str, int, str], dict[str, float]] = {tuple(cell["case"]): cell for cell in cells}
     rows = []
     for (learner, optimizer, steps, engine), cell in found.items():
         peers = [found[key] for name in PEERS if (key := (learner, optimizer, steps, name)) in found]
@@ -182,12 +191,12 @@ def report(found: dict[tuple[str, str, int, str], dict[str, float]], options: ar
     )
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2)
-    learner, optimizer = options.learners[0], options.optimizers[0]
-    for engine in options.engines:
-        cells = [(t, found[key]) for t in options.steps if (key := (learner, optimizer, t, engine)) in found]
-        if cells:
-            time_axes.plot([t for t, _ in cells], [cell["ratio"] for _, cell in cells], marker="o", label=engine)
-            memory_axes.plot([t for t, _ in cells], [cell["megabytes"] for _, cell in cells], marker="o", label=engine)
+    learner, optimizer, _, _ = next(iter(found))
+    for engine in ENGINES:
+        drawn = {case[2]: cell for case, cell in found.items() if (*case[:2], case[3]) == (learner, optimizer, engine)}
+        if drawn:
+            time_axes.plot(list(drawn), [cell["ratio"] for cell in drawn.values()], marker="o", label=engine)
+            memory_axes.plot(list(drawn), [cell["megabytes"] for cell in drawn.values()], marker="o", label=engine)
     for axes, label in ((time_axes, "time / plain training"), (memory_axes, "peak memory added in MB")):
         axes.set_xscale("log", base=2)
         axes.set_xlabel("inner steps T")
@@ -197,6 +206,10 @@ def report(found: dict[tuple[str, str, int, str], dict[str, float]], options: ar
     time_axes.legend()
     figure.suptitle(f"{learner}, {optimizer}")
     figure.savefig(RESULTS / "engine.png")
+
+
+def _order(learner: str, optimizer: str, steps: int, engine: str) -> tuple[int, bool, int, int]:
+    return list(LEARNERS).index(learner), optimizer != "sgd", steps, list(ENGINES).index(engine)
 
 
 if __name__ == "__main__":

@@ -260,6 +260,9 @@ class GTN(pl.LightningModule):
         """Ask for real data again, and teach with it again: this run may have other data than the last."""
         self._prepared = False
         self._baseline_curves = {}
+        clip = self.trainer.gradient_clip_val
+        if clip is not None and clip < 0:  # Lightning takes it for none at all
+            raise RecipeError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping; got {clip}")
 
     def on_train_start(self) -> None:
         """Check that data, teacher, learners and task fit together before the first meta-step."""

@@ -769,6 +769,11 @@ def test_a_model_that_does_not_fit_the_data_fails_before_the_first_meta_step(
     assert not recorder.losses
 
 
+def test_a_negative_clipping_threshold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^trainer.gradient_clip_val must be at least 0.*got -1"):
+        make_trainer(tmp_path, gradient_clip_val=-1.0).fit(make_gtn(), DigitsData(32))
+
+
 def test_a_real_data_teacher_with_fewer_images_than_are_asked_for(tmp_path: Path) -> None:
     gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1198))
     message = r"^model.curriculum asks for 1198 different images but the RealData teacher has 1197 real ones"

@@ -36,7 +36,7 @@ def unroll_population(
         optimizer: the inner optimizer.
         batched: whether members are taught as one operation or one after the other. None decides by the device. On a
             GPU, whose time goes into starting kernels, they are batched. On a CPU they are not: there convolutions
-            with filters of their own for every member are up to four times as slow.
+            with filters of their own for every member are slower (``benchmarks/population.py``).
         options: further arguments of ``unroll``.
 
     Returns:
