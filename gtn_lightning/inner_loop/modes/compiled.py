@@ -17,6 +17,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.autograd import forward_ad
 from torch.func import grad_and_value
 from torch.fx import Graph
+from torch.utils._pytree import tree_map
 
 from gtn_lightning.inner_loop.modes.base import first_order
 from gtn_lightning.inner_loop.modes.mixed import Mixed, forward_over_reverse, tangents
@@ -51,7 +52,8 @@ class Compiled(NodeMode):
             device = next(iter(params.values())).device
             before = random_state(device)
             found = first_order(loss_fn, params, buffers, batch)
-            self._programs[key] = self._program() if same_state(before, random_state(device)) else None
+            drew = not same_state(before, random_state(device))
+            self._programs[key] = None if drew else self._program(device)
             return found
         program = self._programs[key]
         if program is not None and program.works:
@@ -80,9 +82,9 @@ class Compiled(NodeMode):
                 return Products(*result)
         return self._mixed.products(call, params, batch, cotangents, wanted)
 
-    def _program(self) -> "_Program | None":
+    def _program(self, device: torch.device) -> "_Program | None":
         if sum(program is not None for program in self._programs.values()) < MOST_ARCHITECTURES:
-            return _Program()
+            return _Program(device)
         if not self._full:
             self._full = True
             warnings.warn(
@@ -95,10 +97,11 @@ class Compiled(NodeMode):
 class _Program:
     """The two compiled halves for one architecture."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.works = True
-        self._gradient = _compiled(_gradient)
-        self._products = _compiled(forward_over_reverse)
+        self._graphs = device.type == "cuda"
+        self._gradient = _compiled(_gradient, self._graphs)
+        self._products = _compiled(forward_over_reverse, self._graphs)
 
     def gradient(self, *args: Any) -> Any:
         """Return what ``_gradient`` returns, or None if that cannot be compiled."""
@@ -112,7 +115,9 @@ class _Program:
         level = forward_ad._current_level
         try:
             with torch.no_grad():
-                return function(*args)
+                found = function(*args)
+                # What a CUDA graph returns lies where its next replay writes.
+                return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, found) if self._graphs else found
         except Exception as error:  # dynamo and inductor raise whatever their parts raise
             # Tracing that fails within `jvp` stays inside it, and every later one would complain of being nested.
             while forward_ad._current_level > level:
@@ -134,8 +139,8 @@ def _gradient(
     return grads, loss, new_buffers
 
 
-def _compiled(function: types.FunctionType | Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function compiled, as a copy of its own.
+def _compiled(function: types.FunctionType | Callable[..., Any], graphs: bool) -> Callable[..., Any]:
+    """Return the function compiled, as a copy of its own, and replayed as a CUDA graph if asked for.
 
     Dynamo keeps what it compiled with the code object and looks through all of it at every call: one code object per
     architecture keeps that short, and its limit on recompilations apart from other architectures.
@@ -148,9 +153,11 @@ def _compiled(function: types.FunctionType | Callable[..., Any]) -> Callable[...
         function.__defaults__,
         function.__closure__,
     )
-    compiled: Callable[..., Any] = torch.compile(
-        own, fullgraph=True, dynamic=False, options={"post_grad_custom_pre_pass": _RealZeros()}
-    )
+    options: dict[str, str | int | bool | Callable[..., Any]] = {
+        "post_grad_custom_pre_pass": _RealZeros(),
+        "triton.cudagraphs": graphs,
+    }
+    compiled: Callable[..., Any] = torch.compile(own, fullgraph=True, dynamic=False, options=options)
     return compiled
 
 

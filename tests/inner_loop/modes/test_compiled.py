@@ -94,6 +94,22 @@ def test_a_loss_with_a_constant_of_which_forward_mode_takes_the_tangent() -> Non
         assert relative_error(product, expected) <= 1e-9
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_meta_gradient_on_cuda_is_that_of_double_backward() -> None:
+    torch.manual_seed(0)
+    learner = Functional(several_norms().cuda())
+    images = torch.randn(5, 6, 2, 4, 4, device="cuda", requires_grad=True)
+    labels = torch.arange(6, device="cuda") % 3
+    optimizer = SGD(0.3, 0.8, learned=["lr", "momentum"]).cuda()
+    gradients = {}
+    for mode in ("reverse", "compiled", "compiled"):  # the second time, graphs are replayed from the first step on
+        batches = [(batch, labels) for batch in images.unbind()]
+        trained = unroll(cross_entropy(learner), *learner.init(), batches, optimizer, mode=mode)
+        outcome = sum(parameter.sin().sum() for parameter in trained.params.values())
+        gradients[mode] = concatenated(torch.autograd.grad(outcome, [images, *optimizer.parameters()]))
+    assert relative_error(gradients["compiled"], gradients["reverse"]) <= 1e-9
+
+
 def test_the_meta_loss_is_compiled_as_well(compiling: list[int]) -> None:
     torch.manual_seed(0)
     learner = Functional(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)))
