@@ -63,13 +63,16 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for case in product(options.learners, options.optimizers, options.steps, options.engines):
         learner, optimizer, steps, engine = case
-        path = options.output / f"{learner}, {optimizer}, {steps}, {engine}.json"
+        path = (
+            options.output / f"{learner}, {optimizer}, {steps}, {engine}, {options.batch_size}, {options.threads}.json"
+        )
         if path.exists():  # an interrupted benchmark goes on where it was
             continue
         cell = in_a_process(learner, optimizer, engine, steps, options)
         if cell is not None:
             print(*case, cell, flush=True)
-            path.write_text(json.dumps({"case": case, **cell}))
+            settings = {"batch_size": options.batch_size, "threads": options.threads}
+            path.write_text(json.dumps({"case": case, **settings, **cell}))
     report(options)
 
 
@@ -160,6 +163,8 @@ def peak() -> float:
 def report(options: argparse.Namespace) -> None:
     """Write the table and the picture of all that was measured."""
     cells = [json.loads(path.read_text()) for path in options.output.glob("*.json")]
+    settings = options.batch_size, options.threads
+    cells = [cell for cell in cells if (cell["batch_size"], cell["threads"]) == settings]
     cells.sort(key=lambda cell: _order(*cell["case"]))
     found: dict[tuple[str, str, int, str], dict[str, float]] = {tuple(cell["case"]): cell for cell in cells}
     rows = []
@@ -168,7 +173,7 @@ def report(options: argparse.Namespace) -> None:
         against = "", ""
         if peers and engine not in PEERS:
             faster, leaner = min(peer["ratio"] for peer in peers), min(peer["megabytes"] for peer in peers)
-            against = f"{cell['ratio'] / faster:.2f}", f"1/{leaner / max(cell['megabytes'], 0.1):.0f}"
+            against = f"{cell['ratio'] / faster:.2f}", f"1/{leaner / max(cell['megabytes'], 0.1):.2g}"
         times = [
             f"{cell['seconds']:.2f} s",
             f"{cell['ratio']:.1f} ({cell['lowest']:.1f} to {cell['highest']:.1f})",

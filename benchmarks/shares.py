@@ -116,7 +116,7 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, float]:
         environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": root}
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if result.returncode:
-            raise SystemExit(f"{' '.join(command)} failed: {result.stderr.strip().splitlines()[-1]}")
+            raise SystemExit(f"{' '.join(command)} failed: {(result.stderr.strip().splitlines() or ['killed'])[-1]}")
         (found,) = Path(folder).glob("*/seconds.json")
         seconds: dict[str, float] = json.loads(found.read_text())
     return seconds

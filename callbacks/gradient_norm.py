@@ -1,10 +1,12 @@
 """The meta-gradient's norm: logged, and held near its running mean."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
 
@@ -15,7 +17,7 @@ class GradientNorm(Callback):
     The meta-gradients of long inner loops and of random windows (RaT-BPTT, Feng et al., arXiv 2311.06152) differ by
     orders of magnitude from one meta-step to the next, and their usual size changes as training goes on: no fixed
     threshold suits them. The mean is that of the clipped norms, so that a single outlier hardly raises it. Gradients
-    that are not finite are left to the module, which skips them.
+    that are not finite are left to the module, which skips them; those of zero do not count.
 
     The running mean is kept in checkpoints. Gradients are averaged over processes before, so that all clip alike.
 
@@ -28,8 +30,8 @@ class GradientNorm(Callback):
     """
 
     def __init__(self, clip: float | None = 2.0, decay: float = 0.99) -> None:
-        if clip is not None and not clip >= 1:
-            raise RecipeError(f"GradientNorm.clip: got {clip}; expected at least 1, or null to log only")
+        if clip is not None and not clip > 1:
+            raise RecipeError(f"GradientNorm.clip: got {clip}; expected more than 1, or null to log only")
         if not 0 <= decay < 1:
             raise RecipeError(f"GradientNorm.decay: got {decay}; expected a number from 0 to below 1")
         self.clip = clip
@@ -46,14 +48,15 @@ class GradientNorm(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Measure the norm, clip the gradient, and take notice of it."""
-        parameters = [parameter for parameter in pl_module.parameters() if parameter.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        norm = _norm(gradients)
         pl_module.log("train/gradient_norm", norm)
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) or norm == 0:
             return
         if self.clip is not None and self.mean is not None and norm > self.clip * self.mean:
             limit = self.clip * self.mean
-            torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))
+            for gradient in gradients:
+                gradient.mul_(limit / norm)
             norm = limit
         self._sum = self.decay * self._sum + (1 - self.decay) * norm
         self._weight = self.decay * self._weight + (1 - self.decay)
@@ -65,3 +68,14 @@ class GradientNorm(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's running mean."""
         self._sum, self._weight = state_dict["sum"], state_dict["weight"]
+
+
+def _norm(gradients: Sequence[Tensor]) -> float:
+    if not gradients:
+        return 0.0
+    # By the largest entry, whose square may be beyond float32 where it is not itself.
+    largest = torch.stack([gradient.abs().max() for gradient in gradients]).max()
+    if float(largest) == 0 or not largest.isfinite():
+        return float(largest)
+    squares = torch.stack([(gradient / largest).square().sum() for gradient in gradients])
+    return float(largest) * float(squares.sum().sqrt())

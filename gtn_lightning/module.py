@@ -70,7 +70,8 @@ class GTN(pl.LightningModule):
         population: number of learners taught in a meta-step, of one architecture and on the same data; the meta-loss
             is their mean.
         segment: keep the state of the inner loop after every so many steps only and run the others again in the
-            backward pass: for inner loops whose states do not fit into memory. None keeps all.
+            backward pass: for inner loops whose states do not fit into memory. States at which a meta-loss is taken are
+            kept as well. None keeps all.
         offload: with `segment`, keep these states in the host's memory.
         eval_learners: number of learners K taught at validation and test.
         eval_steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to
@@ -484,6 +485,11 @@ class GTN(pl.LightningModule):
             for family in self.learners.families().values():
                 learner = family.sample(keyed_generator(self.seed, "check")).to(self.device)
                 self.task.check(learner, real)
+                if self.population > 1 and not all(parameter.requires_grad for parameter in learner.parameters()):
+                    raise RecipeError(
+                        f"model.population is {self.population} but {type(learner).__name__} has frozen parameters, "
+                        "which the learners of a population would share: set population to 1"
+                    )
 
     def _check_parts(self) -> None:
         if self.inner_steps < 1:

@@ -248,7 +248,7 @@ def test_truncation_differentiates_a_window(generator: bool, random_window: bool
         reached.append(by_step.nonzero().flatten().tolist())
         if generator:
             assert isinstance(gtn.teacher, Generator)
-            assert all(gradients[f"teacher.network.{name}"].any() for name in gtn.teacher.weights())
+            assert all(gradients[f"teacher.network.{name}.weight"].any() for name in gtn.teacher.weights())
     assert all(len(steps) == 1 for steps in reached)
     assert {steps[0] for steps in reached} == (set(range(STEPS)) if random_window else {STEPS - 1})
     learned = {name for name, _ in gtn.named_parameters() if "bias" not in name}
@@ -767,6 +767,17 @@ def test_a_model_that_does_not_fit_the_data_fails_before_the_first_meta_step(
         make_trainer(tmp_path, callbacks=[recorder]).fit(make_gtn(**changes), DigitsData(32))
     assert "\n" not in str(caught.value)
     assert not recorder.losses
+
+
+def test_a_population_with_frozen_parameters_is_refused(tmp_path: Path) -> None:
+    def frozen() -> nn.Module:
+        learner = MLP(SHAPE, 10, hidden=[8])
+        next(learner.parameters()).requires_grad_(False)
+        return learner
+
+    make_trainer(tmp_path, max_steps=1).fit(make_gtn(learners=Fixed(frozen)), DigitsData(32))
+    with pytest.raises(RecipeError, match=r"^model.population is 2 but MLP has frozen parameters"):
+        make_trainer(tmp_path, max_steps=1).fit(make_gtn(learners=Fixed(frozen), population=2), DigitsData(32))
 
 
 def test_a_negative_clipping_threshold_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What every dataset that fits into memory has in common: splits, batches, normalisation, augmentation."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ class TensorData(LightningDataModule, ABC):
             ("scale", scale, 0),
             ("shift", shift, 0),
         ):
-            if value < least:
+            if not least <= value < math.inf:
                 raise RecipeError(f"data.{name}: {value} given, expected {least} or more")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

@@ -43,10 +43,9 @@ class Formulas(TorchFunctionMode):
             if func is F.group_norm:
                 return group_norm(*args, **kwargs)
             if func is F.max_pool2d and is_tiling(*args, **kwargs):
-                return max_pool_tiles(*args[:2])
+                return max_pool_tiles(*args, **kwargs)
             if func is F.conv2d and has_one_channel(*args, **kwargs):
-                known = {name: value for name, value in kwargs.items() if name not in ("dilation", "groups")}
-                return convolve_one_channel(*args[:5], **known)
+                return convolve_one_channel(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -57,22 +56,27 @@ def weight_norm(direction: Tensor, scale: Tensor, dim: int) -> Tensor:
     return direction * (scale / norm)
 
 
+# The arguments from here on have torch's names: learners may call its functions by them.
+
+
 def group_norm(
-    inputs: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Return what ``torch.nn.functional.group_norm`` does; inputs ``[B, C, ...]``."""
-    grouped = inputs.unflatten(1, (groups, -1))
+    """Return what ``torch.nn.functional.group_norm`` does; input ``[B, C, ...]``, computed in float32 at least."""
+    grouped = input.to(torch.promote_types(input.dtype, torch.float32)).unflatten(1, (num_groups, -1))
     others = tuple(range(2, grouped.ndim))
     centred = grouped - grouped.mean(others, keepdim=True)
     outputs = (centred * (centred.square().mean(others, keepdim=True) + eps).rsqrt()).flatten(1, 2)
-    shape = (-1, *[1] * (inputs.ndim - 2))
+    shape = (-1, *[1] * (input.ndim - 2))
     if weight is not None:
         outputs = outputs * weight.view(shape)
-    return outputs if bias is None else outputs + bias.view(shape)
+    if bias is not None:
+        outputs = outputs + bias.view(shape)
+    return outputs.to(input.dtype)
 
 
 def is_tiling(
-    inputs: Tensor,
+    input: Tensor,
     kernel_size: Pair,
     stride: Pair | None = None,
     padding: Pair = 0,
@@ -82,7 +86,7 @@ def is_tiling(
 ) -> bool:
     """Return whether a max pooling is one over tiles that do not overlap, each pixel in at most one."""
     return (
-        inputs.ndim == 4
+        input.ndim == 4
         and (not stride or _pair(stride) == _pair(kernel_size))
         and _pair(padding) == (0, 0)
         and _pair(dilation) == (1, 1)
@@ -91,20 +95,20 @@ def is_tiling(
     )
 
 
-def max_pool_tiles(inputs: Tensor, kernel_size: Pair) -> Tensor:
-    """Return what ``torch.nn.functional.max_pool2d`` does with this kernel and stride.
+def max_pool_tiles(input: Tensor, kernel_size: Pair, *_: Any, **__: Any) -> Tensor:
+    """Return what ``torch.nn.functional.max_pool2d`` does where ``is_tiling`` holds for the arguments.
 
     Of several largest pixels, the first in the order of rows and then columns receives the gradient.
 
     Args:
-        inputs: ``[B, C, H, W]``.
+        input: ``[B, C, H, W]``.
         kernel_size: height and width of a tile.
     """
     rows, columns = _pair(kernel_size)
-    height, width = inputs.shape[2] // rows, inputs.shape[3] // columns
+    height, width = input.shape[2] // rows, input.shape[3] // columns
     # In the order of memory, channels last: the compiler lays results out in the order of their axes. Along one axis
     # after the other, so that a gradient is put together in two passes over what is there.
-    whole = inputs.permute(0, 2, 3, 1)[:, : height * rows, : width * columns]
+    whole = input.permute(0, 2, 3, 1)[:, : height * rows, : width * columns]
     across = _largest(whole.unflatten(2, (width, columns)).unbind(3))
     return _largest(across.unflatten(1, (height, rows)).unbind(2)).permute(0, 3, 1, 2)
 
@@ -118,7 +122,7 @@ def _largest(candidates: Sequence[Tensor]) -> Tensor:
 
 
 def has_one_channel(
-    inputs: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Pair = 1,
@@ -128,9 +132,9 @@ def has_one_channel(
 ) -> bool:
     """Return whether a convolution is an ordinary one of one-channel images on a CPU."""
     return (
-        inputs.device.type == "cpu"
-        and inputs.ndim == 4
-        and inputs.shape[1] == 1
+        input.device.type == "cpu"
+        and input.ndim == 4
+        and input.shape[1] == 1
         and groups == 1
         and not isinstance(padding, str)
         and _pair(dilation) == (1, 1)
@@ -138,12 +142,20 @@ def has_one_channel(
 
 
 def convolve_one_channel(
-    inputs: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair = 0
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    *_: Any,
+    **__: Any,
 ) -> Tensor:
-    """Return what ``torch.nn.functional.conv2d`` does, as one matrix product of shifted images and filters.
+    """Return what ``torch.nn.functional.conv2d`` does where ``has_one_channel`` holds for the arguments.
+
+    It is one matrix product of shifted images and filters.
 
     Args:
-        inputs: ``[B, 1, H, W]``.
+        input: ``[B, 1, H, W]``.
         weight: ``[C, 1, h, w]``.
         bias: ``[C]``.
         stride: pixels between outputs.
@@ -153,7 +165,7 @@ def convolve_one_channel(
         ``[B, C, H', W']``, channels last.
     """
     (down, across), (rows, columns) = _pair(stride), _pair(padding)
-    padded = F.pad(inputs[:, 0], (columns, columns, rows, rows))
+    padded = F.pad(input[:, 0], (columns, columns, rows, rows))
     tall, wide = weight.shape[2:]
     height, width = (padded.shape[1] - tall) // down + 1, (padded.shape[2] - wide) // across + 1
     shifted = [
@@ -164,8 +176,8 @@ def convolve_one_channel(
     outputs = torch.stack(shifted).flatten(1).t() @ weight.flatten(1).t()
     if bias is not None:
         outputs = outputs + bias
-    return outputs.view(len(inputs), height, width, -1).permute(0, 3, 1, 2)
+    return outputs.view(len(input), height, width, -1).permute(0, 3, 1, 2)
 
 
 def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])

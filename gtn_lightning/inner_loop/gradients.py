@@ -38,16 +38,25 @@ def inner_gradient(
         NotTwiceDifferentiableError: if an operator of the loss has no second derivative; in all modes but
             ``reverse`` from the backward pass.
     """
-    if mode not in MODES:
-        raise ValueError(f"inner-gradient mode {mode!r} is unknown: use one of {', '.join(sorted(MODES))}")
+    chosen = _chosen(mode)
+    reject_no_parameters(params)
+    if not torch.is_grad_enabled():
+        return chosen.plain(loss_fn, params, buffers, batch)
+    return chosen.differentiable(loss_fn, params, buffers, batch)
+
+
+def reject_no_parameters(params: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` if a learner has no parameters."""
     if not params:
         raise ValueError(
             "there is no parameter to differentiate the inner loss by: a learner needs one that requires grad"
         )
-    chosen = MODES[mode]
-    if not torch.is_grad_enabled():
-        return chosen.plain(loss_fn, params, buffers, batch)
-    return chosen.differentiable(loss_fn, params, buffers, batch)
+
+
+def _chosen(mode: str) -> Mode:
+    if mode not in MODES:
+        raise ValueError(f"inner-gradient mode {mode!r} is unknown: use one of {', '.join(sorted(MODES))}")
+    return MODES[mode]
 
 
 def eager_loss(
@@ -71,8 +80,11 @@ def eager_loss(
 
     Returns:
         The scalar loss, differentiable once w.r.t. the parameters.
+
+    Raises:
+        ValueError: if the mode is unknown.
     """
-    loss: Tensor = _EagerLoss.apply(MODES[mode], loss_fn, tuple(params), buffers, batch, *params.values())
+    loss: Tensor = _EagerLoss.apply(_chosen(mode), loss_fn, tuple(params), buffers, batch, *params.values())
     return loss
 
 

@@ -53,6 +53,9 @@ class InnerOptimizer(nn.Module, ABC):
             1e-12 and 1e12 (``POSITIVE``) or at 3e-7 and 1 - 3e-7 (``UNIT``).
     """
 
+    elementwise = False
+    """Whether the update of a number depends on nothing but that number's own history, whatever tensor it is in."""
+
     def __init__(
         self,
         values: Mapping[str, float],
@@ -166,6 +169,8 @@ class SGD(InnerOptimizer):
         ValueError: if a value lies outside its range or a name is unknown.
     """
 
+    elementwise = True
+
     def __init__(
         self,
         lr: float = 0.02,
@@ -246,6 +251,7 @@ class Adam(InnerOptimizer):
         ValueError: if a value lies outside its range or a name is unknown.
     """
 
+    elementwise = True
     decoupled = False
 
     def __init__(
@@ -336,6 +342,8 @@ class RMSprop(InnerOptimizer):
     Raises:
         ValueError: if a value lies outside its range or a name is unknown.
     """
+
+    elementwise = True
 
     def __init__(
         self,

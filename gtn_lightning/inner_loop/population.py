@@ -1,6 +1,7 @@
 """Several learners of one architecture taught on the same batches."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -34,13 +35,14 @@ def unroll_population(
         members: initial parameters and buffers of each.
         batches: one batch per inner step, for all.
         optimizer: the inner optimizer.
-        batched: whether members are taught as one operation or one after the other. None decides by the device. On a
-            GPU, whose time goes into starting kernels, they are batched. On a CPU they are not: there convolutions
-            with filters of their own for every member are slower (``benchmarks/population.py``).
+        batched: whether members are taught as one operation or one after the other; the former for optimizers alone
+            that are elementwise. None decides: on a GPU, whose time goes into starting kernels, members are batched
+            where they may be; on a CPU, where convolutions with filters of their own for every member are slower
+            (``benchmarks/population.py``), they are not.
         options: further arguments of ``unroll``.
 
     Returns:
-        what ``unroll`` returns, for each member.
+        what ``unroll`` returns, for each member; where they are batched, ``losses`` is the mean over members.
 
     Raises:
         ValueError: if there are no members, and as ``unroll``.
@@ -48,9 +50,12 @@ def unroll_population(
     if not members:
         raise ValueError("a population needs at least one learner")
     if batched is None:
-        batched = next(iter(members[0][0].values())).device.type != "cpu"
+        parameter = next(iter(members[0][0].values()), torch.empty(0))
+        batched = parameter.device.type != "cpu" and optimizer.elementwise
     if not batched or len(members) == 1:
-        batches = list(batches) if len(members) > 1 else batches
+        if len(members) > 1:
+            window = options.get("window")
+            batches = list(islice(batches, None if window is None else window[1]))
         return [unroll(loss_fn, params, buffers, batches, optimizer, **options) for params, buffers in members]
     params, buffers = (_stacked([member[part] for member in members]) for part in range(2))
     together = unroll(_summed(loss_fn), params, buffers, batches, optimizer, **options)

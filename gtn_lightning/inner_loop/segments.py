@@ -14,6 +14,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from gtn_lightning.inner_loop.operators import reject_captured
 from gtn_lightning.inner_loop.replay import Surroundings
 
+_TENSOR = object()
+"""Stands where a tensor belongs."""
+
 Tree = Any
 """Tensors and constants in dicts, lists and tuples."""
 
@@ -34,9 +37,11 @@ def rematerialise(
         what the function returns, differentiable w.r.t. the tensors of its argument and the learned leaves.
 
     Raises:
+        TypeError: if something else than tensors, numbers and strings in dicts, lists and tuples goes in or comes out:
+            a tensor hidden in it would lose its gradient.
         ValueError: from the backward pass, if the function draws on another tensor that requires grad.
     """
-    leaves, structure = tree_flatten(given)
+    leaves, structure = _flat(given)
     stretch = _Stretch(function, leaves, structure, tuple(learned), device, offload)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     outputs = _Rematerialised.apply(stretch, *tensors, *learned)
@@ -56,14 +61,14 @@ class _Stretch:
         offload: bool,
     ) -> None:
         self._function = function
-        self._constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self._constants = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._places = [number for number, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         self._structure = structure
         self._results: list[Any] = []
         self._result_structure: TreeSpec | None = None
         self.learned = learned
         self.device = device
-        self.offload = offload
+        self.offload = offload and device.type != "cpu"  # there, what is kept is in the host's memory
         self.surroundings = Surroundings(device)
 
     def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -71,16 +76,15 @@ class _Stretch:
         leaves = list(self._constants)
         for place, tensor in zip(self._places, tensors, strict=True):
             leaves[place] = tensor
-        results, self._result_structure = tree_flatten(self._function(tree_unflatten(leaves, self._structure)))
-        self._results = [None if isinstance(result, Tensor) else result for result in results]
+        results, self._result_structure = _flat(self._function(tree_unflatten(leaves, self._structure)))
+        self._results = [_TENSOR if isinstance(result, Tensor) else result for result in results]
         return [result for result in results if isinstance(result, Tensor)]
 
     def assembled(self, tensors: Sequence[Tensor]) -> Tree:
         """Put the tensors that the node returned where the function had them."""
         assert self._result_structure is not None
         rest = iter(tensors)
-        # None stands where a tensor belongs: no part of an inner loop is None.
-        results = [next(rest) if result is None else result for result in self._results]
+        results = [next(rest) if result is _TENSOR else result for result in self._results]
         return tree_unflatten(results, self._result_structure)
 
 
@@ -133,8 +137,17 @@ class _Rematerialised(torch.autograd.Function):
         return (None, *(next(found) if need else None for need in needed))
 
 
+def _flat(tree: Tree) -> tuple[list[Any], TreeSpec]:
+    leaves, structure = tree_flatten(tree)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor | int | float | str | None):
+            raise TypeError(
+                f"segments cannot keep a {type(leaf).__name__} in the inner optimizer's state: use tensors, numbers "
+                "and strings in dicts, lists and (named) tuples"
+            )
+    return leaves, structure
+
+
 def _on_host(tensor: Tensor) -> Tensor:
-    if tensor.device.type == "cpu":
-        return tensor.detach()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor.detach(), non_blocking=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.gradients import inner_gradient
+from gtn_lightning.inner_loop.gradients import inner_gradient, reject_no_parameters
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
 from gtn_lightning.inner_loop.segments import rematerialise
 from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params, detached
@@ -70,14 +70,14 @@ def unroll(
         snapshots: numbers of steps (0 = untrained) after which the learner is recorded as well.
         segment: keep the learner's state after every so many steps only, and run the steps between again in the
             backward pass. With about the square root of T, memory grows as that root; it costs T inner gradients
-            more. None keeps the state after each step.
+            more. A segment also ends where a snapshot is taken. None keeps the state after each step.
         offload: whether what segments keep waits in the host's memory until the backward pass.
 
     Returns:
         Trained parameters, buffers, per-step losses, optimizer state, and the snapshots.
 
     Raises:
-        ValueError: if there is no batch, fewer batches than the window or a snapshot wants, or an invalid
+        ValueError: if there is no parameter, no batch, fewer batches than the window or a snapshot wants, or an invalid
             window or segment.
     """
     first, last = window if window is not None else (0, None)
@@ -87,6 +87,7 @@ def unroll(
         raise ValueError(f"a segment of {segment} steps is empty: expected at least 1")
     if offload and segment is None:
         raise ValueError("offload moves what segments keep: it needs segment, the number of steps of one")
+    reject_no_parameters(params)
     differentiable = torch.is_grad_enabled()
     learned = [parameter for parameter in optimizer.parameters() if parameter.requires_grad]
     at = _Point(dict(params), dict(buffers), optimizer.init(dict(params)))
@@ -108,9 +109,8 @@ def unroll(
         step = len(losses)
         with_graph = differentiable and step >= first
         # A segment ends where somebody looks at the learner.
-        ends = [end for end in (*snapshots, last) if end is not None and end > step]
-        size = min(segment or 1, *(end - step for end in ends)) if with_graph and ends else (segment or 1)
-        size = size if with_graph else 1
+        ends = [end - step for end in (*snapshots, last) if end is not None and end > step]
+        size = min([segment or 1, *ends]) if with_graph else 1
         # With grad: a generator may make something for all steps when it is asked for the first, such as a gather.
         chunk = list(islice(iterator, size))
         if not chunk:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from gtn_lightning.errors import RecipeError
@@ -121,6 +122,9 @@ class Generator(Teacher):
         chunk is computed again in the backward pass, chunk by chunk, so that memory does not grow with the activations
         of all inner steps.
         """
+        if not requests or type(self).forward is not Generator.forward:  # a subclass has its own way
+            yield from super().batches(requests)
+            return
         weights = self.weights()
         size = len(requests[0].labels)
         _, height, width = self.image_shape
@@ -148,7 +152,7 @@ class Generator(Teacher):
                 values = F.linear(values, weights[name], layer.bias)
             elif isinstance(layer, nn.Conv2d):
                 values = F.conv2d(values, weights[name], layer.bias, padding=1)
-            elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            elif isinstance(layer, _BatchNorm):  # SyncBatchNorm too, into which a Trainer may have turned it
                 values = _normalised(values, layer, batches)
             else:
                 values = layer(values)
@@ -164,7 +168,7 @@ def _given(noise: Tensor | None) -> Tensor:
     return noise
 
 
-def _normalised(values: Tensor, layer: nn.BatchNorm1d | nn.BatchNorm2d, batches: int) -> Tensor:
+def _normalised(values: Tensor, layer: _BatchNorm, batches: int) -> Tensor:
     """Normalise every inner batch by its own statistics; values ``[batches * B, C, ...]``."""
     # The channels of every inner batch are channels of their own.
     apart = values.unflatten(0, (batches, -1)).transpose(0, 1).flatten(1, 2)

@@ -85,8 +85,18 @@ def test_the_mean_is_kept_in_checkpoints(tmp_path: Path) -> None:
     assert resumed.mean == clip.mean is not None
 
 
+def test_a_norm_of_zero_does_not_count_and_a_huge_one_is_no_infinite_one(tmp_path: Path) -> None:
+    clip = GradientNorm(clip=2.0, decay=0.5)
+    watch = Watch(clip)
+    make_trainer(tmp_path, max_steps=4, callbacks=[clip, watch]).fit(scaled(0.0, 1.0, 1e25, 1.0), DigitsData(32))
+    assert watch.means[0] is None
+    assert watch.clipped[1] > 0
+    assert 1e20 < watch.logged[2] < float("inf")
+    assert watch.clipped[2] == pytest.approx(2 * watch.clipped[1], rel=1e-5)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"clip": 0.5}, "clip: got 0.5"), ({"decay": 1.0}, "decay: got 1.0")]
+    ("arguments", "message"), [({"clip": 1.0}, "clip: got 1.0"), ({"decay": 1.0}, "decay: got 1.0")]
 )
 def test_values_out_of_range(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(RecipeError, match=message):

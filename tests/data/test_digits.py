@@ -1,5 +1,7 @@
 """The embedded dataset, and through it what all datasets have in common."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -104,6 +106,8 @@ def test_arguments_are_stored_under_their_names() -> None:
         ("shift", -0.5),
         ("scale", -0.1),
         ("scale", 1),
+        ("rotate", math.nan),
+        ("shift", math.inf),
     ],
 )
 def test_values_out_of_range(name: str, value: int) -> None:

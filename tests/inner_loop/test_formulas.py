@@ -55,6 +55,22 @@ def test_group_norm() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_they_take_the_names_of_torchs_arguments() -> None:
+    images, thin = torch.randn(2, 4, 6, 6), torch.randn(2, 1, 6, 6)
+    weight = torch.randn(3, 1, 3, 3)
+    for function, replaced, arguments in (
+        (formulas.group_norm, F.group_norm, {"input": images, "num_groups": 2, "eps": 0.1}),
+        (formulas.max_pool_tiles, F.max_pool2d, {"input": images, "kernel_size": (2,), "stride": 2}),
+        (formulas.convolve_one_channel, F.conv2d, {"input": thin, "weight": weight, "groups": 1, "padding": (1,)}),
+    ):
+        torch.testing.assert_close(function(**arguments), replaced(**arguments))
+
+
+def test_group_norm_of_half_precision_is_computed_in_single() -> None:
+    images = (300 * torch.randn(2, 4, 6, 6)).half()
+    torch.testing.assert_close(formulas.group_norm(images, 2), F.group_norm(images.float(), 2).half())
+
+
 def test_only_poolings_over_tiles_and_convolutions_of_one_channel_are_replaced() -> None:
     images, thin = torch.randn(1, 2, 6, 6), torch.randn(1, 1, 6, 6)
     assert formulas.is_tiling(images, 2)

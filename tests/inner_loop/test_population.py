@@ -1,6 +1,6 @@
 """Several learners at once: the same values and gradients as one after the other, and as finite differences say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -118,6 +118,25 @@ def test_one_member_is_an_unroll() -> None:
     (found,) = unroll_population(cross_entropy(learner), [learner.init()], batches, SGD(0.1), mode="remat")
     expected = unroll(cross_entropy(learner), *learner.init(), batches, SGD(0.1), mode="remat")
     assert torch.equal(found.params["5.bias"], expected.params["5.bias"])
+
+
+def test_no_more_batches_are_asked_for_than_the_window_needs() -> None:
+    learner = Functional(conv_net("none"))
+    asked: list[int] = []
+
+    def endless() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            asked.append(1)
+            yield torch.randn(6, 2, 4, 4), torch.arange(6) % 3
+
+    members = [learner.init(), learner.init()]
+    unroll_population(cross_entropy(learner), members, endless(), SGD(0.1), mode="remat", window=(0, 3))
+    assert len(asked) == 3
+
+
+def test_learners_without_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="no parameter to differentiate"):
+        unroll_population(cross_entropy(Functional(nn.Flatten())), [({}, {})] * 2, [(torch.zeros(1),)], SGD(0.1))
 
 
 def test_an_empty_population_is_refused() -> None:

@@ -107,6 +107,38 @@ def test_a_tensor_that_an_optimizer_closes_over_is_not_lost() -> None:
         experiment.run(mode="remat", segment=2)
 
 
+def test_a_state_in_which_tensors_hide_is_refused() -> None:
+    class Hidden:
+        def __init__(self, momentum: Params) -> None:
+            self.momentum = momentum
+
+    class Hiding(SGD):
+        def init(self, params: Params) -> Any:
+            return Hidden(params)
+
+        def update(self, grads: Params, state: Any, params: Params, step: int) -> tuple[Params, Any]:
+            return {name: params[name] - 0.1 * grads[name] for name in params}, Hidden(grads)
+
+    experiment = Experiment(small_net(), Hiding())
+    experiment.run(mode="remat")
+    with pytest.raises(TypeError, match="cannot keep a Hidden in the inner optimizer's state"):
+        experiment.run(mode="remat", segment=2)
+
+
+def test_an_optimizer_may_have_no_state() -> None:
+    class Stateless(SGD):
+        def init(self, params: Params) -> Any:
+            return None
+
+        def update(self, grads: Params, state: Any, params: Params, step: int) -> tuple[Params, Any]:
+            return {name: params[name] - 0.1 * grads[name] for name in params}, None
+
+    experiment = Experiment(small_net(), Stateless())
+    found, expected = (experiment.run(mode="remat", segment=segment)[1] for segment in (2, None))
+    for gradient, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, reference)
+
+
 def test_without_grad_mode_there_is_nothing_to_run_again() -> None:
     experiment = Experiment(small_net(), SGD(0.1))
     with torch.no_grad():

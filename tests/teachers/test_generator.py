@@ -181,6 +181,27 @@ def test_batches_of_different_sizes_keep_their_own_statistics() -> None:
         torch.testing.assert_close(batch.inputs, teacher(*request).inputs)
 
 
+def test_statistics_stay_apart_with_synchronised_batch_norm() -> None:
+    teacher = nn.SyncBatchNorm.convert_sync_batchnorm(small())
+    requests = [TeacherInput(*asked()), TeacherInput(*(part.flip(0) for part in asked()))]
+    expected = [small()(*request).inputs for request in requests]
+    for batch, images in zip(teacher.batches(requests), expected, strict=True):
+        torch.testing.assert_close(batch.inputs, images)
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_heard() -> None:
+    class Black(Generator):
+        def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
+            batch = super().forward(index, labels, noise)
+            return batch._replace(inputs=0 * batch.inputs)
+
+    torch.manual_seed(0)
+    teacher = Black((1, 8, 8), 10, noise=4, hidden=12, channels=(6, 5))
+    (batch,) = teacher.batches([TeacherInput(*asked())])
+    assert not batch.inputs.any()
+    assert list(teacher.batches([])) == []
+
+
 def test_without_grad_mode_there_is_no_graph() -> None:
     teacher = small()
     requests = Full(2, 20, 10, noise=4).requests(torch.Generator(), CPU)

@@ -26,15 +26,15 @@ from gtn_lightning.inner_loop.modes.signature import Signature, signature
 from gtn_lightning.inner_loop.replay import random_state, same_state
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
 
-MOST_ARCHITECTURES = 32
-"""How many architectures a process compiles; learners of others are taught uncompiled."""
+MOST_PROGRAMS = 64
+"""How many losses a process compiles, the inner loss and the meta-loss of every architecture; others run uncompiled."""
 
 
 class Compiled(NodeMode):
     """Compiled forward over reverse; what cannot be compiled runs in mode ``mixed``.
 
     That is a learner that draws random numbers (which a compiled recomputation would draw anew), one that dynamo
-    cannot trace as a whole, and every architecture beyond the first ``MOST_ARCHITECTURES``.
+    cannot trace as a whole, and every architecture beyond the first ``MOST_PROGRAMS``.
     """
 
     def __init__(self) -> None:
@@ -83,12 +83,12 @@ class Compiled(NodeMode):
         return self._mixed.products(call, params, batch, cotangents, wanted)
 
     def _program(self, device: torch.device) -> "_Program | None":
-        if sum(program is not None for program in self._programs.values()) < MOST_ARCHITECTURES:
+        if sum(program is not None for program in self._programs.values()) < MOST_PROGRAMS:
             return _Program(device)
         if not self._full:
             self._full = True
             warnings.warn(
-                f"{MOST_ARCHITECTURES} architectures of learners are compiled: others are taught uncompiled",
+                f"{MOST_PROGRAMS} programs are compiled: learners of further architectures are taught uncompiled",
                 stacklevel=2,
             )
         return None
@@ -118,6 +118,8 @@ class _Program:
                 found = function(*args)
                 # What a CUDA graph returns lies where its next replay writes.
                 return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, found) if self._graphs else found
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # dynamo and inductor raise whatever their parts raise
             # Tracing that fails within `jvp` stays inside it, and every later one would complain of being nested.
             while forward_ad._current_level > level:

@@ -45,6 +45,8 @@ class Mixed(NodeMode):
                 return forward_over_reverse(
                     loss_fn, params, buffers, batch, tangents(params, cotangents), cotangents.loss, wanted
                 )
+        except torch.OutOfMemoryError:
+            raise
         except (NotImplementedError, RuntimeError) as error:
             # If the fault is the learner's own, this raises as well.
             found = self._fallback.products(call, params, batch, cotangents, wanted)
