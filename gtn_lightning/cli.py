@@ -195,8 +195,12 @@ class GTNCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, ImportError, MisconfigurationException) as error:
-            # Constructors refuse what cannot work, some because an extra is not installed.
-            raise RecipeError(self._with_key(_flat(error))) from error
+            # Constructors refuse what cannot work, some because an extra is not installed. What one says stands behind
+            # the parser's account of the types that would have been allowed.
+            told: BaseException = error
+            while "Union subtypes" in str(told) and (behind := told.__cause__ or told.__context__):
+                told = behind
+            raise RecipeError(self._with_key(_flat(told))) from error
 
     def after_instantiate_classes(self) -> None:
         """Load the teacher file's weights, and see that a checkpoint belongs to the model."""
