@@ -74,8 +74,8 @@ def _norm(gradients: Sequence[Tensor]) -> float:
     if not gradients:
         return 0.0
     # By the largest entry, whose square may be beyond float32 where it is not itself.
-    largest = torch.stack([gradient.abs().max() for gradient in gradients]).max()
-    if float(largest) == 0 or not largest.isfinite():
-        return float(largest)
+    largest = float(torch.stack([gradient.abs().max() for gradient in gradients]).max())
+    if largest == 0 or not math.isfinite(largest):
+        return largest
     squares = torch.stack([(gradient / largest).square().sum() for gradient in gradients])
-    return float(largest) * float(squares.sum().sqrt())
+    return largest * float(squares.sum().sqrt())

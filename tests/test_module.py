@@ -19,7 +19,7 @@ from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBat
 from gtn_lightning.data import DigitsData, Split, Splits, TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD, Functional
-from gtn_lightning.learners import MLP, ConvNet, Fixed, Mixture, RandomWidth
+from gtn_lightning.learners import MLP, ConvNet, Fixed, LearnerDistribution, Mixture, RandomWidth
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Generator, Pixels, RealData
 from tests.ddp_run import EVALUATION
@@ -124,15 +124,23 @@ def test_the_meta_gradient_of_a_whole_meta_step(generator: bool, situation: str)
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def test_every_meta_step_meets_another_learner_which_is_never_a_part_of_the_module(tmp_path: Path) -> None:
+def watched(learners: LearnerDistribution) -> list[nn.Module]:
+    """Return a list that every learner drawn from the distribution is put into."""
     drawn: list[nn.Module] = []
+    sample = learners.sample
 
-    class Watched(Fixed):
-        def sample(self, generator: torch.Generator) -> nn.Module:
-            drawn.append(super().sample(generator))
-            return drawn[-1]
+    def sampled(generator: torch.Generator) -> nn.Module:
+        drawn.append(sample(generator))
+        return drawn[-1]
 
-    gtn = make_gtn(learners=Watched(mlp(hidden=[8])))
+    learners.sample = sampled  # type: ignore[method-assign]
+    return drawn
+
+
+def test_every_meta_step_meets_another_learner_which_is_never_a_part_of_the_module(tmp_path: Path) -> None:
+    learners = Fixed(mlp(hidden=[8]))
+    drawn = watched(learners)
+    gtn = make_gtn(learners=learners)
     make_trainer(tmp_path, max_steps=4, val_check_interval=2).fit(gtn, DigitsData(32))
     first_weights = {float(next(learner.parameters()).detach().sum()) for learner in drawn}
     # One to check against the data, four meta-steps, and two never-seen learners, the same at both validations.
@@ -143,17 +151,9 @@ def test_every_meta_step_meets_another_learner_which_is_never_a_part_of_the_modu
 
 
 def test_a_population_has_one_architecture_and_parameters_of_its_own(tmp_path: Path) -> None:
-    drawn: list[nn.Module] = []
-
-    class Watched(RandomWidth):
-        def sample(self, generator: torch.Generator) -> nn.Module:
-            drawn.append(super().sample(generator))
-            return drawn[-1]
-
-    gtn = make_gtn(
-        learners=Watched(partial(ConvNet, image_shape=SHAPE, classes=10, depth=1), {"width": [4, 99]}), population=3
-    )
-    del drawn[:]  # the ends of the range, made to try them
+    learners = RandomWidth(partial(ConvNet, image_shape=SHAPE, classes=10, depth=1), {"width": [4, 99]})
+    drawn = watched(learners)
+    gtn = make_gtn(learners=learners, population=3)
     make_trainer(tmp_path, max_steps=4).fit(gtn, DigitsData(32))
     taught = drawn[-12:]
     widths = [learner.width for learner in taught]

@@ -78,12 +78,12 @@ class TensorData(LightningDataModule, ABC):
         ):
             if not least <= value < math.inf:
                 raise RecipeError(f"data.{name}: {value} given, expected {least} or more")
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.seed = seed
         if scale >= 1:
             raise RecipeError(f"data.scale: {scale} given, expected a fraction below 1")
         # Under their own names, so that a teacher file can describe the data.
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
         self.crop = crop
         self.flip = flip
         self.rotate = rotate

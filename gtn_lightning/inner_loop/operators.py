@@ -58,6 +58,12 @@ def named_operator() -> Iterator[None]:
         raise _not_twice_differentiable(missing.group(1)) from error
 
 
+def first_line(error: Exception) -> str:
+    """Return the beginning of what an error says, or its type's name if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip()[:200] if lines else type(error).__name__
+
+
 _ONCE_DIFFERENTIABLE = torch.autograd.function.once_differentiable(lambda ctx: None).__code__
 
 

@@ -128,10 +128,9 @@ class Generator(Teacher):
         weights = self.weights()
         size = len(requests[0].labels)
         _, height, width = self.image_shape
+        alike = all(len(request.labels) == size for request in requests)
         # Four images' worth of the last hidden layer, in float32, for all that is kept of an image.
-        together = max(1, CHUNK_BYTES // (size * height * width * self.channels[1] * 16))
-        if any(len(request.labels) != size for request in requests):
-            together = 1
+        together = max(1, CHUNK_BYTES // (size * height * width * self.channels[1] * 16)) if alike else 1
         for start in range(0, len(requests), together):
             chunk = requests[start : start + together]
             labels = torch.cat([request.labels for request in chunk])
@@ -140,8 +139,7 @@ class Generator(Teacher):
                 images = checkpoint(self._images, labels, noise, weights, len(chunk), use_reentrant=False)
             else:
                 images = self._images(labels, noise, weights, len(chunk))
-            sizes = [len(request.labels) for request in chunk]
-            for request, made in zip(chunk, images.split(sizes), strict=True):
+            for request, made in zip(chunk, images.chunk(len(chunk)), strict=True):
                 yield SyntheticBatch(made, self._targets(request.labels), request.labels)
 
     def _images(self, labels: Tensor, noise: Tensor, weights: dict[str, Tensor], batches: int) -> Tensor:

@@ -1,22 +1,16 @@
 """Unrolling in segments: the same meta-gradient from memory that grows with the root of the number of steps."""
 
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gtn_lightning.inner_loop import SGD, Adam, Functional, InnerOptimizer, Params, RMSprop, Unrolled, unroll
-from tests.inner_loop.test_unroll import NETS, LiveBytes, cross_entropy, make_batches, small_net
+from gtn_lightning.inner_loop import SGD, Functional, InnerOptimizer, Params, Unrolled, unroll
+from tests.inner_loop.test_unroll import NETS, OPTIMIZERS, LiveBytes, cross_entropy, make_batches, small_net
 
-STEPS = 7
-OPTIMIZERS: dict[str, Callable[[], InnerOptimizer]] = {
-    "SGD": lambda: SGD(0.3, 0.9, learned=["momentum"], learned_per_step=["lr"], steps=STEPS),
-    "Adam": lambda: Adam(0.05, eps=1e-3, learned=["beta1", "beta2"], learned_per_step=["lr"], steps=STEPS),
-    "RMSprop": lambda: RMSprop(0.05, eps=1e-3, momentum=0.5, learned=["alpha"], learned_per_step=["lr"], steps=STEPS),
-}
+STEPS = 6
 
 
 class Experiment:

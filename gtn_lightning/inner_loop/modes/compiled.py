@@ -23,6 +23,7 @@ from gtn_lightning.inner_loop.modes.base import first_order
 from gtn_lightning.inner_loop.modes.mixed import Mixed, forward_over_reverse, tangents
 from gtn_lightning.inner_loop.modes.node import Call, Cotangents, NodeMode, Products
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
+from gtn_lightning.inner_loop.operators import first_line
 from gtn_lightning.inner_loop.replay import random_state, same_state
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
 
@@ -34,7 +35,7 @@ class Compiled(NodeMode):
     """Compiled forward over reverse; what cannot be compiled runs in mode ``mixed``.
 
     That is a learner that draws random numbers (which a compiled recomputation would draw anew), one that dynamo
-    cannot trace as a whole, and every architecture beyond the first ``MOST_PROGRAMS``.
+    cannot trace as a whole, and whatever comes after ``MOST_PROGRAMS`` programs.
     """
 
     def __init__(self) -> None:
@@ -126,9 +127,9 @@ class _Program:
                 forward_ad.exit_dual_level()
             # If the fault is the learner's own, the uncompiled evaluation that follows says so.
             self.works = False
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             warnings.warn(
-                f"the inner gradient cannot be compiled and runs uncompiled: {type(error).__name__}: {reason[:200]}",
+                "the inner gradient cannot be compiled and runs uncompiled: "
+                f"{type(error).__name__}: {first_line(error)}",
                 stacklevel=2,
             )
             return None

@@ -16,6 +16,7 @@ from torch.func import grad, jvp
 from gtn_lightning.inner_loop.modes.node import Call, Cotangents, NodeMode, Products
 from gtn_lightning.inner_loop.modes.remat import Remat
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
+from gtn_lightning.inner_loop.operators import first_line
 from gtn_lightning.inner_loop.types import Batch, LossFn, Params
 
 
@@ -116,5 +117,4 @@ def _reason(error: Exception) -> str:
             return f"the learner's {found.group(1)} has no forward-mode derivative"
     if "jvp" in str(error) or "forward AD" in str(error) or "setup_context" in str(error):
         return "the learner's custom autograd function has no forward-mode derivative"
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"torch cannot differentiate the learner's gradient in forward mode ({first[:200]})"
+    return f"torch cannot differentiate the learner's gradient in forward mode ({first_line(error)})"
