@@ -82,6 +82,7 @@ def by_torchopt(learner: nn.Module, optimizer: str, images: Tensor, labels: Tens
 
 PEERS: dict[str, Engine] = {"higher": by_higher, "TorchOpt": by_torchopt}
 ENGINES: dict[str, Engine] = {
+    "linearized": partial(ours, "linearized"),
     "compiled": partial(ours, "compiled"),
     "compiled, in segments": partial(ours, "compiled", segments=True),
     **{mode: partial(ours, mode) for mode in ("mixed", "remat", "reverse")},

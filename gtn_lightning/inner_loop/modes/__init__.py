@@ -3,6 +3,7 @@
 from gtn_lightning.inner_loop.modes.base import Mode
 from gtn_lightning.inner_loop.modes.compiled import Compiled
 from gtn_lightning.inner_loop.modes.fastest import Fastest
+from gtn_lightning.inner_loop.modes.linearized import Linearized
 from gtn_lightning.inner_loop.modes.mixed import Mixed
 from gtn_lightning.inner_loop.modes.remat import Remat
 from gtn_lightning.inner_loop.modes.reverse import Reverse
@@ -10,10 +11,12 @@ from gtn_lightning.inner_loop.modes.reverse import Reverse
 __all__ = ["MODES", "Mode"]
 
 _REMAT, _MIXED, _COMPILED = Remat(), Mixed(), Compiled()
+_LINEARIZED = Linearized(_COMPILED)
 
 MODES: dict[str, Mode] = {
-    "auto": Fastest({"remat": _REMAT, "mixed": _MIXED}, _COMPILED),
+    "auto": Fastest({"remat": _REMAT, "mixed": _MIXED}, {"compiled": _COMPILED, "linearized": _LINEARIZED}),
     "compiled": _COMPILED,
+    "linearized": _LINEARIZED,
     "mixed": _MIXED,
     "remat": _REMAT,
     "reverse": Reverse(),
@@ -24,5 +27,6 @@ MODES: dict[str, Mode] = {
 * ``remat`` computes each gradient again when the backward pass arrives, and differentiates it in reverse mode.
 * ``mixed`` does so in forward mode.
 * ``compiled`` is ``mixed``, compiled.
-* ``auto`` measures the last three and stays with the fastest.
+* ``linearized`` is ``compiled``, but what is costly to compute again is kept.
+* ``auto`` measures the last four and stays with the fastest; it keeps as much as there is room for.
 """

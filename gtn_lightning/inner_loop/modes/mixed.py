@@ -7,20 +7,22 @@ of the second derivative is ever built, and both halves are functions that can b
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp
+from torch.overrides import TorchFunctionMode
 
-from gtn_lightning.inner_loop.modes.node import Call, Cotangents, NodeMode, Products
+from gtn_lightning.inner_loop.modes.node import Call, Cotangents, Products, Recomputing, Saved
 from gtn_lightning.inner_loop.modes.remat import Remat
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
 from gtn_lightning.inner_loop.operators import first_line
 from gtn_lightning.inner_loop.types import Batch, LossFn, Params
 
 
-class Mixed(NodeMode):
+class Mixed(Recomputing):
     """Forward over reverse; where torch cannot do that for a learner, mode ``remat``.
 
     That is a learner with an operator without a forward-mode rule, and most convolutional ones under autocast (torch
@@ -32,15 +34,14 @@ class Mixed(NodeMode):
         self._unsupported: set[Signature] = set()
         self._said: set[str] = set()
 
-    def products(
-        self, call: Call, params: Params, batch: Batch, cotangents: Cotangents, wanted: Sequence[bool]
-    ) -> Products:
+    def products(self, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:
         """Push the cotangents forward through the gradient; see the base class."""
         loss_fn, buffers = call.loss_fn, call.buffers
+        params, batch = saved.params, saved.batch
         key = signature(loss_fn, params, buffers, batch, call.surroundings.autocast)
         # Where the loss alone was used, the product is an ordinary gradient.
         if not cotangents.vector or key in self._unsupported:
-            return self._fallback.products(call, params, batch, cotangents, wanted)
+            return self._fallback.products(call, saved, cotangents, wanted)
         try:
             with call.surroundings.again():
                 return forward_over_reverse(
@@ -50,7 +51,7 @@ class Mixed(NodeMode):
             raise
         except (NotImplementedError, RuntimeError) as error:
             # If the fault is the learner's own, this raises as well.
-            found = self._fallback.products(call, params, batch, cotangents, wanted)
+            found = self._fallback.products(call, saved, cotangents, wanted)
             self._unsupported.add(key)
             reason = _reason(error)
             if reason not in self._said:
@@ -90,7 +91,8 @@ def forward_over_reverse(
 
     def both(params: Params, inputs: tuple[Tensor, ...]) -> Tensor:
         given = iter(inputs)
-        return loss_fn(params, buffers, *(next(given) if w else t for t, w in zip(batch, wanted, strict=True)))[0]
+        with StopsTangents():
+            return loss_fn(params, buffers, *(next(given) if w else t for t, w in zip(batch, wanted, strict=True)))[0]
 
     # Forward mode refuses a tensor whose elements share memory, as those of an expanded one do.
     params = {name: tensor.contiguous() if 0 in tensor.stride() else tensor for name, tensor in params.items()}
@@ -103,6 +105,26 @@ def forward_over_reverse(
         h_inputs = tuple(h + loss_cotangent * by for h, by in zip(h_inputs, by_inputs, strict=True))
     rest = iter(h_inputs)
     return Products(dict(h_params), [next(rest) if want else None for want in wanted])
+
+
+class StopsTangents(TorchFunctionMode):
+    """Lets ``torch.no_grad`` stop derivatives of forward mode too, as ``detach`` does and as double backward has it.
+
+    To torch (2.13), it is a matter of reverse mode alone: what a loss computes under it would be a constant to the
+    inner gradient, but not to its derivative.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        found = func(*args, **kwargs or {})
+        if func is torch._C._set_grad_enabled:
+            torch._C._set_fwd_grad_enabled(*args)
+        return found
 
 
 def _reason(error: Exception) -> str:

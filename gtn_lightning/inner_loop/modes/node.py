@@ -3,11 +3,11 @@
 The node's forward computes the gradient and keeps its inputs only; its backward receives cotangents ``v`` of the
 gradient and returns ``v^T H``, the Hessian-vector product, and the mixed products with the batch. Memory per inner
 step is then a few copies of the parameters instead of all activations. How the two halves are computed is up to the
-mode.
+mode, and so is what it keeps besides.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +39,17 @@ class Products(NamedTuple):
     batch: list[Tensor | None]
 
 
+class Saved(NamedTuple):
+    """The tensors that a node keeps."""
+
+    params: Params
+    """The parameters it was called with, detached."""
+    batch: Batch
+    """The batch it was called with, detached."""
+    kept: Sequence[Tensor] = ()
+    """What the mode asked to keep besides."""
+
+
 class Call:
     """What a node keeps besides tensors: the function, the constants, and what the world was like."""
 
@@ -52,24 +63,28 @@ class Call:
         self.surroundings = Surroundings(device)
 
 
+class Computed(NamedTuple):
+    """A gradient, and how to differentiate it again."""
+
+    gradient: InnerGradient
+    kept: Sequence[Tensor]
+    """What the node is to keep for that besides its inputs."""
+    products: Callable[[Call, Saved, Cotangents, Sequence[bool]], Products]
+    """As ``Recomputing.products``."""
+
+
 class NodeMode(Mode):
-    """A mode whose inner gradient is a node that keeps nothing but its inputs."""
+    """A mode whose inner gradient is a node."""
 
     @abstractmethod
-    def products(
-        self, call: Call, params: Params, batch: Batch, cotangents: Cotangents, wanted: Sequence[bool]
-    ) -> Products:
-        """Differentiate the gradient again.
+    def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
+        """Compute the gradient, and say how to differentiate it again.
 
         Args:
             call: the call of the node.
-            params: the parameters it was called with, detached.
-            batch: the batch it was called with, detached.
-            cotangents: of the gradient and the loss, at least one of them.
-            wanted: for each tensor of the batch, whether its product is asked for.
-
-        Raises:
-            NotTwiceDifferentiableError: if an operator of the loss has no second derivative.
+            params: the parameters.
+            batch: the batch.
+            wanted: for each tensor of the batch, whether its product will be asked for.
         """
 
     def differentiable(
@@ -85,20 +100,43 @@ class NodeMode(Mode):
         )
 
 
+class Recomputing(NodeMode):
+    """A mode that keeps nothing of a gradient's computation and does it again to differentiate it."""
+
+    def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
+        """Compute the gradient; see the base class."""
+        return Computed(self.plain(call.loss_fn, params, call.buffers, batch), (), self.products)
+
+    @abstractmethod
+    def products(self, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:
+        """Differentiate the gradient again.
+
+        Args:
+            call: the call of the node.
+            saved: what it kept.
+            cotangents: of the gradient and the loss, at least one of them.
+            wanted: for each tensor of the batch, whether its product is asked for.
+
+        Raises:
+            NotTwiceDifferentiableError: if an operator of the loss has no second derivative.
+        """
+
+
 class _Node(torch.autograd.Function):
     """``(params, batch) -> (loss, grads, buffers)``."""
 
     @staticmethod
     def forward(ctx: Any, mode: NodeMode, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         split = len(call.names)
-        found = mode.plain(
-            call.loss_fn, dict(zip(call.names, tensors[:split], strict=True)), call.buffers, tensors[split:]
-        )
+        params = dict(zip(call.names, tensors[:split], strict=True))
+        computed = mode.gradient(call, params, tensors[split:], ctx.needs_input_grad[split + 2 :])
+        found = computed.gradient
         call.surroundings.close()
         call.buffer_names = tuple(found.buffers)
-        ctx.mode, ctx.call = mode, call
+        ctx.products, ctx.call = computed.products, call
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*tensors, *computed.kept)
+        ctx.inputs = len(tensors)
         ctx.mark_non_differentiable(*found.buffers.values())
         return (found.loss, *(found.grads[name] for name in call.names), *found.buffers.values())
 
@@ -107,12 +145,11 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
         names, split = call.names, len(call.names)
-        tensors = [tensor.detach() for tensor in ctx.saved_tensors]
+        tensors = [tensor.detach() for tensor in ctx.saved_tensors[: ctx.inputs]]
         given = Cotangents(dict(zip(names, cotangents[1 : split + 1], strict=True)), cotangents[0])
         needed = ctx.needs_input_grad[2:]
         if not any(needed) or not (given.vector or given.loss is not None):
             return (None, None, *[None] * len(tensors))
-        params = dict(zip(names, tensors[:split], strict=True))
-        mode: NodeMode = ctx.mode
-        found = mode.products(call, params, tensors[split:], given, needed[split:])
+        saved = Saved(dict(zip(names, tensors[:split], strict=True)), tensors[split:], ctx.saved_tensors[ctx.inputs :])
+        found: Products = ctx.products(call, saved, given, needed[split:])
         return (None, None, *(found.params[name] for name in names), *found.batch)

@@ -8,21 +8,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.modes.node import Call, Cotangents, NodeMode, Products
+from gtn_lightning.inner_loop.modes.node import Call, Cotangents, Products, Recomputing, Saved
 from gtn_lightning.inner_loop.operators import named_operator, reject_silently_wrong
-from gtn_lightning.inner_loop.types import Batch, Params
 
 
-class Remat(NodeMode):
+class Remat(Recomputing):
     """Reverse over reverse, on a graph that exists for one inner step at a time."""
 
-    def products(
-        self, call: Call, params: Params, batch: Batch, cotangents: Cotangents, wanted: Sequence[bool]
-    ) -> Products:
+    def products(self, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:
         """Build the gradient's graph and walk back through it; see the base class."""
         # The inner gradient is taken w.r.t. every parameter; a batch tensor is a variable only if somebody asks.
-        variables = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
-        inputs = [tensor.detach().requires_grad_(want) for tensor, want in zip(batch, wanted, strict=True)]
+        variables = {name: tensor.detach().requires_grad_() for name, tensor in saved.params.items()}
+        inputs = [tensor.detach().requires_grad_(want) for tensor, want in zip(saved.batch, wanted, strict=True)]
         with torch.enable_grad(), named_operator():
             with call.surroundings.again():
                 loss, _ = call.loss_fn(variables, call.buffers, *inputs)

@@ -1,6 +1,8 @@
 """The mode that measures and chooses."""
 
 import logging
+import time
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +10,9 @@ import torch
 from gtn_lightning.inner_loop.modes import fastest
 from gtn_lightning.inner_loop.modes.compiled import Compiled
 from gtn_lightning.inner_loop.modes.fastest import SAMPLES, Fastest
+from gtn_lightning.inner_loop.modes.linearized import Linearized
 from gtn_lightning.inner_loop.modes.mixed import Mixed
-from gtn_lightning.inner_loop.modes.remat import Remat
+from gtn_lightning.inner_loop.modes.node import Products
 from tests.inner_loop.test_gradients import quadratic
 
 
@@ -21,10 +24,23 @@ def step(mode: Fastest, size: int = 4) -> None:
     torch.testing.assert_close(by_inputs, w.detach())
 
 
+class Slow(Mixed):
+    """Takes a hundredth of a second longer."""
+
+    def products(self, *args: Any) -> Products:
+        time.sleep(0.01)
+        return super().products(*args)
+
+
+@pytest.fixture
+def mode() -> Fastest:
+    compiled = Compiled()
+    return Fastest({"remat": Slow(), "mixed": Slow()}, {"compiled": compiled, "linearized": Linearized(compiled)})
+
+
 def test_it_measures_every_uncompiled_mode_and_compiles_only_when_that_can_pay(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    mode: Fastest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mode = Fastest({"remat": Remat(), "mixed": Mixed()}, Compiled())
     for _ in range(3 * SAMPLES):
         step(mode)
     (record,) = mode._records.values()
@@ -37,8 +53,30 @@ def test_it_measures_every_uncompiled_mode_and_compiles_only_when_that_can_pay(
         for _ in range(3 * SAMPLES):
             step(mode)
     assert record.final
-    assert set(record.seconds) == {"remat", "mixed", "compiled"}
+    assert set(record.seconds) == {"remat", "mixed", "compiled", "linearized"}
     assert f"in mode {record.choice!r}" in caplog.text
     assert caplog.text.count("per inner step") == 1
     step(mode, size=5)  # another architecture starts anew
     assert len(mode._records) == 2
+
+
+def test_steps_keep_as_much_as_there_is_room_for(mode: Fastest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastest, "COMPILE_AFTER", 0.0)
+    for _ in range(5 * SAMPLES):
+        step(mode)
+    (record,) = mode._records.values()
+    assert record.kept > 0
+    assert mode._kept == 0  # all of it is released with the steps
+    record.choice = "linearized"
+
+    def inner_loop(steps: int) -> tuple[int, torch.Tensor]:
+        w, inputs = torch.randn(4, requires_grad=True), torch.randn(4)
+        found = [mode.differentiable(quadratic, {"w": w}, {}, (inputs,)) for _ in range(steps)]
+        kept = mode._kept
+        (by_w,) = torch.autograd.grad(sum(gradient.grads["w"].sum() for gradient in found), w)
+        torch.testing.assert_close(by_w, steps * inputs)
+        return kept, by_w
+
+    assert inner_loop(6)[0] == 6 * record.kept
+    monkeypatch.setattr(fastest, "ROOM", 3 * record.kept)
+    assert inner_loop(6)[0] == 3 * record.kept
