@@ -217,7 +217,7 @@ def _cut(wanted: Iterable[Node]) -> tuple[set[Node], set[Node]]:
         node = waiting.pop()
         if node in kept or node in again:
             continue
-        if _is_kept(node):
+        if node.op == "placeholder" or _is_costly(node):
             kept.add(node)
         else:
             again.add(node)
@@ -225,20 +225,26 @@ def _cut(wanted: Iterable[Node]) -> tuple[set[Node], set[Node]]:
     return kept, again
 
 
-def _is_kept(node: Node) -> bool:
-    if node.op != "call_function":
-        return node.op == "placeholder"
+def _is_costly(node: Node) -> bool:
+    """Return whether a node is not to be computed again."""
+    if node.op != "call_function" or not isinstance(value := node.meta["val"], Tensor):
+        return False
     # Of several results, it is one that is kept.
     source = node.args[0] if node.target is operator.getitem else node
     assert isinstance(source, Node)
-    value = node.meta["val"]
-    if not isinstance(value, Tensor):
-        return False
     if packet(source) in _COSTLY:
         return True
-    sizes = [given.meta["val"].numel() for given in source.all_input_nodes if isinstance(given.meta["val"], Tensor)]
+    sources = {given: given.meta["val"] for given in source.all_input_nodes}
+    tensors = {given: value for given, value in sources.items() if isinstance(value, Tensor)}
     part = packet(source) in (_aten.select, _aten.slice, _aten.split, _aten.unbind)
-    return not part and bool(sizes) and value.numel() * _SMALLER <= max(sizes)
+    if not part and tensors and value.numel() * _SMALLER <= max(given.numel() for given in tensors.values()):
+        return True
+    # Where nobody else looks at a costly result, what is made of it takes its place: a convolution's bias is then added
+    # where the convolution is.
+    return any(
+        len(given.users) == 1 and tensor.numel() == value.numel() and tensor.dtype == value.dtype and _is_costly(given)
+        for given, tensor in tensors.items()
+    )
 
 
 def _part(whole: GraphModule, inputs: Sequence[Node], nodes: set[Node], outputs: Sequence[Node]) -> GraphModule:
