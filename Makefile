@@ -77,6 +77,7 @@ bench: $(INSTALLED) ## time and memory of the inner loop beside its peers, and t
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(RUN)/python -m benchmarks.engine $(ARGS)
 	$(RUN)/python -m benchmarks.shares $(if $(DATA),--recipes digits mnist_cpu --mnist '$(DATA)')
+	$(RUN)/python -m benchmarks.scale
 
 clean: ## remove the virtual environment, caches and builds; runs/ stays
 	@# A VENV that holds no virtual environment is somebody's folder.

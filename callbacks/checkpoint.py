@@ -3,9 +3,10 @@
 import io
 import os
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -19,6 +20,10 @@ from gtn_lightning.files import whole_file
 from gtn_lightning.teacher_file import save_teacher
 
 TEACHER_FILE = "teacher.safetensors"
+
+
+class UnwritableError(RecipeError):
+    """A file of the run cannot be written."""
 
 
 class TeacherCheckpoint(ModelCheckpoint):
@@ -42,6 +47,8 @@ class TeacherCheckpoint(ModelCheckpoint):
         monitor: the logged name that decides which is best.
         mode: ``max`` if more of it is better, ``min`` if less is.
         save_top_k: how many of the best checkpoints are kept; -1 keeps one per validation.
+        if_unwritable: what happens if a file cannot be written, on a full disk for instance: ``stop`` ends the run
+            with an error, ``go_on`` warns and tries again after the next validation. Earlier files stay as they were.
 
     Raises:
         RecipeError: if ``save_top_k`` is 0, with which there would be no best teacher.
@@ -54,6 +61,7 @@ class TeacherCheckpoint(ModelCheckpoint):
         monitor: str = "val/accuracy",
         mode: str = "max",
         save_top_k: int = 1,
+        if_unwritable: Literal["stop", "go_on"] = "stop",
     ) -> None:
         if save_top_k == 0:
             raise RecipeError(
@@ -71,6 +79,7 @@ class TeacherCheckpoint(ModelCheckpoint):
             # A second run in a folder replaces last.ckpt; nobody would look for last-v1.ckpt.
             enable_version_counter=False,
         )
+        self.if_unwritable = if_unwritable
         self._training_began = False
         self._resumed_from: Path | None = None
 
@@ -105,13 +114,16 @@ class TeacherCheckpoint(ModelCheckpoint):
         if self._should_skip_saving_checkpoint(trainer):
             return
         candidates = self._monitor_candidates(trainer)
-        self._save_topk_checkpoint(trainer, candidates)
-        self._save_last_checkpoint(trainer, candidates)
+        with self._unless_unwritable(trainer):
+            self._save_topk_checkpoint(trainer, candidates)
+        with self._unless_unwritable(trainer):
+            self._save_last_checkpoint(trainer, candidates)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last, if meta-steps followed the last validation."""
         if not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            with self._unless_unwritable(trainer):
+                self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the last, whatever happened."""
@@ -163,16 +175,32 @@ class TeacherCheckpoint(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         state = self._state(trainer)
+        refused = ""
         if trainer.is_global_zero:
-            self._write(filepath, state)
-            if filepath == self.best_model_path:
-                self._write_teacher(trainer)
-        trainer.strategy.barrier("TeacherCheckpoint")
+            try:
+                self._write(filepath, state)
+                if filepath == self.best_model_path:
+                    self._write_teacher(trainer)
+            except RecipeError as error:
+                refused = str(error)
+        # All processes learn of it, or those that did not write would wait for the one that gave up.
+        refused = trainer.strategy.broadcast(refused)
+        if refused:
+            raise UnwritableError(refused)
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(weakref.proxy(self))
+
+    @contextmanager
+    def _unless_unwritable(self, trainer: Trainer) -> Iterator[None]:
+        try:
+            yield
+        except UnwritableError as error:
+            if self.if_unwritable == "stop":
+                raise
+            rank_zero_warn(f"meta-step {trainer.global_step} is not saved: {error}")
 
     def _state(self, trainer: Trainer) -> dict[str, Any]:
         state: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)

@@ -3,16 +3,19 @@
 It is a LightningCLI: everything about its options and recipes works as LightningCLI users expect. Added are recipes
 by name, teacher files, one folder per run, and errors of one line.
 
-The exit code is 0, 2 for wrong input, 130 for Ctrl-C. Only errors that a user can cause become one line; an error of
-the package's own, or of a user's own class, keeps its traceback.
+The exit code is 0, 2 for wrong input, 130 for Ctrl-C, 143 for SIGTERM, 1 where another process of the run is gone.
+Only errors that a user can cause become one line; an error of the package's own, or of a user's own class, keeps its
+traceback.
 """
 
 import json
 import logging
 import os
 import pickle
+import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -30,16 +33,18 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 # Imported here so that recipes can name their classes without the path.
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, tasks, teachers
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import NotTwiceDifferentiableError
+from gtn_lightning.inner_loop.operators import first_line
 from gtn_lightning.module import GTN
 from gtn_lightning.parser_errors import explain, with_item
 from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
+from gtn_lightning.trust import OPTION, reject_untrusted
 
 RUN_FOLDER = "GTN_RUN_FOLDER"
 """Environment variable by which the processes that DDP starts learn the run folder."""
@@ -49,6 +54,7 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict")
 COMPONENTS = (callbacks, curricula, data, inner_loop, learners, loggers, tasks, teachers)
 
 EPILOG = """`gtn recipes` lists the recipes that come with the package; --config takes their names.
+Recipes name classes and so can run code: --trusted-only allows this package's and Lightning's alone.
 GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""
 
 USER_ERRORS = (RecipeError, NotTwiceDifferentiableError, MisconfigurationException, OSError)
@@ -80,8 +86,26 @@ WARNED_TO_EVERYBODY = (
 )
 
 
+LOST_PROCESS = re.compile(
+    r"Connection (closed|reset) by (remote )?peer|gloo|NCCL|ProcessGroup|failed to recv|Broken pipe", re.IGNORECASE
+)
+"""What torch's process groups say when a process at the other end has ended."""
+
+
 class InterruptedRunError(Exception):
-    """Ctrl-C; the message says what was kept and how to go on."""
+    """A run that was told to end, or whose other processes are gone.
+
+    Args:
+        what: what happened, for the user.
+        checkpoint: the checkpoint to go on from, or empty.
+        code: the exit code.
+    """
+
+    def __init__(self, what: str, checkpoint: str, code: int) -> None:
+        super().__init__(what)
+        self.what = what
+        self.checkpoint = checkpoint
+        self.code = code
 
 
 class RecipeCallback(SaveConfigCallback):
@@ -235,9 +259,15 @@ class GTNCLI(LightningCLI):
                 for parent in new[1:]:
                     with suppress(OSError):  # somebody else's run is in there
                         parent.rmdir()
+            checkpoint = str(last) if last.exists() else ""
             # Lightning turns Ctrl-C into exit(1), after its callbacks have saved what there is.
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-                raise InterruptedRunError(str(last) if last.exists() else "") from None
+                raise InterruptedRunError("interrupted", checkpoint, 130) from None
+            if isinstance(error, SIGTERMException):
+                raise InterruptedRunError("terminated", checkpoint, 128 + signal.SIGTERM) from None
+            if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST_PROCESS.search(str(error)):
+                what = f"error: another process of this run has ended, its own output says why ({first_line(error)})"
+                raise InterruptedRunError(what, checkpoint, 1) from error
             raise
         finally:
             # Another run of this process must not go on in this one's W&B run, nor with its environment.
@@ -259,7 +289,10 @@ class GTNCLI(LightningCLI):
         inherited = os.environ.get(RUN_FOLDER)
         if inherited and "LOCAL_RANK" in os.environ:
             return Path(inherited)
-        name = time.strftime("%Y%m%d-%H%M%S")
+        job = os.environ.get("SLURM_JOB_ID")
+        name = f"slurm-{job}" if job else time.strftime("%Y%m%d-%H%M%S")
+        if job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+            return base / name  # requeued: Lightning finds there what it saved before
         folder, number = base / name, 1
         while folder.exists():
             number += 1
@@ -275,7 +308,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the arguments after the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0; 2 for wrong input; 130 for an interrupted run.
+        The exit code: 0; 2 for wrong input; 130, 143 or 1 for a run that was interrupted, terminated or left alone.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     # A user's own classes lie in the working folder; last, so that no file there shadows a library.
@@ -286,20 +319,22 @@ def main(args: Sequence[str] | None = None) -> int:
             print(_recipe_list())
             return 0
         with _quiet():
-            GTNCLI(_with_teacher_recipe(_with_recipe_paths(arguments)))
+            expanded = _with_teacher_recipe(_with_recipe_paths([a for a in arguments if a != OPTION]))
+            if OPTION in arguments:
+                reject_untrusted(expanded)
+            GTNCLI(expanded)
     except USER_ERRORS as error:
         if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
         print(f"gtn: error: {_flat(error)}", file=sys.stderr)
         return 2
     except InterruptedRunError as interruption:
-        checkpoint = str(interruption)
-        if checkpoint:
-            again = shlex.join(["gtn", *arguments, "--ckpt_path", checkpoint])
-            print(f"gtn: interrupted; {checkpoint} is kept, go on with: {again}", file=sys.stderr)
-        else:
-            print("gtn: interrupted; nothing was kept", file=sys.stderr)
-        return 130
+        again = shlex.join(["gtn", *arguments, "--ckpt_path", interruption.checkpoint])
+        kept = (
+            f"{interruption.checkpoint} is kept, go on with: {again}" if interruption.checkpoint else "nothing was kept"
+        )
+        print(f"gtn: {interruption.what}; {kept}", file=sys.stderr)
+        return interruption.code
     except KeyboardInterrupt:
         print("gtn: interrupted before the run began; nothing was kept", file=sys.stderr)
         return 130

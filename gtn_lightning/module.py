@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from gtn_lightning.agreement import check_agreement, unsuitable
 from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import build, describe
@@ -24,6 +25,7 @@ from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_lo
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.outer import outer_optimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
+from gtn_lightning.recovery import Recovery
 from gtn_lightning.tasks import Task
 from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
 from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInput
@@ -73,6 +75,7 @@ class GTN(pl.LightningModule):
             backward pass: for inner loops whose states do not fit into memory. States at which a meta-loss is taken are
             kept as well. None keeps all.
         offload: with `segment`, keep these states in the host's memory.
+        recovery: what is done about meta-gradients that are not finite; None for `Recovery` with its defaults.
         eval_learners: number of learners K taught at validation and test.
         eval_steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to
             T.
@@ -99,6 +102,7 @@ class GTN(pl.LightningModule):
         population: int = 1,
         segment: int | None = None,
         offload: bool = False,
+        recovery: Recovery | None = None,
         eval_learners: int = 10,
         eval_steps: list[int] | None = None,
         real_rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
@@ -119,6 +123,7 @@ class GTN(pl.LightningModule):
         self.population = population
         self.segment = segment
         self.offload = offload
+        self.recovery = recovery or Recovery()
         self.eval_learners = eval_learners
         self.eval_steps = eval_steps
         self.real_rates = list(real_rates)
@@ -131,7 +136,7 @@ class GTN(pl.LightningModule):
         self._real: RealData | None = None
         self._tuning_batch: Sequence[Any] | None = None
         self._prepared = False
-        self._skipped = 0
+        self._meta_loss: Tensor | None = None
         self._started = 0.0
 
     @classmethod
@@ -146,13 +151,14 @@ class GTN(pl.LightningModule):
         return gtn
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the number of skipped meta-steps beside the weights."""
-        checkpoint["skipped"] = self._skipped
+        """Put what was skipped beside the weights."""
+        checkpoint["recovery"] = self.recovery.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture in one line."""
         check_state(self, checkpoint["state_dict"], "the checkpoint")
-        self._skipped = checkpoint.get("skipped", 0)
+        if "recovery" in checkpoint:
+            self.recovery.load_state_dict(checkpoint["recovery"])
 
     def description(self) -> dict[str, Any]:
         """Return this module's arguments as plain data, without those that only training needs."""
@@ -202,6 +208,7 @@ class GTN(pl.LightningModule):
                 if step > window[0]
             ]
             loss = torch.stack(losses).mean()
+        self._meta_loss = loss.detach()
         inner_loss = torch.stack([unrolled.losses[-1].detach() for unrolled in taught]).mean()
         self.log("train/meta_loss", loss.detach(), prog_bar=True, sync_dist=True)
         self.log("train/inner_loss", inner_loss, sync_dist=True)
@@ -214,17 +221,12 @@ class GTN(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log how long the meta-step took and how many were skipped."""
         self.log("time/meta_step", time.perf_counter() - self._started)
-        self.log("train/skipped", float(self._skipped))
+        self.log("train/skipped", float(self.recovery.skipped))
+        self.recovery.act(self.trainer, self)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Skip a meta-step whose gradient is not finite.
-
-        The gradients are averaged by now, so that all processes decide alike.
-        """
-        finite = [parameter.grad.isfinite().all() for parameter in self.parameters() if parameter.grad is not None]
-        # Stacked, so that the device is waited for once and not for every parameter.
-        if finite and not torch.stack(finite).all():
-            self._skipped += 1
+        """Skip a meta-step whose gradient, averaged over the processes by now, is not finite."""
+        if not self.recovery.examine(self, self._meta_loss):
             optimizer.zero_grad()
 
     def _window(self, batch_idx: int) -> tuple[int, int]:
@@ -261,6 +263,11 @@ class GTN(pl.LightningModule):
         """Ask for real data again, and teach with it again: this run may have other data than the last."""
         self._prepared = False
         self._baseline_curves = {}
+        if reason := unsuitable(self.trainer):
+            raise RecipeError(
+                f"trainer.strategy: {reason}, but every process teaches a learner of its own with the whole teacher, "
+                "which is small: use ddp"
+            )
         clip = self.trainer.gradient_clip_val
         if clip is not None and clip < 0:  # Lightning takes it for none at all
             raise RecipeError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping; got {clip}")
@@ -269,9 +276,13 @@ class GTN(pl.LightningModule):
         """Check that data, teacher, learners and task fit together before the first meta-step."""
         # No earlier: loaders that are given to the trainer without a data module are not there before.
         self._prepare()
+        self.recovery.remember(self.trainer, self)
 
     def on_validation_epoch_start(self) -> None:
-        """Teach the validation learners."""
+        """See that all processes have the same teacher, and teach the validation learners."""
+        check_agreement(self)
+        if not self.trainer.sanity_checking and self.trainer.state.fn == TrainerFn.FITTING:
+            self.recovery.remember(self.trainer, self)
         self._begin_examination("val")
 
     def on_test_epoch_start(self) -> None:

@@ -451,7 +451,16 @@ def test_true_precision(precision: str, tmp_path: Path, capsys: pytest.CaptureFi
         assert file.get_tensor("inputs").dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "foreign", "no checkpoint", "other", "teacher"])
+class Bomb:
+    """What a pickle may do when it is read."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "truncated", "empty", "foreign", "no checkpoint", "other", "teacher", "bomb"]
+)
 def test_a_checkpoint_that_cannot_be_used(kind: str, run: Run, tmp_path: Path, refused: Refused) -> None:
     path = tmp_path / "wrong.ckpt"
     content = (run.folder / "checkpoints" / "last.ckpt").read_bytes()
@@ -466,6 +475,8 @@ def test_a_checkpoint_that_cannot_be_used(kind: str, run: Run, tmp_path: Path, r
             torch.save({"weights": torch.zeros(3)}, path)
         case "teacher":
             path = run.folder / "teacher.safetensors"
+        case "bomb":
+            torch.save(torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True) | {"more": Bomb()}, path)
         case "other":
             path.write_bytes(content)
     more = ["--model.teacher.init_args.hidden=100"] if kind == "other" else []
@@ -473,6 +484,7 @@ def test_a_checkpoint_that_cannot_be_used(kind: str, run: Run, tmp_path: Path, r
     assert str(path) in line
     if kind == "other":
         assert "another architecture: teacher." in line
+    assert not Path("exploded").exists()
 
 
 @pytest.mark.parametrize("kind", ["missing", "truncated", "other"])
@@ -499,6 +511,22 @@ def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[
     assert stop.value.code in (0, None)
     content: dict[str, dict[str, object]] = yaml.safe_load(capsys.readouterr().out)
     return content
+
+
+def test_a_requeued_slurm_job_finds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # to Lightning, an interactive job
+    assert main(FIT) == 0
+    (folder,) = tmp_path.glob("runs/digits/*")
+    assert folder.name == "slurm-17"
+    # As Lightning saves when the job is told that it will be requeued.
+    (folder / "checkpoints" / "last.ckpt").rename(folder / "hpc_ckpt_1.ckpt")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert main([*FIT, "--trainer.max_steps=6"]) == 0
+    assert list(tmp_path.glob("runs/digits/*")) == [folder]
+    steps = [int(row["step"]) for row in rows(folder / "metrics.csv") if row["time/meta_step"]]
+    assert steps == [0, 1, 2, 3, 4, 5]  # it went on where it had been
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
 
 
 def test_several_configs_stand_above_each_other_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

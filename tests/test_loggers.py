@@ -1,5 +1,9 @@
 """Loggers: W&B offline, switched off and out of reach, and TensorBoard."""
 
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +58,53 @@ def test_offline_by_the_environment_though_logged_in(tmp_path: Path, monkeypatch
     assert WandbLogger(save_dir=str(tmp_path)).experiment.offline
 
 
+class Failing(BaseHTTPRequestHandler):
+    """A server with an error of its own."""
+
+    def do_POST(self) -> None:
+        self.send_error(500)
+
+    do_GET = do_POST
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Stalling(Failing):
+    """A server that never answers."""
+
+    def do_POST(self) -> None:
+        time.sleep(60)
+
+    do_GET = do_POST
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a W&B server that refuses connections, or of one that fails otherwise."""
+    if request.param is None:
+        yield "http://127.0.0.1:9"
+        return
+    with ThreadingHTTPServer(("127.0.0.1", 0), request.param) as found:
+        found.daemon_threads = True
+        found.block_on_close = False
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{found.server_address[1]}"
+        found.shutdown()
+
+
 @pytest.mark.slow
-def test_a_server_out_of_reach_makes_the_run_an_offline_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+@pytest.mark.parametrize("server", [None, Failing, Stalling], indirect=True, ids=["refusing", "failing", "stalling"])
+def test_a_server_that_does_not_serve_makes_the_run_an_offline_one(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", server)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     logger = WandbLogger(save_dir=str(tmp_path / "run"), init_timeout=2)
+    began = time.monotonic()
     with pytest.warns(UserWarning, match="cannot be reached.*wandb sync"):
         run = logger.experiment
+    assert time.monotonic() - began < 45
     assert run.offline
     logger.log_metrics({"val/accuracy": 0.5}, step=1)
     run.finish()

@@ -227,3 +227,13 @@ def test_a_full_disk_leaves_the_earlier_files_whole(make_gtn, make_trainer, data
     for name in names(tmp_path / "checkpoints"):
         assert load(tmp_path / "checkpoints" / name)["global_step"] == 3
     GTN.from_teacher(tmp_path / "teacher.safetensors")
+
+
+def test_a_run_may_go_on_where_nothing_can_be_written(make_gtn, make_trainer, data, tmp_path, file_size_limit):
+    trainer = make_trainer([TeacherCheckpoint(save_top_k=-1, if_unwritable="go_on"), FillDisk()])
+    with pytest.warns(UserWarning, match=r"meta-step 6 is not saved: cannot write .*best-6\.ckpt: File too large"):
+        trainer.fit(make_gtn(eval_learners=1), data)
+    assert trainer.global_step == trainer.max_steps
+    assert names(tmp_path / "checkpoints") == ["best-3.ckpt", "last.ckpt"]
+    for name in names(tmp_path / "checkpoints"):
+        assert load(tmp_path / "checkpoints" / name)["global_step"] == 3

@@ -1,0 +1,106 @@
+"""Meta-training that leaves the realm of finite numbers."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from gtn_lightning import GTN
+from gtn_lightning.data import DigitsData
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.recovery import DivergedError, Recovery
+from tests.tiny import make_gtn, make_trainer
+
+RATE = 0.1
+
+
+class Spoils(pl.Callback):
+    """Makes the gradient of some meta-steps infinite, and keeps the weights before each."""
+
+    def __init__(self, steps: set[int]) -> None:
+        self.steps = steps
+        self.before: list[dict[str, Tensor]] = []
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, idx: int) -> None:
+        self.before.append({name: tensor.clone() for name, tensor in pl_module.state_dict().items()})
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step in self.steps:
+            assert pl_module.teacher.pixels.grad is not None
+            pl_module.teacher.pixels.grad[0] = float("inf")
+
+
+def run(recovery: Recovery, steps: set[int], folder: Path, **options: Any) -> tuple[GTN, Spoils, pl.Trainer]:
+    spoils = Spoils(steps)
+    gtn = make_gtn(
+        outer_optimizer=partial(torch.optim.SGD, lr=RATE, momentum=0.9),
+        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
+        recovery=recovery,
+    )
+    trainer = make_trainer(folder, callbacks=[spoils], **{"max_steps": 8, "val_check_interval": 2} | options)
+    trainer.fit(gtn, DigitsData(32))
+    return gtn, spoils, trainer
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_after_many_in_a_row_it_returns_to_the_last_good_validation_with_a_smaller_rate(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="back to meta-step 2 with 0.5 times the outer rate"):
+        gtn, spoils, trainer = run(Recovery(limit=2), {3, 4}, tmp_path)
+    assert same(spoils.before[4], spoils.before[3])  # the first was only skipped
+    assert same(spoils.before[5], spoils.before[2])
+    assert spoils.rates == [RATE] * 5 + [RATE / 2] * 3  # also after the schedule has been stepped
+    assert not same(gtn.state_dict(), spoils.before[5])
+    assert trainer.callback_metrics["train/skipped"] == 2
+
+
+def test_single_ones_lead_nowhere(tmp_path: Path) -> None:
+    _, spoils, trainer = run(Recovery(limit=2), {1, 3, 5, 7}, tmp_path)
+    assert set(spoils.rates) == {RATE}
+    assert trainer.callback_metrics["train/skipped"] == 4
+
+
+def test_in_the_end_it_stops_and_names_the_cause(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="return 1 of 1"), pytest.raises(DivergedError) as stopped:
+        run(Recovery(limit=2, returns=1), set(range(1, 100)), tmp_path, max_steps=100)
+    message = str(stopped.value)
+    assert message.startswith("meta-step 5: ")
+    assert "the meta-gradient of teacher.pixels is not" in message
+    assert "lower model.optimizer's lr" in message
+    assert "\n" not in message
+
+
+def test_without_a_limit_it_only_counts(tmp_path: Path) -> None:
+    _, spoils, trainer = run(Recovery(limit=None), set(range(1, 8)), tmp_path)
+    assert set(spoils.rates) == {RATE}
+    assert trainer.callback_metrics["train/skipped"] == 7
+
+
+def test_a_resumed_run_has_no_more_returns_than_the_first(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="return 1 of 1"):
+        _, _, trainer = run(Recovery(limit=2, returns=1), {1, 2}, tmp_path, max_steps=4)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    spoils = Spoils(set(range(100)))
+    gtn = make_gtn(
+        outer_optimizer=partial(torch.optim.SGD, lr=RATE, momentum=0.9),
+        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
+        recovery=Recovery(limit=2, returns=1),
+    )
+    resumed = make_trainer(tmp_path, max_steps=20, callbacks=[spoils])
+    with pytest.raises(DivergedError, match="meta-step 6: "):
+        resumed.fit(gtn, DigitsData(32), ckpt_path=tmp_path / "last.ckpt")
+    assert set(spoils.rates) == {RATE / 2}
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"returns": -1}, {"factor": 0.0}, {"factor": 2.0}])
+def test_values_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=f"Recovery.{next(iter(wrong))}: got"):
+        Recovery(**wrong)
