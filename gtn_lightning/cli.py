@@ -8,6 +8,7 @@ Only errors that a user can cause become one line; an error of the package's own
 traceback.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytorch_lightning as pl
 import torch
@@ -178,6 +179,7 @@ class GTNCLI(LightningCLI):
         config = self.config.get(self.config.get("subcommand") or "")
         if config is None:
             return
+        _reject_nulls("model", GTN, {"inner_steps": config.model.inner_steps})
         if config.model.inner_steps < 1:
             # Before the curriculum, which would name its own argument.
             raise RecipeError(f"model.inner_steps must be at least 1; got {config.model.inner_steps}")
@@ -216,6 +218,11 @@ class GTNCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Instantiate, naming the key of whatever a component refuses."""
+        if self.subcommand is not None:
+            config = self.config[self.subcommand]
+            _reject_nulls("model", GTN, config.model.as_dict())
+            for key, component in (("model", config.model), ("data", config.data), ("trainer", config.trainer)):
+                _reject_nulls_within(key, component.as_dict() if component is not None else None)
         try:
             super().instantiate_classes()
         except (ValueError, ImportError, MisconfigurationException) as error:
@@ -265,6 +272,8 @@ class GTNCLI(LightningCLI):
                 raise InterruptedRunError("interrupted", checkpoint, 130) from None
             if isinstance(error, SIGTERMException):
                 raise InterruptedRunError("terminated", checkpoint, 128 + signal.SIGTERM) from None
+            if isinstance(error, ValueError) and not isinstance(error, RecipeError) and _is_lightnings(error):
+                raise RecipeError(f"trainer: {_flat(error).lstrip('` ')}") from error
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST_PROCESS.search(str(error)):
                 what = f"error: another process of this run has ended, its own output says why ({first_line(error)})"
                 raise InterruptedRunError(what, checkpoint, 1) from error
@@ -489,6 +498,37 @@ def _class_paths(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield key, value["class_path"]
         for name, item in value.items():
             yield from _class_paths(item, f"{key}.{name}" if key else name)
+
+
+def _reject_nulls_within(key: str, value: Any) -> None:
+    """Refuse null wherever this package's components in a part of a recipe do not take it."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            _reject_nulls_within(f"{key}.{number}", item)
+    elif isinstance(value, dict):
+        path, arguments = value.get("class_path"), value.get("init_args")
+        if isinstance(path, str) and path.startswith("gtn_lightning.") and isinstance(arguments, dict):
+            module, _, name = path.rpartition(".")
+            _reject_nulls(f"{key}.init_args", getattr(importlib.import_module(module), name), arguments)
+        for name, item in value.items():
+            _reject_nulls_within(f"{key}.{name}", item)
+
+
+def _reject_nulls(key: str, component: type, values: dict[str, Any]) -> None:
+    """Refuse null for arguments that are not optional: to the parser, it is a value that is not set."""
+    kinds = get_type_hints(component.__init__)  # type: ignore[misc]
+    for name, value in values.items():
+        kind = kinds.get(name, Any)
+        if value is None and kind is not Any and type(None) not in get_args(kind):
+            raise RecipeError(
+                f"{key}.{name}: null given, expected {getattr(kind, '__name__', kind)}; give a value, or leave it out"
+            )
+
+
+def _is_lightnings(error: BaseException) -> bool:
+    """Return whether an error was raised by Lightning, about the trainer's arguments."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").startswith("pytorch_lightning.")
 
 
 def _flat(error: BaseException) -> str:

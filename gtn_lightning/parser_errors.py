@@ -70,7 +70,7 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
     named = [name for kind, choices in kinds for name in [kind] * bool(kind) + re.findall(r"[^\s,']+", choices)]
     if expected := list(dict.fromkeys(named)):
         given = re.search(r"Got value: ((?:(?!\. Got value).)*)|Given value: (.*)", branch)
-        value = f", got {(given[1] or given[2]).strip()!r}" if given else ""
+        value = f", got {(given[1] or given[2] or '').strip()!r}" if given else ""
         return f"{key}: expected {' or '.join(expected).replace('NoneType', 'null')}{value}; correct the value"
     if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", branch):
         return f"{key}: {match[1]} is no {match[2]}; name a class that is one"
@@ -79,6 +79,10 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
         return f"{key}: there is no class {match[1]}{nearest}"
     if match := re.search(r"(No module named .*|module '\S+' has no attribute .*)", branch):
         return f"{key}: {_flat(match[1])}; correct the class path, or put its file into this folder or on PYTHONPATH"
+    if re.search(
+        r"argument of type '\w+' is not iterable|has no attribute 'keys'|unhashable type|dot import path", branch
+    ):
+        return f"{key}: expected a class by name, or class_path and init_args; correct the value"
     reason = [line.strip(" -") for line in branch.splitlines() if line.strip(" -") and "Parser key" not in line]
     return f"{key}: {_flat(reason[-1])}" if key and reason else _flat(branch)
 
