@@ -28,7 +28,8 @@ class Compiled(Recomputing):
     """Compiled forward over reverse; what cannot be compiled runs in mode ``mixed``.
 
     That is a learner that draws random numbers (which a compiled recomputation would draw anew), one that dynamo
-    cannot trace as a whole, and whatever comes after ``MOST_PROGRAMS`` programs.
+    cannot trace as a whole, one with a gradient of its own or a transform of ``torch.func`` other than ``vmap``, and
+    whatever comes after ``MOST_PROGRAMS`` programs.
     """
 
     def __init__(self) -> None:
