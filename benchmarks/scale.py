@@ -6,14 +6,11 @@ machine whose speed drifts leaves the ratio as it is.
 
 import argparse
 import csv
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 
 from benchmarks.report import markdown_table, write_report
+from benchmarks.runs import fit
 
 WARM_UP = 10
 """Meta-steps that are not counted."""
@@ -48,16 +45,10 @@ def main() -> None:
 def seconds(recipe: str, processes: int, steps: int, overrides: list[str]) -> float:
     """Return the seconds of a meta-step."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(sys.executable).with_name("gtn")), "fit", "--config", recipe, *overrides]
-        command += [f"--trainer.default_root_dir={folder}", f"--trainer.max_steps={steps}"]
-        command += ["--trainer.limit_val_batches=0", "--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu"]
-        command += [f"--trainer.devices={processes}", "--trainer.strategy=ddp"]
-        environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{result.stderr}")
-        (metrics,) = Path(folder).glob("*/metrics.csv")
-        with metrics.open() as file:
+        more = [f"--trainer.max_steps={steps}", "--trainer.limit_val_batches=0", "--trainer.log_every_n_steps=1"]
+        more += [f"--trainer.devices={processes}", "--trainer.strategy=ddp"]
+        run = fit(recipe, folder, [*overrides, *more], {"OMP_NUM_THREADS": "1"})
+        with (run / "metrics.csv").open() as file:
             found = [float(row["time/meta_step"]) for row in csv.DictReader(file) if row["time/meta_step"]]
     return statistics.median(found[WARM_UP:])
 

@@ -7,10 +7,7 @@ state of caches and memory that it has there.
 import argparse
 import cProfile
 import json
-import os
 import pstats
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from benchmarks.report import markdown_table, write_report
+from benchmarks.runs import fit
 
 MEASURED = 8
 """Meta-steps under the profiler, the last ones of the run."""
@@ -109,16 +107,11 @@ def main() -> None:
 def measured(recipe: str, overrides: list[str]) -> dict[str, float]:
     """Return seconds per meta-step of each part of a recipe."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(sys.executable).with_name("gtn")), "fit", "--config", recipe, *RECIPES[recipe], *overrides]
-        command += [f"--trainer.default_root_dir={folder}", "--model.eval_learners=1", "--trainer.accelerator=cpu"]
-        command += ["--trainer.precision=32-true", "--trainer.callbacks+=benchmarks.shares.Profiled"]
+        more = ["--model.eval_learners=1", "--trainer.precision=32-true"]
+        more += ["--trainer.callbacks+=benchmarks.shares.Profiled"]
         root = str(Path(__file__).resolve().parent.parent)
-        environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": root}
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise SystemExit(f"{' '.join(command)} failed: {(result.stderr.strip().splitlines() or ['killed'])[-1]}")
-        (found,) = Path(folder).glob("*/seconds.json")
-        seconds: dict[str, float] = json.loads(found.read_text())
+        run = fit(recipe, folder, [*RECIPES[recipe], *overrides, *more], {"PYTHONPATH": root})
+        seconds: dict[str, float] = json.loads((run / "seconds.json").read_text())
     return seconds
 
 

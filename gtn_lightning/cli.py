@@ -8,11 +8,11 @@ Only errors that a user can cause become one line; an error of the package's own
 traceback.
 """
 
-import importlib
 import json
 import logging
 import os
 import pickle
+import pkgutil
 import re
 import shlex
 import shutil
@@ -179,7 +179,7 @@ class GTNCLI(LightningCLI):
         config = self.config.get(self.config.get("subcommand") or "")
         if config is None:
             return
-        _reject_nulls("model", GTN, {"inner_steps": config.model.inner_steps})
+        _reject_nulls(config.as_dict())
         if config.model.inner_steps < 1:
             # Before the curriculum, which would name its own argument.
             raise RecipeError(f"model.inner_steps must be at least 1; got {config.model.inner_steps}")
@@ -218,11 +218,6 @@ class GTNCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Instantiate, naming the key of whatever a component refuses."""
-        if self.subcommand is not None:
-            config = self.config[self.subcommand]
-            _reject_nulls("model", GTN, config.model.as_dict())
-            for key, component in (("model", config.model), ("data", config.data), ("trainer", config.trainer)):
-                _reject_nulls_within(key, component.as_dict() if component is not None else None)
         try:
             super().instantiate_classes()
         except (ValueError, ImportError, MisconfigurationException) as error:
@@ -290,7 +285,7 @@ class GTNCLI(LightningCLI):
         """Put the key of the component that a message begins with before it."""
         name = message.partition(":")[0].partition(".")[0]
         values = self.config[self.subcommand].as_dict() if self.subcommand else {}
-        key = next((key for key, path in _class_paths(values) if path.rpartition(".")[2] == name), None)
+        key = next((key for key, path, _ in _components(values) if path.rpartition(".")[2] == name), None)
         return f"{key}.init_args: {message}" if key else message
 
     def _run_folder(self, base: Path) -> Path:
@@ -488,41 +483,29 @@ def _read_checkpoint(path: str) -> dict[str, Any]:
     return checkpoint
 
 
-def _class_paths(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the key of every component in a recipe, with its class path."""
+def _components(value: Any, key: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the key of every component in a recipe, with its class path and its arguments."""
     if isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _class_paths(item, f"{key}.{number}")
+            yield from _components(item, f"{key}.{number}")
     elif isinstance(value, dict):
         if isinstance(value.get("class_path"), str):
-            yield key, value["class_path"]
+            yield key, value["class_path"], value.get("init_args") or {}
         for name, item in value.items():
-            yield from _class_paths(item, f"{key}.{name}" if key else name)
+            yield from _components(item, f"{key}.{name}" if key else name)
 
 
-def _reject_nulls_within(key: str, value: Any) -> None:
-    """Refuse null wherever this package's components in a part of a recipe do not take it."""
-    if isinstance(value, list):
-        for number, item in enumerate(value):
-            _reject_nulls_within(f"{key}.{number}", item)
-    elif isinstance(value, dict):
-        path, arguments = value.get("class_path"), value.get("init_args")
-        if isinstance(path, str) and path.startswith("gtn_lightning.") and isinstance(arguments, dict):
-            module, _, name = path.rpartition(".")
-            _reject_nulls(f"{key}.init_args", getattr(importlib.import_module(module), name), arguments)
-        for name, item in value.items():
-            _reject_nulls_within(f"{key}.{name}", item)
-
-
-def _reject_nulls(key: str, component: type, values: dict[str, Any]) -> None:
-    """Refuse null for arguments that are not optional: to the parser, it is a value that is not set."""
-    kinds = get_type_hints(component.__init__)  # type: ignore[misc]
-    for name, value in values.items():
-        kind = kinds.get(name, Any)
-        if value is None and kind is not Any and type(None) not in get_args(kind):
-            raise RecipeError(
-                f"{key}.{name}: null given, expected {getattr(kind, '__name__', kind)}; give a value, or leave it out"
-            )
+def _reject_nulls(config: dict[str, Any]) -> None:
+    """Refuse null for what is not optional in this package's components: to the parser, it is a value not set."""
+    named = ((f"{key}.init_args", path, given) for key, path, given in _components(config))
+    own = ((key, pkgutil.resolve_name(path), given) for key, path, given in named if path.startswith("gtn_lightning."))
+    for key, component, arguments in (("model", GTN, config["model"]), *own):
+        kinds = get_type_hints(component.__init__)
+        for name, value in arguments.items():
+            kind = kinds.get(name, Any)
+            if value is None and kind is not Any and type(None) not in get_args(kind):
+                expected = getattr(kind, "__name__", kind)
+                raise RecipeError(f"{key}.{name}: null given, expected {expected}; give a value, or leave it out")
 
 
 def _is_lightnings(error: BaseException) -> bool:

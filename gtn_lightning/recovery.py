@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from gtn_lightning.errors import RecipeError
 
@@ -52,9 +53,12 @@ class Recovery:
     def remember(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Take the present state for a good one, unless the last meta-step was skipped."""
         if self.limit is not None and self._in_a_row == 0:
-            weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
-            optimizers = [deepcopy(_on_cpu(optimizer.state_dict())) for optimizer in trainer.optimizers]
-            self._good = {"step": trainer.global_step, "weights": weights, "optimizers": optimizers}
+            state = {
+                "step": trainer.global_step,
+                "weights": dict(module.state_dict()),
+                "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            }
+            self._good = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
 
     def examine(self, module: pl.LightningModule, meta_loss: Tensor | None) -> bool:
         """Look at the averaged meta-gradient of a meta-step; return whether it is finite."""
@@ -112,11 +116,3 @@ class Recovery:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.skipped, self._in_a_row, self._returned = state["skipped"], state["in_a_row"], state["returned"]
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, dict):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    return [_on_cpu(item) for item in value] if isinstance(value, list) else value

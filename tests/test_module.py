@@ -1,8 +1,5 @@
 """GTN through Lightning's Trainer, as a user runs it."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,15 +21,11 @@ from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Generator, Pixels, RealData
 from tests.ddp_run import EVALUATION
 from tests.inner_loop.test_unroll import LiveBytes
-from tests.tiny import BATCH, NOISE, SHAPE, STEPS, make_gtn, make_trainer, with_generator
+from tests.tiny import BATCH, NOISE, SHAPE, STEPS, make_gtn, make_trainer, run_processes, same, with_generator
 
 
 def weights(gtn: GTN) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in gtn.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def mlp(**options: Any) -> partial[nn.Module]:
@@ -539,19 +532,7 @@ def test_real_data_as_the_teacher_learns_its_rates(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_agree_with_each_other_and_with_one(tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
-    }
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("ddp_run.py")), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    run_processes("tests.ddp_run", str(tmp_path))
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
 
     one_process = make_gtn(**with_generator(), **EVALUATION)

@@ -13,7 +13,7 @@ from gtn_lightning import GTN
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.recovery import DivergedError, Recovery
-from tests.tiny import make_gtn, make_trainer
+from tests.tiny import make_gtn, make_trainer, same
 
 RATE = 0.1
 
@@ -46,10 +46,6 @@ def run(recovery: Recovery, steps: set[int], folder: Path, **options: Any) -> tu
     trainer = make_trainer(folder, callbacks=[spoils], **{"max_steps": 8, "val_check_interval": 2} | options)
     trainer.fit(gtn, DigitsData(32))
     return gtn, spoils, trainer
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_after_many_in_a_row_it_returns_to_the_last_good_validation_with_a_smaller_rate(tmp_path: Path) -> None:

@@ -1,38 +1,21 @@
 """Several processes teach different learners and hold one teacher."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from gtn_lightning.agreement import digest
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from tests.scale_run import WAYS
-from tests.tiny import make_gtn, make_trainer, with_generator
+from tests.tiny import make_gtn, make_trainer, run_processes, same, with_generator
 
 
 def run(folder: Path, devices: int) -> list[dict[str, Any]]:
     """What each process of a run of ``scale_run.py`` left."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.scale_run", str(folder), str(devices)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=Path(__file__).parents[1],
-    )
-    assert done.returncode == 0, done.stderr
+    run_processes("tests.scale_run", str(folder), str(devices))
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(devices)]
 
 
@@ -44,10 +27,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, Any]]:
     return run(folder, 2)
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 """A GTN that takes milliseconds per meta-step, and a trainer that says nothing, for the tests and their scripts."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from gtn_lightning import GTN
 from gtn_lightning.curricula import Full
@@ -14,6 +18,7 @@ from gtn_lightning.learners import MLP, Fixed
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Generator, Pixels
 
+ROOT = Path(__file__).parents[1]
 SHAPE, STEPS, BATCH, NOISE = (1, 8, 8), 3, 10, 4
 
 
@@ -41,6 +46,21 @@ def with_generator(**options: Any) -> dict[str, Any]:
         "teacher": Generator(SHAPE, 10, noise=NOISE, hidden=12, channels=(4, 4), **options),
         "curriculum": Full(STEPS, BATCH, 10, noise=NOISE),
     }
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two states agree in every bit."""
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def run_processes(module: str, *arguments: str) -> None:
+    """Run a script of the tests that starts processes of one thread each, and see that it ends well."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=environment, capture_output=True, text=True, timeout=240, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def make_trainer(folder: Path, **options: Any) -> pl.Trainer:

@@ -59,6 +59,7 @@ class Fastest(NodeMode):
     def __init__(self, uncompiled: Mapping[str, NodeMode], compiled: Mapping[str, NodeMode]) -> None:
         self._uncompiled = dict(uncompiled)
         self._compiled = dict(compiled)
+        self._modes = self._uncompiled | self._compiled
         self._records: dict[Signature, _Record] = defaultdict(_Record)
         self._kept = 0
 
@@ -79,9 +80,8 @@ class Fastest(NodeMode):
         assert name is not None
         if name in self._compiled and self._kept + record.kept > _room(device):
             name = next(iter(self._compiled))
-        mode = (self._uncompiled | self._compiled)[name]
         start = _now(device, record)
-        computed = mode.gradient(call, params, batch, wanted)
+        computed = self._modes[name].gradient(call, params, batch, wanted)
         forward = _now(device, record) - start
         if computed.kept:
             size = sum(tensor.nbytes for tensor in computed.kept)

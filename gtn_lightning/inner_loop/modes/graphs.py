@@ -54,7 +54,7 @@ def gradient_graph(loss: Loss, places: Places, inputs: Sequence[Tensor]) -> Grap
     """Return ``inputs -> (gradient by each parameter, outputs of the loss)`` for inputs like these."""
 
     def gradient(*inputs: Tensor) -> tuple[Tensor, ...]:
-        by_params, outputs = _gradient(loss, places._replace(batch=()), inputs)(_at(inputs, places.params))
+        by_params, outputs = _gradient(loss, places, inputs)(_at(inputs, places.params))
         return *by_params, *outputs
 
     return _traced(gradient, inputs)
@@ -79,7 +79,7 @@ def product_graph(loss: Loss, places: Places, inputs: Sequence[Tensor], with_los
         found, tangents, _ = _along(loss, places, inputs, vector)
         if with_loss:
             tangents = tuple(t + given[-1] * value for value, t in zip(found, tangents, strict=True))
-        return tuple(tangents)
+        return tangents
 
     vector = [torch.zeros_like(tensor) for tensor in _at(inputs, places.params)]
     return _traced(products, [*inputs, *vector, *[inputs[0].new_zeros(())] * with_loss])
