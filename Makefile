@@ -54,12 +54,13 @@ ablation: $(INSTALLED) ## digits with each curriculum, free pixels and real data
 
 ##@ Development
 .PHONY: test test-fast lint format bench clean help
-# Two threads: the tests' networks are too small for more, and every machine then runs the same code paths.
+# Two workers of one thread: the tests' networks are too small for more. A file's tests stay in one worker, where they
+# share what they prepare.
 test: $(INSTALLED) ## the whole test suite
-	OMP_NUM_THREADS=2 $(RUN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-fast: $(INSTALLED) ## the tests that take less than ten seconds each
-	OMP_NUM_THREADS=2 $(RUN)/python -m pytest -m 'not slow' $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(ARGS)
 
 lint: $(INSTALLED) ## formatting, lint and types
 	$(RUN)/ruff format --check .

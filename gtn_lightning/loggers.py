@@ -13,19 +13,27 @@ class WandbLogger(loggers.WandbLogger):
     """Lightning's W&B logger, offline unless the user is logged in.
 
     ``WANDB_MODE`` is honoured where it is set. A server that cannot be reached turns the run into an offline one,
-    with a warning; ``wandb sync`` uploads it later.
+    with a warning; one that fails later keeps no run waiting for longer than a while at its end. ``wandb sync`` uploads
+    what is missing.
 
     Args:
         project: the W&B project.
         save_dir: where the ``wandb`` folder goes.
         init_timeout: seconds to wait for the server before going offline.
+        finish_timeout: seconds to wait at the end of the run for the server to take what it has not yet; everything is
+            on the disk by then.
         kwargs: what else Lightning's logger takes, such as ``name``, ``tags``, ``group`` or ``entity``.
     """
 
     def __init__(
-        self, project: str = "gtn-lightning", save_dir: str = ".", init_timeout: float = 30.0, **kwargs: Any
+        self,
+        project: str = "gtn-lightning",
+        save_dir: str = ".",
+        init_timeout: float = 30.0,
+        finish_timeout: float = 300.0,
+        **kwargs: Any,
     ) -> None:
-        settings = wandb.Settings(init_timeout=init_timeout, console="off", silent=True)
+        settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout, console="off", silent=True)
         super().__init__(project=project, save_dir=save_dir, settings=settings, **kwargs)
         # Lightning passes it on always, and W&B warns of it always.
         self._wandb_init.pop("anonymous", None)

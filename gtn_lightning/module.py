@@ -357,7 +357,11 @@ class GTN(pl.LightningModule):
             examination.score(batch)
 
     def _end_examination(self, split: str) -> None:
-        tables = {source: self._gathered(examination.table()) for source, examination in self._examinations.items()}
+        # Every process has a share of the rows and zeros in the others.
+        tables = {
+            source: self.trainer.strategy.reduce(examination.table(), reduce_op="sum")
+            for source, examination in self._examinations.items()
+        }
         self._examinations = {}
         if "real" in tables:
             self._baseline_curves[split] = tables["real"][:, :-1].cpu()
@@ -371,14 +375,6 @@ class GTN(pl.LightningModule):
         logged[f"{split}/loss"] = synthetic[:, -1].mean()
         for key, value in logged.items():
             self.log(key, value.float(), prog_bar=key == name)
-
-    def _gathered(self, table: Tensor) -> Tensor:
-        """Return the sum over processes of tables with disjoint rows."""
-        if self.trainer.world_size == 1:
-            return table
-        tables = self.all_gather(table)
-        assert isinstance(tables, Tensor)
-        return tables.sum(dim=0)
 
     # -------------------------------------------------------------------------------------------------- synthetic data
 

@@ -1,4 +1,4 @@
-"""A run on several processes, started by test_module.py: ``python -m tests.ddp_run FOLDER``.
+"""A run on several processes, started by test_module.py: ``python -m tests.ddp_run FOLDER DEVICES``.
 
 Each process leaves what it saw in ``FOLDER/rank<N>.pt``.
 """
@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from gtn_lightning.callbacks import SyntheticData
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from tests.tiny import SHAPE, make_gtn, make_trainer, with_generator
@@ -36,13 +37,15 @@ class FirstWeights(pl.Callback):
         pl_module._fresh_learner = recorded
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, devices: int) -> None:
     learners = FirstWeights()
-    trainer = make_trainer(folder, devices=2, strategy="ddp", max_steps=3, callbacks=[learners])
+    trainer = make_trainer(folder, devices=devices, strategy="ddp", max_steps=3, callbacks=[learners, SyntheticData()])
     gtn = make_gtn(**with_generator(), **EVALUATION)
     left: dict[str, Any] = {}
     left["validated"] = trainer.validate(gtn, DigitsData(32), verbose=False)[0]
     left["curve"] = gtn.learning_curve
+    left["tested"] = trainer.test(gtn, DigitsData(32), verbose=False)[0]
+    trainer.predict(gtn, return_predictions=False)
     trainer.fit(gtn, DigitsData(32))
     left["weights"] = {name: tensor.clone() for name, tensor in gtn.state_dict().items()}
     left["learners"] = learners.seen
@@ -55,4 +58,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -14,6 +14,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from gtn_lightning.agreement import DisagreementError
 from gtn_lightning.data import DigitsData
+from gtn_lightning.recovery import Recovery
 from tests.tiny import make_gtn, make_trainer, with_generator
 
 SGD = partial(torch.optim.SGD, lr=0.5, momentum=0.5)
@@ -44,6 +45,22 @@ class Gradients(pl.Callback):
             self.averaged = {name: p.grad.clone() for name, p in pl_module.named_parameters() if p.grad is not None}
 
 
+class OneSpoils(pl.Callback):
+    """Makes the gradient of one process infinite in two meta-steps, and keeps the weights before each."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.before: list[dict[str, torch.Tensor]] = []
+
+        def spoil(gradient: torch.Tensor) -> torch.Tensor:
+            spoilt = trainer.global_rank == 1 and trainer.global_step in (3, 4)
+            return gradient * torch.inf if spoilt else gradient
+
+        next(pl_module.parameters()).register_hook(spoil)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.before.append({name: tensor.clone() for name, tensor in pl_module.state_dict().items()})
+
+
 class OneStrays(pl.Callback):
     """Changes a weight on one process in the third meta-step."""
 
@@ -57,7 +74,7 @@ def main(folder: Path, devices: int) -> None:
     left: dict[str, Any] = {}
 
     def fit(max_steps: int = 3, ckpt_path: Path | None = None, **options: Any) -> pl.Trainer:
-        gtn = make_gtn(**with_generator(), outer_optimizer=SGD)
+        gtn = make_gtn(**with_generator(), outer_optimizer=SGD, recovery=Recovery(limit=2))
         strategy = options.pop("strategy", DDPStrategy)
         trainer = make_trainer(
             folder, devices=devices, strategy=strategy(), max_steps=max_steps, **{"val_check_interval": 2} | options
@@ -78,6 +95,9 @@ def main(folder: Path, devices: int) -> None:
             left[way] = state(fit(**options))
         trainer = fit(max_steps=4)
         trainer.save_checkpoint(resumed)
+        spoils = OneSpoils()
+        fit(max_steps=6, callbacks=[spoils])
+        left["recovered"] = spoils.before
         try:
             fit(max_steps=10, callbacks=[OneStrays()])
         except DisagreementError as error:

@@ -1,11 +1,12 @@
 """Loggers: W&B offline, switched off and out of reach, and TensorBoard."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import wandb
@@ -79,6 +80,39 @@ class Stalling(Failing):
     do_GET = do_POST
 
 
+class FailingLater(Failing):
+    """A server that takes a run's start, and fails once `failing` is set."""
+
+    failing = threading.Event()
+    answers: ClassVar = {
+        "viewer": {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}},
+        "upsertBucket": {
+            "upsertBucket": {
+                "bucket": {
+                    **{"id": "aWQ=", "name": "abc", "displayName": "r", "config": "{}", "historyLineCount": 0},
+                    "project": {"id": "p", "name": "test", "entity": {"id": "e", "name": "me"}},
+                },
+                "inserted": True,
+            }
+        },
+    }
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.failing.is_set():
+            self.send_error(500)
+            return
+        query = json.loads(body)["query"] if self.path.endswith("graphql") else ""
+        data = next((answer for name, answer in self.answers.items() if name in query), {})
+        answer = json.dumps({"data": {"serverInfo": {"features": []}, **data}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_POST
+
+
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a W&B server that refuses connections, or of one that fails otherwise."""
@@ -109,6 +143,30 @@ def test_a_server_that_does_not_serve_makes_the_run_an_offline_one(
     logger.log_metrics({"val/accuracy": 0.5}, step=1)
     run.finish()
     assert b"val/accuracy" in written(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", [FailingLater], indirect=True, ids=["failing later"])
+def test_a_server_that_fails_in_the_middle_of_a_run_does_not_keep_it(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", server)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    FailingLater.failing.clear()
+    logger = WandbLogger(save_dir=str(tmp_path), finish_timeout=2)
+    run = logger.experiment
+    assert not run.offline
+    logger.log_metrics({"val/accuracy": 0.5}, step=1)
+    FailingLater.failing.set()
+    for step in range(2, 50):
+        logger.log_metrics({"val/loss": 1.0}, step=step)
+    began = time.monotonic()
+    run.finish()
+    wandb.teardown()
+    assert time.monotonic() - began < 30
+    (path,) = tmp_path.glob("wandb/run-*/*.wandb")  # what `wandb sync` takes
+    assert b"val/accuracy" in path.read_bytes()
+    assert b"val/loss" in path.read_bytes()
 
 
 def test_tensorboard_writes_into_the_run_folder(tmp_path: Path) -> None:

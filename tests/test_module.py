@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from gtn_lightning import GTN
+from gtn_lightning.callbacks import SyntheticData
 from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBatches, ShuffledPasses
 from gtn_lightning.data import DigitsData, Split, Splits, TensorData
 from gtn_lightning.errors import RecipeError
@@ -531,26 +534,35 @@ def test_real_data_as_the_teacher_learns_its_rates(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_agree_with_each_other_and_with_one(tmp_path: Path) -> None:
-    run_processes("tests.ddp_run", str(tmp_path))
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+@pytest.mark.parametrize("devices", [2, 3])
+def test_processes_agree_with_each_other_and_with_one(devices: int, tmp_path: Path) -> None:
+    run_processes("tests.ddp_run", str(tmp_path), str(devices))
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(devices)]
 
     one_process = make_gtn(**with_generator(), **EVALUATION)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as the two processes have: sums in another order differ in the last bit
     try:
-        validated = make_trainer(tmp_path).validate(one_process, DigitsData(32), verbose=False)[0]
+        trainer = make_trainer(tmp_path / "one", callbacks=[SyntheticData()])
+        validated = trainer.validate(one_process, DigitsData(32), verbose=False)[0]
+        curve = one_process.learning_curve
+        tested = trainer.test(one_process, DigitsData(32), verbose=False)[0]
+        trainer.predict(one_process, return_predictions=False)
     finally:
         torch.set_num_threads(threads)
-    assert one_process.learning_curve is not None
+    assert curve is not None
     for rank in ranks:
         assert rank["validated"] == validated
-        assert torch.equal(rank["curve"].synthetic, one_process.learning_curve.synthetic)
-        assert torch.equal(rank["curve"].real, one_process.learning_curve.real)
+        assert rank["tested"] == tested
+        assert torch.equal(rank["curve"].synthetic, curve.synthetic)
+        assert torch.equal(rank["curve"].real, curve.real)
+    predicted = [load_file(folder / "synthetic.safetensors") for folder in (tmp_path, tmp_path / "one")]
+    assert same(*predicted)
 
-    assert len(ranks[0]["learners"]) == len(ranks[1]["learners"]) == 3
-    assert not set(ranks[0]["learners"]) & set(ranks[1]["learners"]), "each process teaches learners of its own"
-    assert same(ranks[0]["weights"], ranks[1]["weights"])
+    for rank, other in combinations(ranks, 2):
+        assert len(rank["learners"]) == len(other["learners"]) == 3
+        assert not set(rank["learners"]) & set(other["learners"]), "each process teaches learners of its own"
+        assert same(rank["weights"], other["weights"])
     assert not same(ranks[0]["weights"], weights(one_process))
     for rank in ranks:
         assert "use_distributed_sampler=False" in rank["refused"]

@@ -1,5 +1,9 @@
 """Several processes teach different learners and hold one teacher."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +58,48 @@ def test_a_process_that_strays_stops_the_run_at_the_next_validation(two: list[di
 
 
 @pytest.mark.slow
+def test_an_infinite_gradient_of_one_process_sends_both_back_to_the_last_good_state(two: list[dict[str, Any]]) -> None:
+    for before in (rank["recovered"] for rank in two):
+        assert not same(before[3], before[2])
+        assert same(before[4], before[3])  # skipped
+        assert same(before[5], before[2])  # the second in a row: back to the validation after two meta-steps
+    assert all(same(*states) for states in zip(two[0]["recovered"], two[1]["recovered"], strict=True))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 3])
 def test_a_run_of_two_processes_is_resumed_on_others(devices: int, folder: Path, two: list[dict[str, Any]]) -> None:
     ranks = run(folder, devices)
     for rank in ranks:
         assert rank["steps"] == 6
         assert same(rank["resumed"], ranks[0]["resumed"])
+
+
+@pytest.mark.slow
+def test_two_nodes_started_by_torchrun_share_one_run(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    scripts = Path(sys.executable).parent
+    node = [
+        *(str(scripts / "torchrun"), "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"),
+        *(f"--rdzv-endpoint=127.0.0.1:{port}", str(scripts / "gtn"), "fit", "--config=digits"),
+        *("--trainer.devices=1", "--trainer.num_nodes=2", "--trainer.strategy=ddp", "--trainer.max_steps=2"),
+        *("--trainer.val_check_interval=2", "--model.inner_steps=2", "--model.eval_learners=2"),
+        *("--model.real_rates=[0.1]", "--trainer.logger=false"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "GLOO_SOCKET_IFNAME": "lo"}
+    nodes = [
+        subprocess.Popen(
+            node, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in nodes]
+    assert [process.returncode for process in nodes] == [0, 0], "\n".join(said)
+    (run,) = (tmp_path / "runs" / "digits").iterdir()
+    assert (run / "teacher.safetensors").is_file()
+    assert sum(f"run folder: {run.relative_to(tmp_path)}" in output for output in said) == 1
 
 
 def test_a_digest_changes_with_a_single_bit() -> None:

@@ -53,14 +53,15 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def run_processes(module: str, *arguments: str) -> None:
-    """Run a script of the tests that starts processes of one thread each, and see that it ends well."""
+def run_processes(module: str, *arguments: str) -> str:
+    """Run a script of the tests in processes of one thread each, see that it ends well, return what it printed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         env=environment, capture_output=True, text=True, timeout=240, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def make_trainer(folder: Path, **options: Any) -> pl.Trainer:

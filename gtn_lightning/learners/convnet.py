@@ -7,7 +7,7 @@ from gtn_lightning.learners.activations import activation_layer
 from gtn_lightning.learners.classifier import ImageClassifier, check_positive
 from gtn_lightning.learners.norms import classifier, conv, image_norm
 
-POOLINGS = ("max", "average", "stride", "global")
+POOLINGS = ("max", "average", "stride", "global", "none")
 
 
 class ConvNet(ImageClassifier):
@@ -26,7 +26,7 @@ class ConvNet(ImageClassifier):
             mean-only batch normalisation) or ``"none"``.
         pooling: how a block halves the image: ``"max"`` or ``"average"`` over 2x2 pixels, ``"stride"`` (the
             convolution has stride 2); ``"global"`` is max pooling between the blocks and the mean over all
-            pixels after the last.
+            pixels after the last; ``"none"`` leaves the size as it is. Odd sizes are rounded up.
         activation: ``"relu"``, ``"leaky_relu"`` (slope 0.1), ``"gelu"``, ``"tanh"`` or ``"sigmoid"``.
 
     Raises:
@@ -57,7 +57,7 @@ class ConvNet(ImageClassifier):
         channels, rows, columns = self.image_shape
         blocks: list[nn.Module] = []
         for block in range(depth):
-            halve = pooling != "global" or block < depth - 1
+            halve = pooling != "none" and (pooling != "global" or block < depth - 1)
             if halve and min(rows, columns) < 2:
                 raise RecipeError(
                     f"depth: {depth} blocks with pooling {pooling!r} shrink image_shape {list(image_shape)} "
@@ -67,11 +67,11 @@ class ConvNet(ImageClassifier):
             act = activation_layer(activation)  # before conv(), which looks up the activation's gain
             blocks.append(conv(channels, width, norm, activation, stride=stride))
             channels = width
-            if pooling == "stride":
+            if halve and pooling != "stride":
+                odd = rows % 2 == 1 or columns % 2 == 1
+                blocks.append((nn.AvgPool2d if pooling == "average" else nn.MaxPool2d)(2, ceil_mode=odd))
+            if halve:
                 rows, columns = (rows + 1) // 2, (columns + 1) // 2
-            elif halve:
-                blocks.append(nn.AvgPool2d(2) if pooling == "average" else nn.MaxPool2d(2))
-                rows, columns = rows // 2, columns // 2
             # After the pooling: a quarter of the work, and the next layer sees normalised features. Max pooling of
             # activations gives features of large positive mean, from which little is learned in a few steps.
             blocks += [image_norm(norm, width, rows * columns), act]

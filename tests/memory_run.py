@@ -1,0 +1,46 @@
+"""A thousand meta-steps on digits with sampled architectures, started by test_memory.py: ``python -m tests.memory_run MODE``.
+
+Prints how many bytes the peak of the process's memory grew by after the first three hundred.
+"""
+
+import resource
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from gtn_lightning.data import DigitsData
+from gtn_lightning.learners import MLP, ConvNet, Mixture
+from tests.tiny import SHAPE, make_gtn, make_trainer
+
+
+class Peaks(pl.Callback):
+    """Keeps the peak of memory after some meta-steps."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[int, int] = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        self.peaks[trainer.global_step] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main(mode: str) -> None:
+    learners = Mixture(
+        {
+            "mlp": partial(MLP, image_shape=SHAPE, classes=10, hidden=[8]),
+            "conv": partial(ConvNet, image_shape=SHAPE, classes=10, width=4, depth=1),
+        }
+    )
+    peaks = Peaks()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(Path(folder), max_steps=1000, val_check_interval=100, callbacks=[peaks])
+        trainer.fit(make_gtn(learners=learners, mode=mode), DigitsData(32))
+    print("grew by", peaks.peaks[1000] - peaks.peaks[300])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
