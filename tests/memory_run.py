@@ -1,4 +1,4 @@
-"""A thousand meta-steps on digits with sampled architectures, started by test_memory.py: ``python -m tests.memory_run MODE``.
+"""A thousand meta-steps on digits with sampled architectures: ``python -m tests.memory_run MODE``, by test_memory.py.
 
 Prints how many bytes the peak of the process's memory grew by after the first three hundred.
 """

@@ -89,7 +89,11 @@ class FailingLater(Failing):
         "upsertBucket": {
             "upsertBucket": {
                 "bucket": {
-                    **{"id": "aWQ=", "name": "abc", "displayName": "r", "config": "{}", "historyLineCount": 0},
+                    "id": "aWQ=",
+                    "name": "abc",
+                    "displayName": "r",
+                    "config": "{}",
+                    "historyLineCount": 0,
                     "project": {"id": "p", "name": "test", "entity": {"id": "e", "name": "me"}},
                 },
                 "inserted": True,
