@@ -17,7 +17,7 @@ from torch import Tensor
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
-from gtn_lightning.teacher_file import save_teacher
+from gtn_lightning.teacher_file import record_meta_training, save_teacher
 
 TEACHER_FILE = "teacher.safetensors"
 
@@ -120,10 +120,17 @@ class TeacherCheckpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, candidates)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last, if meta-steps followed the last validation."""
+        """Save the last, if meta-steps followed the last validation, and note in the teacher file what it all cost."""
         if not self._should_skip_saving_checkpoint(trainer):
             with self._unless_unwritable(trainer):
                 self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            teacher = Path(trainer.default_root_dir) / TEACHER_FILE
+            if trainer.is_global_zero and teacher.exists():
+                gtn: Any = pl_module
+                try:
+                    record_meta_training(teacher, gtn.meta_training())
+                except RecipeError as error:
+                    rank_zero_warn(f"{teacher} keeps the cost up to its own meta-step: {error}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the last, whatever happened."""

@@ -17,7 +17,16 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.tasks import Task
 
-BUILDABLE: tuple[type, ...] = (nn.Module, LearnerDistribution, Task, Curriculum)
+
+class Describable:
+    """What may stand in a teacher file though it is no teacher, curriculum, learner, optimizer or task."""
+
+    def described_as(self) -> "Describable":
+        """Return what stands for it in the file: itself, or something that needs less where the file is read."""
+        return self
+
+
+BUILDABLE: tuple[type, ...] = (nn.Module, LearnerDistribution, Task, Curriculum, Describable)
 """What a description may name: a file from a stranger cannot ask for an arbitrary callable."""
 
 
@@ -51,6 +60,8 @@ def describe(component: Any) -> Any:
             f"the function {component.__qualname__} cannot be described: give the learner's class, or a "
             "functools.partial of it with its arguments"
         )
+    if isinstance(component, Describable):
+        component = component.described_as()
     arguments = {}
     for name, parameter in inspect.signature(type(component).__init__).parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -85,7 +96,7 @@ def _build(description: Any, factory: bool) -> Any:
     inner = {
         name: _build(value, issubclass(cls, LearnerDistribution)) for name, value in description["init_args"].items()
     }
-    if factory:
+    if factory and issubclass(cls, nn.Module):
         return partial(cls, **inner)
     try:
         return cls(**inner)

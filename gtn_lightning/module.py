@@ -1,9 +1,10 @@
 """The LightningModule of a Generative Teaching Network: one training step is one meta-step."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from gtn_lightning.agreement import check_agreement, unsuitable
@@ -21,7 +22,7 @@ from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll_population
+from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, Unrolled, eager_loss, unroll_population
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.outer import outer_optimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
@@ -69,8 +70,8 @@ class GTN(pl.LightningModule):
         truncation: differentiate through the last so many inner steps only; None for all of them.
         random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv
             2311.06152).
-        population: number of learners taught in a meta-step, of one architecture and on the same data; the meta-loss
-            is their mean.
+        population: number of learners taught in a meta-step on the same data, of one architecture unless the learners'
+            distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them.
         segment: keep the state of the inner loop after every so many steps only and run the others again in the
             backward pass: for inner loops whose states do not fit into memory. States at which a meta-loss is taken are
             kept as well. None keeps all.
@@ -138,6 +139,8 @@ class GTN(pl.LightningModule):
         self._prepared = False
         self._meta_loss: Tensor | None = None
         self._started = 0.0
+        self._spent_before = 0.0
+        self._training_began: float | None = None
 
     @classmethod
     def from_teacher(cls, path: str | Path) -> "GTN":
@@ -153,12 +156,29 @@ class GTN(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put what was skipped beside the weights."""
         checkpoint["recovery"] = self.recovery.state_dict()
+        checkpoint["meta_training"] = self.meta_training()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture in one line."""
         check_state(self, checkpoint["state_dict"], "the checkpoint")
         if "recovery" in checkpoint:
             self.recovery.load_state_dict(checkpoint["recovery"])
+        if "meta_training" in checkpoint:
+            self._spent_before = checkpoint["meta_training"]["seconds"]
+
+    def meta_training(self) -> dict[str, float]:
+        """Return what meta-training cost so far.
+
+        These are ``seconds`` of wall clock from the first meta-step on, validations and all runs that were resumed
+        included; ``meta_steps``; and ``processes`` at work.
+        """
+        running = 0.0 if self._training_began is None else time.perf_counter() - self._training_began
+        trainer = self._trainer
+        return {
+            "seconds": self._spent_before + running,
+            "meta_steps": 0 if trainer is None else trainer.global_step,
+            "processes": 1 if trainer is None else trainer.world_size,
+        }
 
     def description(self) -> dict[str, Any]:
         """Return this module's arguments as plain data, without those that only training needs."""
@@ -186,33 +206,49 @@ class GTN(pl.LightningModule):
         key = ("train", self.global_rank, self.global_step, batch_idx)
         generator = keyed_generator(self.seed, *key)
         with keyed_rng(self.seed, *key, device=self.device):
-            learners = [Functional(learner) for learner in self._fresh_population(generator)]
+            # Never attributes of the module: DDP would wait for gradients of their parameters. Made on the CPU, where
+            # the generator is, so that a seed means the same learners on every device.
+            made = self.learners.population(generator, self.population)
+            learners = [Functional(learner.to(self.device)) for learner in made]
             window = self._window(batch_idx)
-            meta_steps = self.task.meta_steps(window[1])
-            taught = unroll_population(
-                self.task.inner_loss(learners[0]),
-                [learner.init() for learner in learners],
-                self._batches(self.curriculum.requests(generator, self.device)),
-                self.optimizer,
-                mode=self.mode,
-                window=window,
-                snapshots=meta_steps,
-                segment=self.segment,
-                offload=self.offload,
-            )
-            meta_loss = self.task.meta_loss(learners[0])
+            taught = self._teach_population(learners, generator, window)
             losses = [
-                eager_loss(meta_loss, *unrolled.snapshots[step], batch, self.mode)
-                for unrolled in taught
-                for step in meta_steps
-                if step > window[0]
+                [
+                    eager_loss(self.task.meta_loss(learner), *unrolled.snapshots[step], batch, self.mode)
+                    for step in self.task.meta_steps(window[1])
+                    if step > window[0]
+                ]
+                for learner, unrolled in zip(learners, taught, strict=True)
             ]
-            loss = torch.stack(losses).mean()
+            loss = self.learners.meta_loss(made, torch.stack([torch.stack(row).mean() for row in losses]))
         self._meta_loss = loss.detach()
         inner_loss = torch.stack([unrolled.losses[-1].detach() for unrolled in taught]).mean()
         self.log("train/meta_loss", loss.detach(), prog_bar=True, sync_dist=True)
         self.log("train/inner_loss", inner_loss, sync_dist=True)
         return loss
+
+    def _teach_population(
+        self, learners: list[Functional], generator: torch.Generator, window: tuple[int, int]
+    ) -> list[Unrolled]:
+        """Run the inner loops of a meta-step on batches that are made once."""
+        teams = [learners] if self.learners.one_architecture else [[learner] for learner in learners]
+        batches: Iterable[tuple[Tensor, Tensor]] = self._batches(self.curriculum.requests(generator, self.device))
+        if len(teams) > 1:
+            batches = list(islice(batches, window[1]))
+        taught: list[Unrolled] = []
+        for team in teams:
+            taught += unroll_population(
+                self.task.inner_loss(team[0]),
+                [learner.init() for learner in team],
+                batches,
+                self.optimizer,
+                mode=self.mode,
+                window=window,
+                snapshots=self.task.meta_steps(window[1]),
+                segment=self.segment,
+                offload=self.offload,
+            )
+        return taught
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the clock of a meta-step."""
@@ -243,20 +279,6 @@ class GTN(pl.LightningModule):
         for batch in self.teacher.batches(requests):
             yield batch.inputs, batch.targets
 
-    def _fresh_population(self, generator: torch.Generator) -> list[nn.Module]:
-        """Return learners of one architecture, each with parameters of its own."""
-        state = generator.get_state()
-        learners = []
-        for _ in range(self.population):
-            generator.set_state(state)  # the architecture is drawn from it
-            learners.append(self._fresh_learner(generator))
-        return learners
-
-    def _fresh_learner(self, generator: torch.Generator) -> nn.Module:
-        # Never an attribute of the module: DDP would wait for gradients of its parameters.
-        # Made on the CPU, where the generator is, so that a seed means the same learners on every device.
-        return self.learners.sample(generator).to(self.device)
-
     # ---------------------------------------------------------------------------------------------------- evaluation
 
     def setup(self, stage: str) -> None:
@@ -277,6 +299,12 @@ class GTN(pl.LightningModule):
         # No earlier: loaders that are given to the trainer without a data module are not there before.
         self._prepare()
         self.recovery.remember(self.trainer, self)
+        self._training_began = time.perf_counter()
+
+    def on_train_end(self) -> None:
+        """Stop counting what meta-training costs."""
+        self._spent_before = self.meta_training()["seconds"]
+        self._training_began = None
 
     def on_validation_epoch_start(self) -> None:
         """See that all processes have the same teacher, and teach the validation learners."""
@@ -328,7 +356,7 @@ class GTN(pl.LightningModule):
         precision = self.trainer.precision_plugin.forward_context()
         with torch.inference_mode(False), precision, keyed_rng(self.seed, *key, device=self.device):
             generator = keyed_generator(self.seed, *key)
-            learner = self._fresh_learner(generator)
+            learner = self.learners.sample(generator).to(self.device)
             with torch.no_grad():
                 requests = self.curriculum.requests(generator, self.device)
             taught = teach(learner, self.task, self.teacher, requests, self.optimizer, steps, self.mode)

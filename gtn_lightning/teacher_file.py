@@ -35,7 +35,40 @@ def save_teacher(gtn: "GTN", path: str | Path, data: dict[str, Any] | None = Non
         RecipeError: if a component does not store its constructor's arguments, or the file cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in gtn.state_dict().items()}
-    metadata = {"format": FORMAT, "recipe": json.dumps({"model": gtn.description(), "data": data})}
+    recipe = json.dumps({"model": gtn.description(), "data": data})
+    _write(path, tensors, {"format": FORMAT, "recipe": recipe, "meta_training": json.dumps(gtn.meta_training())})
+
+
+def record_meta_training(path: str | Path, spent: Mapping[str, float]) -> None:
+    """Put into a teacher file what the whole of its meta-training cost, of which it may have been the best moment.
+
+    Args:
+        path: the teacher file.
+        spent: what ``GTN.meta_training`` returns.
+
+    Raises:
+        RecipeError: if the file is no teacher file or cannot be written.
+    """
+    read_recipe(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        metadata = file.metadata()
+    _write(path, tensors, {**metadata, "meta_training": json.dumps(dict(spent))})
+
+
+def read_meta_training(path: str | Path) -> dict[str, float] | None:
+    """Return what the meta-training of a teacher file cost, see ``GTN.meta_training``; None where the file is silent.
+
+    Raises:
+        RecipeError: if there is no such file or it is no teacher file.
+    """
+    read_recipe(path)
+    with safe_open(path, framework="pt") as file:
+        spent = file.metadata().get("meta_training")
+    return None if spent is None else dict(json.loads(spent))
+
+
+def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     try:
         with whole_file(Path(path)) as part:
             save_file(tensors, part, metadata)

@@ -1,15 +1,15 @@
 """Teaching learners without a meta-gradient, and scoring what they have learned."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from gtn_lightning.inner_loop import Functional, InnerOptimizer, Snapshot, unroll
+from gtn_lightning.inner_loop import Functional, InnerOptimizer, Snapshot, inner_gradient
 from gtn_lightning.tasks import Task
 from gtn_lightning.teachers import Teacher, TeacherInput
 
@@ -24,6 +24,52 @@ class LearningCurve:
     """The task's metric after these steps on synthetic data, ``[learners, len(steps)]``."""
     real: Tensor | None
     """The same learners after as many steps on real data, the rate of each tuned; None without real training data."""
+
+
+class Lesson(NamedTuple):
+    """A learner after an inner step."""
+
+    step: int
+    """The number of inner steps so far, from 1."""
+    loss: Tensor
+    """The inner loss, a scalar, that the step descended."""
+    learner: Snapshot
+    """The learner's parameters and buffers."""
+
+
+def lessons(
+    learner: nn.Module,
+    task: Task,
+    teacher: Teacher,
+    requests: Sequence[TeacherInput],
+    optimizer: InnerOptimizer,
+    mode: str = "auto",
+) -> Iterator[Lesson]:
+    """Train a learner on a teacher's data, one step each time that the next lesson is asked for.
+
+    Args:
+        learner: the learner, left as it is.
+        task: what it is to learn.
+        teacher: where its data comes from.
+        requests: the curriculum's requests, one per inner step.
+        optimizer: the inner optimizer.
+        mode: how the inner gradient is computed, a key of ``gtn_lightning.inner_loop.MODES``.
+    """
+    functional = Functional(learner)
+    inner_loss = task.inner_loss(functional)
+    batches = teacher.batches(requests)
+    params, buffers = functional.init()
+    with torch.inference_mode(False), torch.no_grad():
+        state = optimizer.init(params)
+    for step in range(len(requests)):
+        # Lightning evaluates under inference_mode, in which an inner loop cannot run. Entered anew for every step: the
+        # caller has modes of its own between two of them.
+        with torch.inference_mode(False), torch.no_grad():
+            batch = next(batches)
+            gradient = inner_gradient(inner_loss, params, buffers, (batch.inputs, batch.targets), mode)
+            params, state = optimizer.update(gradient.grads, state, params, step)
+            buffers = gradient.buffers
+        yield Lesson(step + 1, gradient.loss, Snapshot(params, buffers))
 
 
 def teach(
@@ -49,13 +95,11 @@ def teach(
     Returns:
         The learner after these numbers of steps, without any graph.
     """
-    functional = Functional(learner)
-    # Lightning evaluates under inference_mode, in which an inner loop cannot run.
-    with torch.inference_mode(False), torch.no_grad():
-        params, buffers = functional.init()
-        batches = ((batch.inputs, batch.targets) for batch in teacher.batches(requests))
-        inner_loss = task.inner_loss(functional)
-        return unroll(inner_loss, params, buffers, batches, optimizer, mode=mode, snapshots=steps).snapshots
+    taught = {0: Snapshot(*Functional(learner).init())} if 0 in steps else {}
+    for lesson in lessons(learner, task, teacher, requests[: max(steps)], optimizer, mode):
+        if lesson.step in steps:
+            taught[lesson.step] = lesson.learner
+    return taught
 
 
 def teach_at_best_rate(

@@ -26,7 +26,7 @@ class FirstWeights(pl.Callback):
         self.seen: list[float] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        sample = pl_module._fresh_learner
+        sample = pl_module.learners.sample
 
         def recorded(generator: torch.Generator) -> Any:
             learner = sample(generator)
@@ -34,7 +34,7 @@ class FirstWeights(pl.Callback):
                 self.seen.append(float(next(learner.parameters()).detach().flatten()[0]))
             return learner
 
-        pl_module._fresh_learner = recorded
+        pl_module.learners.sample = recorded
 
 
 def main(folder: Path, devices: int) -> None:

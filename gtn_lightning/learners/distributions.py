@@ -6,11 +6,11 @@ Two sources of randomness stay apart. *Which architecture* is drawn from the gen
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gtn_lightning.errors import RecipeError
 
@@ -19,7 +19,14 @@ LearnerFactory = Callable[[], nn.Module]
 
 
 class LearnerDistribution(ABC):
-    """A distribution over learners."""
+    """A distribution over learners.
+
+    Attributes:
+        one_architecture: whether the learners of a population have one architecture, and so can be taught as one
+            operation.
+    """
+
+    one_architecture: bool = True
 
     @abstractmethod
     def sample(self, generator: torch.Generator) -> nn.Module:
@@ -29,6 +36,24 @@ class LearnerDistribution(ABC):
             generator: a CPU generator; the architecture, where there is a choice, is drawn from it alone. The
                 parameters are drawn from torch's global random state.
         """
+
+    def population(self, generator: torch.Generator, count: int) -> list[nn.Module]:
+        """Return the learners of a meta-step: here of one architecture, each with parameters of its own.
+
+        Args:
+            generator: as for `sample`.
+            count: number of learners.
+        """
+        state = generator.get_state()
+        learners = []
+        for _ in range(count):
+            generator.set_state(state)  # the architecture is drawn from it
+            learners.append(self.sample(generator))
+        return learners
+
+    def meta_loss(self, learners: Sequence[nn.Module], losses: Tensor) -> Tensor:
+        """Return the meta-loss of a meta-step, from those of its learners ``[learners]``: here their mean."""
+        return losses.mean()
 
     @abstractmethod
     def families(self) -> dict[str, "LearnerDistribution"]:
