@@ -3,6 +3,7 @@
 from gtn_lightning.callbacks.checkpoint import TeacherCheckpoint
 from gtn_lightning.callbacks.curve import LearningCurve
 from gtn_lightning.callbacks.gradient_norm import GradientNorm
+from gtn_lightning.callbacks.nas_proxy import NASProxy
 from gtn_lightning.callbacks.progress import MetaProgressBar
 from gtn_lightning.callbacks.samples import SampleGrid
 from gtn_lightning.callbacks.summary import RunSummary
@@ -12,6 +13,7 @@ __all__ = [
     "GradientNorm",
     "LearningCurve",
     "MetaProgressBar",
+    "NASProxy",
     "RunSummary",
     "SampleGrid",
     "SyntheticData",

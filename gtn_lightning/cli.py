@@ -1,4 +1,4 @@
-"""The command line: ``gtn fit | validate | test | predict | recipes``.
+"""The command line: ``gtn fit | validate | test | predict | search | recipes``.
 
 It is a LightningCLI: everything about its options and recipes works as LightningCLI users expect. Added are recipes
 by name, teacher files, one folder per run, and errors of one line.
@@ -38,12 +38,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 # Imported here so that recipes can name their classes without the path.
-from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, tasks, teachers
+from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import NotTwiceDifferentiableError
 from gtn_lightning.inner_loop.operators import first_line
 from gtn_lightning.module import GTN
 from gtn_lightning.parser_errors import explain, with_item
+from gtn_lightning.search_command import COMMAND, search
 from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
 from gtn_lightning.trust import OPTION, reject_untrusted
 
@@ -52,9 +53,10 @@ RUN_FOLDER = "GTN_RUN_FOLDER"
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
-COMPONENTS = (callbacks, curricula, data, inner_loop, learners, loggers, tasks, teachers)
+COMPONENTS = (callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers)
 
-EPILOG = """`gtn recipes` lists the recipes that come with the package; --config takes their names.
+EPILOG = """`gtn search` scores architectures; `gtn search --help` says how.
+`gtn recipes` lists the recipes that come with the package; --config takes their names.
 Recipes name classes and so can run code: --trusted-only allows this package's and Lightning's alone.
 GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""
 
@@ -173,9 +175,7 @@ class GTNCLI(LightningCLI):
         except (ArgumentError, OmegaConfBaseException, ValueError, TypeError) as error:
             command = args[0] if args and args[0] in SUBCOMMANDS else None
             keys = [action.dest for action in self._parser(command)._actions]
-            classes = [name for module in COMPONENTS for name in vars(module) if name[:1].isupper()]
-            message = str(getattr(error, "message", None) or error)
-            raise RecipeError(with_item(explain(message, keys, classes), _given(args))) from error
+            raise RecipeError(_explained(str(getattr(error, "message", None) or error), keys, args)) from error
         config = self.config.get(self.config.get("subcommand") or "")
         if config is None:
             return
@@ -326,7 +326,10 @@ def main(args: Sequence[str] | None = None) -> int:
             expanded = _with_teacher_recipe(_with_recipe_paths([a for a in arguments if a != OPTION]))
             if OPTION in arguments:
                 reject_untrusted(expanded)
-            GTNCLI(expanded)
+            if expanded[:1] == [COMMAND]:
+                search(expanded[1:], lambda message, keys: _explained(message, keys, expanded))
+            else:
+                GTNCLI(expanded)
     except USER_ERRORS as error:
         if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
@@ -340,6 +343,12 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"gtn: {interruption.what}; {kept}", file=sys.stderr)
         return interruption.code
     except KeyboardInterrupt:
+        if arguments[:1] == [COMMAND]:
+            print(
+                f"gtn: interrupted; what is scored is kept, go on with: {shlex.join(['gtn', *arguments])}",
+                file=sys.stderr,
+            )
+            return 130
         print("gtn: interrupted before the run began; nothing was kept", file=sys.stderr)
         return 130
     return 0
@@ -381,8 +390,14 @@ def _with_recipe_paths(arguments: list[str]) -> list[str]:
             others.append(argument)
     if following:  # the parser says that a name is missing
         others.append("--config")
-    command = 1 if others and others[0] in SUBCOMMANDS else 0
+    command = 1 if others and others[0] in (*SUBCOMMANDS, COMMAND) else 0
     return [*others[:command], *recipes, *others[command:]]
+
+
+def _explained(message: str, keys: list[str], arguments: Sequence[str]) -> str:
+    """Return what the parser says as one line."""
+    classes = [name for module in COMPONENTS for name in vars(module) if name[:1].isupper()]
+    return with_item(explain(message, keys, classes), _given(arguments))
 
 
 def _given(arguments: Sequence[str]) -> Iterator[Any]:

@@ -1,0 +1,300 @@
+"""How well, and at what cost, proxies rank networks of the ConvNet grid on MNIST.
+
+The networks are those of `benchmarks/nas_reference.csv` (made by `benchmarks.nas_reference`), none of which a teacher
+was meta-trained on. What was measured before is not measured again: the command may be stopped, and `--only` lets
+several processes share the work.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from benchmarks.nas_reference import TABLE
+from benchmarks.report import RESULTS, markdown_table, write_report
+from benchmarks.transfer import newest
+from gtn_lightning.data import ImageData
+from gtn_lightning.nas import NASWOT, FLOPs, GTNProxy, NumParameters, RealDataProxy, SynFlow
+from gtn_lightning.nas.correlation import Interval, Ranking, ceiling, measure_ranking, split_half
+from gtn_lightning.nas.proxies import Cost, Proxy
+from gtn_lightning.nas.proxies.taught import TaughtProxy
+from gtn_lightning.nas.reference import TableReference
+from gtn_lightning.nas.spaces import ConvNetGrid
+
+SYNTHETIC_STEPS = (4, 8, 16, 24, 32)
+REAL_STEPS = (4, 8, 16, 24, 32, 64, 128, 320)
+BROKEN_BELOW = 0.2
+GRID = 720
+"""Number of networks in the grid."""
+
+
+class Scores(NamedTuple):
+    """What a proxy made of all architectures, at one price."""
+
+    proxy: str
+    steps: int
+    values: dict[str, list[float]]
+    """By what is made of a course: accuracy, loss, area."""
+    cost: Cost
+    """The mean over the architectures."""
+
+
+def main() -> None:
+    """Measure what is missing, then write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="ylecun/mnist", help="MNIST on the hub or in a local folder")
+    parser.add_argument("--teacher", type=Path, help="teacher file of nas_mnist; the newest run's if left out")
+    parser.add_argument("--ranked-teacher", type=Path, help="teacher file of nas_mnist_ranked; the newest run's")
+    parser.add_argument("--cache", type=Path, default=Path("runs/nas/courses"), help="folder of what was measured")
+    parser.add_argument("--rate", type=float, default=0.005, help="Adam's rate on real data: as the teachers'")
+    parser.add_argument("--only", nargs="+", help="measure these proxies and write no report")
+    options = parser.parse_args()
+    data = ImageData(options.data)
+    data.prepare_data()
+    data.setup()
+    space = ConvNetGrid((1, 28, 28), 10)
+    table = TableReference(str(TABLE))
+    names = [row.split(",")[1] for row in TABLE.read_text().splitlines() if row.startswith("ranked,")]
+    names = list(dict.fromkeys(names))
+    teacher = str(options.teacher or newest("runs/nas_mnist"))
+    ranked = str(options.ranked_teacher or newest("runs/nas_mnist_ranked"))
+    taught: dict[str, tuple[Any, Sequence[int]]] = {
+        "GTN": (lambda: GTNProxy(teacher), SYNTHETIC_STEPS),
+        "GTN, ranking-aware": (lambda: GTNProxy(ranked), SYNTHETIC_STEPS),
+        "untrained teacher": (lambda: GTNProxy(teacher, untrained=True), SYNTHETIC_STEPS),
+        "real data": (lambda: real(options.rate), REAL_STEPS),
+        "2048 real images": (lambda: real(options.rate, 2048), REAL_STEPS[:-2]),
+    }
+    scores: list[Scores] = []
+    for name, (make, steps) in taught.items():
+        if options.only is None or name in options.only:
+            proxy = make()
+            proxy.attach(space, data)
+            scores += courses(name, proxy, names, steps, options.cache)
+    overheads = {"GTN": GTNProxy(teacher).overhead(), "GTN, ranking-aware": GTNProxy(ranked).overhead()}
+    if options.only is None:
+        for looked_at in (NumParameters(), FLOPs(), SynFlow(), NASWOT()):
+            looked_at.attach(space, data)
+            scores.append(one_look(looked_at, names))
+        report(scores, names, space, table.accuracies(space, names), overheads)
+
+
+def real(rate: float, subset: int | None = None) -> RealDataProxy:
+    """Return real data with the optimizer that the teachers' learners have."""
+    from gtn_lightning.inner_loop import Adam
+
+    return RealDataProxy(max(REAL_STEPS), subset=subset, optimizer=Adam(lr=rate))
+
+
+def courses(name: str, proxy: TaughtProxy, names: Sequence[str], steps: Sequence[int], cache: Path) -> list[Scores]:
+    """Teach every architecture once, and return its scores at several steps."""
+    cache.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps(proxy.settings(), sort_keys=True)
+    file = cache / f"{name.replace(' ', '_').replace(',', '')}.jsonl"
+    known = {}
+    if file.exists():
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        known = {row["architecture"]: row for row in rows if row["settings"] == settings}
+    for architecture in names:
+        if architecture in known:
+            continue
+        points = [point._asdict() | {"cost": asdict(point.cost)} for point in proxy.course(architecture, 0, steps)]
+        known[architecture] = {"architecture": architecture, "settings": settings, "points": points}
+        with file.open("a") as out:
+            out.write(json.dumps(known[architecture]) + "\n")
+        print(name, "|", architecture, "|", f"{points[-1]['accuracy']:.3f}", flush=True)
+    found = []
+    for place, step in enumerate(steps):
+        points = [known[architecture]["points"][: place + 1] for architecture in names]
+        values = {
+            "accuracy": [course[-1]["accuracy"] for course in points],
+            "loss": [-course[-1]["loss"] for course in points],
+            "area": [sum(point["accuracy"] for point in course) / len(course) for course in points],
+        }
+        costs = [Cost(**course[-1]["cost"]) for course in points]
+        # Every look at the validation images costs; whoever wants one score takes one look.
+        looks = place
+        mean = Cost(
+            float(np.mean([cost.seconds for cost in costs])),
+            step,
+            int(np.mean([cost.images for cost in costs])) - looks * proxy.images,
+            float(np.mean([cost.flops for cost in costs])),
+        )
+        found.append(Scores(name, step, values, mean))
+    return found
+
+
+def one_look(proxy: Proxy, names: Sequence[str]) -> Scores:
+    """Return the scores of a proxy that trains nothing."""
+    scores = proxy.evaluate_all(names)
+    cost = sum((score.cost for score in scores), Cost())
+    return Scores(proxy.name, 0, {"accuracy": [s.value for s in scores]}, Cost(cost.seconds / len(scores)))
+
+
+def report(
+    scores: list[Scores], names: list[str], space: ConvNetGrid, reference: torch.Tensor, overheads: dict[str, Cost]
+) -> None:
+    """Write tables and the plot."""
+    accuracies = reference.mean(dim=1)
+    rankings = {(s.proxy, s.steps): measure_ranking(s.values["accuracy"], accuracies, BROKEN_BELOW) for s in scores}
+    top = ceiling(reference)
+    rows = [row(s, rankings[s.proxy, s.steps], top) for s in scores]
+    header = ["proxy", "steps", "seconds", "Spearman", "of the ceiling", "Kendall", "Spearman, top half", "regret of 5"]
+    halves = split_half(reference)
+    body = [
+        f"Reference: {len(names)} networks, {reference.shape[1]} trainings each; accuracies from "
+        f"{100 * float(accuracies.min()):.1f} to {100 * float(accuracies.max()):.1f} %, median "
+        f"{100 * float(accuracies.median()):.1f} %, {rankings['GTN', 32].broken} of them broken. Split-half Spearman "
+        f"{interval(halves)}; a perfect proxy would reach {interval(top)}.",
+        markdown_table(header, rows),
+        "![Spearman against steps](nas.png)",
+        "## What is made of a course",
+        measures(scores, accuracies),
+        "## Together with the FLOPs",
+        together(scores, accuracies),
+        "## What it costs to reach the same correlation",
+        *(equal_correlation(scores, rankings, overheads, name) for name in overheads),
+        "## Accuracy after 32 steps, by family of network",
+        families(scores, names, space),
+    ]
+    write_report(
+        "nas",
+        "Ranking networks of the ConvNet grid on MNIST",
+        "\n\n".join(body),
+        "Spearman and Kendall of the proxy's accuracy on 2,000 validation images with the mean test accuracy after "
+        "full training, with 95 % bootstrap intervals over the networks; one learner per network and proxy. Seconds "
+        "are of one thread, all looks at the validation images on the way included. Regret of 5: the best network's "
+        "accuracy less that of the best among the five with the highest scores, in points.",
+    )
+    plot(scores, rankings, top)
+
+
+def row(scores: Scores, ranking: Ranking, top: Interval) -> list[str]:
+    """Return a line of the main table."""
+    spearman = ranking.spearman
+    return [
+        scores.proxy,
+        str(scores.steps),
+        f"{scores.cost.seconds:.2f}",
+        interval(spearman.overall),
+        f"{spearman.overall.value / top.value:.2f}",
+        interval(ranking.kendall.overall),
+        interval(spearman.top_half),
+        f"{100 * ranking.regret[5].value:.2f}",
+    ]
+
+
+def interval(found: Interval) -> str:
+    """Return a value with its interval."""
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def spearman(values: Sequence[float], accuracies: torch.Tensor) -> Interval:
+    """Return the correlation over all architectures."""
+    return measure_ranking(values, accuracies, BROKEN_BELOW).spearman.overall
+
+
+def measures(scores: list[Scores], accuracies: torch.Tensor) -> str:
+    """Return the table of accuracy, loss and area."""
+    last = {s.proxy: s for s in scores if s.steps}
+    chosen = [s for s in scores if s.steps and (s.steps == 32 or s is last[s.proxy])]
+    rows = [
+        [s.proxy, str(s.steps), *(interval(spearman(values, accuracies)) for values in s.values.values())]
+        for s in chosen
+    ]
+    return markdown_table(["proxy", "steps", "last accuracy", "last loss", "mean of the accuracies so far"], rows)
+
+
+def together(scores: list[Scores], accuracies: torch.Tensor) -> str:
+    """Return the table of mean ranks."""
+    flops = next(s for s in scores if s.proxy == "FLOPs")
+    rows = [
+        [
+            s.proxy,
+            str(s.steps),
+            interval(spearman(s.values["accuracy"], accuracies)),
+            interval(spearman(list(rankdata(s.values["accuracy"]) + rankdata(flops.values["accuracy"])), accuracies)),
+        ]
+        for s in scores
+        if s.steps in (32, 320)
+    ]
+    return markdown_table(["proxy", "steps", "alone", "mean rank with FLOPs"], rows)
+
+
+def equal_correlation(
+    scores: list[Scores], rankings: dict[tuple[str, int], Ranking], overheads: dict[str, Cost], name: str
+) -> str:
+    """Return in words how many real steps reach what the synthetic ones do, and from when the teacher pays."""
+
+    def value(s: Scores) -> float:
+        return rankings[s.proxy, s.steps].spearman.overall.value
+
+    best = max((s for s in scores if s.proxy == name), key=value)
+    teacher = overheads[name].seconds
+    reals = [s for s in scores if s.proxy == "real data"]
+    enough = [s for s in reals if value(s) >= value(best)]
+    tenfold = max((s for s in reals if s.steps <= 10 * best.steps), key=value)
+    said = (
+        f"**{name}**, meta-trained in {teacher:.0f} seconds, is best after {best.steps} steps: {value(best):.2f}. Ten "
+        f"times as many real steps give at best {value(tenfold):.2f} (after {tenfold.steps})."
+    )
+    if not enough:
+        return said + " No number of real steps that was tried reaches it."
+    same = enough[0]
+    said += (
+        f" Real data reaches it after {same.steps} steps, that is {same.steps / best.steps:.1f} times as many, in "
+        f"{same.cost.seconds:.2f} seconds per network against {best.cost.seconds:.2f}."
+    )
+    saved = same.cost.seconds - best.cost.seconds
+    whole = (teacher + GRID * best.cost.seconds) / (GRID * same.cost.seconds)
+    pays = f"pays from {math.ceil(teacher / saved)} networks on" if saved > 0 else "never pays"
+    return said + f" The teacher {pays}; the whole grid of {GRID} takes {whole:.1f} times the seconds of real data."
+
+
+def families(scores: list[Scores], names: list[str], space: ConvNetGrid) -> str:
+    """Return the table of mean accuracies after 32 steps."""
+    columns = ["GTN", "GTN, ranking-aware", "untrained teacher", "real data"]
+    found = {s.proxy: s.values["accuracy"] for s in scores if s.steps == 32}
+    rows = []
+    for family in sorted({space.family(name) for name in names}):
+        members = [place for place, name in enumerate(names) if space.family(name) == family]
+        means = [100 * float(np.mean([found[column][place] for place in members])) for column in columns]
+        rows.append([family, str(len(members)), *(f"{mean:.1f}" for mean in means), f"{means[0] - means[-1]:+.1f}"])
+    return markdown_table(["norm-pooling", "networks", *columns, "GTN less real"], rows)
+
+
+def plot(scores: list[Scores], rankings: dict[tuple[str, int], Ranking], top: Interval) -> None:
+    """Draw Spearman against steps."""
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    taught = list(dict.fromkeys(s.proxy for s in scores if s.steps))
+    for number, name in enumerate(taught):
+        points = [s for s in scores if s.proxy == name]
+        steps = [s.steps for s in points]
+        found = [rankings[name, step].spearman.overall for step in steps]
+        axes.plot(steps, [f.value for f in found], "o-", color=f"C{number}", label=name, markersize=4)
+        low, high = [f.low for f in found], [f.high for f in found]
+        axes.fill_between(steps, low, high, color=f"C{number}", alpha=0.08, linewidth=0)
+    for number, s in enumerate(s for s in scores if not s.steps):
+        value = rankings[s.proxy, 0].spearman.overall.value
+        axes.axhline(value, color=f"C{number + len(taught)}", linestyle="--", linewidth=1, label=s.proxy)
+    axes.axhline(top.value, color="black", linewidth=1, label="a perfect proxy")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([4, 8, 16, 32, 64, 128, 320], ["4", "8", "16", "32", "64", "128", "320"])
+    axes.set_xlabel("inner steps of 64 images")
+    axes.set_ylabel("Spearman with the accuracy after full training")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(RESULTS / "nas.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Full trainings of networks of the ConvNet grid on MNIST: what `benchmarks.nas` holds proxies against.
+
+What was trained before is not trained again, so the command may be stopped, and run in several processes with
+different shares.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+
+from gtn_lightning.data import ImageData
+from gtn_lightning.nas.full_training import FullTraining
+from gtn_lightning.nas.learners import SpaceLearners
+from gtn_lightning.nas.reference import MeasuredReference
+from gtn_lightning.nas.spaces import ConvNetGrid
+from gtn_lightning.randomness import keyed_generator
+
+TABLE = Path(__file__).with_name("nas_reference.csv")
+
+HELD_OUT = 0.5
+"""Share of the grid that no teacher is meta-trained on, and in which architectures are ranked."""
+
+
+def main() -> None:
+    """Train, and write the table when nothing is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="ylecun/mnist", help="MNIST on the hub or in a local folder")
+    parser.add_argument("--ranked", type=int, default=100, help="networks that are ranked, two trainings each")
+    parser.add_argument("--known", type=int, default=32, help="others, known when a teacher is meta-trained")
+    parser.add_argument("--parts", nargs="+", default=["ranked", "known"], help="which of the two to train")
+    parser.add_argument("--share", default="1/1", help="as 1/2: the first of two processes' share of the work")
+    options = parser.parse_args()
+    data = ImageData(options.data)
+    data.prepare_data()
+    data.setup()
+    space = ConvNetGrid((1, 28, 28), 10)
+    reference = MeasuredReference(FullTraining(steps=1000, batch_size=64, lr=0.01))
+    reference.attach(data)
+    parts = {"ranked": ranked(space, options.ranked), "known": known(space, options.known)}
+    work = [(part, name, seed) for part in options.parts for seed in range(2) for name in parts[part]]
+    share, shares = map(int, options.share.split("/"))
+    rows = []
+    for part, name, seed in work[share - 1 :: shares]:
+        accuracy = reference.measure(space, name, seed)
+        rows.append([part, name, seed, f"{accuracy:.4f}"])
+        print(*rows[-1], flush=True)
+    if shares == 1 and options.parts == list(parts):
+        with TABLE.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([["part", "architecture", "seed", "accuracy"], *rows])
+        for part, names in parts.items():
+            print(f"{part}: {reference.seconds(space, names):.0f} seconds on {torch.get_num_threads()} threads")
+
+
+def ranked(space: ConvNetGrid, count: int) -> list[str]:
+    """Return networks drawn from the part of the grid that is held out."""
+    return space.draw(count, keyed_generator(0, "ranked"), held_out=HELD_OUT)
+
+
+def known(space: ConvNetGrid, count: int) -> list[str]:
+    """Return small networks drawn from the other part."""
+    learners = SpaceLearners(space, HELD_OUT, only={"width": [4, 8]})
+    generator = keyed_generator(0, "known")
+    drawn: dict[str, None] = {}
+    while len(drawn) < count:
+        drawn[learners.draw(generator)] = None
+    return list(drawn)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""How well the synthetic data ranks architectures."""
+
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from pytorch_lightning import Callback, LightningModule, Trainer
+from scipy.stats import rankdata
+from torch import Tensor
+
+from gtn_lightning.callbacks.figures import save_figure
+from gtn_lightning.data import TensorData
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.files import whole_file
+from gtn_lightning.nas import MeasuredReference, Reference, SearchSpace
+from gtn_lightning.nas.correlation import Ranking, measure_ranking
+from gtn_lightning.nas.proxies import NumParameters
+from gtn_lightning.nas.proxies.taught import LiveGTNProxy
+from gtn_lightning.randomness import keyed_generator
+
+
+class NASProxy(Callback):
+    """Ranks a fixed sample of architectures by the synthetic data, and holds the order against their real accuracies.
+
+    After a validation, and after a test, every architecture of the sample is taught afresh on the synthetic data and
+    scored on validation images, shared out over the processes. Logged are, under ``nas/``, the correlations of
+    `Ranking`, with the ends of their intervals as ``_low`` and ``_high``; the same of the number of parameters
+    (``nas/parameters_spearman``), which any proxy has to beat, and of the mean rank of both
+    (``nas/mean_rank_spearman``); and ``nas/seconds``. Scores go to ``nas_proxy.csv`` in the run folder, a scatter plot
+    to ``pictures/nas_proxy.png`` and to the logger.
+
+    Args:
+        space: the search space.
+        reference: the real accuracies.
+        architectures: number of architectures in the sample; a correlation of .7 has a standard deviation of .12 with
+            20 of them and of .05 with 100.
+        held_out: take them from the share of the space that `SpaceLearners` keeps from meta-training; None for all of
+            the space.
+        steps: number of inner steps; None for as many as the teacher is meta-trained with.
+        measure: what is made of a learner's course: ``accuracy``, ``loss`` or ``area``.
+        images: number of validation images that a learner is scored on.
+        every: after every so many validations; 0 for tests alone.
+        broken_below: architectures below this real accuracy count as broken; None for two points above chance.
+
+    Raises:
+        RecipeError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        reference: Reference,
+        architectures: int = 100,
+        held_out: float | None = 0.5,
+        steps: int | None = None,
+        measure: str = "accuracy",
+        images: int = 2000,
+        every: int = 1,
+        broken_below: float | None = None,
+    ) -> None:
+        if architectures < 3:
+            raise RecipeError(f"NASProxy: architectures {architectures} given, expected 3 or more")
+        if every < 0:
+            raise RecipeError(f"NASProxy: every {every} given, expected 0 or more")
+        self.space = space
+        self.reference = reference
+        self.architectures = architectures
+        self.held_out = held_out
+        self.steps = steps
+        self.measure = measure
+        self.images = images
+        self.every = every
+        self.broken_below = broken_below
+        self.ranking: Ranking | None = None
+        """How the synthetic data ranked, the last time."""
+        self._sample: list[str] = []
+        self._accuracies: Tensor | None = None
+        self._parameters = torch.empty(0)
+        self._scores = torch.empty(0)
+        self._validations = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Draw the sample."""
+        self._sample = self.reference.candidates(
+            self.space, self.architectures, keyed_generator(0, "NAS sample"), self.held_out
+        )
+        self._accuracies = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rank, if it is time for that."""
+        if trainer.sanity_checking or self.every == 0:
+            return
+        self._validations += 1
+        if self._validations % self.every == 0:
+            self._rank(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rank."""
+        self._rank(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and write what was ranked."""
+        if not trainer.sanity_checking:
+            self._write(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and write what was ranked."""
+        self._write(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of validations, so that a resumed run ranks when an undisturbed one would."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._validations = state_dict["validations"]
+
+    def _rank(self, trainer: Trainer, gtn: Any) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, TensorData):
+            raise RecipeError(
+                f"NASProxy: the data module is a {type(data).__name__}, expected a TensorData, such as ImageData"
+            )
+        began = time.perf_counter()
+        if self._accuracies is None:
+            self._accuracies = self._known(trainer, data, gtn.device)
+        proxy = LiveGTNProxy(gtn, self.steps, self.measure, images=self.images)
+        proxy.attach(self.space, data, gtn.device)
+        own = torch.zeros(len(self._sample), dtype=torch.float64, device=gtn.device)
+        for number in range(trainer.global_rank, len(self._sample), trainer.world_size):
+            own[number] = proxy.evaluate(self._sample[number]).value
+        self._scores = self._together(trainer, own)
+        self.ranking = measure_ranking(self._scores, self._accuracies, self._broken(gtn))
+        ranks = rankdata(self._scores) + rankdata(self._parameters)
+        logged = flat(self.ranking) | {"seconds": time.perf_counter() - began}
+        for name, scores in (("parameters", self._parameters), ("mean_rank", torch.from_numpy(ranks))):
+            beside = measure_ranking(scores, self._accuracies, self._broken(gtn), resamples=0)
+            logged[f"{name}_spearman"] = beside.spearman.overall.value
+        for name, value in logged.items():
+            if math.isfinite(value):  # the top tenth of a small sample has no correlation
+                gtn.log(f"nas/{name}", float(value), batch_size=1)
+
+    def _broken(self, gtn: Any) -> float:
+        return 1 / gtn.teacher.classes + 0.02 if self.broken_below is None else self.broken_below
+
+    def _known(self, trainer: Trainer, data: TensorData, device: torch.device) -> Tensor:
+        """Return the mean real accuracies; what has to be measured is shared out over the processes."""
+        sizes = NumParameters()
+        sizes.attach(self.space, data)
+        self._parameters = torch.tensor([sizes(name) for name in self._sample], dtype=torch.float64)
+        if not isinstance(self.reference, MeasuredReference):
+            return self.reference.accuracies(self.space, self._sample).mean(dim=1)
+        self.reference.attach(data, device)
+        own = torch.zeros(len(self._sample), dtype=torch.float64, device=device)
+        for number in range(trainer.global_rank, len(self._sample), trainer.world_size):
+            own[number] = self.reference.accuracies(self.space, [self._sample[number]]).mean()
+        return self._together(trainer, own)
+
+    def _together(self, trainer: Trainer, own: Tensor) -> Tensor:
+        """Bring the shares of all processes together."""
+        together: Tensor = trainer.strategy.reduce(own, reduce_op="sum")
+        return together.cpu()
+
+    def _write(self, trainer: Trainer) -> None:
+        if self.ranking is None or self._accuracies is None or not trainer.is_global_zero:
+            return
+        rows = zip(
+            self._sample, self._scores.tolist(), self._parameters.tolist(), self._accuracies.tolist(), strict=True
+        )
+        with whole_file(Path(trainer.default_root_dir) / "nas_proxy.csv") as part, part.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["architecture", "score", "parameters", "accuracy"])
+            writer.writerows(rows)
+        figure = draw_ranking(self._scores, self._accuracies, self.ranking, self.measure)
+        save_figure(trainer, figure, "nas_proxy", trainer.global_step)
+
+
+def flat(ranking: Ranking) -> dict[str, float]:
+    """Return a ranking under the names that are logged."""
+    found: dict[str, float] = {}
+    for kind in ("spearman", "kendall", "spearman_working", "kendall_working"):
+        correlation = getattr(ranking, kind)
+        for part, suffix in (("overall", ""), ("top_half", "_top_half"), ("top_tenth", "_top_tenth")):
+            interval = getattr(correlation, part)
+            for end, value in zip(("", "_low", "_high"), interval, strict=True):
+                found[f"{kind}{suffix}{end}"] = value
+    for picks, interval in ranking.regret.items():
+        for end, value in zip(("", "_low", "_high"), interval, strict=True):
+            found[f"regret_{picks}{end}"] = value
+    return found
+
+
+def draw_ranking(scores: Tensor, accuracies: Tensor, ranking: Ranking, measure: str) -> Figure:
+    """Draw scores against real accuracies.
+
+    Args:
+        scores: ``[N]``, not all of them finite.
+        accuracies: ``[N]``, between 0 and 1.
+        ranking: their correlation.
+        measure: what the scores are.
+    """
+    figure = Figure(figsize=(5, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    finite = scores.isfinite()
+    axes.plot(scores[finite].numpy(), 100 * accuracies[finite].numpy(), "o", alpha=0.6)
+    axes.set_xlabel(f"{measure} after teaching with synthetic data")
+    axes.set_ylabel("real accuracy in %")
+    spearman = ranking.spearman.overall
+    axes.set_title(
+        f"{len(scores)} architectures: Spearman {spearman.value:.2f} [{spearman.low:.2f}, {spearman.high:.2f}]",
+        fontsize=10,
+    )
+    axes.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,123 @@
+"""Training an architecture in full on real data: what a proxy is meant to predict."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from gtn_lightning.data import RealBatches, TensorData
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.nas.spaces import SearchSpace
+from gtn_lightning.randomness import keyed_rng, keyed_seed
+
+
+@dataclass(frozen=True)
+class FullTraining:
+    """Adam with a cosine schedule down to zero, on the training split; scored on the test split.
+
+    Args:
+        steps: number of optimizer steps.
+        batch_size: real images in each.
+        lr: the first learning rate.
+
+    Raises:
+        RecipeError: a number is not positive.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    lr: float = 0.003
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "lr"):
+            if getattr(self, key) <= 0:
+                raise RecipeError(f"FullTraining: {key} {getattr(self, key)} given, expected more than 0")
+
+    def accuracy(
+        self, space: SearchSpace, architecture: str, data: TensorData, seed: int, device: torch.device | str = "cpu"
+    ) -> float:
+        """Train once and return the accuracy on the test split.
+
+        Args:
+            space: builds the network.
+            architecture: its name.
+            data: the images, set up.
+            seed: of the initial parameters and of the order of the images; with the name, which makes every
+                training independent of every other.
+            device: where it runs.
+        """
+        device = torch.device(device)
+        with (
+            _quietly(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            keyed_rng(seed, "full training", architecture, device=device),
+        ):
+            # A trainer of one device within whatever trainer runs: other processes have trainings of their own.
+            trainer = pl.Trainer(
+                accelerator=device.type,
+                strategy=SingleDeviceStrategy(device),
+                max_steps=self.steps,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            module = _Classifier(space.build(architecture), data, self)
+            order = keyed_seed(seed, "full training", architecture) % 2**32
+            trainer.fit(module, RealBatches(*data.splits.train, self.batch_size, order, epoch_length=self.steps))
+            return module.accuracy()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep to itself what Lightning says of every training."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    loggers += [
+        logging.getLogger(name)
+        for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero")
+    ]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+class _Classifier(pl.LightningModule):
+    def __init__(self, network: nn.Module, data: TensorData, training: FullTraining) -> None:
+        super().__init__()
+        self.network = network
+        self._data = data
+        self._training = training
+
+    def training_step(self, batch: tuple[Tensor, Tensor, int]) -> Tensor:
+        images, labels = self._data.on_after_batch_transfer(batch)
+        return F.cross_entropy(self.network(images.float()), labels)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self._training.lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._training.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @torch.no_grad()
+    def accuracy(self) -> float:
+        self.eval()
+        metric = MulticlassAccuracy(self._data.classes, average="micro", sync_on_compute=False).to(self.device)
+        for images, labels in self._data.test_dataloader():
+            metric.update(self.network(self._data.normalise(images.to(self.device))), labels.to(self.device))
+        return float(metric.compute())

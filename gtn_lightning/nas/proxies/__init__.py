@@ -1,0 +1,20 @@
+"""Proxies: cheap scores of architectures, with what they cost."""
+
+from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
+from gtn_lightning.nas.proxies.combined import MeanRank
+from gtn_lightning.nas.proxies.taught import GTNProxy, RealDataProxy
+from gtn_lightning.nas.proxies.zero_cost import NASWOT, FLOPs, NumParameters, SynFlow
+
+__all__ = [
+    "NASWOT",
+    "Cost",
+    "FLOPs",
+    "GTNProxy",
+    "MeanRank",
+    "NumParameters",
+    "Proxy",
+    "RealDataProxy",
+    "Report",
+    "Score",
+    "SynFlow",
+]

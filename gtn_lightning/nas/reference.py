@@ -1,0 +1,236 @@
+"""What architectures are really worth: from a table, or measured by full training and kept."""
+
+import csv
+import hashlib
+import json
+import sqlite3
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gtn_lightning.data import TensorData
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.nas.full_training import FullTraining
+from gtn_lightning.nas.spaces import SearchSpace
+
+LOCK_TIMEOUT = 60.0
+"""Seconds that a process waits for others that write to the same cache."""
+
+
+class Reference(ABC):
+    """Accuracies after full training, which proxies are held against."""
+
+    @abstractmethod
+    def candidates(
+        self, space: SearchSpace, count: int, generator: torch.Generator, held_out: float | None = None
+    ) -> list[str]:
+        """Return different architectures at random whose accuracy is known or can be found out.
+
+        Args:
+            space: the search space.
+            count: how many.
+            generator: a CPU generator.
+            held_out: take them from this share of the space only, see `SearchSpace.is_held_out`; None for all of it.
+
+        Raises:
+            RecipeError: there are fewer.
+        """
+
+    @abstractmethod
+    def accuracies(self, space: SearchSpace, architectures: Sequence[str]) -> Tensor:
+        """Return accuracies between 0 and 1, float64 ``[architectures, seeds]``.
+
+        Raises:
+            RecipeError: an architecture's accuracy is not known and cannot be found out.
+        """
+
+
+class TableReference(Reference):
+    """Accuracies from a CSV file.
+
+    Two forms are read: one row per architecture, with one or more columns of accuracies; or, where there is a column
+    ``seed``, one row per training. An architecture that is not in the table is looked for among its isomorphs.
+
+    Args:
+        path: the file.
+        columns: the columns of accuracies; more than one count as more than one seed.
+        key: the column of architectures.
+        percent: accuracies are in per cent.
+
+    Raises:
+        RecipeError: the file cannot be read, or a column is missing or holds what is no number.
+    """
+
+    def __init__(
+        self, path: str, columns: Sequence[str] = ("accuracy",), key: str = "architecture", percent: bool = False
+    ) -> None:
+        self.path = path
+        self.columns = list(columns)
+        self.key = key
+        self.percent = percent
+        try:
+            with Path(path).expanduser().open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise RecipeError(f"TableReference: {path} cannot be read ({error}); give a CSV file") from error
+        self._table: dict[str, list[float]] = {}
+        for number, row in enumerate(rows, start=2):
+            missing = [column for column in (key, *self.columns) if row.get(column) is None]
+            if missing:
+                raise RecipeError(
+                    f"TableReference: {path} has no column {missing[0]!r} in line {number}; it has {', '.join(row)}: "
+                    "set key and columns"
+                )
+            try:
+                values = [float(row[column]) / (100 if percent else 1) for column in self.columns]
+            except ValueError as error:
+                raise RecipeError(f"TableReference: {path}, line {number}: {error}; expected accuracies") from error
+            self._table.setdefault(row[key], []).extend(values)
+        if not self._table:
+            raise RecipeError(f"TableReference: {path} holds no accuracies; expected a header and a line for each")
+        self._canonical: dict[str, list[float]] | None = None
+
+    @property
+    def architectures(self) -> list[str]:
+        """The architectures that the table holds, in its order."""
+        return list(self._table)
+
+    def candidates(
+        self, space: SearchSpace, count: int, generator: torch.Generator, held_out: float | None = None
+    ) -> list[str]:
+        """Return architectures of the table, no two of them isomorphic; see the base class."""
+        names = list(self._table)
+        drawn: dict[str, str] = {}
+        for place in torch.randperm(len(names), generator=generator).tolist():
+            if len(drawn) == count:
+                break
+            if held_out is None or space.is_held_out(names[place], held_out):
+                drawn.setdefault(space.canonical(names[place]), names[place])
+        if len(drawn) < count:
+            raise RecipeError(
+                f"TableReference: {count} architectures wanted, but {self.path} has {len(drawn)} to rank; ask for fewer"
+            )
+        return list(drawn.values())
+
+    def accuracies(self, space: SearchSpace, architectures: Sequence[str]) -> Tensor:
+        """Look the accuracies up."""
+        found = [self._find(space, architecture) for architecture in architectures]
+        seeds = min((len(values) for values in found), default=1)
+        return torch.tensor([values[:seeds] for values in found], dtype=torch.float64)
+
+    def _find(self, space: SearchSpace, architecture: str) -> list[float]:
+        if architecture in self._table:
+            return self._table[architecture]
+        if self._canonical is None:
+            self._canonical = {space.canonical(name): values for name, values in self._table.items()}
+        canonical = space.canonical(architecture)
+        if canonical not in self._canonical:
+            raise RecipeError(f"TableReference: {self.path} knows no accuracy of {architecture}")
+        return self._canonical[canonical]
+
+
+class MeasuredReference(Reference):
+    """Accuracies measured by full training on real data, and kept in a file.
+
+    The file is an SQLite database that several processes may write to at once; each training is written when it ends,
+    so that a killed process loses the one it was at. What was measured with other settings or other data stays apart.
+
+    Args:
+        training: how a network is trained.
+        seeds: number of trainings of each architecture, with seeds from zero.
+        cache: the file.
+
+    Raises:
+        RecipeError: `seeds` is not positive.
+    """
+
+    def __init__(self, training: FullTraining, seeds: int = 2, cache: str = "runs/nas/reference.sqlite") -> None:
+        if seeds < 1:
+            raise RecipeError(f"MeasuredReference: seeds {seeds} given, expected 1 or more")
+        self.training = training
+        self.seeds = seeds
+        self.cache = cache
+        self._data: TensorData | None = None
+        self._device = torch.device("cpu")
+
+    def attach(self, data: TensorData, device: torch.device | str = "cpu") -> None:
+        """Give the data, set up, that networks are trained on, and where."""
+        self._data = data
+        self._device = torch.device(device)
+
+    def candidates(
+        self, space: SearchSpace, count: int, generator: torch.Generator, held_out: float | None = None
+    ) -> list[str]:
+        """Return architectures of the space; see the base class."""
+        return space.draw(count, generator, held_out)
+
+    def accuracies(self, space: SearchSpace, architectures: Sequence[str]) -> Tensor:
+        """Return what is known, after measuring what is not."""
+        found = [[self.measure(space, name, seed) for seed in range(self.seeds)] for name in architectures]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def measure(self, space: SearchSpace, architecture: str, seed: int) -> float:
+        """Return the accuracy of one training, from the file if it was made before.
+
+        Raises:
+            RecipeError: no data is attached, or the file cannot be used.
+        """
+        if self._data is None:
+            raise RecipeError("MeasuredReference: there is no data to train on; attach a data module first")
+        key = (self._settings(space, self._data), architecture, seed)
+        with self._database() as database:
+            row = database.execute(
+                "SELECT accuracy FROM trainings WHERE settings = ? AND architecture = ? AND seed = ?", key
+            ).fetchone()
+        if row is not None:
+            return float(row[0])
+        began = time.perf_counter()
+        accuracy = self.training.accuracy(space, architecture, self._data, seed, self._device)
+        with self._database() as database:
+            values = (*key, accuracy, time.perf_counter() - began)
+            database.execute("INSERT OR IGNORE INTO trainings VALUES (?, ?, ?, ?, ?)", values)
+        return accuracy
+
+    def seconds(self, space: SearchSpace, architectures: Sequence[str]) -> float:
+        """Return how many seconds the trainings of these architectures took when they were made."""
+        assert self._data is not None
+        settings = self._settings(space, self._data)
+        with self._database() as database:
+            rows = database.execute("SELECT architecture, seed, seconds FROM trainings WHERE settings = ?", (settings,))
+            taken = {(architecture, seed): float(seconds) for architecture, seed, seconds in rows}
+        return sum(taken.get((name, seed), 0.0) for name in architectures for seed in range(self.seeds))
+
+    def _settings(self, space: SearchSpace, data: TensorData) -> str:
+        """Return a digest of whatever an accuracy depends on besides architecture and seed."""
+        splits = data.splits
+        contents = [[len(split.labels), split.labels[:1000].tolist()] for split in splits[:3]]
+        facts = {
+            "space": type(space).__name__,
+            "shape": data.image_shape,
+            "training": asdict(self.training),
+            "data": [contents, data.mean.tolist(), data.std.tolist()],
+            "augmentation": [data.crop, data.flip, data.rotate, data.scale, data.shift],
+        }
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        path = Path(self.cache).expanduser()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT)) as database, database:
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS trainings (settings TEXT, architecture TEXT, seed INTEGER, "
+                    "accuracy REAL, seconds REAL, PRIMARY KEY (settings, architecture, seed))"
+                )
+                yield database
+        except (OSError, sqlite3.Error) as error:
+            raise RecipeError(
+                f"MeasuredReference: {self.cache} cannot be used as a cache ({error}); name another file"
+            ) from error

@@ -1,0 +1,7 @@
+"""The search: candidates shared by workers, and what comes of the best of them. It needs Optuna."""
+
+from gtn_lightning.nas.search.candidates import Candidate, Candidates, open_storage
+from gtn_lightning.nas.search.leaderboard import Trained
+from gtn_lightning.nas.search.search import Found, Search
+
+__all__ = ["Candidate", "Candidates", "Found", "Search", "Trained", "open_storage"]

@@ -1,0 +1,135 @@
+"""What a search found, as a table, as files and as a picture."""
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from gtn_lightning.files import whole_file
+from gtn_lightning.nas.proxies import Cost, Proxy
+from gtn_lightning.nas.search.candidates import Candidate
+
+SHOWN = 10
+"""Number of candidates in the printed table."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A group of architectures that were trained in full."""
+
+    name: str
+    accuracies: dict[str, list[float]]
+    """Test accuracies of each architecture, one per seed."""
+    candidates: int
+    """Number of candidates that the group was chosen from."""
+
+    def means(self) -> list[float]:
+        """Return the mean accuracy of each architecture."""
+        return [statistics.fmean(values) for values in self.accuracies.values()]
+
+
+def write_leaderboard(
+    folder: Path,
+    board: Sequence[Candidate],
+    trained: Sequence[Trained],
+    spent: Cost,
+    proxy: Proxy,
+    console: Console,
+) -> None:
+    """Print the best, and write all of it to ``leaderboard.csv``, ``leaderboard.json`` and ``leaderboard.png``.
+
+    Args:
+        folder: where the files go.
+        board: the candidates, the best first.
+        trained: groups trained in full, none before that.
+        spent: what the scores cost altogether.
+        proxy: what they were made with.
+        console: where the table is printed.
+    """
+    full = {name: values for group in trained for name, values in group.accuracies.items()}
+    with whole_file(folder / "leaderboard.csv") as part, part.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["rank", "architecture", "score", "pruned", "seconds", "test_accuracy"])
+        for rank, candidate in enumerate(board, start=1):
+            accuracy = statistics.fmean(full[candidate.architecture]) if candidate.architecture in full else ""
+            row = [rank, candidate.architecture, candidate.value, int(candidate.pruned), candidate.cost.seconds]
+            writer.writerow([*row, accuracy])
+    content = {
+        "proxy": proxy.name,
+        "spent": asdict(spent),
+        "overhead": asdict(proxy.overhead()),
+        "leaderboard": [asdict(c) | {"value": c.value if math.isfinite(c.value) else None} for c in board],
+        "trained": [asdict(group) for group in trained],
+    }
+    with whole_file(folder / "leaderboard.json") as part:
+        part.write_text(json.dumps(content, indent=1))
+    canvas = FigureCanvasAgg(draw_leaderboard(board, trained, proxy.name))
+    with whole_file(folder / "leaderboard.png") as part:
+        canvas.print_png(str(part))
+    if trained:
+        console.print(_trained_table(trained, spent))
+        best = max(full, key=lambda name: statistics.fmean(full[name]))
+        console.print(f"best: {best}, {100 * statistics.fmean(full[best]):.2f} % on the test split", soft_wrap=True)
+    else:
+        console.print(_board_table(board, proxy))
+
+
+def _board_table(board: Sequence[Candidate], proxy: Proxy) -> Table:
+    table = Table(title=f"the best of {len(board)} candidates by {proxy.name}", title_justify="left")
+    for column, justify in (("rank", "right"), ("architecture", "left"), ("score", "right"), ("seconds", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for rank, candidate in enumerate(board[:SHOWN], start=1):
+        given_up = " (given up)" if candidate.pruned else ""
+        table.add_row(
+            str(rank), candidate.architecture, f"{candidate.value:.4g}{given_up}", f"{candidate.cost.seconds:.1f}"
+        )
+    return table
+
+
+def _trained_table(trained: Sequence[Trained], spent: Cost) -> Table:
+    seeds = len(next(iter(trained[0].accuracies.values())))
+    title = f"trained in full, {seeds} seeds each; the search took {spent.seconds:.0f} seconds"
+    table = Table(title=title, title_justify="left")
+    table.add_column("group", no_wrap=True)
+    for column in ("of", "mean accuracy", "best"):
+        table.add_column(column, justify="right")
+    for group in trained:
+        means = group.means()
+        spread = f" ± {100 * statistics.stdev(means):.2f}" if len(means) > 1 else ""
+        table.add_row(
+            group.name,
+            str(group.candidates),
+            f"{100 * statistics.fmean(means):.2f}{spread} %",
+            f"{100 * max(means):.2f} %",
+        )
+    return table
+
+
+def draw_leaderboard(board: Sequence[Candidate], trained: Sequence[Trained], proxy: str) -> Figure:
+    """Draw the candidates' scores in their order, and beside them what training in full made of some."""
+    figure = Figure(figsize=(9, 4) if trained else (5, 4), dpi=120, layout="constrained")
+    axes = figure.subplots(1, 2 if trained else 1, squeeze=False)[0]
+    values = [c.value if math.isfinite(c.value) else math.nan for c in board]
+    axes[0].plot(range(1, len(board) + 1), values, ".", color="C0")
+    axes[0].set_xlabel("rank")
+    axes[0].set_ylabel(f"score by {proxy}")
+    axes[0].set_title(f"{len(board)} candidates")
+    axes[0].grid(alpha=0.3)
+    if trained:
+        for row, group in enumerate(trained):
+            for values in group.accuracies.values():
+                axes[1].plot([100 * v for v in values], [row] * len(values), "o", color=f"C{row}", alpha=0.6)
+            axes[1].plot([100 * statistics.fmean(group.means())], [row], "|", color="black", markersize=24)
+        axes[1].set_yticks(range(len(trained)), [group.name.replace(" by ", "\nby ") for group in trained])
+        axes[1].set_ylim(len(trained) - 0.5, -0.5)
+        axes[1].set_xlabel("test accuracy in %, every training; lines: means")
+        axes[1].grid(axis="x", alpha=0.3)
+    return figure

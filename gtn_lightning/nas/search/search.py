@@ -1,0 +1,232 @@
+"""A search over a space of architectures by a proxy, from the first candidate to the comparison of the best."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from gtn_lightning.data import TensorData
+from gtn_lightning.description import describe
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.nas.full_training import FullTraining
+from gtn_lightning.nas.proxies import Cost, Proxy
+from gtn_lightning.nas.reference import MeasuredReference
+from gtn_lightning.nas.search.candidates import SAMPLERS, Candidate, Candidates
+from gtn_lightning.nas.search.leaderboard import Trained, write_leaderboard
+from gtn_lightning.nas.spaces import SearchSpace
+from gtn_lightning.randomness import keyed_generator
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found."""
+
+    leaderboard: list[Candidate]
+    """All candidates, the best first."""
+    trained: list[Trained]
+    """The groups of architectures that were trained in full."""
+    spent: Cost
+    """What the scores cost, whatever the proxy needed before the first included."""
+
+
+class Search:
+    """Scores candidates with a proxy, then trains the best in full and holds them against others.
+
+    The same command, started again or on other machines with one storage, takes part in the same search; what is scored
+    or trained is not scored or trained again. The search's folder, ``<folder>/<study>``, gets ``leaderboard.csv``,
+    ``leaderboard.json`` and ``leaderboard.png``.
+
+    Args:
+        space: the search space.
+        proxy: scores candidates.
+        data: the images.
+        candidates: number of architectures to score.
+        sampler: how they are proposed: ``random``, ``evolution`` or ``tpe``.
+        prune: give up candidates that do worse than the median of the others after as many steps.
+        study: the search's name.
+        storage: where the study lives: ``sqlite:///FILE``, ``postgresql://…`` or a file that ends with ``.journal``; by
+            default an SQLite file in the search's folder.
+        folder: where the folders of searches are.
+        best: number k of the best that are trained in full; 0 for none.
+        training: how; None for `FullTraining` with its defaults.
+        training_seeds: number of trainings of each.
+        rival: another proxy, such as real data, that searches for as many seconds as the whole search by the first
+            took, its overhead included; its best k are trained too.
+        seed: of the candidates.
+        device: where networks run.
+        logger: a Lightning logger, such as `WandbLogger`.
+
+    Raises:
+        RecipeError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        proxy: Proxy,
+        data: LightningDataModule,
+        candidates: int = 100,
+        sampler: str = "random",
+        prune: bool = False,
+        study: str = "search",
+        storage: str | None = None,
+        folder: str = "runs/search",
+        best: int = 3,
+        training: FullTraining | None = None,
+        training_seeds: int = 2,
+        rival: Proxy | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        logger: Logger | None = None,
+    ) -> None:
+        if best < 0 or best > candidates:
+            raise RecipeError(f"search: best {best} given, expected from 0 to the number of candidates, {candidates}")
+        if sampler not in SAMPLERS:
+            raise RecipeError(f"search: sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
+        if not isinstance(data, TensorData):
+            raise RecipeError(f"search: data is a {type(data).__name__}; expected a TensorData, such as ImageData")
+        self.space = space
+        self.proxy = proxy
+        self.data = data
+        self.candidates = candidates
+        self.sampler = sampler
+        self.prune = prune
+        self.study = study
+        self.folder = Path(folder).expanduser() / study
+        self.storage = storage or f"sqlite:///{self.folder / 'study.sqlite'}"
+        self.best = best
+        self.training = training or FullTraining()
+        self.training_seeds = training_seeds
+        self.rival = rival
+        self.seed = seed
+        self.device = device
+        self.logger = logger
+        self.console = Console()
+
+    def run(self) -> Found:
+        """Search, or take part in a search, to the end."""
+        self.data.prepare_data()
+        self.data.setup()
+        self.proxy.attach(self.space, self.data, self.device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        candidates = self._study(self.study, self.proxy, self.candidates, self.sampler)
+        self._score_all(candidates)
+        board = candidates.leaderboard()
+        spent = sum((candidate.cost for candidate in board), self.proxy.overhead())
+        found = Found(board, [], spent)
+        self._write(found)
+        if self.best:
+            found = replace(found, trained=self._train_groups(board, spent))
+            self._write(found)
+        self._log(found)
+        self.console.print(f"search: {self.folder}", soft_wrap=True)
+        return found
+
+    def _study(self, name: str, proxy: Proxy, count: int, sampler: str) -> Candidates:
+        settings = {"space": describe(self.space), "proxy": proxy.settings(), "seed": self.seed, "sampler": sampler}
+        return Candidates(self.space, name, self.storage, count, sampler, self.seed, self.prune, settings)
+
+    def _score_all(self, candidates: Candidates) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[best]}"),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task(f"candidates by {self.proxy.name}", total=self.candidates, best="")
+            while True:
+                board = candidates.leaderboard()
+                best = f"best {board[0].architecture}: {board[0].value:.4g}" if board else ""
+                progress.update(task, completed=len(board), best=best)
+                if (claimed := candidates.claim()) is None:
+                    break
+                self._score(candidates, *claimed)
+            board = candidates.leaderboard()
+            progress.update(task, completed=len(board), best=f"best {board[0].architecture}: {board[0].value:.4g}")
+
+    def _score(self, candidates: Candidates, trial: Any, architecture: str) -> None:
+        given_up = False
+
+        def report(step: int, value: float) -> bool:
+            nonlocal given_up
+            given_up = candidates.report(trial, step, value)
+            return given_up
+
+        try:
+            score = self.proxy.evaluate(architecture, self.seed, report if self.prune else None)
+        except BaseException:
+            candidates.abandon(trial)
+            raise
+        candidates.finish(trial, score, given_up)
+        if self.logger is not None:
+            metrics = {"search/score": score.value, "search/seconds": score.cost.seconds}
+            self.logger.log_metrics(metrics, step=trial.number)
+
+    def _train_groups(self, board: Sequence[Candidate], spent: Cost) -> list[Trained]:
+        """Train the best, as many at random, and the rival's best."""
+        groups = {f"best {self.best} by {self.proxy.name}": [c.architecture for c in board[: self.best]]}
+        drawn = self.space.draw(min(self.best, len(self.space)), keyed_generator(self.seed, "at random"))
+        groups[f"{self.best} at random"] = drawn
+        scored = {}
+        if self.rival is not None:
+            rivals = self._rival_search(spent)
+            groups[f"best {self.best} by {self.rival.name}, equal cost"] = [c.architecture for c in rivals[: self.best]]
+            scored[f"best {self.best} by {self.rival.name}, equal cost"] = len(rivals)
+        reference = MeasuredReference(self.training, self.training_seeds, str(self.folder / "trainings.sqlite"))
+        reference.attach(self.data, self.device)
+        trained = []
+        count = sum(map(len, groups.values())) * self.training_seeds
+        with Progress(TextColumn("trained in full"), BarColumn(), MofNCompleteColumn(), console=self.console) as bar:
+            task = bar.add_task("", total=count)
+            for name, architectures in groups.items():
+                accuracies: dict[str, list[float]] = {}
+                for architecture in architectures:
+                    accuracies[architecture] = []
+                    for seed in range(self.training_seeds):
+                        accuracies[architecture].append(reference.measure(self.space, architecture, seed))
+                        bar.advance(task)
+                trained.append(Trained(name, accuracies, scored.get(name, len(board))))
+        return trained
+
+    def _rival_search(self, spent: Cost) -> list[Candidate]:
+        """Let the rival score the same candidates in the same order for as many seconds as were spent."""
+        assert self.rival is not None
+        self.rival.attach(self.space, self.data, self.device)
+        candidates = self._study(f"{self.study}, rival", self.rival, len(self.space), "random")
+        with self.console.status(f"{self.rival.name} searches for as long: {spent.seconds:.0f} seconds"):
+            while True:
+                scored = candidates.scored()
+                used = sum((candidate.cost.seconds for candidate in scored), self.rival.overhead().seconds)
+                enough = used >= spent.seconds and len(scored) >= self.best
+                if enough or (claimed := candidates.claim()) is None:
+                    return sorted(scored, key=lambda c: (-c.value, c.architecture))
+                trial, architecture = claimed
+                candidates.finish(trial, self.rival.evaluate(architecture, self.seed))
+
+    def _write(self, found: Found) -> None:
+        write_leaderboard(self.folder, found.leaderboard, found.trained, found.spent, self.proxy, self.console)
+
+    def _log(self, found: Found) -> None:
+        if self.logger is None:
+            return
+        best = found.leaderboard[0]
+        summary = {"search/best": best.value, "search/spent_seconds": found.spent.seconds}
+        for number, group in enumerate(found.trained):
+            key = ("search/best_k_accuracy", "search/random_k_accuracy", "search/rival_k_accuracy")[number]
+            summary[key] = statistics.fmean(group.means())
+        self.logger.log_metrics({key: value for key, value in summary.items() if math.isfinite(value)})
+        table = getattr(self.logger, "log_table", None)
+        if table is not None:
+            rows = [[c.architecture, c.value, c.cost.seconds, c.pruned] for c in found.leaderboard]
+            table(key="search/leaderboard", columns=["architecture", "score", "seconds", "pruned"], data=rows)
+        self.logger.finalize("success")

@@ -1,0 +1,76 @@
+"""The grid of plain ConvNets on which dataset condensation is compared."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.learners import ConvNet
+from gtn_lightning.nas.spaces.base import Choice, SearchSpace
+
+
+class ConvNetGrid(SearchSpace):
+    """Width, depth, activation, norm and pooling of a `ConvNet`: 720 networks.
+
+    Zhao, Mopuri and Bilen, "Dataset Condensation with Gradient Matching" (arXiv 2006.05929), section 4.3, with widths
+    from 32 to 256; the default widths are an eighth of theirs, so that a CPU can train every network.
+
+    Members are named as in ``w16-d3-relu-batch-max``; a family has one norm and one pooling.
+
+    Args:
+        image_shape: (channels, height, width) of the images.
+        classes: number of classes.
+        widths: channels of the convolutions.
+        depths: numbers of blocks.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        widths: Sequence[int] = (4, 8, 16, 32),
+        depths: Sequence[int] = (1, 2, 3, 4),
+    ) -> None:
+        self.image_shape = image_shape
+        self.classes = classes
+        self.widths = list(widths)
+        self.depths = list(depths)
+        for key, options in (("widths", self.widths), ("depths", self.depths)):
+            if not options or len({*options}) < len(options):
+                raise RecipeError(f"ConvNetGrid: {key} {options} given, expected different whole numbers")
+        self.decisions: Mapping[str, Sequence[Choice]] = {
+            "width": self.widths,
+            "depth": self.depths,
+            "activation": ["sigmoid", "relu", "leaky_relu"],
+            "norm": ["none", "batch", "layer", "instance", "group"],
+            "pooling": ["none", "max", "average"],
+        }
+        for depth in (min(self.depths), max(self.depths)):  # what an image has no room for is refused now
+            ConvNet(image_shape, classes, width=min(self.widths), depth=depth, norm="instance", pooling="max")
+
+    def name(self, choices: Mapping[str, Choice]) -> str:
+        """Return for instance ``w16-d3-relu-batch-max``."""
+        return "w{width}-d{depth}-{activation}-{norm}-{pooling}".format(**choices)
+
+    def choices(self, architecture: str) -> dict[str, Choice]:
+        """Read such a name."""
+        parts = architecture.split("-")
+        choices: dict[str, Choice] = dict(zip(self.decisions, parts, strict=False))
+        for key in ("width", "depth"):
+            number = str(choices.get(key, ""))[1:]
+            if number.isdecimal():
+                choices[key] = int(number)
+        self._check(architecture, choices)
+        if self.name(choices) != architecture:
+            raise RecipeError(f"ConvNetGrid: {architecture!r} is no architecture of this space: expected "
+                              f"{self.name(choices)!r}")  # fmt: skip
+        return choices
+
+    def build(self, architecture: str) -> nn.Module:
+        """Return the network."""
+        return ConvNet(self.image_shape, self.classes, **self.choices(architecture))  # type: ignore[arg-type]
+
+    def family(self, architecture: str) -> str:
+        """Return norm and pooling, for instance ``batch-max``."""
+        choices = self.choices(architecture)
+        return f"{choices['norm']}-{choices['pooling']}"

@@ -1,0 +1,153 @@
+"""Proxies that teach."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gtn_lightning.data import DigitsData
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.inner_loop import SGD, Adam
+from gtn_lightning.nas import ConvNetGrid, GTNProxy, RealDataProxy
+from gtn_lightning.nas.proxies.taught import LiveGTNProxy
+from gtn_lightning.nas.proxies.zero_cost import forward_flops
+from gtn_lightning.randomness import keyed_rng
+from gtn_lightning.teacher_file import save_teacher
+from gtn_lightning.teachers import Pixels
+from gtn_lightning.teaching import teach
+from tests.tiny import BATCH, SHAPE, STEPS, make_gtn, make_trainer
+
+GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1, 2])
+ONE, OTHER = "w4-d1-relu-batch-max", "w8-d2-sigmoid-none-none"
+
+
+@pytest.fixture(scope="module")
+def data() -> DigitsData:
+    data = DigitsData(32)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def real(data: DigitsData, steps: int = 40, **options: object) -> RealDataProxy:
+    proxy = RealDataProxy(steps, batch_size=32, images=200, **options)  # type: ignore[arg-type]
+    proxy.attach(GRID, data)
+    return proxy
+
+
+def test_real_data_teaches_and_a_proxy_is_a_plain_callable(data: DigitsData) -> None:
+    proxy = real(data)
+    assert proxy(ONE) > 0.6
+    assert proxy(ONE) == proxy.evaluate(ONE).value  # whatever was scored in between
+    assert proxy.evaluate(ONE, seed=1).value != proxy(ONE)
+
+
+def test_scores_do_not_hang_on_their_order_and_leave_the_random_state(data: DigitsData) -> None:
+    proxy = real(data, 5)
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    forward = [score.value for score in proxy.evaluate_all([ONE, OTHER])]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert [score.value for score in real(data, 5).evaluate_all([OTHER, ONE])] == forward[::-1]
+
+
+def test_the_cost_is_counted(data: DigitsData) -> None:
+    score = real(data, 5, rates=[0.01, 0.1], learners=3).evaluate(ONE)
+    assert score.cost.steps == 2 * 3 * 5
+    assert score.cost.images == 2 * 3 * (5 * 32 + 200)
+    assert score.cost.flops == forward_flops(GRID.build(ONE), SHAPE) * 2 * 3 * (3 * 5 * 32 + 200)
+    assert score.cost.seconds > 0
+
+
+def test_the_best_rate_counts(data: DigitsData) -> None:
+    alone = [real(data, 10, rates=[rate]).evaluate(ONE).value for rate in (1e-6, 0.03)]
+    assert real(data, 10, rates=[1e-6, 0.03]).evaluate(ONE).value == max(alone) > min(alone)
+
+
+def test_measures_of_a_course(data: DigitsData) -> None:
+    steps = (2, 5, 8, 10, 12, 15, 18, 20)  # eight looks at twenty steps
+    course = list(real(data, 20).course(ONE, 0, steps))
+    assert [point.step for point in course] == list(steps)
+    assert real(data, 20).evaluate(ONE).value == course[-1].accuracy
+    assert real(data, 20, measure="loss").evaluate(ONE).value == -course[-1].loss
+    area = real(data, 20, measure="area").evaluate(ONE).value
+    assert area == pytest.approx(sum(point.accuracy for point in course) / 8)
+
+
+def test_a_course_may_be_ended_early(data: DigitsData) -> None:
+    heard: list[tuple[int, float]] = []
+
+    def report(step: int, value: float) -> bool:
+        heard.append((step, value))
+        return len(heard) == 3
+
+    score = real(data, 40).evaluate(ONE, report=report)
+    assert [step for step, _ in heard] == [5, 10, 15]
+    assert score.value == heard[-1][1]
+    assert score.cost.steps == 15
+
+
+def test_a_learner_that_diverges_is_the_worst(data: DigitsData) -> None:
+    proxy = real(data, 10, optimizer=SGD(lr=1e12), measure="loss")
+    assert proxy.evaluate("w8-d2-relu-none-none").value == -float("inf")
+
+
+def test_a_subset_is_the_same_images_for_every_architecture(data: DigitsData) -> None:
+    proxy = real(data, 5, subset=50)
+    assert proxy.name == "50 real images"
+    plans = [proxy.plan(torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    seen = [{int(i) for request in plan.requests for i in request.index} for plan in plans]
+    assert seen[0] == seen[1] == set(range(50))
+
+
+def test_synthetic_data_scores_as_teaching_does(data: DigitsData, tmp_path: Path) -> None:
+    gtn = make_gtn()
+    proxy = LiveGTNProxy(gtn, images=100)
+    proxy.attach(GRID, data)
+    with keyed_rng(0, "GTN", ONE, device=torch.device("cpu")):
+        network = GRID.build(ONE)
+    requests = gtn.curriculum.requests(torch.Generator(), torch.device("cpu"))
+    taught = teach(network, gtn.task, gtn.teacher, requests, gtn.optimizer, [STEPS])[STEPS]
+    images, labels = data.splits.val
+    logits = torch.func.functional_call(network.eval(), taught.params, data.normalise(images[:100]))
+    assert proxy(ONE) == pytest.approx(float((logits.argmax(1) == labels[:100]).float().mean()))
+
+
+def test_a_teacher_file_is_a_proxy_that_knows_what_it_cost(data: DigitsData, tmp_path: Path) -> None:
+    gtn = make_gtn(teacher=Pixels(SHAPE, 10, STEPS * BATCH, init="real"), optimizer=Adam(lr=0.03))
+    trainer = make_trainer(tmp_path, max_steps=3)
+    trainer.fit(gtn, data)
+    path = tmp_path / "teacher.safetensors"
+    save_teacher(gtn, path)
+    proxy, untrained = GTNProxy(str(path)), GTNProxy(str(path), untrained=True)
+    for each in (proxy, untrained):
+        each.attach(GRID, data)
+    assert proxy.overhead().steps == 3 * STEPS
+    assert proxy.overhead().images == 3 * STEPS * BATCH
+    assert proxy.overhead().seconds == gtn.meta_training()["seconds"]
+    assert untrained.overhead().seconds == 0
+    assert untrained.name == "untrained teacher"
+    # It begins as real images, and is not what it became.
+    assert not torch.equal(untrained.gtn.teacher.pixels, proxy.gtn.teacher.pixels)
+    assert untrained.evaluate(ONE).value != proxy.evaluate(ONE).value
+    assert proxy.settings() != untrained.settings()
+    moved = tmp_path / "elsewhere.safetensors"
+    moved.write_bytes(path.read_bytes())
+    assert GTNProxy(str(moved)).settings() == proxy.settings()
+
+
+def test_what_cannot_work_is_refused_in_one_line(data: DigitsData, tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    save_teacher(make_gtn(), path)
+    with pytest.raises(RecipeError, match="steps 4 given, but the teacher is meta-trained for 3"):
+        GTNProxy(str(path), steps=4)
+    with pytest.raises(RecipeError, match="there is no teacher file"):
+        GTNProxy(str(tmp_path / "none"))
+    with pytest.raises(RecipeError, match="measure 'f1' is unknown; choose one of accuracy, loss, area"):
+        RealDataProxy(5, measure="f1")
+    with pytest.raises(RecipeError, match=r"rates .* expected positive numbers"):
+        RealDataProxy(5, rates=[])
+    with pytest.raises(RecipeError, match="attach a search space"):
+        RealDataProxy(5)(ONE)
+    with pytest.raises(RecipeError, match="subset 5000 given, but there are 1197 images"):
+        RealDataProxy(5, subset=5000).attach(GRID, data)

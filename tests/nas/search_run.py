@@ -1,0 +1,49 @@
+"""A worker of a search, started by test_candidates.py: ``python -m tests.nas.search_run STORAGE SAMPLER [COUNT]``."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from torch import nn
+
+from gtn_lightning.nas.proxies import Cost, Score
+from gtn_lightning.nas.search import Candidates
+from gtn_lightning.nas.spaces import Choice, SearchSpace
+
+COUNT = 16
+
+
+class Sums(SearchSpace):
+    """Three digits; whoever has the same ones in another order is the same network."""
+
+    def __init__(self) -> None:
+        self.decisions: Mapping[str, list[Choice]] = {key: list(range(6)) for key in "abc"}
+
+    def name(self, choices: Mapping[str, Choice]) -> str:
+        return "{a}{b}{c}".format(**choices)
+
+    def choices(self, architecture: str) -> dict[str, Choice]:
+        choices: dict[str, Choice] = dict(zip("abc", map(int, architecture), strict=True))
+        return choices
+
+    def canonical(self, architecture: str) -> str:
+        return "".join(sorted(architecture))
+
+    def build(self, architecture: str) -> nn.Module:
+        return nn.Linear(int(architecture) + 1, 1)
+
+
+def score(architecture: str) -> float:
+    return float(sum(int(digit) ** 2 for digit in architecture))
+
+
+def main(storage: str, sampler: str, count: int = COUNT) -> None:
+    candidates = Candidates(Sums(), "test", storage, count, sampler)
+    while (claimed := candidates.claim()) is not None:
+        trial, architecture = claimed
+        time.sleep(0.05)
+        candidates.finish(trial, Score(score(architecture), Cost(steps=1)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

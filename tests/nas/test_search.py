@@ -1,0 +1,122 @@
+"""`gtn search`, from a recipe to the comparison of the best."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pytorch_lightning.loggers import CSVLogger
+
+from gtn_lightning.cli import main
+from gtn_lightning.data import DigitsData
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.nas import ConvNetGrid, FullTraining, NumParameters, RealDataProxy
+from gtn_lightning.nas.search import Search
+from gtn_lightning.teacher_file import save_teacher
+from tests.tiny import SHAPE, make_gtn
+
+SMALL = [
+    "--config=search_digits",
+    *("--candidates=6", "--best=2", "--training_seeds=1", "--training.steps=20"),
+    *("--rival.init_args.steps=3", "--proxy.init_args.images=100", "--space.init_args.widths=[4,8]"),
+]
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    save_teacher(make_gtn(), tmp_path / "teacher.safetensors")
+    return f"--proxy.init_args.teacher={tmp_path / 'teacher.safetensors'}"
+
+
+def test_a_search_from_the_command_line_and_again(
+    teacher: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", *SMALL, teacher]) == 0
+    folder = tmp_path / "runs" / "search" / "digits"
+    said = capfd.readouterr().out
+    assert "best 2 by GTN" in said
+    assert "2 at random" in said
+    assert "best 2 by real data, equal cost" in said
+    assert said.rstrip().splitlines()[-1] == "search: runs/search/digits"
+    board = json.loads((folder / "leaderboard.json").read_text())
+    assert len(board["leaderboard"]) == 6
+    values = [row["value"] for row in board["leaderboard"]]
+    assert values == sorted(values, reverse=True)
+    assert len(board["trained"]) == 3
+    rows = list(csv.DictReader((folder / "leaderboard.csv").open()))
+    assert [row["architecture"] for row in rows] == [row["architecture"] for row in board["leaderboard"]]
+    assert all(row["test_accuracy"] for row in rows[:2])
+    assert (folder / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
+
+    # Once more: nothing is scored or trained again, so that even the measured seconds are the same.
+    assert main(["search", *SMALL, teacher]) == 0
+    again = json.loads((folder / "leaderboard.json").read_text())
+    assert again["leaderboard"] == board["leaderboard"]
+    assert again["trained"] == board["trained"]
+
+
+def search(folder: Path, **options: object) -> Search:
+    arguments: dict[str, object] = {
+        "space": ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1]),
+        "proxy": NumParameters(),
+        "data": DigitsData(32),
+        "candidates": 5,
+        "best": 1,
+        "training": FullTraining(5),
+        "training_seeds": 1,
+        "folder": str(folder),
+    }
+    return Search(**arguments | options)  # type: ignore[arg-type]
+
+
+def test_the_rival_searches_for_as_long(tmp_path: Path) -> None:
+    rival = RealDataProxy(5, batch_size=16, images=50)
+    found = search(tmp_path, proxy=RealDataProxy(20, batch_size=16, images=50), rival=rival).run()
+    (ours, chance, theirs) = found.trained
+    assert (ours.candidates, chance.candidates) == (5, 5)
+    assert theirs.candidates > 5  # its scores are cheaper
+    assert found.spent.steps == 5 * 20
+
+
+def test_what_happens_is_logged(tmp_path: Path) -> None:
+    search(tmp_path, logger=CSVLogger(str(tmp_path / "log"), name="", version="")).run()
+    rows = list(csv.DictReader((tmp_path / "log" / "metrics.csv").open()))
+    assert [row["step"] for row in rows if row["search/score"]] == ["0", "1", "2", "3", "4"]
+    assert float(rows[-1]["search/best"]) == max(float(row["search/score"]) for row in rows if row["search/score"])
+
+
+def test_pruning_gives_candidates_up(tmp_path: Path) -> None:
+    found = search(tmp_path, proxy=RealDataProxy(24, batch_size=16, images=50), candidates=16, prune=True, best=0).run()
+    assert any(candidate.pruned for candidate in found.leaderboard)
+    assert all(candidate.cost.steps < 24 for candidate in found.leaderboard if candidate.pruned)
+
+
+def test_a_user_who_brings_no_tensor_data_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="best 6 given, expected from 0 to the number of candidates, 5"):
+        search(tmp_path, best=6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--candidates=many"], "candidates: expected int, got 'many'"),
+        (["--proxy.init_args.stepz=3"], "takes no 'stepz'; did you mean steps?"),
+        (["--proxy=NoProxy"], "there is no class NoProxy"),
+        (["--sampler=grid"], "sampler 'grid' is unknown; choose one of random, evolution, tpe"),
+        (["--space.init_args.widths=[4,4]"], "widths .* expected different whole numbers"),
+        (["--candidatez=3"], "candidatez: there is no such key"),
+        (["--best=100"], "best 100 given"),
+        (["--proxy.init_args.teacher=nowhere.safetensors"], "there is no teacher file nowhere.safetensors"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, teacher: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", *SMALL, teacher, *arguments]) == 2
+    said = capfd.readouterr().err.strip()
+    assert said.startswith("gtn: error: ")
+    assert "\n" not in said
+    assert re.search(message, said), said
+    assert not (tmp_path / "runs").exists()
