@@ -33,7 +33,7 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 ##@ Experiments
-.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation
+.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation nas-bench
 mnist: $(INSTALLED) ## MNIST in the paper's setting, on a GPU
 	$(call fit,mnist)
 
@@ -48,6 +48,12 @@ fashion-mnist: $(INSTALLED) ## Fashion-MNIST
 
 cifar10: $(INSTALLED) ## CIFAR-10, on a GPU
 	$(call fit,cifar10)
+
+nas-bench: $(INSTALLED) ## how well proxies rank networks on MNIST, and at what cost: two hours on a CPU, reference included
+	$(RUN)/python -m benchmarks.nas_reference $(if $(DATA),--data '$(DATA)')
+	$(call fit,nas_mnist)
+	$(call fit,nas_mnist_ranked)
+	$(RUN)/python -m benchmarks.nas $(if $(DATA),--data '$(DATA)')
 
 ablation: $(INSTALLED) ## digits with each curriculum, free pixels and real data, five seeds: a table
 	$(RUN)/python -m benchmarks.ablation $(ARGS)

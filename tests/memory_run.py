@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from gtn_lightning.data import DigitsData
-from gtn_lightning.learners import MLP, ConvNet, Mixture
+from gtn_lightning.learners import MLP, Mixture
 from tests.tiny import SHAPE, make_gtn, make_trainer
 
 
@@ -31,8 +31,8 @@ class Peaks(pl.Callback):
 def main(mode: str) -> None:
     learners = Mixture(
         {
-            "mlp": partial(MLP, image_shape=SHAPE, classes=10, hidden=[8]),
-            "conv": partial(ConvNet, image_shape=SHAPE, classes=10, width=4, depth=1),
+            "one layer": partial(MLP, image_shape=SHAPE, classes=10, hidden=[8]),
+            "two layers": partial(MLP, image_shape=SHAPE, classes=10, hidden=[8, 6]),
         }
     )
     peaks = Peaks()

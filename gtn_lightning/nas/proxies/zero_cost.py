@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 from gtn_lightning.data import TensorData
@@ -219,7 +219,7 @@ def synflow(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
         -inf where nothing flows, as in a network without parameters.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        network = _without_norms(deepcopy(network)).double().eval()
+        network = _without_norms(deepcopy(network).eval()).double()
         parameters = list(network.parameters())
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -241,8 +241,12 @@ def _without_norms(network: nn.Module) -> nn.Module:
     """Replace a network's norms by identities, in place."""
     for part in list(network.modules()):
         if is_parametrized(part):
-            for name in list(part.parametrizations):  # type: ignore[arg-type]
-                remove_parametrizations(part, name)
+            # By hand: torch's own removal changes the class that a copy shares with its original, and so breaks that.
+            values = {name: getattr(part, name).detach() for name in part.parametrizations}  # type: ignore[union-attr]
+            part.__class__ = type_before_parametrizations(part)
+            del part.parametrizations
+            for name, value in values.items():
+                part.register_parameter(name, nn.Parameter(value))
         if isinstance(part, WeightNormConv2d | WeightNormLinear):
             part.weight.data = normalised(part.weight, part.scale).detach()
             del part.scale

@@ -146,7 +146,7 @@ def test_synflow_takes_norms_out_and_leaves_their_weights_where_they_start() -> 
         assert synflow(network, (1, 8, 8)) == pytest.approx(expected, rel=1e-6), norm
         assert {name: type(part) for name, part in network.named_modules()} == before
     torchs = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(4, 3, bias=False)))
-    assert synflow(torchs, (1, 2, 2)) == pytest.approx(math.log(float(torchs[1].weight.abs().sum())), rel=1e-6)
+    assert synflow(torchs, (1, 2, 2)) == pytest.approx(math.log(float(torchs[1].weight.detach().abs().sum())), rel=1e-6)
 
 
 def test_synflow_has_room_for_many_layers_and_is_lowest_where_nothing_flows() -> None:
@@ -189,10 +189,8 @@ def test_naswot_has_the_statistics_of_the_batch_and_leaves_running_ones_alone() 
     network = nn.Sequential(nn.BatchNorm2d(1), nn.ReLU())
     images = torch.tensor([[1.0, 2], [5, 6], [2, 8]])[:, None, None]
     # Less the mean of 4, signs are --, ++ and -+; as they are, all are positive.
-    kernel = torch.tensor([[2.0, 0, 1], [0, 2, 1], [1, 1, 2]]) + 1e-12
-    assert float(torch.det(kernel)) == pytest.approx(4, abs=1)
-    expected = -math.inf if torch.linalg.matrix_rank(kernel) < 3 else math.log(float(torch.det(kernel)))
-    assert naswot(network, images) == pytest.approx(expected)
+    kernel = torch.tensor([[2.0, 0, 1], [0, 2, 1], [1, 1, 2]])
+    assert naswot(network, images) == pytest.approx(math.log(float(torch.det(kernel))), rel=1e-6)
     assert float(network[0].num_batches_tracked) == 0
     assert not network[1]._forward_pre_hooks
 
@@ -225,7 +223,7 @@ def test_naswot_shows_every_architecture_the_same_images_of_the_training_split(d
 def test_scores_hang_on_architecture_and_seed_alone(
     make: Callable[[], Proxy], space: SearchSpace, data: TensorData
 ) -> None:
-    names = ["w4-d1-relu-batch-max", "w8-d2-sigmoid-none-average", "w4-d2-leaky_relu-instance-none"]
+    names = ["w8-d2-relu-batch-none", "w8-d2-sigmoid-none-average", "w4-d2-leaky_relu-instance-none"]
     proxy, again = make(), make()
     for each in (proxy, again):
         each.attach(space, data)
