@@ -44,11 +44,14 @@ def main() -> None:
     rows = []
     for part, name, seed in work[share - 1 :: shares]:
         accuracy = reference.measure(space, name, seed)
-        rows.append([part, name, seed, f"{accuracy:.4f}"])
+        seconds = reference.seconds(space, [name]) / reference.seeds
+        rows.append([part, name, seed, f"{accuracy:.4f}", f"{seconds:.1f}"])
         print(*rows[-1], flush=True)
     if shares == 1 and options.parts == list(parts):
         with TABLE.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([["part", "architecture", "seed", "accuracy"], *rows])
+            csv.writer(file, lineterminator="\n").writerows(
+                [["part", "architecture", "seed", "accuracy", "seconds"], *rows]
+            )
         for part, names in parts.items():
             print(f"{part}: {reference.seconds(space, names):.0f} seconds on {torch.get_num_threads()} threads")
 

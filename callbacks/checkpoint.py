@@ -124,13 +124,13 @@ class TeacherCheckpoint(ModelCheckpoint):
         if not self._should_skip_saving_checkpoint(trainer):
             with self._unless_unwritable(trainer):
                 self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-            teacher = Path(trainer.default_root_dir) / TEACHER_FILE
-            if trainer.is_global_zero and teacher.exists():
-                gtn: Any = pl_module
-                try:
-                    record_meta_training(teacher, gtn.meta_training())
-                except RecipeError as error:
-                    rank_zero_warn(f"{teacher} keeps the cost up to its own meta-step: {error}")
+        teacher = Path(trainer.default_root_dir) / TEACHER_FILE
+        if trainer.is_global_zero and teacher.exists():
+            gtn: Any = pl_module
+            try:
+                record_meta_training(teacher, gtn.meta_training())
+            except RecipeError as error:
+                rank_zero_warn(f"{teacher} keeps the cost up to its own meta-step: {error}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the last, whatever happened."""
