@@ -245,8 +245,8 @@ def equal_correlation(
     enough = [s for s in reals if value(s) >= value(best)]
     tenfold = max((s for s in reals if s.steps <= 10 * best.steps), key=value)
     said = (
-        f"**{name}**, which took {teacher:.0f} seconds to make, is best after {best.steps} steps: {value(best):.2f}. Ten "
-        f"times as many real steps give at best {value(tenfold):.2f} (after {tenfold.steps})."
+        f"**{name}**, which took {teacher:.0f} seconds to make, is best after {best.steps} steps: {value(best):.2f}. "
+        f"Ten times as many real steps give at best {value(tenfold):.2f} (after {tenfold.steps})."
     )
     if not enough:
         return said + " No number of real steps that was tried reaches it."

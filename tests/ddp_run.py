@@ -25,7 +25,9 @@ class FirstWeights(pl.Callback):
     def __init__(self) -> None:
         self.seen: list[float] = []
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, idx: int) -> None:
+        if trainer.global_step:
+            return
         sample = pl_module.learners.sample
 
         def recorded(generator: torch.Generator) -> Any:

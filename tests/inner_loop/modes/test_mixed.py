@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gtn_lightning.inner_loop import Buffers, Functional, NotTwiceDifferentiableError, Params, inner_gradient
+from gtn_lightning.inner_loop import MODES, Buffers, Functional, NotTwiceDifferentiableError, Params, inner_gradient
+from gtn_lightning.inner_loop.modes.mixed import Mixed
 
 
 def test_an_operator_without_either_rule_is_named() -> None:
@@ -65,7 +66,11 @@ def test_convolutions_under_autocast_fall_back_to_the_same_gradient() -> None:
     assert float((found - expected).norm() / expected.norm()) < 0.05  # eight bits of mantissa
 
 
-def test_a_custom_function_without_a_forward_mode_rule_falls_back_to_the_same_gradient() -> None:
+def test_a_custom_function_without_a_forward_mode_rule_falls_back_to_the_same_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(MODES, "mixed", Mixed())  # one that has not warned of anything yet
+
     class Cube(torch.autograd.Function):
         @staticmethod
         def forward(ctx, inputs):  # type: ignore[no-untyped-def]
