@@ -185,6 +185,14 @@ def test_naswot_tells_a_random_network_from_one_whose_codes_are_constant(data: T
     assert [proxy(name) for name in ("constant", "linear", "few")] == [-math.inf] * 3
 
 
+def test_naswot_is_lowest_where_rounding_hides_that_the_kernel_is_singular() -> None:
+    # All codes of five activations differ, but the kernel of 32 has no more than rank 6.
+    codes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 5)
+    kernel = (codes @ codes.T + 5).double() / 2
+    assert math.isfinite(float(torch.linalg.slogdet(kernel).logabsdet))
+    assert naswot(nn.Sequential(nn.Flatten(), nn.ReLU()), codes[:, None, None]) == -math.inf
+
+
 def test_naswot_has_the_statistics_of_the_batch_and_leaves_running_ones_alone() -> None:
     network = nn.Sequential(nn.BatchNorm2d(1), nn.ReLU())
     images = torch.tensor([[1.0, 2], [5, 6], [2, 8]])[:, None, None]
