@@ -6,6 +6,7 @@ several processes share the work.
 """
 
 import argparse
+import csv
 import json
 import math
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from benchmarks.nas_reference import TABLE
+from benchmarks.nas_reference import TABLE, ground
 from benchmarks.report import RESULTS, markdown_table, write_report
 from benchmarks.transfer import newest
-from gtn_lightning.data import ImageData
+from gtn_lightning.inner_loop import Adam
 from gtn_lightning.nas import NASWOT, FLOPs, GTNProxy, NumParameters, RealDataProxy, SynFlow
 from gtn_lightning.nas.correlation import Interval, Ranking, ceiling, measure_ranking, split_half
 from gtn_lightning.nas.proxies import Cost, Proxy
@@ -57,13 +58,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.005, help="Adam's rate on real data: as the teachers'")
     parser.add_argument("--only", nargs="+", help="measure these proxies and write no report")
     options = parser.parse_args()
-    data = ImageData(options.data)
-    data.prepare_data()
-    data.setup()
-    space = ConvNetGrid((1, 28, 28), 10)
+    space, data = ground(options.data)
     table = TableReference(str(TABLE))
-    names = [row.split(",")[1] for row in TABLE.read_text().splitlines() if row.startswith("ranked,")]
-    names = list(dict.fromkeys(names))
+    with TABLE.open(newline="") as rows:
+        trainings = list(csv.DictReader(rows))
+    names = list(dict.fromkeys(row["architecture"] for row in trainings if row["part"] == "ranked"))
+    # The accuracies that the ranking-aware teacher was told.
+    paid = Cost(seconds=sum(float(row["seconds"]) for row in trainings if row["part"] == "known"))
     teacher = str(options.teacher or newest("runs/nas_mnist"))
     ranked = str(options.ranked_teacher or newest("runs/nas_mnist_ranked"))
     taught: dict[str, tuple[Any, Sequence[int]]] = {
@@ -79,8 +80,6 @@ def main() -> None:
             proxy = make()
             proxy.attach(space, data)
             scores += courses(name, proxy, names, steps, options.cache)
-    known = [row.split(",") for row in TABLE.read_text().splitlines() if row.startswith("known,")]
-    paid = Cost(seconds=sum(float(row[4]) for row in known))  # accuracies that the ranking-aware teacher was told
     overheads = {"GTN": GTNProxy(teacher).overhead(), "GTN, ranking-aware": GTNProxy(ranked).overhead() + paid}
     if options.only is None:
         for looked_at in (NumParameters(), FLOPs(), SynFlow(), NASWOT()):
@@ -91,8 +90,6 @@ def main() -> None:
 
 def real(rate: float, subset: int | None = None) -> RealDataProxy:
     """Return real data with the optimizer that the teachers' learners have."""
-    from gtn_lightning.inner_loop import Adam
-
     return RealDataProxy(max(REAL_STEPS), subset=subset, optimizer=Adam(lr=rate))
 
 

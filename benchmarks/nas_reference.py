@@ -32,10 +32,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["ranked", "known"], help="which of the two to train")
     parser.add_argument("--share", default="1/1", help="as 1/2: the first of two processes' share of the work")
     options = parser.parse_args()
-    data = ImageData(options.data)
-    data.prepare_data()
-    data.setup()
-    space = ConvNetGrid((1, 28, 28), 10)
+    space, data = ground(options.data)
     reference = MeasuredReference(FullTraining(steps=1000, batch_size=64, lr=0.01))
     reference.attach(data)
     parts = {"ranked": ranked(space, options.ranked), "known": known(space, options.known)}
@@ -54,6 +51,14 @@ def main() -> None:
             )
         for part, names in parts.items():
             print(f"{part}: {reference.seconds(space, names):.0f} seconds on {torch.get_num_threads()} threads")
+
+
+def ground(path: str) -> tuple[ConvNetGrid, ImageData]:
+    """Return the grid, and MNIST, ready for use."""
+    data = ImageData(path)
+    data.prepare_data()
+    data.setup()
+    return ConvNetGrid(data.image_shape, data.classes), data
 
 
 def ranked(space: ConvNetGrid, count: int) -> list[str]:

@@ -3,6 +3,7 @@
 import csv
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
 from gtn_lightning.nas import MeasuredReference, Reference, SearchSpace
-from gtn_lightning.nas.correlation import Ranking, measure_ranking
+from gtn_lightning.nas.correlation import Correlation, Interval, Ranking, measure_ranking
 from gtn_lightning.nas.proxies import NumParameters
 from gtn_lightning.nas.proxies.taught import LiveGTNProxy
 from gtn_lightning.randomness import keyed_generator
@@ -130,10 +131,7 @@ class NASProxy(Callback):
             self._accuracies = self._known(trainer, data, gtn.device)
         proxy = LiveGTNProxy(gtn, self.steps, self.measure, images=self.images)
         proxy.attach(self.space, data, gtn.device)
-        own = torch.zeros(len(self._sample), dtype=torch.float64, device=gtn.device)
-        for number in range(trainer.global_rank, len(self._sample), trainer.world_size):
-            own[number] = proxy.evaluate(self._sample[number]).value
-        self._scores = self._together(trainer, own)
+        self._scores = self._shared_out(trainer, gtn.device, proxy)
         self.ranking = measure_ranking(self._scores, self._accuracies, self._broken(gtn))
         ranks = rankdata(self._scores) + rankdata(self._parameters)
         logged = flat(self.ranking) | {"seconds": time.perf_counter() - began}
@@ -155,13 +153,15 @@ class NASProxy(Callback):
         if not isinstance(self.reference, MeasuredReference):
             return self.reference.accuracies(self.space, self._sample).mean(dim=1)
         self.reference.attach(data, device)
+        return self._shared_out(
+            trainer, device, lambda name: float(self.reference.accuracies(self.space, [name]).mean())
+        )
+
+    def _shared_out(self, trainer: Trainer, device: torch.device, value: Callable[[str], float]) -> Tensor:
+        """Return a value of every architecture in the sample; each process finds out its share."""
         own = torch.zeros(len(self._sample), dtype=torch.float64, device=device)
         for number in range(trainer.global_rank, len(self._sample), trainer.world_size):
-            own[number] = self.reference.accuracies(self.space, [self._sample[number]]).mean()
-        return self._together(trainer, own)
-
-    def _together(self, trainer: Trainer, own: Tensor) -> Tensor:
-        """Bring the shares of all processes together."""
+            own[number] = value(self._sample[number])
         together: Tensor = trainer.strategy.reduce(own, reduce_op="sum")
         return together.cpu()
 
@@ -181,17 +181,17 @@ class NASProxy(Callback):
 
 def flat(ranking: Ranking) -> dict[str, float]:
     """Return a ranking under the names that are logged."""
-    found: dict[str, float] = {}
+    found: dict[str, Interval] = {}
     for kind in ("spearman", "kendall", "spearman_working", "kendall_working"):
-        correlation = getattr(ranking, kind)
-        for part, suffix in (("overall", ""), ("top_half", "_top_half"), ("top_tenth", "_top_tenth")):
-            interval = getattr(correlation, part)
-            for end, value in zip(("", "_low", "_high"), interval, strict=True):
-                found[f"{kind}{suffix}{end}"] = value
-    for picks, interval in ranking.regret.items():
-        for end, value in zip(("", "_low", "_high"), interval, strict=True):
-            found[f"regret_{picks}{end}"] = value
-    return found
+        correlation: Correlation = getattr(ranking, kind)
+        found[kind] = correlation.overall
+        found[f"{kind}_top_half"] = correlation.top_half
+        found[f"{kind}_top_tenth"] = correlation.top_tenth
+    found |= {f"regret_{picks}": interval for picks, interval in ranking.regret.items()}
+    ends = ("", "_low", "_high")
+    return {
+        f"{name}{end}": value for name, interval in found.items() for end, value in zip(ends, interval, strict=True)
+    }
 
 
 def draw_ranking(scores: Tensor, accuracies: Tensor, ranking: Ranking, measure: str) -> Figure:

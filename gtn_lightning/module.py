@@ -1,10 +1,9 @@
 """The LightningModule of a Generative Teaching Network: one training step is one meta-step."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, Unrolled, eager_loss, unroll_population
+from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll_population
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.outer import outer_optimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
@@ -149,9 +148,14 @@ class GTN(pl.LightningModule):
         Raises:
             RecipeError: if the file is no teacher file, or names a class that cannot be imported.
         """
-        gtn = cls(**{name: build(value) for name, value in read_recipe(path)["model"].items()})
+        gtn = cls.from_description(read_recipe(path)["model"])
         load_weights(gtn, path)
         return gtn
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> "GTN":
+        """Return a GTN that is not meta-trained yet, from what ``description`` says of one."""
+        return cls(**{name: build(value) for name, value in description.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put what was skipped beside the weights."""
@@ -211,11 +215,23 @@ class GTN(pl.LightningModule):
             made = self.learners.population(generator, self.population)
             learners = [Functional(learner.to(self.device)) for learner in made]
             window = self._window(batch_idx)
-            taught = self._teach_population(learners, generator, window)
+            meta_steps = self.task.meta_steps(window[1])
+            inner_losses = [self.task.inner_loss(learner) for learner in learners]
+            taught = unroll_population(
+                inner_losses[0] if self.learners.one_architecture else inner_losses,
+                [learner.init() for learner in learners],
+                self._batches(self.curriculum.requests(generator, self.device)),
+                self.optimizer,
+                mode=self.mode,
+                window=window,
+                snapshots=meta_steps,
+                segment=self.segment,
+                offload=self.offload,
+            )
             losses = [
                 [
                     eager_loss(self.task.meta_loss(learner), *unrolled.snapshots[step], batch, self.mode)
-                    for step in self.task.meta_steps(window[1])
+                    for step in meta_steps
                     if step > window[0]
                 ]
                 for learner, unrolled in zip(learners, taught, strict=True)
@@ -226,29 +242,6 @@ class GTN(pl.LightningModule):
         self.log("train/meta_loss", loss.detach(), prog_bar=True, sync_dist=True)
         self.log("train/inner_loss", inner_loss, sync_dist=True)
         return loss
-
-    def _teach_population(
-        self, learners: list[Functional], generator: torch.Generator, window: tuple[int, int]
-    ) -> list[Unrolled]:
-        """Run the inner loops of a meta-step on batches that are made once."""
-        teams = [learners] if self.learners.one_architecture else [[learner] for learner in learners]
-        batches: Iterable[tuple[Tensor, Tensor]] = self._batches(self.curriculum.requests(generator, self.device))
-        if len(teams) > 1:
-            batches = list(islice(batches, window[1]))
-        taught: list[Unrolled] = []
-        for team in teams:
-            taught += unroll_population(
-                self.task.inner_loss(team[0]),
-                [learner.init() for learner in team],
-                batches,
-                self.optimizer,
-                mode=self.mode,
-                window=window,
-                snapshots=self.task.meta_steps(window[1]),
-                segment=self.segment,
-                offload=self.offload,
-            )
-        return taught
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the clock of a meta-step."""
@@ -472,9 +465,7 @@ class GTN(pl.LightningModule):
                 data.setup("fit")  # a second time, a data module that splits at random would split otherwise
             if isinstance(data, TensorData):
                 # Straight from memory: the same images on every process and after every restart.
-                images, labels = getattr(data.splits, split)
-                rows = torch.randperm(len(labels), generator=keyed_generator(self.seed, "real", split))[:count]
-                return self._as_batch(data.normalise(images[rows]), labels[rows])
+                return self._as_batch(*data.some(split, count, self.seed))
             name = f"{split}_dataloader"
             loader = getattr(data, name)() if is_overridden(name, data) else None
         if loader is None:

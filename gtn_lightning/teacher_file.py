@@ -49,10 +49,7 @@ def record_meta_training(path: str | Path, spent: Mapping[str, float]) -> None:
     Raises:
         RecipeError: if the file is no teacher file or cannot be written.
     """
-    read_recipe(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        metadata = file.metadata()
+    tensors, metadata = _read(path)
     _write(path, tensors, {**metadata, "meta_training": json.dumps(dict(spent))})
 
 
@@ -62,10 +59,15 @@ def read_meta_training(path: str | Path) -> dict[str, float] | None:
     Raises:
         RecipeError: if there is no such file or it is no teacher file.
     """
-    read_recipe(path)
-    with safe_open(path, framework="pt") as file:
-        spent = file.metadata().get("meta_training")
+    spent = _metadata(path).get("meta_training")
     return None if spent is None else dict(json.loads(spent))
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of what is a teacher file."""
+    metadata = _metadata(path)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
 
 
 def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -85,6 +87,12 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     Raises:
         RecipeError: if there is no such file or it is no teacher file.
     """
+    recipe: dict[str, Any] = json.loads(_metadata(path)["recipe"])
+    return recipe
+
+
+def _metadata(path: str | Path) -> dict[str, str]:
+    """Return the metadata of what is a teacher file; see `read_recipe`."""
     if not Path(path).is_file():
         raise RecipeError(
             f"there is no teacher file {path}: give the path of a teacher.safetensors that `gtn fit` wrote"
@@ -101,8 +109,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             f"{path} is no teacher file of this version: its metadata has format "
             f"{metadata.get('format')!r}, expected {FORMAT!r}"
         )
-    recipe: dict[str, Any] = json.loads(metadata["recipe"])
-    return recipe
+    return dict(metadata)
 
 
 def load_weights(gtn: "GTN", path: str | Path) -> None:
@@ -111,9 +118,7 @@ def load_weights(gtn: "GTN", path: str | Path) -> None:
     Raises:
         RecipeError: if the file is no teacher file or was written for another architecture.
     """
-    read_recipe(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    tensors, _ = _read(path)
     check_state(gtn, tensors, str(path))
     gtn.load_state_dict(tensors)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from gtn_lightning.inner_loop import Functional, InnerOptimizer, Snapshot, inner_gradient
+from gtn_lightning.inner_loop import Functional, InnerOptimizer, InnerState, Snapshot, inner_step
 from gtn_lightning.tasks import Task
 from gtn_lightning.teachers import Teacher, TeacherInput
 
@@ -60,16 +60,14 @@ def lessons(
     batches = teacher.batches(requests)
     params, buffers = functional.init()
     with torch.inference_mode(False), torch.no_grad():
-        state = optimizer.init(params)
+        at = InnerState(params, buffers, optimizer.init(params))
     for step in range(len(requests)):
         # Lightning evaluates under inference_mode, in which an inner loop cannot run. Entered anew for every step: the
         # caller has modes of its own between two of them.
         with torch.inference_mode(False), torch.no_grad():
             batch = next(batches)
-            gradient = inner_gradient(inner_loss, params, buffers, (batch.inputs, batch.targets), mode)
-            params, state = optimizer.update(gradient.grads, state, params, step)
-            buffers = gradient.buffers
-        yield Lesson(step + 1, gradient.loss, Snapshot(params, buffers))
+            at, loss = inner_step(inner_loss, at, (batch.inputs, batch.targets), optimizer, step, mode)
+        yield Lesson(step + 1, loss, Snapshot(at.params, at.buffers))
 
 
 def teach(

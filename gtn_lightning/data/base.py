@@ -164,6 +164,21 @@ class TensorData(LightningDataModule, ABC):
         # The trainer converted the batch to its precision while it was uint8, which it leaves alone.
         return images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)
 
+    def some(self, split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return some images of a split as a network sees them, the same ones for the same seed everywhere.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+            count: how many at most.
+            seed: which ones.
+
+        Returns:
+            float32 ``[n, C, H, W]`` and labels, int64 ``[n]``.
+        """
+        images, labels = getattr(self.splits, split)
+        rows = torch.randperm(len(labels), generator=keyed_generator(seed, "real", split))[:count]
+        return self.normalise(images[rows]), labels[rows]
+
     def train_dataloader(self) -> RealBatches:
         """Return the endless stream of training batches of this rank.
 

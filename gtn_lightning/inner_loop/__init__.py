@@ -11,7 +11,7 @@ from gtn_lightning.inner_loop.operators import NotTwiceDifferentiableError
 from gtn_lightning.inner_loop.optimizers import SGD, Adam, AdamW, InnerOptimizer, RMSprop
 from gtn_lightning.inner_loop.population import unroll_population
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
-from gtn_lightning.inner_loop.unroll import Snapshot, Unrolled, unroll
+from gtn_lightning.inner_loop.unroll import InnerState, Snapshot, Unrolled, inner_step, unroll
 
 __all__ = [
     "MODES",
@@ -23,6 +23,7 @@ __all__ = [
     "Functional",
     "InnerGradient",
     "InnerOptimizer",
+    "InnerState",
     "LossFn",
     "NotTwiceDifferentiableError",
     "Params",
@@ -31,6 +32,7 @@ __all__ = [
     "Unrolled",
     "eager_loss",
     "inner_gradient",
+    "inner_step",
     "unroll",
     "unroll_population",
 ]

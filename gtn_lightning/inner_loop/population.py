@@ -1,4 +1,4 @@
-"""Several learners of one architecture taught on the same batches."""
+"""Several learners taught on the same batches."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -15,7 +15,7 @@ from gtn_lightning.inner_loop.unroll import Snapshot, Unrolled, unroll
 
 
 def unroll_population(
-    loss_fn: LossFn,
+    loss_fn: LossFn | Sequence[LossFn],
     members: Sequence[tuple[Params, Buffers]],
     batches: Iterable[Batch],
     optimizer: InnerOptimizer,
@@ -23,7 +23,7 @@ def unroll_population(
     batched: bool | None = None,
     **options: Any,
 ) -> list[Unrolled]:
-    """Train several learners of one architecture, each as ``unroll`` would, on batches that are made once.
+    """Train several learners, each as ``unroll`` would, on batches that are made once.
 
     A population's meta-gradient has less noise than a single learner's, and the teacher's work is shared. Batched, all
     members take a step as one operation, by ``vmap`` of the loss: the gradient of the summed loss is exact, where
@@ -31,7 +31,8 @@ def unroll_population(
 
     Args:
         loss_fn: the loss of one learner, as for ``unroll``; it must read parameters and buffers from its arguments
-            alone, and hold for every member.
+            alone, and hold for every member. Or one for each member: those may differ in architecture, and are taught
+            one after the other.
         members: initial parameters and buffers of each.
         batches: one batch per inner step, for all.
         optimizer: the inner optimizer.
@@ -49,16 +50,21 @@ def unroll_population(
     """
     if not members:
         raise ValueError("a population needs at least one learner")
+    shared = loss_fn if callable(loss_fn) else None
+    losses = [loss_fn] * len(members) if callable(loss_fn) else loss_fn
     if batched is None:
         parameter = next(iter(members[0][0].values()), torch.empty(0))
         batched = parameter.device.type != "cpu" and optimizer.elementwise
-    if not batched or len(members) == 1:
+    if shared is None or not batched or len(members) == 1:
         if len(members) > 1:
             window = options.get("window")
             batches = list(islice(batches, None if window is None else window[1]))
-        return [unroll(loss_fn, params, buffers, batches, optimizer, **options) for params, buffers in members]
+        return [
+            unroll(loss, params, buffers, batches, optimizer, **options)
+            for loss, (params, buffers) in zip(losses, members, strict=True)
+        ]
     params, buffers = (_stacked([member[part] for member in members]) for part in range(2))
-    together = unroll(_summed(loss_fn), params, buffers, batches, optimizer, **options)
+    together = unroll(_summed(shared), params, buffers, batches, optimizer, **options)
     return [_member(together, number, len(members)) for number in range(len(members))]
 
 

@@ -38,6 +38,38 @@ class Unrolled(NamedTuple):
     """The learner after the requested numbers of steps, differentiable."""
 
 
+class InnerState(NamedTuple):
+    """Where an inner loop is."""
+
+    params: Params
+    """Parameters by name."""
+    buffers: Buffers
+    """Buffers by name."""
+    state: Any
+    """The optimizer's state."""
+
+
+def inner_step(
+    loss_fn: LossFn, at: InnerState, batch: Batch, optimizer: InnerOptimizer, step: int, mode: str = "auto"
+) -> tuple[InnerState, Tensor]:
+    """Take one inner step, differentiably.
+
+    Args:
+        loss_fn: pure function ``(params, buffers, *batch) -> (scalar loss, buffers)``.
+        at: where the inner loop is.
+        batch: the step's batch, a tuple of tensors.
+        optimizer: the inner optimizer.
+        step: which inner step this is, counted from zero.
+        mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``.
+
+    Returns:
+        Where the inner loop is then, and the loss before the step, a scalar.
+    """
+    gradient = inner_gradient(loss_fn, at.params, at.buffers, batch, mode)
+    params, state = optimizer.update(gradient.grads, at.state, at.params, step)
+    return InnerState(params, gradient.buffers, state), gradient.loss
+
+
 def unroll(
     loss_fn: LossFn,
     params: Mapping[str, Tensor],
@@ -90,19 +122,17 @@ def unroll(
     reject_no_parameters(params)
     differentiable = torch.is_grad_enabled()
     learned = [parameter for parameter in optimizer.parameters() if parameter.requires_grad]
-    at = _Point(dict(params), dict(buffers), optimizer.init(dict(params)))
+    at = InnerState(dict(params), dict(buffers), optimizer.init(dict(params)))
     recorded = {0: Snapshot(at.params, at.buffers)} if 0 in snapshots else {}
     losses: list[Tensor] = []
     iterator = iter(batches)
 
-    def advance(start: int, given: tuple[_Point, list[Batch]]) -> tuple[_Point, list[Tensor]]:
+    def advance(start: int, given: tuple[InnerState, list[Batch]]) -> tuple[InnerState, list[Tensor]]:
         at, batches = given
         losses = []
         for step, batch in enumerate(batches, start):
-            gradient = inner_gradient(loss_fn, at.params, at.buffers, batch, mode)
-            new_params, state = optimizer.update(gradient.grads, at.state, at.params, step)
-            at = _Point(new_params, gradient.buffers, state)
-            losses.append(gradient.loss)
+            at, loss = inner_step(loss_fn, at, batch, optimizer, step, mode)
+            losses.append(loss)
         return at, losses
 
     while last is None or len(losses) < last:
@@ -132,11 +162,3 @@ def unroll(
     if len(losses) < needed:
         raise ValueError(f"the inner loop needs at least {needed} steps but there were batches for {len(losses)}")
     return Unrolled(at.params, at.buffers, torch.stack(losses), at.state, recorded)
-
-
-class _Point(NamedTuple):
-    """Where the inner loop is."""
-
-    params: Params
-    buffers: Buffers
-    state: Any

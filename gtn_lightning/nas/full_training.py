@@ -19,6 +19,9 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.spaces import SearchSpace
 from gtn_lightning.randomness import keyed_rng, keyed_seed
 
+PACKAGES = ("pytorch_lightning", "lightning_fabric")
+"""Who talks about every training."""
+
 
 @dataclass(frozen=True)
 class FullTraining:
@@ -81,11 +84,8 @@ class FullTraining:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep to itself what Lightning says of every training."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    loggers += [
-        logging.getLogger(name)
-        for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero")
-    ]
+    names = (f"{package}{part}" for package in PACKAGES for part in ("", ".utilities.rank_zero"))
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

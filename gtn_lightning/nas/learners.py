@@ -47,6 +47,8 @@ class SpaceLearners(Describable, LearnerDistribution):
                     f"{', '.join(map(str, there_is))}"
                 )
         self._families = sorted({space.family(self.draw(keyed)) for keyed in _generators()})
+        if not self.without_families:
+            return
         unknown = set(self.without_families) - {space.family(space.sample(keyed)) for keyed in _generators()}
         if unknown:
             raise RecipeError(f"SpaceLearners: without_families: the space has no family {', '.join(sorted(unknown))}")

@@ -16,14 +16,6 @@ GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1])
 ONE, OTHER = "w4-d1-relu-batch-max", "w8-d1-sigmoid-none-none"
 
 
-@pytest.fixture(scope="module")
-def data() -> DigitsData:
-    data = DigitsData(32)
-    data.prepare_data()
-    data.setup()
-    return data
-
-
 def measured(folder: Path, data: DigitsData, steps: int = 60, seeds: int = 2) -> MeasuredReference:
     reference = MeasuredReference(FullTraining(steps, batch_size=32, lr=0.03), seeds, str(folder / "cache.sqlite"))
     reference.attach(data)

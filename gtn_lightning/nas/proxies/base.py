@@ -6,10 +6,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch import nn
 
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.nas.proxies.flops import forward_flops
 from gtn_lightning.nas.spaces import SearchSpace
 
 
@@ -58,12 +60,14 @@ class Proxy(ABC):
     def __init__(self) -> None:
         self._space: SearchSpace | None = None
         self._data: TensorData | None = None
+        self._flops: dict[str, int] = {}
         self.device = torch.device("cpu")
 
     def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
         """Give the search space, the data, set up, and where networks run; once, before the first score."""
         self._space = space
         self._data = data
+        self._flops = {}
         self.device = torch.device(device)
 
     @property
@@ -87,6 +91,12 @@ class Proxy(ABC):
         if self._data is None:
             raise RecipeError(f"{type(self).__name__}: attach a search space and data before the first score")
         return self._data
+
+    def flops(self, architecture: str, network: nn.Module) -> int:
+        """Return the operations of one image's forward pass through an architecture's network, counted once."""
+        if architecture not in self._flops:
+            self._flops[architecture] = forward_flops(network, self.data.image_shape)
+        return self._flops[architecture]
 
     @abstractmethod
     def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:

@@ -13,12 +13,10 @@ from torch import nn
 
 from gtn_lightning.curricula import ShuffledPasses
 from gtn_lightning.data import TensorData
-from gtn_lightning.description import build
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import Adam, Functional, InnerOptimizer, Snapshot
 from gtn_lightning.module import GTN, REAL_IMAGES
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
-from gtn_lightning.nas.proxies.zero_cost import forward_flops
 from gtn_lightning.nas.spaces import SearchSpace
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.tasks import Classification, Task
@@ -92,7 +90,13 @@ class TaughtProxy(Proxy):
         self.rates = None if rates is None else list(rates)
         self.learners = learners
         self.images = images
-        self._flops: dict[str, int] = {}
+
+    def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
+        """Take the validation images; see the base class."""
+        super().attach(space, data, device)
+        images, labels = data.splits.val
+        self._images = data.normalise(images[: self.images].to(self.device))
+        self._labels = labels[: self.images].to(self.device)
 
     @abstractmethod
     def plan(self, generator: torch.Generator) -> Plan:
@@ -146,8 +150,7 @@ class TaughtProxy(Proxy):
             network = self.space.build(architecture).to(self.device)
             plan = self.plan(keyed_generator(seed, *key))
         optimizer = plan.optimizer if rate is None else plan.optimizer.constant(lr=rate)
-        if architecture not in self._flops:
-            self._flops[architecture] = forward_flops(network, self.data.image_shape)
+        forward = self.flops(architecture, network)
         trained = scored = 0
         # Mode remat: the gradient itself is the same in all modes, and this one compiles nothing.
         for lesson in lessons(network, plan.task, plan.teacher, plan.requests, optimizer, "remat"):
@@ -155,14 +158,9 @@ class TaughtProxy(Proxy):
             if lesson.step not in points:
                 continue
             accuracy, loss = self._look(network, plan.task, lesson.learner)
-            scored += len(self._validation[1])
-            flops = self._flops[architecture] * (3.0 * trained + scored)
-            yield Point(
-                lesson.step,
-                accuracy,
-                loss,
-                Cost(time.perf_counter() - began, lesson.step, trained + scored, flops),
-            )
+            scored += len(self._labels)
+            cost = Cost(time.perf_counter() - began, lesson.step, trained + scored, forward * (3.0 * trained + scored))
+            yield Point(lesson.step, accuracy, loss, cost)
             if lesson.step == max(points):
                 return
 
@@ -170,18 +168,12 @@ class TaughtProxy(Proxy):
         return sorted({max(1, round(self.steps * (number + 1) / POINTS)) for number in range(POINTS)})
 
     def _look(self, network: nn.Module, task: Task, learner: Snapshot) -> tuple[float, float]:
-        images, labels = self._validation
         functional, metric, losses = Functional(network), task.metric().to(self.device), 0.0
         with torch.no_grad():
-            for batch in zip(images.split(500), labels.split(500), strict=True):
+            for batch in zip(self._images.split(500), self._labels.split(500), strict=True):
                 loss = task.score(functional, learner.params, learner.buffers, batch, metric)
                 losses += float(loss) * len(batch[1])
-        return float(metric.compute()), losses / len(labels)
-
-    @property
-    def _validation(self) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = self.data.splits.val
-        return self.data.normalise(images[: self.images].to(self.device)), labels[: self.images].to(self.device)
+        return float(metric.compute()), losses / len(self._labels)
 
 
 class LiveGTNProxy(TaughtProxy):
@@ -248,7 +240,7 @@ class GTNProxy(LiveGTNProxy):
         if untrained:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                gtn = GTN(**{name: build(value) for name, value in read_recipe(teacher)["model"].items()})
+                gtn = GTN.from_description(read_recipe(teacher)["model"])
         else:
             gtn = GTN.from_teacher(teacher)
         super().__init__(gtn, steps, measure, rates, learners, images)
@@ -265,11 +257,8 @@ class GTNProxy(LiveGTNProxy):
                 f"GTNProxy: {self.teacher} makes images of shape {list(self.gtn.teacher.image_shape)}, but the data's "
                 f"have {list(data.image_shape)}: give it the data that it was meta-trained with"
             )
-        train = data.splits.train
-        rows = torch.randperm(len(train.labels), generator=keyed_generator(self.gtn.seed, "real", "train"))
-        rows = rows[:REAL_IMAGES]
         with torch.no_grad():
-            self.gtn.teacher.attach(data.normalise(train.images[rows]), train.labels[rows])
+            self.gtn.teacher.attach(*data.some("train", REAL_IMAGES, self.gtn.seed))
         self.gtn.to(self.device)
 
     def settings(self) -> Any:

@@ -8,12 +8,12 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
-from torch.utils.flop_counter import FlopCounterMode
 
 from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners.norms import MeanOnlyBatchNorm, WeightNormConv2d, WeightNormLinear, normalised
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
+from gtn_lightning.nas.proxies.flops import forward_flops
 from gtn_lightning.nas.spaces import SearchSpace
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 
@@ -65,15 +65,6 @@ class ZeroCostProxy(Proxy):
     images: int = 0
     passes: int = 1
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._flops: dict[str, int] = {}
-
-    def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
-        """Forget what was known of another space; see the base class."""
-        super().attach(space, data, device)
-        self._flops.clear()
-
     @abstractmethod
     def measure(self, network: nn.Module, seed: int) -> float:
         """Return the value of a fresh network, which is on the device and may be changed."""
@@ -89,12 +80,11 @@ class ZeroCostProxy(Proxy):
             network = self.space.build(architecture).to(self.device)
             # Counted before a measurement that may change the network, and not timed: it is no part of the score.
             uncounted = time.perf_counter()
-            if self.images and architecture not in self._flops:
-                self._flops[architecture] = forward_flops(network, self.data.image_shape)
+            flops = self.flops(architecture, network) if self.images else 0
             began += time.perf_counter() - uncounted
             value = self.measure(network, seed)
-        flops = float(self.passes * self.images * self._flops[architecture]) if self.images else 0.0
-        return Score(value, Cost(time.perf_counter() - began, images=self.images, flops=flops))
+        cost = Cost(time.perf_counter() - began, images=self.images, flops=float(self.passes * self.images * flops))
+        return Score(value, cost)
 
 
 class NumParameters(ZeroCostProxy):
@@ -171,32 +161,6 @@ class NASWOT(ZeroCostProxy):
         images = self.data.splits.train.images
         rows = torch.randperm(len(images), generator=keyed_generator(seed, "naswot"))[: self.images]
         return naswot(network, self.data.normalise(images[rows].to(self.device)))
-
-
-def forward_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Return the floating-point operations of one image's forward pass: twice the multiplications.
-
-    Matrix products, convolutions and attention are counted, as torch counts them; norms, activations and poolings are
-    not. A copy of the network runs on the meta device, where nothing is computed, or on the network's own if its code
-    looks at values.
-
-    Args:
-        network: left as it was.
-        image_shape: (channels, height, width) of the image.
-    """
-    try:
-        return _count(deepcopy(network).to("meta"), image_shape)
-    except RuntimeError:  # its code branches on values, or holds tensors that no .to() moves
-        return _count(deepcopy(network), image_shape)
-
-
-def _count(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    parameter = next(network.parameters(), None)
-    images = torch.zeros(2, *image_shape, device=None if parameter is None else parameter.device)
-    # Two images, since batch statistics of one may not exist.
-    with torch.inference_mode(False), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(images)
-    return int(counter.get_total_flops()) // 2
 
 
 def synflow(network: nn.Module, image_shape: tuple[int, int, int]) -> float:

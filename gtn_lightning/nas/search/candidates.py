@@ -20,6 +20,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.proxies import Cost, Score
@@ -27,6 +28,9 @@ from gtn_lightning.nas.spaces import SearchSpace
 from gtn_lightning.randomness import keyed_generator, keyed_seed
 
 SAMPLERS = ("random", "evolution", "tpe")
+
+DRAWS = "candidates"
+"""Key of the generator that random candidates are drawn from."""
 
 PATIENCE = 3600.0
 """After so many seconds without a result, a candidate of another machine counts as lost."""
@@ -39,6 +43,10 @@ VAIN = 20
 
 SQLITE_TIMEOUT = 60
 """Seconds that a worker waits for others that write to the same SQLite file."""
+
+
+LIVE = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+"""States of a trial that holds a claim or had one."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +180,7 @@ class Candidates:
 
     def _live(self) -> list[FrozenTrial]:
         """Return the trials that hold a claim or had one, in the order of their numbers."""
-        trials = self._study.get_trials(deepcopy=False)
-        states = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
-        return [trial for trial in trials if trial.state in states]
+        return self._study.get_trials(deepcopy=False, states=LIVE)
 
     def _fail_lost(self) -> None:
         """Fail the claims of workers that are gone."""
@@ -239,7 +245,7 @@ class Draws(BaseSampler):
 
     def __init__(self, space: SearchSpace, count: int, seed: int) -> None:
         self._space = space
-        self._drawn = space.draw(count, keyed_generator(seed, "candidates"))
+        self._drawn = space.draw(count, keyed_generator(seed, DRAWS))
         self._chosen: dict[int, dict[str, Any]] = {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -264,8 +270,7 @@ class Draws(BaseSampler):
     def _architecture(self, study: optuna.Study, number: int) -> str:
         if number < len(self._drawn):
             return self._drawn[number]
-        states = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
-        taken = {t.user_attrs.get("canonical") for t in study.get_trials(deepcopy=False, states=states)}
+        taken = {t.user_attrs.get("canonical") for t in study.get_trials(deepcopy=False, states=LIVE)}
         free = (name for name in self._drawn if self._space.canonical(name) not in taken)
         return next(free, self._drawn[number % len(self._drawn)])
 
@@ -287,21 +292,13 @@ def open_storage(address: str) -> BaseStorage:
         if address.startswith("sqlite:///"):
             Path(address.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
             options = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
-        for last in (*[False] * 5, True):
-            try:
+        for _ in range(5):
+            with suppress(DBAPIError):  # workers that start at the same moment make the same tables
                 return RDBStorage(address, engine_kwargs=options)
-            except Exception:
-                # Workers that start at the same moment make the same tables.
-                if last:
-                    raise
-                time.sleep(POLL)
-    except (OSError, StorageInternalError, ImportError, ValueError) as error:
+            time.sleep(POLL)
+        return RDBStorage(address, engine_kwargs=options)
+    except (OSError, StorageInternalError, SQLAlchemyError, ImportError, ValueError) as error:
         raise _unusable(address, error) from error
-    except Exception as error:
-        if type(error).__module__.startswith("sqlalchemy"):
-            raise _unusable(address, error) from error
-        raise
-    raise AssertionError("unreachable")
 
 
 def _unusable(address: str, error: BaseException) -> RecipeError:

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.full_training import FullTraining
 from gtn_lightning.nas.proxies import Cost, Proxy
 from gtn_lightning.nas.reference import MeasuredReference
-from gtn_lightning.nas.search.candidates import SAMPLERS, Candidate, Candidates
+from gtn_lightning.nas.search.candidates import DRAWS, SAMPLERS, Candidate, Candidates
 from gtn_lightning.nas.search.leaderboard import Trained, write_leaderboard
 from gtn_lightning.nas.spaces import SearchSpace
 from gtn_lightning.randomness import keyed_generator
+
+RIVAL_CANDIDATES = 2000
+"""A rival scores no more candidates than these, even if time is left."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +148,17 @@ class Search:
         )
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task(f"candidates by {self.proxy.name}", total=self.candidates, best="")
-            while True:
+
+            def show() -> None:
                 board = candidates.leaderboard()
                 best = f"best {board[0].architecture}: {board[0].value:.4g}" if board else ""
                 progress.update(task, completed=len(board), best=best)
-                if (claimed := candidates.claim()) is None:
-                    break
+
+            show()
+            while (claimed := candidates.claim()) is not None:
                 self._score(candidates, *claimed)
-            board = candidates.leaderboard()
-            progress.update(task, completed=len(board), best=f"best {board[0].architecture}: {board[0].value:.4g}")
+                show()
+            show()  # others may have scored the last of them
 
     def _score(self, candidates: Candidates, trial: Any, architecture: str) -> None:
         given_up = False
@@ -174,35 +180,38 @@ class Search:
 
     def _train_groups(self, board: Sequence[Candidate], spent: Cost) -> list[Trained]:
         """Train the best, as many at random, and the rival's best."""
-        groups = {f"best {self.best} by {self.proxy.name}": [c.architecture for c in board[: self.best]]}
         drawn = self.space.draw(min(self.best, len(self.space)), keyed_generator(self.seed, "at random"))
-        groups[f"{self.best} at random"] = drawn
-        scored = {}
+        groups = [
+            (f"best {self.best} by {self.proxy.name}", [c.architecture for c in board[: self.best]], len(board)),
+            (f"{self.best} at random", drawn, len(board)),
+        ]
         if self.rival is not None:
             rivals = self._rival_search(spent)
-            groups[f"best {self.best} by {self.rival.name}, equal cost"] = [c.architecture for c in rivals[: self.best]]
-            scored[f"best {self.best} by {self.rival.name}, equal cost"] = len(rivals)
+            name = f"best {self.best} by {self.rival.name}, equal cost"
+            groups.append((name, [c.architecture for c in rivals[: self.best]], len(rivals)))
         reference = MeasuredReference(self.training, self.training_seeds, str(self.folder / "trainings.sqlite"))
         reference.attach(self.data, self.device)
         trained = []
-        count = sum(map(len, groups.values())) * self.training_seeds
+        count = sum(len(architectures) for _, architectures, _ in groups) * self.training_seeds
         with Progress(TextColumn("trained in full"), BarColumn(), MofNCompleteColumn(), console=self.console) as bar:
             task = bar.add_task("", total=count)
-            for name, architectures in groups.items():
+            for name, architectures, candidates in groups:
                 accuracies: dict[str, list[float]] = {}
                 for architecture in architectures:
                     accuracies[architecture] = []
                     for seed in range(self.training_seeds):
                         accuracies[architecture].append(reference.measure(self.space, architecture, seed))
                         bar.advance(task)
-                trained.append(Trained(name, accuracies, scored.get(name, len(board))))
+                trained.append(Trained(name, accuracies, candidates))
         return trained
 
     def _rival_search(self, spent: Cost) -> list[Candidate]:
         """Let the rival score the same candidates in the same order for as many seconds as were spent."""
         assert self.rival is not None
         self.rival.attach(self.space, self.data, self.device)
-        candidates = self._study(f"{self.study}, rival", self.rival, len(self.space), "random")
+        # As many as there are, up to a number that no search waits for: a space of cells has billions of them.
+        there_are = sum(1 for _ in islice(self.space.draws(keyed_generator(self.seed, DRAWS)), RIVAL_CANDIDATES))
+        candidates = self._study(f"{self.study}, rival", self.rival, there_are, "random")
         with self.console.status(f"{self.rival.name} searches for as long: {spent.seconds:.0f} seconds"):
             while True:
                 scored = candidates.scored()

@@ -4,7 +4,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import islice, product
 
 import torch
 from torch import nn
@@ -93,24 +93,29 @@ class SearchSpace(Describable, ABC):
         Raises:
             RecipeError: there are fewer.
         """
+        drawn = list(islice(self.draws(generator, held_out, without), count))
+        if len(drawn) < count:
+            raise RecipeError(
+                f"{type(self).__name__}: {count} architectures wanted, {len(drawn)} found in {ATTEMPTS} more draws; "
+                "ask for fewer"
+            )
+        return drawn
+
+    def draws(
+        self, generator: torch.Generator, held_out: float | None = None, without: Collection[str] = ()
+    ) -> Iterator[str]:
+        """Yield what `draw` returns, one by one, until there are hardly any left; the arguments are its own."""
         seen = {self.canonical(member) for member in without}
-        drawn: list[str] = []
         vain = 0
-        while len(drawn) < count:
+        while vain < ATTEMPTS:
             member = self.sample(generator)
             canonical = self.canonical(member)
             if canonical in seen or (held_out is not None and not self.is_held_out(member, held_out)):
                 vain += 1
-                if vain == ATTEMPTS:
-                    raise RecipeError(
-                        f"{type(self).__name__}: {count} architectures wanted, {len(drawn)} found in {ATTEMPTS} more "
-                        "draws; ask for fewer"
-                    )
-                continue
-            vain = 0
-            seen.add(canonical)
-            drawn.append(member)
-        return drawn
+            else:
+                vain = 0
+                seen.add(canonical)
+                yield member
 
     def is_held_out(self, architecture: str, share: float) -> bool:
         """Whether an architecture is in the share of the space that is kept from meta-training.
@@ -121,13 +126,19 @@ class SearchSpace(Describable, ABC):
         return int.from_bytes(digest[:6], "big") < share * 2**48
 
     def _check(self, architecture: str, choices: Mapping[str, object]) -> None:
-        """Raise RecipeError unless every choice is one that there is."""
+        """Raise RecipeError unless every choice is one that there is, and the name is theirs to the letter."""
         for key, options in self.decisions.items():
             if choices.get(key) not in options:
                 raise RecipeError(
                     f"{type(self).__name__}: {architecture!r} is no architecture of this space: {key} is "
                     f"{choices.get(key)!r}, expected one of {', '.join(map(str, options))}"
                 )
+
+        named = self.name({key: choices[key] for key in self.decisions})  # type: ignore[misc]
+        if named != architecture:
+            raise RecipeError(
+                f"{type(self).__name__}: {architecture!r} is no architecture of this space: expected {named!r}"
+            )
 
 
 def _pick(options: Sequence[Choice], generator: torch.Generator) -> Choice:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners.classifier import ImageClassifier, check_positive
 from gtn_lightning.learners.norms import classifier, conv, image_norm
 from gtn_lightning.nas.spaces.base import Choice, SearchSpace
-from gtn_lightning.nas.spaces.nasbench201 import check_cell_space
+from gtn_lightning.nas.spaces.cells import check_cell_space, relu_conv_norm
 
 _OPERATIONS = (
     "identity",
@@ -109,9 +108,6 @@ class MicroSpace(SearchSpace):
                     choices[f"{kind}.{node}.{side}.input"] = int(state) if state.isdecimal() else state
                     choices[f"{kind}.{node}.{side}.op"] = operation
         self._check(architecture, choices)
-        if self.name(choices) != architecture:
-            raise RecipeError(f"MicroSpace: {architecture!r} is no architecture of this space: expected "
-                              f"{self.name(choices)!r}")  # fmt: skip
         return {key: choices[key] for key in self.decisions}
 
     def build(self, architecture: str) -> nn.Module:
@@ -284,11 +280,7 @@ def _outputs(cell: _Cell) -> list[int]:
 def _aligned(given: _Shape, wanted: _Shape, norm: str) -> nn.Module:
     if given.pixels > wanted.pixels:
         return _Halving(given.channels, wanted, norm)
-    return nn.Sequential(
-        nn.ReLU(),
-        conv(given.channels, wanted.channels, norm, "relu", kernel_size=1),
-        image_norm(norm, wanted.channels, wanted.pixels),
-    )
+    return relu_conv_norm(given.channels, wanted.channels, norm, wanted.pixels, kernel_size=1)
 
 
 def _operation(name: str, given: _Shape, wanted: _Shape, norm: str) -> nn.Module:

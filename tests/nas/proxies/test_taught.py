@@ -9,8 +9,8 @@ from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD, Adam
 from gtn_lightning.nas import ConvNetGrid, GTNProxy, RealDataProxy
+from gtn_lightning.nas.proxies.flops import forward_flops
 from gtn_lightning.nas.proxies.taught import LiveGTNProxy
-from gtn_lightning.nas.proxies.zero_cost import forward_flops
 from gtn_lightning.randomness import keyed_rng
 from gtn_lightning.teacher_file import save_teacher
 from gtn_lightning.teachers import Pixels
@@ -19,14 +19,6 @@ from tests.tiny import BATCH, SHAPE, STEPS, make_gtn, make_trainer
 
 GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1, 2])
 ONE, OTHER = "w4-d1-relu-batch-max", "w8-d2-sigmoid-none-none"
-
-
-@pytest.fixture(scope="module")
-def data() -> DigitsData:
-    data = DigitsData(32)
-    data.prepare_data()
-    data.setup()
-    return data
 
 
 def real(data: DigitsData, steps: int = 40, **options: object) -> RealDataProxy:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gtn_lightning.data import DigitsData, TensorData
+from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners import MLP, ConvNet
 from gtn_lightning.nas.proxies.base import Proxy
-from gtn_lightning.nas.proxies.zero_cost import NASWOT, FLOPs, NumParameters, SynFlow, forward_flops, naswot, synflow
+from gtn_lightning.nas.proxies.flops import forward_flops
+from gtn_lightning.nas.proxies.zero_cost import NASWOT, FLOPs, NumParameters, SynFlow, naswot, synflow
 from gtn_lightning.nas.spaces import Choice, ConvNetGrid, SearchSpace
 
 PROXIES: dict[str, Callable[[], Proxy]] = {
@@ -20,14 +21,6 @@ PROXIES: dict[str, Callable[[], Proxy]] = {
     "synflow": SynFlow,
     "naswot": NASWOT,
 }
-
-
-@pytest.fixture(scope="module")
-def data() -> TensorData:
-    digits = DigitsData(32)
-    digits.prepare_data()
-    digits.setup()
-    return digits
 
 
 @pytest.fixture(scope="module")
