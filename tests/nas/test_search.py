@@ -107,6 +107,7 @@ def test_a_user_who_brings_no_tensor_data_is_told(tmp_path: Path) -> None:
         (["--sampler=grid"], "sampler 'grid' is unknown; choose one of random, evolution, tpe"),
         (["--space.init_args.widths=[4,4]"], "widths .* expected different whole numbers"),
         (["--candidatez=3"], "candidatez: there is no such key"),
+        (["--storage=nothing://here"], "the storage nothing://here cannot be used"),
         (["--best=100"], "best 100 given"),
         (["--proxy.init_args.teacher=nowhere.safetensors"], "there is no teacher file nowhere.safetensors"),
     ],

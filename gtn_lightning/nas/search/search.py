@@ -119,7 +119,6 @@ class Search:
         self.data.prepare_data()
         self.data.setup()
         self.proxy.attach(self.space, self.data, self.device)
-        self.folder.mkdir(parents=True, exist_ok=True)
         candidates = self._study(self.study, self.proxy, self.candidates, self.sampler)
         self._score_all(candidates)
         board = candidates.leaderboard()
