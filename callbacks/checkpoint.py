@@ -92,6 +92,10 @@ class TeacherCheckpoint(ModelCheckpoint):
         if stage == "fit":
             gtn: Any = pl_module
             gtn.description()  # now, and not after the meta-steps up to the first save
+            try:
+                _described_data(trainer)
+            except (RecipeError, ValueError) as error:  # a data module of the user's own need not be describable
+                rank_zero_warn(f"the teacher file will not name its data, to use it again give --data ({error})")
         if self.dirpath is None:
             self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
         super().setup(trainer, pl_module, stage)
@@ -222,6 +226,10 @@ class TeacherCheckpoint(ModelCheckpoint):
 
     def _write_teacher(self, trainer: Trainer) -> None:
         data = None
-        with suppress(RecipeError, ValueError):  # a data module of the user's own need not be describable
-            data = describe(getattr(trainer, "datamodule", None))
+        with suppress(RecipeError, ValueError):
+            data = _described_data(trainer)
         save_teacher(trainer.lightning_module, Path(trainer.default_root_dir) / TEACHER_FILE, data)  # type: ignore[arg-type]
+
+
+def _described_data(trainer: Trainer) -> Any:
+    return describe(getattr(trainer, "datamodule", None))

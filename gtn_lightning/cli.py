@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import pickle
-import pkgutil
 import re
 import shlex
 import shutil
@@ -25,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -43,7 +42,7 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import NotTwiceDifferentiableError
 from gtn_lightning.inner_loop.operators import first_line
 from gtn_lightning.module import GTN
-from gtn_lightning.parser_errors import explain, with_item
+from gtn_lightning.parser_errors import components, explain, reject_nulls, with_item
 from gtn_lightning.search_command import COMMAND, search
 from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
 from gtn_lightning.trust import OPTION, reject_untrusted
@@ -59,6 +58,9 @@ EPILOG = """`gtn search` scores architectures; `gtn search --help` says how.
 `gtn recipes` lists the recipes that come with the package; --config takes their names.
 Recipes name classes and so can run code: --trusted-only allows this package's and Lightning's alone.
 GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""
+
+PROCESSES_PER_CORE = 4
+"""How many processes of a run a CPU core may be asked to carry."""
 
 USER_ERRORS = (RecipeError, NotTwiceDifferentiableError, MisconfigurationException, OSError)
 """What a user can cause at any time. Anything else in the middle of a run is a bug and keeps its traceback."""
@@ -179,7 +181,7 @@ class GTNCLI(LightningCLI):
         config = self.config.get(self.config.get("subcommand") or "")
         if config is None:
             return
-        _reject_nulls(config.as_dict())
+        reject_nulls(config.as_dict(), {"model": GTN})
         if config.model.inner_steps < 1:
             # Before the curriculum, which would name its own argument.
             raise RecipeError(f"model.inner_steps must be at least 1; got {config.model.inner_steps}")
@@ -190,6 +192,7 @@ class GTNCLI(LightningCLI):
             raise RecipeError(
                 "trainer.val_check_interval must be above 0; to validate never: trainer.limit_val_batches=0"
             )
+        _reject_crowd(config.trainer)
         if config.ckpt_path == "last":
             config.ckpt_path = str(_newest_checkpoint(Path(config.trainer.default_root_dir or "runs")))
         if config.ckpt_path is not None:
@@ -285,7 +288,7 @@ class GTNCLI(LightningCLI):
         """Put the key of the component that a message begins with before it."""
         name = message.partition(":")[0].partition(".")[0]
         values = self.config[self.subcommand].as_dict() if self.subcommand else {}
-        key = next((key for key, path, _ in _components(values) if path.rpartition(".")[2] == name), None)
+        key = next((key for key, path, _ in components(values) if path.rpartition(".")[2] == name), None)
         return f"{key}.init_args: {message}" if key else message
 
     def _run_folder(self, base: Path) -> Path:
@@ -498,29 +501,18 @@ def _read_checkpoint(path: str) -> dict[str, Any]:
     return checkpoint
 
 
-def _components(value: Any, key: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield the key of every component in a recipe, with its class path and its arguments."""
-    if isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _components(item, f"{key}.{number}")
-    elif isinstance(value, dict):
-        if isinstance(value.get("class_path"), str):
-            yield key, value["class_path"], value.get("init_args") or {}
-        for name, item in value.items():
-            yield from _components(item, f"{key}.{name}" if key else name)
-
-
-def _reject_nulls(config: dict[str, Any]) -> None:
-    """Refuse null for what is not optional in this package's components: to the parser, it is a value not set."""
-    named = ((f"{key}.init_args", path, given) for key, path, given in _components(config))
-    own = ((key, pkgutil.resolve_name(path), given) for key, path, given in named if path.startswith("gtn_lightning."))
-    for key, component, arguments in (("model", GTN, config["model"]), *own):
-        kinds = get_type_hints(component.__init__)
-        for name, value in arguments.items():
-            kind = kinds.get(name, Any)
-            if value is None and kind is not Any and type(None) not in get_args(kind):
-                expected = getattr(kind, "__name__", kind)
-                raise RecipeError(f"{key}.{name}: null given, expected {expected}; give a value, or leave it out")
+def _reject_crowd(trainer: Namespace) -> None:
+    """Refuse more processes on CPU cores than could do any good: they are all started before anything goes wrong."""
+    devices = trainer.devices
+    if isinstance(devices, str) and devices.isdecimal():
+        devices = int(devices)
+    on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.accelerator.is_available())
+    most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
+    if on_cpu and isinstance(devices, int) and devices > most:
+        raise RecipeError(
+            f"trainer.devices must be at most {most} on the CPU of this machine, {PROCESSES_PER_CORE} processes for "
+            f"every core; got {devices}: one per core is fastest"
+        )
 
 
 def _is_lightnings(error: BaseException) -> bool:

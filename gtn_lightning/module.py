@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -23,7 +24,7 @@ from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll_population
 from gtn_lightning.learners import LearnerDistribution
-from gtn_lightning.outer import outer_optimization
+from gtn_lightning.outer import follow, outer_optimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.recovery import Recovery
 from gtn_lightning.tasks import Task
@@ -202,8 +203,10 @@ class GTN(pl.LightningModule):
                 "there is nothing to meta-learn: the teacher has no parameters and the inner optimizer learns nothing; "
                 "name hyperparameters in model.optimizer.learned or learned_per_step"
             )
-        optimizer = self.outer_optimizer or partial(torch.optim.Adam, lr=0.01)
-        return outer_optimization(parameters, optimizer, self.lr_scheduler)
+        return outer_optimization(parameters, self._outer_optimizer(), self.lr_scheduler)
+
+    def _outer_optimizer(self) -> OptimizerCallable:
+        return self.outer_optimizer or partial(torch.optim.Adam, lr=0.01)
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
@@ -291,8 +294,19 @@ class GTN(pl.LightningModule):
         """Check that data, teacher, learners and task fit together before the first meta-step."""
         # No earlier: loaders that are given to the trainer without a data module are not there before.
         self._prepare()
+        self._follow_schedule()
         self.recovery.remember(self.trainer, self)
         self._training_began = time.perf_counter()
+
+    def _follow_schedule(self) -> None:
+        """Let the schedule of a resumed run go on as its recipe says, and say so where that is new."""
+        if self.lr_scheduler is None:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            changed = follow(config.scheduler, self._outer_optimizer(), self.lr_scheduler)
+            if changed:
+                said = ", ".join(f"{name} {new} instead of {old}" for name, (old, new) in changed.items())
+                rank_zero_info(f"the outer rate's schedule goes on with {said}, from meta-step {self.global_step} on")
 
     def on_train_end(self) -> None:
         """Stop counting what meta-training costs."""

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gtn_lightning.errors import RecipeError
 
@@ -37,6 +37,42 @@ def outer_optimization(
         return made
     _rehearse(optimizer, lr_scheduler)
     return {"optimizer": made, "lr_scheduler": {"scheduler": lr_scheduler(made), "interval": "step"}}
+
+
+def follow(
+    schedule: LRScheduler, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable
+) -> dict[str, tuple[Any, Any]]:
+    """Let a resumed schedule go on as the recipe says now, where it said something else when the run began.
+
+    A checkpoint brings the schedule's arguments along. With a larger ``T_max``, for instance, the rate would rise again
+    where the old one ends.
+
+    Args:
+        schedule: as the checkpoint left it.
+        optimizer: makes the optimizer.
+        lr_scheduler: makes the schedule that the recipe asks for.
+
+    Returns:
+        The arguments that are different, each with its old and its new value.
+    """
+    if isinstance(schedule, ReduceLROnPlateau):  # which stands where the metric has led it
+        return {}
+    # What the rate would be by now, had the run begun so.
+    rehearsed = optimizer([{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in schedule.base_lrs])
+    wanted = lr_scheduler(rehearsed)
+    before, now = schedule.state_dict(), wanted.state_dict()
+    names = now.keys() & before.keys() & inspect.signature(type(wanted).__init__).parameters.keys() - {"last_epoch"}
+    changed = {name: (before[name], now[name]) for name in sorted(names) if before[name] != now[name]}
+    if not changed:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no optimizer step before it
+        for _ in range(schedule.last_epoch):
+            wanted.step()
+    for group, at in zip(schedule.optimizer.param_groups, rehearsed.param_groups, strict=True):
+        group["lr"] = at["lr"]
+    schedule.load_state_dict(wanted.state_dict())
+    return changed
 
 
 def _made(key: str, factory: Callable[..., Any], make: Callable[[], Any]) -> Any:

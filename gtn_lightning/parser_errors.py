@@ -1,16 +1,19 @@
-"""What the parser says about a faulty recipe, in one line that names the key.
+"""What the parser says about a faulty recipe, in one line that names the key; and what it should have said.
 
 jsonargparse reports a tree: the key, the class given for it, that class's own key, and for a union one branch per
-type. A reader wants the one branch that he meant, and its full key.
+type. A reader wants the one branch that he meant, and its full key. It takes null for a value that is not set.
 """
 
 import difflib
 import importlib
 import inspect
+import pkgutil
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, get_args, get_type_hints
+
+from gtn_lightning.errors import RecipeError
 
 TOKENS = re.compile(
     r'Parser key "(?P<key>[^"]+)"'
@@ -119,6 +122,41 @@ def with_item(line: str, given: Iterable[Any]) -> str:
         if found:  # whichever it was
             break
     return line
+
+
+def components(value: Any, key: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the key of every component in a recipe, with its class path and its arguments."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from components(item, f"{key}.{number}")
+    elif isinstance(value, dict):
+        if isinstance(value.get("class_path"), str):
+            yield key, value["class_path"], value.get("init_args") or {}
+        for name, item in value.items():
+            yield from components(item, f"{key}.{name}" if key else name)
+
+
+def reject_nulls(values: dict[str, Any], roots: Mapping[str, type]) -> None:
+    """Refuse null for what is not optional in this package's classes.
+
+    Args:
+        values: the recipe as it was parsed.
+        roots: the classes whose arguments stand in the recipe without a class path, by their keys; the key of one whose
+            arguments are the recipe is empty.
+
+    Raises:
+        RecipeError: if there is such a null.
+    """
+    named = ((f"{key}.init_args.", path, given) for key, path, given in components(values))
+    own = ((key, pkgutil.resolve_name(path), given) for key, path, given in named if path.startswith("gtn_lightning."))
+    bare = ((f"{key}." if key else "", cls, values[key] if key else values) for key, cls in roots.items())
+    for key, component, arguments in (*bare, *own):
+        kinds = get_type_hints(component.__init__)
+        for name, value in arguments.items():
+            kind = kinds.get(name, Any)
+            if value is None and kind is not Any and type(None) not in get_args(kind):
+                expected = getattr(kind, "__name__", kind)
+                raise RecipeError(f"{key}{name}: null given, expected {expected}; give a value, or leave it out")
 
 
 def _places(value: Any, path: list[str], fits: Callable[[Any], bool]) -> Iterator[list[str]]:

@@ -7,6 +7,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.parser_errors import reject_nulls
 
 COMMAND = "search"
 
@@ -35,6 +36,7 @@ def search(arguments: Sequence[str], explained: Callable[[str, list[str]], str])
     parser.add_class_arguments(Search)
     try:
         parsed = parser.parse_args(list(arguments))
+        reject_nulls(parsed.as_dict(), {"": Search})
         made = parser.instantiate(parsed)
     except RecipeError:
         raise

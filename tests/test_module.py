@@ -1,5 +1,6 @@
 """GTN through Lightning's Trainer, as a user runs it."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from itertools import combinations
@@ -214,6 +215,24 @@ def test_a_resumed_run_repeats_the_next_meta_steps_bit_for_bit(kind: str, tmp_pa
     assert same(weights(resumed), weights(undisturbed))
     assert initial is not None
     assert not same(weights(resumed), initial)
+
+
+def test_a_run_that_is_resumed_with_more_meta_steps_follows_their_schedule(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(length: int, steps: int, resume: Path | None = None) -> pl.Trainer:
+        schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=length)
+        gtn = make_gtn(outer_optimizer=partial(torch.optim.Adam, lr=0.02), lr_scheduler=schedule)
+        trainer = make_trainer(tmp_path, max_steps=steps, callbacks=[SaveAfter(3, tmp_path / f"{length}.ckpt")])
+        trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
+        return trainer
+
+    run(3, 3)
+    with caplog.at_level("INFO"):
+        longer = run(8, 6, tmp_path / "3.ckpt")
+    assert "T_max 8 instead of 3, from meta-step 3 on" in caplog.text
+    # Where it is after six of eight meta-steps, and not where a schedule of three begins again.
+    assert longer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * (1 + math.cos(math.pi * 6 / 8)))
 
 
 class SaveAfter(pl.Callback):

@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.outer import outer_optimization
+from gtn_lightning.outer import follow, outer_optimization
 
 
 def parameters() -> list[nn.Parameter]:
@@ -45,6 +45,41 @@ def test_a_schedule_stands_at_its_beginning(scheduler: Callable[[Optimizer], Any
     assert (
         made["optimizer"].param_groups[0]["lr"] == scheduler(SGD(parameters(), lr=0.3)).optimizer.param_groups[0]["lr"]
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "changed"),
+    [
+        (partial(CosineAnnealingLR, T_max=4), partial(CosineAnnealingLR, T_max=4), {}),
+        (partial(CosineAnnealingLR, T_max=4), partial(CosineAnnealingLR, T_max=9), {"T_max": (4, 9)}),
+        (
+            partial(OneCycleLR, max_lr=0.5, total_steps=6),
+            partial(OneCycleLR, max_lr=0.5, total_steps=20),
+            {"total_steps": (6, 20)},
+        ),
+        (
+            partial(StepLR, step_size=2),
+            partial(StepLR, step_size=3, gamma=0.2),
+            {"gamma": (0.1, 0.2), "step_size": (2, 3)},
+        ),
+        (ReduceLROnPlateau, partial(ReduceLROnPlateau, patience=3), {}),
+    ],
+)
+def test_a_resumed_schedule_goes_on_as_one_that_began_so(before: Any, now: Any, changed: dict[str, Any]) -> None:
+    optimizer = partial(SGD, lr=0.3, momentum=0.1)
+
+    def made(scheduler: Any, steps: int) -> Any:
+        schedule: Any = outer_optimization(parameters(), optimizer, scheduler)["lr_scheduler"]["scheduler"]
+        for _ in range(steps):
+            schedule.optimizer.step()
+            schedule.step(*([1.0] if isinstance(schedule, ReduceLROnPlateau) else []))
+        return schedule
+
+    resumed, undisturbed = made(before, 5), made(now, 6)
+    assert follow(resumed, optimizer, now) == changed
+    if not isinstance(resumed, ReduceLROnPlateau):
+        resumed.step()
+        assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(undisturbed.optimizer.param_groups[0]["lr"])
 
 
 @pytest.mark.parametrize(

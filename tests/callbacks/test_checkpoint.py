@@ -115,6 +115,18 @@ def test_the_teacher_file_tells_its_data(scripted, make_trainer, data, tmp_path)
     assert read_recipe(tmp_path / "teacher.safetensors")["data"]["init_args"]["batch_size"] == 64
 
 
+class FileData(DigitsData):
+    def __init__(self, file: str) -> None:
+        super().__init__(batch_size=64)
+
+
+def test_data_that_the_teacher_file_cannot_name_are_spoken_of(scripted, make_trainer, tmp_path):
+    trainer = make_trainer([TeacherCheckpoint()], max_steps=1, val_check_interval=1)
+    with pytest.warns(UserWarning, match="the teacher file will not name its data.*FileData does not store its arg"):
+        trainer.fit(scripted(0.3), FileData("digits.npz"))
+    assert read_recipe(tmp_path / "teacher.safetensors")["data"] is None
+
+
 @pytest.mark.parametrize("move", ["same folder", "renamed folder", "new folder"])
 def test_resuming_keeps_the_best_score(scripted, make_trainer, data, tmp_path, move):
     first = tmp_path / "first"

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import wandb
 from pytorch_lightning.loggers import CSVLogger
 
 from gtn_lightning.cli import main
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.loggers import WandbLogger
 from gtn_lightning.nas import ConvNetGrid, FullTraining, NumParameters, RealDataProxy
 from gtn_lightning.nas.search import Search
 from gtn_lightning.teacher_file import save_teacher
@@ -87,13 +89,28 @@ def test_what_happens_is_logged(tmp_path: Path) -> None:
     assert float(rows[-1]["search/best"]) == max(float(row["search/score"]) for row in rows if row["search/score"])
 
 
+def test_the_leaderboard_is_a_table_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # W&B reads the environment once in a process
+    found = search(tmp_path, logger=WandbLogger(save_dir=str(tmp_path / "log"))).run()
+    wandb.finish()
+    wandb.teardown()  # waits until everything is on the disk
+    (run,) = (tmp_path / "log").glob("wandb/offline-run-*")
+    (file,) = run.rglob("*.table.json")
+    table = json.loads(file.read_text())
+    assert table["columns"] == ["architecture", "score", "seconds", "pruned"]
+    assert [row[0] for row in table["data"]] == [candidate.architecture for candidate in found.leaderboard]
+    (record,) = run.glob("*.wandb")
+    assert b"search/best_k_accuracy" in record.read_bytes()
+
+
 def test_pruning_gives_candidates_up(tmp_path: Path) -> None:
     found = search(tmp_path, proxy=RealDataProxy(24, batch_size=16, images=50), candidates=16, prune=True, best=0).run()
     assert any(candidate.pruned for candidate in found.leaderboard)
     assert all(candidate.cost.steps < 24 for candidate in found.leaderboard if candidate.pruned)
 
 
-def test_a_user_who_brings_no_tensor_data_is_told(tmp_path: Path) -> None:
+def test_more_best_than_candidates_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="best 6 given, expected from 0 to the number of candidates, 5"):
         search(tmp_path, best=6)
 
@@ -109,6 +126,7 @@ def test_a_user_who_brings_no_tensor_data_is_told(tmp_path: Path) -> None:
         (["--candidatez=3"], "candidatez: there is no such key"),
         (["--storage=nothing://here"], "the storage nothing://here cannot be used"),
         (["--best=100"], "best 100 given"),
+        (["--proxy.init_args.images=null"], "proxy.init_args.images: null given, expected int"),
         (["--proxy.init_args.teacher=nowhere.safetensors"], "there is no teacher file nowhere.safetensors"),
     ],
 )
