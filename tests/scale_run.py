@@ -1,4 +1,4 @@
-"""Runs on several processes, started by test_scale.py: ``python -m tests.scale_run FOLDER DEVICES``.
+"""Runs on several processes, started by test_scale.py: ``python -m tests.scale_run FOLDER DEVICES ACCELERATOR``.
 
 Each process leaves what it saw in ``FOLDER/rank<N>.pt``.
 """
@@ -70,15 +70,14 @@ class OneStrays(pl.Callback):
                 next(pl_module.parameters()).view(-1)[0] += 1e-6
 
 
-def main(folder: Path, devices: int) -> None:
+def main(folder: Path, devices: int, accelerator: str) -> None:
     left: dict[str, Any] = {}
 
     def fit(max_steps: int = 3, ckpt_path: Path | None = None, **options: Any) -> pl.Trainer:
         gtn = make_gtn(**with_generator(), outer_optimizer=SGD, recovery=Recovery(limit=2))
         strategy = options.pop("strategy", DDPStrategy)
-        trainer = make_trainer(
-            folder, devices=devices, strategy=strategy(), max_steps=max_steps, **{"val_check_interval": 2} | options
-        )
+        where = {"devices": devices, "accelerator": accelerator, "strategy": strategy()}
+        trainer = make_trainer(folder, max_steps=max_steps, **where | {"val_check_interval": 2} | options)
         trainer.fit(gtn, DigitsData(32), ckpt_path=ckpt_path)
         left["rank"] = trainer.global_rank
         return trainer
@@ -109,4 +108,4 @@ def main(folder: Path, devices: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -17,10 +17,11 @@ from tests.scale_run import WAYS
 from tests.tiny import make_gtn, make_trainer, run_processes, same, with_generator
 
 
-def run(folder: Path, devices: int) -> list[dict[str, Any]]:
+def run(folder: Path, devices: int, accelerator: str = "cpu") -> list[dict[str, Any]]:
     """What each process of a run of ``scale_run.py`` left."""
-    run_processes("tests.scale_run", str(folder), str(devices))
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(devices)]
+    run_processes("tests.scale_run", str(folder), str(devices), accelerator)
+    files = [folder / f"rank{rank}.pt" for rank in range(devices)]
+    return [torch.load(file, map_location="cpu", weights_only=False) for file in files]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, Any]]:
     return run(folder, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL needs two CUDA devices")
+def test_two_gpus_keep_what_two_cpu_processes_keep(tmp_path: Path) -> None:
+    two = run(tmp_path, 2, "gpu")
+    test_the_averaged_meta_gradient_is_the_mean_of_those_of_single_processes(two)
+    test_a_process_that_strays_stops_the_run_at_the_next_validation(two)
+    test_an_infinite_gradient_of_one_process_sends_both_back_to_the_last_good_state(two)
+    for way in WAYS:
+        test_the_teacher_is_the_same_on_both_in_every_bit(way, two)
 
 
 @pytest.mark.slow

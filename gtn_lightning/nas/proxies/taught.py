@@ -140,15 +140,16 @@ class TaughtProxy(Proxy):
 
         Args:
             architecture: a member of the search space.
-            seed: of the network's initial parameters and of what is random about its data.
+            seed: of the network's initial parameters and of what is random about the data, which is the same for all
+                architectures.
             points: numbers of inner steps, at least 1; the course ends with the last.
             rate: the inner learning rate, if not the optimizer's own.
         """
         began = time.perf_counter()
-        key = (self.name, architecture)
-        with keyed_rng(seed, *key, device=self.device), torch.inference_mode(False):
+        with keyed_rng(seed, self.name, architecture, device=self.device), torch.inference_mode(False):
             network = self.space.build(architecture).to(self.device)
-            plan = self.plan(keyed_generator(seed, *key))
+            # The same data for all architectures: what a lucky draw is worth is worth to all of them.
+            plan = self.plan(keyed_generator(seed, self.name))
         optimizer = plan.optimizer if rate is None else plan.optimizer.constant(lr=rate)
         forward = self.flops(architecture, network)
         trained = scored = 0

@@ -10,7 +10,7 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD, Adam
 from gtn_lightning.nas import ConvNetGrid, GTNProxy, RealDataProxy
 from gtn_lightning.nas.proxies.flops import forward_flops
-from gtn_lightning.nas.proxies.taught import LiveGTNProxy
+from gtn_lightning.nas.proxies.taught import LiveGTNProxy, Plan
 from gtn_lightning.randomness import keyed_rng
 from gtn_lightning.teacher_file import save_teacher
 from gtn_lightning.teachers import Pixels
@@ -90,6 +90,26 @@ def test_a_subset_is_the_same_images_for_every_architecture(data: DigitsData) ->
     plans = [proxy.plan(torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     seen = [{int(i) for request in plan.requests for i in request.index} for plan in plans]
     assert seen[0] == seen[1] == set(range(50))
+
+
+class Watched(RealDataProxy):
+    """Keeps the numbers of the images that every course was taught with."""
+
+    seen: list[list[int]]
+
+    def plan(self, generator: torch.Generator) -> Plan:
+        plan = super().plan(generator)
+        self.seen.append([int(number) for request in plan.requests for number in request.index])
+        return plan
+
+
+def test_all_architectures_are_taught_with_the_same_images(data: DigitsData) -> None:
+    proxy = Watched(5, batch_size=32, images=200)
+    proxy.seen = []
+    proxy.attach(GRID, data)
+    for architecture, seed in ((ONE, 0), (OTHER, 0), (ONE, 1)):
+        proxy.evaluate(architecture, seed)
+    assert proxy.seen[0] == proxy.seen[1] != proxy.seen[2]
 
 
 def test_synthetic_data_scores_as_teaching_does(data: DigitsData, tmp_path: Path) -> None:
