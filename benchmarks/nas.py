@@ -168,6 +168,8 @@ def report(
         "## What it costs to reach the same correlation",
         tenfold(scores, accuracies),
         *(equal_correlation(scores, rankings, overheads, name) for name in overheads),
+        "## Who is overrated",
+        overrated(scores, names, space, accuracies),
         f"## Accuracy after {SHOWN} steps, by family of network",
         families(scores, names, space),
     ]
@@ -299,6 +301,21 @@ def equal_correlation(
     whole = (teacher + GRID * best.cost.seconds) / (GRID * same.cost.seconds)
     pays = f"pays from {math.ceil(teacher / saved)} networks on" if saved > 0 else "never pays"
     return said + f" The teacher {pays}; the whole grid of {GRID} takes {whole:.1f} times the seconds of real data."
+
+
+def overrated(scores: list[Scores], names: list[str], space: ConvNetGrid, accuracies: torch.Tensor) -> str:
+    """Return the table of ranks given less ranks deserved, by what a network has."""
+    deserved = rankdata(accuracies.tolist())
+    shown = [s for s in scores if s.steps == SHOWN or (s.proxy == "real data" and s.steps in (80, max(REAL_STEPS)))]
+    given = [rankdata(s.values["accuracy"]) - deserved for s in shown]
+    rows = []
+    for key, options in space.decisions.items():
+        for option in options:
+            members = [place for place, name in enumerate(names) if space.choices(name)[key] == option]
+            means = [f"{float(np.mean(ranks[members])):+.0f}" for ranks in given]
+            rows.append([f"{key} {option}", str(len(members)), *means])
+    header = ["networks with", "number", *(f"{s.proxy}, {s.steps} steps" for s in shown)]
+    return markdown_table(header, rows) + f"\n\nMean places among {len(names)} that a proxy puts them too high."
 
 
 def families(scores: list[Scores], names: list[str], space: ConvNetGrid) -> str:

@@ -53,8 +53,8 @@ def main() -> None:
     options = parser.parse_args()
     setting = Setting(options.data, options.output, options.inner_steps, options.meta_steps, options.networks)
     taught: dict[str, tuple[str, ...]] = {"every norm": NORMS}
-    taught |= {f"{norm} alone": (norm,) for norm in NORMS}
     taught |= {f"all but {norm}": tuple(other for other in NORMS if other != norm) for norm in NORMS}
+    taught |= {f"{norm} alone": (norm,) for norm in NORMS}
     names = [*taught, "untrained teacher", "real data"]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         rows = pool.map(partial(measure, setting=setting), names, [taught.get(name, NORMS) for name in names])
