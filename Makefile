@@ -33,7 +33,7 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 ##@ Experiments
-.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation nas-bench
+.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation nas-bench nas-transfer
 mnist: $(INSTALLED) ## MNIST in the paper's setting, on a GPU
 	$(call fit,mnist)
 
@@ -54,6 +54,9 @@ nas-bench: $(INSTALLED) ## how well proxies rank networks on MNIST, and at what 
 	$(call fit,nas_mnist)
 	$(call fit,nas_mnist_ranked)
 	$(RUN)/python -m benchmarks.nas $(if $(DATA),--data '$(DATA)')
+
+nas-transfer: $(INSTALLED) ## which networks are taught well by teachers that met others: an hour on a CPU
+	$(RUN)/python -m benchmarks.nas_transfer $(if $(DATA),--data '$(DATA)')
 
 ablation: $(INSTALLED) ## digits with each curriculum, free pixels and real data, five seeds: a table
 	$(RUN)/python -m benchmarks.ablation $(ARGS)
