@@ -35,6 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import distributed
 
 # Imported here so that recipes can name their classes without the path.
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
@@ -280,6 +281,9 @@ class GTNCLI(LightningCLI):
             # Another run of this process must not go on in this one's W&B run, nor with its environment.
             wandb.finish()
             wandb.teardown()
+            # Lightning destroys NCCL's group alone. Gloo's threads, left running, may abort a process at its exit.
+            if distributed.is_initialized() and distributed.get_backend() == "gloo":
+                distributed.destroy_process_group()
 
     def _took_no_step(self) -> bool:
         return bool(self.trainer.fit_loop.epoch_loop.batch_progress.total.completed == 0)

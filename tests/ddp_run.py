@@ -57,6 +57,7 @@ def main(folder: Path, devices: int) -> None:
     except RecipeError as error:
         left["refused"] = str(error)
     torch.save(left, folder / f"rank{trainer.global_rank}.pt")
+    torch.distributed.destroy_process_group()  # its threads, left running, may abort a process at its exit
 
 
 if __name__ == "__main__":

@@ -105,6 +105,8 @@ def main(folder: Path, devices: int, accelerator: str) -> None:
         trainer = fit(max_steps=6, ckpt_path=resumed)
         left["resumed"], left["steps"] = state(trainer), trainer.global_step
     torch.save(left, folder / f"rank{left['rank']}.pt")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # its threads, left running, may abort a process at its exit
 
 
 if __name__ == "__main__":
