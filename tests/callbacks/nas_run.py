@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from torch import distributed
+
 from gtn_lightning.callbacks import NASProxy
 from gtn_lightning.data import DigitsData
 from gtn_lightning.nas import ConvNetGrid, FullTraining, MeasuredReference
@@ -19,6 +21,8 @@ def main(folder: Path, devices: int) -> None:
     options = {"devices": devices, "strategy": "ddp"} if devices > 1 else {}
     trainer = make_trainer(folder, callbacks=[measured(folder)], **options)
     trainer.validate(make_gtn(), DigitsData(32), verbose=False)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()  # its threads, left running, may abort a process at its exit
 
 
 if __name__ == "__main__":
