@@ -166,7 +166,7 @@ def report(
         "## Together with the FLOPs",
         together(scores, accuracies),
         "## What it costs to reach the same correlation",
-        tenfold(scores, accuracies),
+        tenfold(scores, rankings, accuracies),
         *(equal_correlation(scores, rankings, overheads, name) for name in overheads),
         "## Who is overrated",
         overrated(scores, names, space, accuracies),
@@ -237,7 +237,7 @@ def together(scores: list[Scores], accuracies: torch.Tensor) -> str:
     return markdown_table(["proxy", "steps", "alone", "mean rank with FLOPs"], rows)
 
 
-def tenfold(scores: list[Scores], accuracies: torch.Tensor) -> str:
+def tenfold(scores: list[Scores], rankings: dict[tuple[str, int], Ranking], accuracies: torch.Tensor) -> str:
     """Return the table of synthetic steps beside ten times as many real ones, and beside as many."""
     real = {s.steps: s.values["accuracy"] for s in scores if s.proxy == "real data"}
     rows = []
@@ -246,8 +246,8 @@ def tenfold(scores: list[Scores], accuracies: torch.Tensor) -> str:
             continue
         own = s.values["accuracy"]
         gaps = [interval(difference(own, real[steps], accuracies)) for steps in (s.steps, 10 * s.steps)]
-        reached = spearman(own, accuracies).value
-        enough = [steps for steps, values in real.items() if spearman(values, accuracies).value >= reached]
+        reached = rankings[s.proxy, s.steps].spearman.overall.value
+        enough = [steps for steps in real if rankings["real data", steps].spearman.overall.value >= reached]
         rows.append([s.proxy, str(s.steps), f"{reached:.2f}", *gaps, str(enough[0]) if enough else "none tried"])
     header = [
         "proxy",

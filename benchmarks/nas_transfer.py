@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.nas_reference import HELD_OUT, ground
-from benchmarks.report import RESULTS, markdown_table, write_report
+from benchmarks.report import RESULTS, heat_map, markdown_table, write_report
 from gtn_lightning.inner_loop import Adam
 from gtn_lightning.nas import GTNProxy, RealDataProxy
 from gtn_lightning.nas.proxies import Proxy
@@ -66,10 +66,10 @@ def measure(name: str, norms: tuple[str, ...], setting: Setting) -> list[list[fl
     """Return the accuracies of the networks of every norm after a course, ``[norms][networks]``."""
     torch.set_num_threads(1)
     file = setting.output / f"{name.replace(' ', '_')}.json"
-    asked_for = list(setting._replace(output=Path())._asdict().items())
+    asked_for = {key: value for key, value in setting._asdict().items() if key != "output"}
     known = json.loads(file.read_text()) if file.exists() else {}
     found: list[list[float]] = known.get("accuracies", [])
-    if known.get("setting") == json.loads(json.dumps(asked_for, default=str)):
+    if known.get("setting") == asked_for:
         return found
     proxy: Proxy
     if name == "real data":
@@ -84,7 +84,7 @@ def measure(name: str, norms: tuple[str, ...], setting: Setting) -> list[list[fl
         [proxy.evaluate(architecture).value for architecture in unmet(space, norm, setting.networks)] for norm in NORMS
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"setting": asked_for, "accuracies": found}, default=str))
+    file.write_text(json.dumps({"setting": asked_for, "accuracies": found}))
     print(name, "|", *(f"{norm} {sum(row) / len(row):.3f}" for norm, row in zip(NORMS, found, strict=True)), flush=True)
     return found
 
@@ -156,17 +156,9 @@ def picture(names: list[str], means: torch.Tensor, steps: int) -> None:
     """Draw mean accuracies, ``[teachers, norms]``."""
     figure = Figure(figsize=(7, 0.4 * len(names) + 1.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    shown = axes.imshow(means.numpy(), cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(NORMS)), NORMS)
-    axes.set_yticks(range(len(names)), names)
+    shown = heat_map(axes, means, names, NORMS, bright=float(means.min() + means.max()) / 2)
     axes.set_xlabel("norm of the networks that are taught")
     axes.set_ylabel("norm that the teacher was meta-trained with")
-    middle = float(means.min() + means.max()) / 2
-    for row in range(len(names)):
-        for column in range(len(NORMS)):
-            value = float(means[row, column])
-            color = "black" if value > middle else "white"
-            axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=color)
     axes.set_title(f"Accuracy in % after {steps} inner steps")
     figure.colorbar(shown, ax=axes)
     figure.savefig(RESULTS / "nas_transfer.png")

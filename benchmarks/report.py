@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
@@ -17,6 +19,18 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def heat_map(axes: Axes, values: torch.Tensor, rows: Sequence[str], columns: Sequence[str], bright: float) -> AxesImage:
+    """Draw values in %, ``[rows, columns]``, with their numbers, black where they are above ``bright``."""
+    shown = axes.imshow(values.numpy(), cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    for row, line in enumerate(values.tolist()):
+        for column, value in enumerate(line):
+            color = "black" if value > bright else "white"
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=color)
+    return shown
 
 
 def write_report(name: str, title: str, body: str, note: str = "") -> None:

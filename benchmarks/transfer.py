@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from benchmarks.report import RESULTS, markdown_table, write_report
+from benchmarks.report import RESULTS, heat_map, markdown_table, write_report
 from gtn_lightning import GTN
 from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import ImageData
@@ -128,14 +128,8 @@ def picture(names: list[str], columns: list[str], mean: torch.Tensor, steps: int
     """Draw mean accuracies, ``[families, columns]``."""
     figure = Figure(figsize=(8, 0.5 * len(names) + 1.8), dpi=120, layout="constrained")
     axes = figure.subplots()
-    shown = axes.imshow(mean.numpy(), cmap="viridis", aspect="auto", vmin=0, vmax=1)
-    axes.set_xticks(range(len(columns)), [column.replace(" on ", " on\n") for column in columns])
-    axes.set_yticks(range(len(names)), names)
-    for row in range(len(names)):
-        for column in range(len(columns)):
-            value = float(mean[row, column])
-            color = "black" if value > 0.6 else "white"
-            axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", color=color)
+    shown = heat_map(axes, 100 * mean, names, [column.replace(" on ", " on\n") for column in columns], bright=60)
+    shown.set_clim(0, 100)
     axes.set_title(f"Test accuracy in % after {steps} inner steps")
     figure.colorbar(shown, ax=axes)
     figure.savefig(RESULTS / "transfer.png")
