@@ -50,12 +50,17 @@ class Reference(ABC):
             RecipeError: an architecture's accuracy is not known and cannot be found out.
         """
 
+    @abstractmethod
+    def seconds(self, space: SearchSpace, architectures: Sequence[str]) -> float:
+        """Return how many seconds the trainings of these architectures took, as far as that is known."""
+
 
 class TableReference(Reference):
     """Accuracies from a CSV file.
 
     Two forms are read: one row per architecture, with one or more columns of accuracies; or, where there is a column
-    ``seed``, one row per training. An architecture that is not in the table is looked for among its isomorphs.
+    ``seed``, one row per training. An architecture that is not in the table is looked for among its isomorphs. A column
+    ``seconds``, where there is one, says what the trainings cost.
 
     Args:
         path: the file.
@@ -80,6 +85,7 @@ class TableReference(Reference):
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise RecipeError(f"TableReference: {path} cannot be read ({error}); give a CSV file") from error
         self._table: dict[str, list[float]] = {}
+        self._seconds: dict[str, float] = {}
         for number, row in enumerate(rows, start=2):
             missing = [column for column in (key, *self.columns) if row.get(column) is None]
             if missing:
@@ -89,9 +95,11 @@ class TableReference(Reference):
                 )
             try:
                 values = [float(row[column]) / (100 if percent else 1) for column in self.columns]
+                seconds = float(row.get("seconds") or 0)
             except ValueError as error:
                 raise RecipeError(f"TableReference: {path}, line {number}: {error}; expected accuracies") from error
             self._table.setdefault(row[key], []).extend(values)
+            self._seconds[row[key]] = self._seconds.get(row[key], 0.0) + seconds
         if not self._table:
             raise RecipeError(f"TableReference: {path} holds no accuracies; expected a header and a line for each")
         self._canonical: dict[str, list[float]] | None = None
@@ -123,6 +131,10 @@ class TableReference(Reference):
         found = [self._find(space, architecture) for architecture in architectures]
         seeds = min((len(values) for values in found), default=1)
         return torch.tensor([values[:seeds] for values in found], dtype=torch.float64)
+
+    def seconds(self, space: SearchSpace, architectures: Sequence[str]) -> float:
+        """Return what the table says that these architectures' trainings took; an isomorph's costs nothing more."""
+        return sum(self._seconds.get(architecture, 0.0) for architecture in architectures)
 
     def _find(self, space: SearchSpace, architecture: str) -> list[float]:
         if architecture in self._table:

@@ -2,6 +2,7 @@
 
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
 from gtn_lightning.nas.proxies.combined import MeanRank
+from gtn_lightning.nas.proxies.predicted import PredictedRank
 from gtn_lightning.nas.proxies.taught import GTNProxy, RealDataProxy
 from gtn_lightning.nas.proxies.zero_cost import NASWOT, FLOPs, NumParameters, SynFlow
 
@@ -12,6 +13,7 @@ __all__ = [
     "GTNProxy",
     "MeanRank",
     "NumParameters",
+    "PredictedRank",
     "Proxy",
     "RealDataProxy",
     "Report",

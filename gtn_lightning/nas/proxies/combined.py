@@ -1,7 +1,8 @@
-"""A proxy made of others."""
+"""Proxies made of others."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,44 @@ from gtn_lightning.nas.spaces import SearchSpace
 from gtn_lightning.randomness import keyed_generator
 
 
-class MeanRank(Proxy):
+class CombinedProxy(Proxy):
+    """The base of proxies made of others.
+
+    Args:
+        proxies: the parts.
+    """
+
+    def __init__(self, proxies: Sequence[Proxy]) -> None:
+        super().__init__()
+        self.proxies = list(proxies)
+        self._calibration_cost = Cost()
+
+    def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
+        """Attach the parts; see the base class."""
+        super().attach(space, data, device)
+        for proxy in self.proxies:
+            proxy.attach(space, data, device)
+        self._calibration_cost = Cost()
+
+    def score_all(self, architectures: Sequence[str], seed: int = 0) -> tuple[NDArray[np.float64], list[Cost]]:
+        """Return the values of architectures by every part, ``[parts, architectures]``, and what each of them cost."""
+        scores = [proxy.evaluate_all(architectures, seed) for proxy in self.proxies]
+        values = np.array([[score.value for score in part] for part in scores]).reshape(len(scores), len(architectures))
+        costs = [sum((part[place].cost for part in scores), Cost()) for place in range(len(architectures))]
+        return comparable(values), costs
+
+    def settings(self) -> Any:
+        """Return what its scores hang on, of each part what that part says; see the base class."""
+        described = super().settings()
+        described["init_args"]["proxies"] = [proxy.settings() for proxy in self.proxies]
+        return described
+
+    def overhead(self) -> Cost:
+        """Return the parts' overhead, and what scoring the first sample cost, once that was done."""
+        return sum((proxy.overhead() for proxy in self.proxies), self._calibration_cost)
+
+
+class MeanRank(CombinedProxy):
     """The mean of an architecture's ranks by several proxies: no proxy counts for more because its values are larger.
 
     Architectures that are scored together are ranked among each other. A search sees them one by one, and ranks
@@ -30,25 +68,19 @@ class MeanRank(Proxy):
     """
 
     def __init__(self, proxies: list[Proxy], calibration: int = 50) -> None:
-        super().__init__()
+        super().__init__(proxies)
         if not proxies:
             raise RecipeError("MeanRank: proxies is empty, expected at least one")
         if calibration < 2:
             raise RecipeError(f"MeanRank: calibration {calibration} given, expected 2 or more")
-        self.proxies = list(proxies)
         self.calibration = calibration
-        *first, last = [proxy.name for proxy in self.proxies]
-        self.name = f"mean rank of {' and '.join([', '.join(first), last] if first else [last])}"
+        self.name = f"mean rank of {listed([proxy.name for proxy in self.proxies])}"
         self._scales: list[_Scale] | None = None
-        self._calibration_cost = Cost()
 
     def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
         """Attach the parts; see the base class."""
         super().attach(space, data, device)
-        for proxy in self.proxies:
-            proxy.attach(space, data, device)
         self._scales = None
-        self._calibration_cost = Cost()
 
     def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
         """Return the mean of an architecture's positions in the sample, at about 1 for the best of it.
@@ -69,33 +101,27 @@ class MeanRank(Proxy):
         """
         if not architectures:
             return []
-        parts = [proxy.evaluate_all(architectures, seed) for proxy in self.proxies]
-        ranks = [rankdata(_comparable([score.value for score in part])) / len(architectures) for part in parts]
-        costs = [sum((score.cost for score in of_one), Cost()) for of_one in zip(*parts, strict=True)]
-        return [Score(float(value), cost) for value, cost in zip(np.mean(ranks, axis=0), costs, strict=True)]
-
-    def overhead(self) -> Cost:
-        """Return the parts' overhead, and what scoring the sample cost, once that was done."""
-        return sum((proxy.overhead() for proxy in self.proxies), self._calibration_cost)
+        values, costs = self.score_all(architectures, seed)
+        means = np.mean(rankdata(values, axis=1), axis=0) / len(architectures)
+        return [Score(float(mean), cost) for mean, cost in zip(means, costs, strict=True)]
 
     def _calibrate(self) -> list["_Scale"]:
         sample = self.space.draw(self.calibration, keyed_generator(0, "calibration"))
-        parts = [proxy.evaluate_all(sample) for proxy in self.proxies]
-        self._calibration_cost = sum((score.cost for part in parts for score in part), Cost())
-        return [_Scale([score.value for score in part]) for part in parts]
+        values, costs = self.score_all(sample)
+        self._calibration_cost = sum(costs, Cost())
+        return [_Scale(part) for part in values]
 
 
 class _Scale:
     """Positions of values among those of a sample.
 
     Args:
-        sample: the sample's values.
+        sample: the sample's values, comparable.
     """
 
-    def __init__(self, sample: Sequence[float]) -> None:
-        values = _comparable(sample)
-        ranks = rankdata(values) / len(values)
-        known, first = np.unique(values, return_index=True)
+    def __init__(self, sample: NDArray[np.float64]) -> None:
+        ranks = rankdata(sample) / len(sample)
+        known, first = np.unique(sample, return_index=True)
         finite = known > -math.inf
         self.values = known[finite]
         self.positions = ranks[first][finite]
@@ -108,7 +134,7 @@ class _Scale:
         Beyond the sample's ends, it goes on as steeply as it does on average over the outer quarter of the sample's
         different values: two values that happen to lie close would else make a cliff of the last step.
         """
-        (value,) = _comparable([value]).tolist()
+        (value,) = comparable([value]).tolist()
         if value == -math.inf:
             return self.lowest
         if len(self.values) < 2:  # no slope to go on with: better than all, equal to all, or worse
@@ -126,8 +152,14 @@ class _Scale:
         return float(np.interp(value, self.values, self.positions))
 
 
-def _comparable(values: Sequence[float]) -> NDArray[np.float64]:
+def comparable(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Return values that have an order and a difference: NaN as -inf, +inf as the largest number."""
     return np.nan_to_num(
         np.array(values, dtype=np.float64), nan=-np.inf, posinf=np.finfo(np.float64).max / 4, neginf=-np.inf
     )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as in a sentence."""
+    *first, last = names
+    return " and ".join([", ".join(first), last] if first else [last])

@@ -17,7 +17,7 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import Adam, Functional, InnerOptimizer, Snapshot
 from gtn_lightning.module import GTN, REAL_IMAGES
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
-from gtn_lightning.nas.spaces import SearchSpace
+from gtn_lightning.nas.spaces import ATTEMPTS, SearchSpace
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.tasks import Classification, Task
 from gtn_lightning.teacher_file import read_meta_training, read_recipe
@@ -27,6 +27,12 @@ from gtn_lightning.teaching import lessons
 MEASURES = ("accuracy", "loss", "area")
 """What may be made of a learner's course: its accuracy or its loss after the last step, or the mean of its accuracies
 at several steps, the area under its learning curve."""
+
+TUNE = ("architecture", "family")
+"""For whom the best of several rates is taken."""
+
+TUNED = 3
+"""A family's rate is the best for so many of its members."""
 
 POINTS = 8
 """Number of steps at which a course is looked at for its area, and for whoever may end it early."""
@@ -51,6 +57,8 @@ class Point(NamedTuple):
     """On the same images."""
     cost: Cost
     """From the start of the course until here."""
+    look: Cost
+    """The part of it that this look at the validation images took."""
 
 
 class TaughtProxy(Proxy):
@@ -61,6 +69,8 @@ class TaughtProxy(Proxy):
         measure: one of `MEASURES`.
         rates: inner learning rates that are all tried, the best of which counts; None for the optimizer's own, whether
             learned or given. Every rate costs a course.
+        tune: one of `TUNE`: the rates are tried for each ``architecture``, or once for each ``family`` of the space, on
+            `TUNED` members of it, whose best mean decides.
         learners: number of fresh networks whose mean is the score.
         images: number of validation images that a network is scored on.
 
@@ -75,6 +85,7 @@ class TaughtProxy(Proxy):
         rates: Sequence[float] | None = None,
         learners: int = 1,
         images: int = 2000,
+        tune: str = "architecture",
     ) -> None:
         super().__init__()
         kind = type(self).__name__
@@ -88,12 +99,21 @@ class TaughtProxy(Proxy):
         self.steps = steps
         self.measure = measure
         self.rates = None if rates is None else list(rates)
+        if tune not in TUNE:
+            raise RecipeError(f"{kind}: tune {tune!r} is unknown; choose one of {', '.join(TUNE)}")
+        if tune == "family" and rates is None:
+            raise RecipeError(f"{kind}: tune 'family' chooses among rates, but there are none: give rates")
         self.learners = learners
         self.images = images
+        self.tune = tune
+        self._family_rates: dict[str, float] = {}
+        self._tuning_cost = Cost()
 
     def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
         """Take the validation images; see the base class."""
         super().attach(space, data, device)
+        self._family_rates = {}
+        self._tuning_cost = Cost()
         images, labels = data.splits.val
         self._images = data.normalise(images[: self.images].to(self.device))
         self._labels = labels[: self.images].to(self.device)
@@ -110,8 +130,7 @@ class TaughtProxy(Proxy):
         looked_at = self._points() if self.measure == "area" or report is not None else [self.steps]
         cost = Cost()
         best = -math.inf
-        rates: list[float | None] = [None] if self.rates is None else [*self.rates]
-        for rate in rates:
+        for rate in self.rates_for(architecture):
             values = []
             for number in range(self.learners):
                 course: list[Point] = []
@@ -123,6 +142,33 @@ class TaughtProxy(Proxy):
                 cost += course[-1].cost
             best = max(best, sum(values) / len(values))
         return Score(best, cost)
+
+    def rates_for(self, architecture: str) -> Sequence[float | None]:
+        """Return the inner rates of which the best counts for an architecture; None for the optimizer's own.
+
+        The first of a family pays for finding that family's, see `overhead`.
+        """
+        if self.rates is None or self.tune == "architecture":
+            return [None] if self.rates is None else self.rates
+        family = self.space.family(architecture)
+        if family not in self._family_rates:
+            generator = keyed_generator(0, "tuned", family)
+            drawn = (self.space.sample(generator) for _ in range(ATTEMPTS))
+            members = list(dict.fromkeys(name for name in drawn if self.space.family(name) == family))[:TUNED]
+            if not members:  # so rare that every member is tuned by itself
+                return self.rates
+            self._family_rates[family] = max(self.rates, key=lambda rate: self._mean_value(members, rate))
+        return [self._family_rates[family]]
+
+    def overhead(self) -> Cost:
+        """Return what tuning for families has cost so far."""
+        return self._tuning_cost
+
+    def _mean_value(self, architectures: Sequence[str], rate: float) -> float:
+        looked_at = self._points() if self.measure == "area" else [self.steps]
+        courses = [list(self.course(architecture, 0, looked_at, rate)) for architecture in architectures]
+        self._tuning_cost += sum((course[-1].cost for course in courses), Cost())
+        return sum(self.value(course) for course in courses) / len(courses)
 
     def value(self, course: Sequence[Point]) -> float:
         """Return the value of what is known of a course so far, -inf for one that diverged."""
@@ -158,10 +204,13 @@ class TaughtProxy(Proxy):
             trained += len(plan.requests[lesson.step - 1].labels)
             if lesson.step not in points:
                 continue
+            looked = time.perf_counter()
             accuracy, loss = self._look(network, plan.task, lesson.learner)
-            scored += len(self._labels)
-            cost = Cost(time.perf_counter() - began, lesson.step, trained + scored, forward * (3.0 * trained + scored))
-            yield Point(lesson.step, accuracy, loss, cost)
+            now, images = time.perf_counter(), len(self._labels)
+            scored += images
+            cost = Cost(now - began, lesson.step, trained + scored, forward * (3.0 * trained + scored))
+            look = Cost(now - looked, images=images, flops=float(forward * images))
+            yield Point(lesson.step, accuracy, loss, cost, look)
             if lesson.step == max(points):
                 return
 
@@ -183,7 +232,7 @@ class LiveGTNProxy(TaughtProxy):
     Args:
         gtn: the module.
         steps: number of inner steps; None for as many as it is meta-trained with.
-        measure, rates, learners, images: see `TaughtProxy`; by default with the learned rates.
+        measure, rates, learners, images, tune: see `TaughtProxy`; by default with the learned rates.
 
     Raises:
         RecipeError: a value is out of range.
@@ -199,13 +248,14 @@ class LiveGTNProxy(TaughtProxy):
         rates: Sequence[float] | None = None,
         learners: int = 1,
         images: int = 2000,
+        tune: str = "architecture",
     ) -> None:
         if steps is not None and steps > gtn.inner_steps:
             raise RecipeError(
                 f"{type(self).__name__}: steps {steps} given, but the teacher is meta-trained for {gtn.inner_steps}: "
                 "ask for no more"
             )
-        super().__init__(steps or gtn.inner_steps, measure, rates, learners, images)
+        super().__init__(steps or gtn.inner_steps, measure, rates, learners, images, tune)
         self.gtn = gtn
 
     def plan(self, generator: torch.Generator) -> Plan:
@@ -222,7 +272,7 @@ class GTNProxy(LiveGTNProxy):
         teacher: its teacher file.
         steps: number of inner steps; None for as many as it was meta-trained with.
         untrained: the same teacher as it was before meta-training, to see what that is good for.
-        measure, rates, learners, images: see `TaughtProxy`; by default with the learned rates.
+        measure, rates, learners, images, tune: see `TaughtProxy`; by default with the learned rates.
 
     Raises:
         RecipeError: the file is no teacher file, or a value is out of range.
@@ -237,6 +287,7 @@ class GTNProxy(LiveGTNProxy):
         rates: Sequence[float] | None = None,
         learners: int = 1,
         images: int = 2000,
+        tune: str = "architecture",
     ) -> None:
         if untrained:
             with torch.random.fork_rng(devices=[]):
@@ -244,7 +295,7 @@ class GTNProxy(LiveGTNProxy):
                 gtn = GTN.from_description(read_recipe(teacher)["model"])
         else:
             gtn = GTN.from_teacher(teacher)
-        super().__init__(gtn, steps, measure, rates, learners, images)
+        super().__init__(gtn, steps, measure, rates, learners, images, tune)
         self.teacher = teacher
         self.untrained = untrained
         if untrained:
@@ -270,16 +321,17 @@ class GTNProxy(LiveGTNProxy):
         return described
 
     def overhead(self) -> Cost:
-        """Return what meta-training cost, nothing for an untrained teacher."""
+        """Return what meta-training cost, nothing for an untrained teacher, and tuning; see the base class."""
+        tuning = super().overhead()
         if self.untrained:
-            return Cost()
+            return tuning
         spent = read_meta_training(self.teacher)
         if spent is None:
             rank_zero_warn(f"{self.teacher} does not say what its meta-training cost: it was made by an older version")
-            return Cost()
+            return tuning
         learners = int(spent["meta_steps"] * spent["processes"])
         steps = learners * self.gtn.inner_steps
-        return Cost(spent["seconds"] * spent["processes"], steps, steps * self.gtn.curriculum.batch_size)
+        return tuning + Cost(spent["seconds"] * spent["processes"], steps, steps * self.gtn.curriculum.batch_size)
 
 
 class RealDataProxy(TaughtProxy):
@@ -290,7 +342,7 @@ class RealDataProxy(TaughtProxy):
         batch_size: images in each.
         subset: so many images, drawn at random once, are all that is trained on; None for all of the training split.
         optimizer: the optimizer; None for Adam with rate 0.01.
-        measure, rates, learners, images: see `TaughtProxy`.
+        measure, rates, learners, images, tune: see `TaughtProxy`.
 
     Raises:
         RecipeError: a value is out of range.
@@ -306,8 +358,9 @@ class RealDataProxy(TaughtProxy):
         rates: Sequence[float] | None = None,
         learners: int = 1,
         images: int = 2000,
+        tune: str = "architecture",
     ) -> None:
-        super().__init__(steps, measure, rates, learners, images)
+        super().__init__(steps, measure, rates, learners, images, tune)
         if subset is not None and subset < 1:
             raise RecipeError(f"RealDataProxy: subset {subset} given, expected 1 or more, or null for all images")
         self.batch_size = batch_size

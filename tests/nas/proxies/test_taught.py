@@ -56,6 +56,28 @@ def test_the_best_rate_counts(data: DigitsData) -> None:
     assert real(data, 10, rates=[1e-6, 0.03]).evaluate(ONE).value == max(alone) > min(alone)
 
 
+def test_a_family_is_tuned_once_and_pays_for_it(data: DigitsData) -> None:
+    proxy = real(data, 10, rates=[1e-6, 0.03], tune="family")
+    assert proxy.overhead().steps == 0
+    assert proxy.rates_for(ONE) == [0.03]
+    assert proxy.evaluate(ONE).value == real(data, 10, rates=[0.03]).evaluate(ONE).value
+    assert proxy.evaluate("w8-d2-sigmoid-batch-max").cost.steps == 10
+    tuned = proxy.overhead()
+    assert tuned.steps == 2 * 3 * 10  # two rates, three members, ten steps
+    assert tuned.seconds > 0
+    proxy.evaluate(OTHER)
+    assert proxy.overhead().steps == 2 * tuned.steps
+    proxy.attach(GRID, data)
+    assert proxy.overhead().steps == 0
+
+
+def test_families_are_tuned_alike_whoever_comes_first(data: DigitsData) -> None:
+    orders = ["w4-d1-relu-none-max", "w8-d2-sigmoid-none-max"], ["w8-d2-sigmoid-none-max", "w4-d1-relu-none-max"]
+    proxies = [real(data, 3, rates=[0.001, 0.01, 0.1], tune="family") for _ in orders]
+    found = [{name: proxy(name) for name in order} for proxy, order in zip(proxies, orders, strict=True)]
+    assert found[0] == found[1]
+
+
 def test_measures_of_a_course(data: DigitsData) -> None:
     steps = (2, 5, 8, 10, 12, 15, 18, 20)  # eight looks at twenty steps
     course = list(real(data, 20).course(ONE, 0, steps))
@@ -159,6 +181,10 @@ def test_what_cannot_work_is_refused_in_one_line(data: DigitsData, tmp_path: Pat
         RealDataProxy(5, measure="f1")
     with pytest.raises(RecipeError, match=r"rates .* expected positive numbers"):
         RealDataProxy(5, rates=[])
+    with pytest.raises(RecipeError, match="tune 'space' is unknown; choose one of architecture, family"):
+        RealDataProxy(5, rates=[0.1], tune="space")
+    with pytest.raises(RecipeError, match="tune 'family' chooses among rates, but there are none"):
+        RealDataProxy(5, tune="family")
     with pytest.raises(RecipeError, match="attach a search space"):
         RealDataProxy(5)(ONE)
     with pytest.raises(RecipeError, match="subset 5000 given, but there are 1197 images"):

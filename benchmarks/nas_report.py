@@ -1,0 +1,389 @@
+"""The tables and the plot of `benchmarks.nas`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from benchmarks.report import RESULTS, markdown_table, write_report
+from gtn_lightning.nas.correlation import Interval, Ranking, ceiling, measure_ranking, split_half
+from gtn_lightning.nas.proxies.predicted import RankPredictor, encode
+from gtn_lightning.nas.spaces import ConvNetGrid
+
+SYNTHETIC_STEPS = (4, 8)
+REAL_STEPS = (4, 8, 40, 80, 128, 320)
+"""Ten times the synthetic ones among them."""
+
+SUBSET_STEPS = (4, 8, 40)
+SHOWN = max(SYNTHETIC_STEPS)
+"""Inner steps after which measures, mean ranks and families are shown."""
+
+BROKEN_BELOW = 0.2
+GRID = 720
+"""Number of networks in the grid."""
+
+
+class Scores(NamedTuple):
+    """What a proxy made of all architectures, at one price."""
+
+    proxy: str
+    steps: int
+    seed: int
+    values: dict[str, list[float]]
+    """By what is made of a course: accuracy, loss, area. Of the ranked networks first, then of the known ones."""
+    seconds: list[float]
+    """Of each network."""
+
+
+@dataclass
+class Evidence:
+    """Everything that is reported."""
+
+    space: ConvNetGrid
+    ranked: list[str]
+    known: list[str]
+    accuracies: torch.Tensor
+    """Of the ranked networks after full training, ``[ranked, trainings]``."""
+    told: torch.Tensor
+    """Of the known networks, ``[known]``."""
+    paid: float
+    """Seconds that the known networks' trainings took."""
+    made: dict[str, float]
+    """Seconds that each teacher's meta-training took."""
+    scores: list[Scores]
+    worth: torch.Tensor = field(init=False)
+    """The mean accuracies of the ranked networks, ``[ranked]``."""
+    rankings: dict[tuple[str, int, int], Ranking] = field(init=False)
+    """By proxy, steps and seed: how well its accuracies rank."""
+
+    def __post_init__(self) -> None:
+        self.worth = self.accuracies.mean(dim=1)
+        self.rankings = {(s.proxy, s.steps, s.seed): self.ranking(self.values(s)) for s in self.scores}
+
+    @property
+    def first(self) -> list[Scores]:
+        """The scores with the first seed."""
+        return [s for s in self.scores if s.seed == 0]
+
+    def values(self, scores: Scores, measure: str = "accuracy") -> list[float]:
+        """Return a proxy's values of the ranked networks."""
+        return scores.values[measure][: len(self.ranked)]
+
+    def ranking(self, values: Sequence[float]) -> Ranking:
+        """Return how well values put the ranked networks into order."""
+        return measure_ranking(values, self.worth, BROKEN_BELOW)
+
+    def spearman(self, scores: Scores) -> float:
+        """Return Spearman's correlation, the mean over the seeds."""
+        found = [r for key, r in self.rankings.items() if key[:2] == (scores.proxy, scores.steps)]
+        return float(np.mean([ranking.spearman.overall.value for ranking in found]))
+
+    def seconds(self, scores: Scores) -> float:
+        """Return a proxy's seconds per ranked network."""
+        return float(np.mean(scores.seconds[: len(self.ranked)]))
+
+    def predicted(self, scores: Sequence[Scores], choices: bool) -> list[float]:
+        """Return the ranked networks' places, predicted by a regression that is told the known accuracies."""
+        columns = [np.array([s.values["accuracy"] for s in scores]).T] if scores else []
+        if choices:
+            columns.append(encode(self.space, [*self.ranked, *self.known]))
+        inputs = np.hstack(columns)
+        count = len(self.ranked)
+        return RankPredictor(inputs[count:], self.told.numpy()).predict(inputs[:count])
+
+
+def report(evidence: Evidence) -> None:
+    """Write tables and the plot."""
+    worth = evidence.worth
+    top = ceiling(evidence.accuracies)
+    broken = next(iter(evidence.rankings.values())).broken
+    body = [
+        f"Reference: {len(evidence.ranked)} networks, {evidence.accuracies.shape[1]} trainings each; accuracies from "
+        f"{100 * float(worth.min()):.1f} to {100 * float(worth.max()):.1f} %, median {100 * float(worth.median()):.1f} "
+        f"%, {broken} of them broken. Split-half Spearman {interval(split_half(evidence.accuracies))}; a perfect proxy "
+        f"would reach {interval(top)}.",
+        alone(evidence, top),
+        "![Spearman against steps](nas.png)",
+        "## Told some accuracies",
+        told(evidence, top),
+        "## Against ten times as many real steps",
+        tenfold(evidence),
+        "## What the whole grid costs",
+        whole_grid(evidence),
+        "## What is made of a course",
+        measures(evidence),
+        "## Together with the FLOPs",
+        together(evidence),
+        "## Who is overrated",
+        overrated(evidence),
+        f"## Accuracy after {SHOWN} steps, by family of network",
+        families(evidence),
+    ]
+    write_report(
+        "nas",
+        "Ranking networks of the ConvNet grid on MNIST",
+        "\n\n".join(body),
+        "Spearman and Kendall of the proxy's accuracy on 2,000 validation images with the mean test accuracy after "
+        "full training, with 95 % bootstrap intervals over the networks; one learner per network, proxy and seed, seed "
+        "0 where none is named. Seconds are of one thread, with one look at the validation images. Regret of 5: the "
+        "best network's accuracy less that of the best among the five with the highest scores, in points.",
+    )
+    plot(evidence, top)
+
+
+def interval(found: Interval) -> str:
+    """Return a value with its interval."""
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def alone(evidence: Evidence, top: Interval) -> str:
+    """Return the table of every proxy by itself."""
+    rows = []
+    for s in evidence.first:
+        ranking = evidence.rankings[s.proxy, s.steps, 0]
+        spearman = ranking.spearman
+        others = [r for key, r in evidence.rankings.items() if key[:2] == (s.proxy, s.steps) and key[2]]
+        rows.append(
+            [
+                s.proxy,
+                str(s.steps),
+                f"{evidence.seconds(s):.2f}",
+                interval(spearman.overall),
+                ", ".join(f"{other.spearman.overall.value:.2f}" for other in others),
+                f"{spearman.overall.value / top.value:.2f}",
+                interval(ranking.kendall.overall),
+                interval(spearman.top_half),
+                f"{100 * ranking.regret[5].value:.2f}",
+            ]
+        )
+    header = ["proxy", "steps", "seconds", "Spearman", "with other seeds", "of the ceiling", "Kendall"]
+    return markdown_table([*header, "Spearman, top half", "regret of 5"], rows)
+
+
+def told(evidence: Evidence, top: Interval) -> str:
+    """Return the table of what is predicted from choices and proxies by whoever knows some accuracies."""
+    rows = []
+    asked: list[Scores | None] = [None, *(s for s in evidence.first if not s.steps or s.steps >= SHOWN)]
+    for s in asked:
+        both = evidence.ranking(evidence.predicted([s] if s else [], choices=True)).spearman
+        by_itself = interval(evidence.ranking(evidence.predicted([s], choices=False)).spearman.overall) if s else ""
+        rows.append(
+            [
+                s.proxy if s else "nothing",
+                str(s.steps) if s else "",
+                interval(evidence.rankings[s.proxy, s.steps, 0].spearman.overall) if s else "",
+                by_itself,
+                interval(both.overall),
+                f"{both.overall.value / top.value:.2f}",
+                interval(both.top_half),
+            ]
+        )
+    header = ["proxy", "steps", "alone", "predicted from it", "predicted from it and the choices", "of the ceiling"]
+    return markdown_table([*header, "top half"], rows) + (
+        f"\n\n`PredictedRank`: a Gaussian process that is told the accuracies of {len(evidence.known)} other networks, "
+        f"one training each, {evidence.paid:.0f} seconds in all. The choices are width, depth, activation, norm and "
+        "pooling."
+    )
+
+
+def tenfold(evidence: Evidence) -> str:
+    """Return the table of synthetic steps beside ten times as many real ones, and beside as many."""
+    real = {(s.steps, s.seed): evidence.values(s) for s in evidence.scores if s.proxy == "real data"}
+    rows = []
+    for s in evidence.first:
+        if not s.steps or s.proxy == "real data" or (10 * s.steps, 0) not in real:
+            continue
+        own = {o.seed: evidence.values(o) for o in evidence.scores if (o.proxy, o.steps) == (s.proxy, s.steps)}
+        gaps = [
+            interval(difference([(own[seed], real[steps, seed]) for seed in own], evidence.worth))
+            for steps in (s.steps, 10 * s.steps)
+        ]
+        rows.append([s.proxy, str(s.steps), f"{evidence.spearman(s):.2f}", *gaps])
+    header = ["proxy", "steps", "Spearman", "less as many real steps", "less ten times as many"]
+    return markdown_table(header, rows) + "\n\nMeans over the seeds, the networks resampled in pairs."
+
+
+def difference(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], accuracies: torch.Tensor) -> Interval:
+    """Return how much more one proxy's Spearman is than another's, resampled over the same networks.
+
+    Args:
+        pairs: the two proxies' values with each seed; the difference is the mean over them.
+        accuracies: of the networks.
+    """
+    rows = np.array([values for pair in pairs for values in pair] + [accuracies.tolist()])
+
+    def gap(sample: Any) -> float:
+        correlations = np.corrcoef(np.array([rankdata(row) for row in sample]))[-1, :-1]
+        return float(np.mean(correlations[0::2] - correlations[1::2]))
+
+    generator = np.random.default_rng(0)
+    count = rows.shape[1]
+    gaps = [gap(rows[:, generator.integers(0, count, count)]) for _ in range(1000)]
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    return Interval(gap(rows), float(low), float(high))
+
+
+class Way(NamedTuple):
+    """A way to rank the whole grid."""
+
+    proxy: str
+    """Empty for the choices alone."""
+    steps: int
+    told: bool
+    """Whether known accuracies are told, and the choices go in."""
+    spearman: float
+    teacher: float
+    """Seconds of meta-training."""
+    known: float
+    """Seconds of the known networks' full training, and of scoring them."""
+    network: float
+    """Seconds per network."""
+
+    @property
+    def whole(self) -> float:
+        """Return the seconds for the whole grid."""
+        return self.teacher + self.known + GRID * self.network
+
+    def __str__(self) -> str:
+        if not self.proxy:
+            return "predicted from the choices"
+        name = f"{self.proxy}, {self.steps} steps"
+        return f"predicted from {name}, and the choices" if self.told else name
+
+
+def whole_grid(evidence: Evidence) -> str:
+    """Return the table of costs, and in words the cheapest way by real data to what each teacher reaches."""
+    ways = [Way("", 0, True, _told(evidence, []), 0.0, evidence.paid, 0.0)]
+    for s in evidence.first:
+        if not s.steps:
+            continue
+        made, seconds = evidence.made.get(s.proxy, 0.0), evidence.seconds(s)
+        told_of = evidence.paid if s.proxy == "GTN, ranking-aware" else 0.0
+        ways.append(Way(s.proxy, s.steps, False, evidence.spearman(s), made, told_of, seconds))
+        known = evidence.paid + sum(s.seconds[len(evidence.ranked) :])
+        ways.append(Way(s.proxy, s.steps, True, _told(evidence, [s]), made, known, seconds))
+    rows = [
+        [
+            str(way),
+            f"{way.spearman:.2f}",
+            *(f"{seconds:.0f}" for seconds in (way.teacher, way.known)),
+            f"{way.network:.2f}",
+            f"{way.whole:.0f}",
+        ]
+        for way in sorted(ways, key=lambda way: way.whole)
+    ]
+    header = ["way", "Spearman", "teacher", "known networks", "per network", f"all {GRID} networks"]
+    said = []
+    for name in evidence.made:
+        for told_of_it in (False, True):
+            best = max((w for w in ways if w.proxy == name and w.told == told_of_it), key=lambda way: way.spearman)
+            rivals = [w for w in ways if w.proxy in ("real data", "") and w.told <= best.told]
+            enough = [w for w in rivals if w.spearman >= best.spearman]
+            sentence = f"**{best}**: {best.spearman:.2f} in {best.whole:.0f} seconds. "
+            if enough:
+                rival = min(enough, key=lambda way: way.whole)
+                sentence += f"Without a teacher, {rival} reaches as much ({rival.spearman:.2f}) in {rival.whole:.0f}: "
+                sentence += f"the teacher's way takes {best.whole / rival.whole:.2f} times the seconds."
+            else:
+                sentence += "Nothing that was tried without a teacher reaches as much."
+            said.append(sentence)
+    return "\n\n".join([markdown_table(header, rows), "All in seconds.", *said])
+
+
+def _told(evidence: Evidence, scores: Sequence[Scores]) -> float:
+    return evidence.ranking(evidence.predicted(scores, choices=True)).spearman.overall.value
+
+
+def measures(evidence: Evidence) -> str:
+    """Return the table of accuracy, loss and area."""
+    shown = [s for s in evidence.first if s.steps in (SHOWN, max(REAL_STEPS))]
+    rows = [
+        [
+            s.proxy,
+            str(s.steps),
+            *(interval(evidence.ranking(evidence.values(s, measure)).spearman.overall) for measure in s.values),
+        ]
+        for s in shown
+    ]
+    return markdown_table(["proxy", "steps", "last accuracy", "last loss", "mean of the accuracies so far"], rows)
+
+
+def together(evidence: Evidence) -> str:
+    """Return the table of mean ranks."""
+    flops = rankdata(next(evidence.values(s) for s in evidence.scores if s.proxy == "FLOPs"))
+    rows = [
+        [
+            s.proxy,
+            str(s.steps),
+            interval(evidence.rankings[s.proxy, s.steps, 0].spearman.overall),
+            interval(evidence.ranking(list(rankdata(evidence.values(s)) + flops)).spearman.overall),
+        ]
+        for s in evidence.first
+        if s.steps in (SHOWN, 10 * SHOWN, max(REAL_STEPS))
+    ]
+    return markdown_table(["proxy", "steps", "alone", "mean rank with FLOPs"], rows)
+
+
+def overrated(evidence: Evidence) -> str:
+    """Return the table of ranks given less ranks deserved, by what a network has."""
+    space, names = evidence.space, evidence.ranked
+    deserved = rankdata(evidence.worth.tolist())
+    shown = [s for s in evidence.first if s.steps in (SHOWN, 10 * SHOWN, max(REAL_STEPS))]
+    given = [rankdata(evidence.values(s)) - deserved for s in shown]
+    rows = []
+    for key, options in space.decisions.items():
+        for option in options:
+            members = [place for place, name in enumerate(names) if space.choices(name)[key] == option]
+            means = [f"{float(np.mean(ranks[members])):+.0f}" for ranks in given]
+            rows.append([f"{key} {option}", str(len(members)), *means])
+    header = ["networks with", "number", *(f"{s.proxy}, {s.steps} steps" for s in shown)]
+    return markdown_table(header, rows) + f"\n\nMean places among {len(names)} that a proxy puts them too high."
+
+
+def families(evidence: Evidence) -> str:
+    """Return the table of mean accuracies after the synthetic steps."""
+    space, names = evidence.space, evidence.ranked
+    columns = ["GTN", "GTN, ranking-aware", "untrained teacher", "real data"]
+    found = {s.proxy: evidence.values(s) for s in evidence.first if s.steps == SHOWN}
+    rows = []
+    for family in sorted({space.family(name) for name in names}):
+        members = [place for place, name in enumerate(names) if space.family(name) == family]
+        means = [100 * float(np.mean([found[column][place] for place in members])) for column in columns]
+        rows.append([family, str(len(members)), *(f"{mean:.1f}" for mean in means), f"{means[0] - means[-1]:+.1f}"])
+    return markdown_table(["norm-pooling", "networks", *columns, "GTN less real"], rows)
+
+
+def plot(evidence: Evidence, top: Interval) -> None:
+    """Draw Spearman against steps, alone and told some accuracies."""
+    figure = Figure(figsize=(11, 4.5), dpi=120, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    taught = list(dict.fromkeys(s.proxy for s in evidence.first if s.steps))
+    for number, name in enumerate(taught):
+        points = [s for s in evidence.first if s.proxy == name]
+        steps = [s.steps for s in points]
+        found = [evidence.rankings[name, step, 0].spearman.overall for step in steps]
+        predicted = [evidence.ranking(evidence.predicted([s], choices=True)).spearman.overall for s in points]
+        for axes, values in zip(panels, (found, predicted), strict=True):
+            axes.plot(steps, [v.value for v in values], "o-", color=f"C{number}", label=name, markersize=4)
+            low, high = [v.low for v in values], [v.high for v in values]
+            axes.fill_between(steps, low, high, color=f"C{number}", alpha=0.08, linewidth=0)
+    for number, s in enumerate(s for s in evidence.first if not s.steps):
+        value = evidence.rankings[s.proxy, 0, 0].spearman.overall.value
+        panels[0].axhline(value, color=f"C{number + len(taught)}", linestyle="--", linewidth=1, label=s.proxy)
+    panels[1].axhline(_told(evidence, []), color="gray", linestyle="--", linewidth=1, label="choices alone")
+    for axes, title in zip(panels, ("alone", f"told {len(evidence.known)} accuracies, with the choices"), strict=True):
+        axes.axhline(top.value, color="black", linewidth=1, label="a perfect proxy")
+        axes.set_title(title)
+        axes.set_ylim(-0.05, 1.03)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(REAL_STEPS, [str(step) for step in REAL_STEPS])
+        axes.minorticks_off()
+        axes.set_xlabel("inner steps of 64 images")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, loc="lower right")
+    panels[0].set_ylabel("Spearman with the accuracy after full training")
+    figure.savefig(RESULTS / "nas.png")

@@ -1,0 +1,134 @@
+"""Places predicted from known accuracies, on hand-made values."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from gtn_lightning.data import DigitsData
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.nas import ConvNetGrid, PredictedRank, TableReference
+from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
+from gtn_lightning.nas.proxies.predicted import RankPredictor, encode
+from gtn_lightning.randomness import keyed_generator
+
+GRID = ConvNetGrid((1, 28, 28), 10)
+KNOWN = [name for name in GRID.draw(120, keyed_generator(0, "known")) if not GRID.is_held_out(name, 0.5)]
+HELD_OUT = GRID.draw(60, keyed_generator(0, "ranked"), held_out=0.5)
+
+
+def worth(name: str) -> float:
+    """Return an accuracy that hangs on the choices alone, on pairs of them as well."""
+    choices = GRID.choices(name)
+    better = math.log2(int(choices["width"])) / 5 + (choices["norm"] == "batch") * (choices["activation"] == "relu")
+    return 1 - math.exp(-1 - better)
+
+
+class Hint(Proxy):
+    """Something that nobody sees in the choices."""
+
+    name = "hint"
+
+    def __init__(self, invalid: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.invalid = invalid
+
+    def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
+        assert report is None
+        value = -math.inf if architecture in self.invalid else hidden(architecture)
+        return Score(value, Cost(seconds=2.0, images=1))
+
+    def overhead(self) -> Cost:
+        return Cost(seconds=60.0)
+
+
+def hidden(name: str) -> float:
+    return float(torch.randn((), generator=keyed_generator(0, name)))
+
+
+def table(folder: Path, accuracies: dict[str, float], seconds: float | None = None) -> TableReference:
+    path = folder / "table.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["architecture", "accuracy", *(["seconds"] if seconds else [])])
+        writer.writerows([name, value, *([seconds] if seconds else [])] for name, value in accuracies.items())
+    return TableReference(str(path))
+
+
+def attached(proxy: Proxy) -> Proxy:
+    proxy.attach(GRID, DigitsData(32))
+    return proxy
+
+
+def test_from_choices_alone_it_ranks_what_it_was_not_told(tmp_path: Path) -> None:
+    proxy = attached(PredictedRank(table(tmp_path, {name: worth(name) for name in KNOWN}), []))
+    scores = [score.value for score in proxy.evaluate_all(HELD_OUT)]
+    assert spearmanr(scores, [worth(name) for name in HELD_OUT]).statistic > 0.9
+    assert proxy.name == "predicted from choices"
+    assert proxy(HELD_OUT[0]) == pytest.approx(scores[0])
+
+
+def test_proxies_tell_what_choices_do_not(tmp_path: Path) -> None:
+    true = {name: worth(name) + 0.03 * hidden(name) for name in [*KNOWN, *HELD_OUT]}
+    known = table(tmp_path, {name: true[name] for name in KNOWN})
+    found = []
+    for proxy in (PredictedRank(known, []), PredictedRank(known, [Hint()]), PredictedRank(known, [Hint()], False)):
+        scores = [score.value for score in attached(proxy).evaluate_all(HELD_OUT)]
+        found.append(spearmanr(scores, [true[name] for name in HELD_OUT]).statistic)
+    assert found[1] > 0.9
+    assert found[1] > max(found[0], found[2]) + 0.1
+
+
+def test_what_is_held_out_is_not_told(tmp_path: Path) -> None:
+    told = {name: worth(name) for name in KNOWN}
+    lies = {name: 1 - worth(name) for name in HELD_OUT}
+    honest, besides = (
+        attached(PredictedRank(table(tmp_path, accuracies), [])).evaluate_all(HELD_OUT)
+        for accuracies in (told, lies | told)
+    )
+    assert [score.value for score in honest] == [score.value for score in besides]
+
+
+def test_trainings_and_scores_of_the_known_are_paid_for_once(tmp_path: Path) -> None:
+    proxy = attached(PredictedRank(table(tmp_path, {name: worth(name) for name in KNOWN}, seconds=10.0), [Hint()]))
+    assert proxy.overhead() == Cost(seconds=60.0)
+    assert proxy.evaluate(HELD_OUT[0]).cost == Cost(seconds=2.0, images=1)
+    proxy.evaluate(HELD_OUT[1], report=lambda step, value: True)
+    assert proxy.overhead() == Cost(seconds=60.0 + 12.0 * len(KNOWN), images=len(KNOWN))
+    assert proxy.evaluate_all([]) == []
+
+
+def test_a_proxy_that_fails_for_some_counts_as_its_worst(tmp_path: Path) -> None:
+    known = table(tmp_path, {name: hidden(name) for name in KNOWN})
+    proxy = attached(PredictedRank(known, [Hint(invalid=(KNOWN[0], HELD_OUT[0]))], choices=False))
+    worst = min(KNOWN[1:], key=hidden)
+    assert proxy(HELD_OUT[0]) == pytest.approx(proxy(worst))
+
+
+def test_a_broken_network_counts_as_the_last_and_no_more() -> None:
+    inputs = np.linspace(0, 1, 20)[:, None]
+    accuracies = 0.9 + 0.05 * inputs[:, 0]
+    broken, hardly = accuracies.copy(), accuracies.copy()
+    broken[0], hardly[0] = 0.1, 0.89
+    assert RankPredictor(inputs, broken).predict(inputs) == RankPredictor(inputs, hardly).predict(inputs)
+
+
+def test_choices_are_encoded_one_hot() -> None:
+    encoded = encode(GRID, HELD_OUT[:3])
+    assert encoded.shape == (3, sum(len(options) for options in GRID.decisions.values()))
+    assert (encoded.sum(axis=1) == len(GRID.decisions)).all()
+    assert encode(GRID, []).shape == (0, encoded.shape[1])
+
+
+def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    few = table(tmp_path, {name: worth(name) for name in [*KNOWN[:7], *HELD_OUT]})
+    with pytest.raises(RecipeError, match="nothing goes in"):
+        PredictedRank(few, [], choices=False)
+    with pytest.raises(RecipeError, match="held_out 1 given"):
+        PredictedRank(few, [], held_out=1)
+    with pytest.raises(RecipeError, match=r"7 architectures of .*table\.csv may be known, expected at least 8"):
+        attached(PredictedRank(few, []))(HELD_OUT[0])
