@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.engines import ENGINES, PEERS, plain
 from benchmarks.report import RESULTS, markdown_table, write_report
@@ -36,6 +37,9 @@ LEARNERS: dict[str, Callable[[], nn.Module]] = {
 
 CHECKED_STEPS = 4
 """Inner steps after which the engines' gradients are compared, in float64."""
+
+PRODUCTS = ("convolution", "addmm", "::mm", "bmm", "linear")
+"""What the names of torch's kernels for convolutions and matrix products have in them."""
 
 PEAKS = 3
 """Meta-gradients whose peak memory is taken, the smallest of which counts: what the allocator happens to keep of freed
@@ -144,7 +148,18 @@ def measure(name: str, optimizer: str, engine: str, steps: int, batch_size: int,
         "lowest": min(ratios),
         "highest": max(ratios),
         "megabytes": min(peaks),
+        "products": share_of_products(partial(run, network, optimizer, images, labels)),
     }
+
+
+def share_of_products(run: Callable[[], object]) -> float:
+    """Return which part of a run's time convolutions and matrix products take: what no engine can do without."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        start = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+    kernels = [event for event in profiled.key_averages() if any(name in event.key for name in PRODUCTS)]
+    return sum(event.self_cpu_time_total for event in kernels) / 1e6 / seconds
 
 
 def reset_peak() -> float:
@@ -184,12 +199,13 @@ def report(options: argparse.Namespace) -> None:
             f"{cell['seconds']:.2f} s",
             f"{cell['ratio']:.1f} ({cell['lowest']:.1f} to {cell['highest']:.1f})",
             against[0],
+            f"{100 * cell['products']:.0f} %",
         ]
         memory = [f"{cell['megabytes']:.0f} MB", against[1]]
         rows.append([learner, optimizer, str(steps), engine, *times, *memory, f"{cell['error']:.0e}"])
     header = [
         *("learner", "optimizer", "T", "engine", "time", "in units of plain training", "against the faster peer"),
-        *("peak memory added", "against the leaner peer", "error"),
+        *("in convolutions and products", "peak memory added", "against the leaner peer", "error"),
     ]
     write_report(
         "engine",

@@ -59,6 +59,25 @@ def test_a_search_from_the_command_line_and_again(
     assert again["trained"] == board["trained"]
 
 
+def test_a_search_by_places_predicted_from_known_accuracies(teacher: str, tmp_path: Path) -> None:
+    grid = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1, 2])
+    known = [name for name in grid if not grid.is_held_out(name, 0.5)][::4]
+    rows = [f"{name},{0.5 + 0.04 * int(grid.choices(name)['width'])},7.0" for name in known]
+    (tmp_path / "table.csv").write_text("\n".join(["architecture,accuracy,seconds", *rows]))
+    proxies = [{"class_path": "GTNProxy", "init_args": {"teacher": teacher.partition("=")[2], "images": 100}}]
+    arguments = [
+        *("--config=search_mnist", "--data=DigitsData", "--data.init_args.batch_size=32"),
+        *("--space.init_args.image_shape=[1,8,8]", "--space.init_args.widths=[4,8]", "--space.init_args.depths=[1,2]"),
+        *("--proxy.init_args.reference.init_args.path=table.csv", f"--proxy.init_args.proxies={json.dumps(proxies)}"),
+        *("--candidates=20", "--best=1", "--training_seeds=1", "--training.steps=5", "--rival=NumParameters"),
+    ]
+    assert main(["search", *arguments]) == 0
+    board = json.loads((tmp_path / "runs" / "search" / "mnist" / "leaderboard.json").read_text())
+    widths = [grid.choices(row["architecture"])["width"] for row in board["leaderboard"]]
+    assert widths == sorted(widths, reverse=True)
+    assert board["spent"]["seconds"] > 7.0 * len(known)
+
+
 def search(folder: Path, **options: object) -> Search:
     arguments: dict[str, object] = {
         "space": ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1]),

@@ -61,12 +61,19 @@ class PredictedRank(CombinedProxy):
         self.held_out = held_out
         parts = [*(proxy.name for proxy in self.proxies), *(["choices"] if choices else [])]
         self.name = f"predicted from {listed(parts)}"
+        self._known: list[str] = []
         self._predictor: RankPredictor | None = None
 
     def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
-        """Attach the parts; see the base class."""
+        """Attach the parts, and find what is known of the space; see the base class."""
         super().attach(space, data, device)
         self._predictor = None
+        self._known = [name for name in self.reference.architectures if not space.is_held_out(name, self.held_out)]
+        if len(self._known) < LEAST_KNOWN:
+            raise RecipeError(
+                f"PredictedRank: {len(self._known)} architectures of {self.reference.path} may be known, expected at "
+                f"least {LEAST_KNOWN}: measure more of them, or hold out less"
+            )
 
     def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
         """Return the predicted place; nothing is reported, since parts of an input are not its course."""
@@ -79,16 +86,14 @@ class PredictedRank(CombinedProxy):
         inputs, costs = self._inputs(architectures, seed)
         return [Score(value, cost) for value, cost in zip(self._predictor.predict(inputs), costs, strict=True)]
 
+    def overhead(self) -> Cost:
+        """Return what the known accuracies cost, and the parts' overhead; their scores of the known, once made."""
+        return super().overhead() + Cost(seconds=self.reference.seconds(self.space, self._known))
+
     def _fit(self) -> "RankPredictor":
-        known = [name for name in self.reference.architectures if not self.space.is_held_out(name, self.held_out)]
-        if len(known) < LEAST_KNOWN:
-            raise RecipeError(
-                f"PredictedRank: {len(known)} architectures of {self.reference.path} may be known, expected at least "
-                f"{LEAST_KNOWN}: measure more of them, or hold out less"
-            )
-        inputs, costs = self._inputs(known, 0)
-        self._calibration_cost = sum(costs, Cost(seconds=self.reference.seconds(self.space, known)))
-        return RankPredictor(inputs, self.reference.accuracies(self.space, known).mean(dim=1).numpy())
+        inputs, costs = self._inputs(self._known, 0)
+        self._calibration_cost = sum(costs, Cost())
+        return RankPredictor(inputs, self.reference.accuracies(self.space, self._known).mean(dim=1).numpy())
 
     def _inputs(self, architectures: Sequence[str], seed: int) -> tuple[NDArray[np.float64], list[Cost]]:
         values, costs = self.score_all(architectures, seed)
