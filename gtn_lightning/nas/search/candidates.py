@@ -20,6 +20,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gtn_lightning.errors import RecipeError
@@ -302,8 +303,11 @@ def open_storage(address: str) -> BaseStorage:
 
 
 def _unusable(address: str, error: BaseException) -> RecipeError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    shown = address
+    with suppress(SQLAlchemyError):  # a path is no address
+        shown = make_url(address).render_as_string(hide_password=True)
+    reason = (str(error).splitlines() or [type(error).__name__])[0].replace(address, shown)
     return RecipeError(
-        f"search: the storage {address} cannot be used ({reason}); give sqlite:///FILE, postgresql://…, or the path of "
+        f"search: the storage {shown} cannot be used ({reason}); give sqlite:///FILE, postgresql://…, or the path of "
         "a journal file that ends with .journal"
     )

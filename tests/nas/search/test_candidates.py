@@ -53,14 +53,22 @@ def start(storage: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
+def database() -> str:
+    """Return an empty database's address, or skip: ``GTN_TEST_DATABASE=postgresql://user:password@host/name``."""
+    if "GTN_TEST_DATABASE" not in os.environ:
+        pytest.skip("GTN_TEST_DATABASE names no empty database")
+    return os.environ["GTN_TEST_DATABASE"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("kind", ["sqlite", "journal", "database"])
 def test_three_workers_killed_five_times_leave_the_undisturbed_leaderboard(kind: str, tmp_path: Path) -> None:
-    storage = sqlite(tmp_path) if kind == "sqlite" else str(tmp_path / "study.journal")
+    storages = {"sqlite": sqlite(tmp_path), "journal": str(tmp_path / "study.journal")}
+    storage = database() if kind == "database" else storages[kind]
     moments = random.Random(0)
     workers = [start(storage) for _ in range(3)]
     deadline = time.monotonic() + 60
-    while not list(tmp_path.iterdir()):
+    while kind != "database" and not list(tmp_path.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     for kill in range(5):
@@ -135,3 +143,9 @@ def test_what_cannot_work_is_refused_in_one_line(options: dict[str, object], mes
     with pytest.raises(RecipeError, match=message) as caught:
         Candidates(**arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_a_password_is_not_told() -> None:
+    with pytest.raises(RecipeError, match=r"storage postgresql://me:\*\*\*@127\.0\.0\.1:9/none cannot") as caught:
+        Candidates(Sums(), "test", "postgresql://me:secret@127.0.0.1:9/none", 5)
+    assert "secret" not in str(caught.value)
