@@ -49,7 +49,7 @@ fashion-mnist: $(INSTALLED) ## Fashion-MNIST
 cifar10: $(INSTALLED) ## CIFAR-10, on a GPU
 	$(call fit,cifar10)
 
-nas-bench: $(INSTALLED) ## how well proxies rank networks on MNIST, and at what cost: two hours on a CPU, reference included
+nas-bench: $(INSTALLED) ## how well proxies rank networks on MNIST, and at what cost: three hours on a CPU, reference included
 	$(RUN)/python -m benchmarks.nas_reference $(if $(DATA),--data '$(DATA)')
 	$(call fit,nas_mnist)
 	$(call fit,nas_mnist_ranked)

@@ -63,7 +63,8 @@ def main() -> None:
             proxy.attach(space, data)
             for seed in range(options.seeds):
                 points = steps[min(seed, 1)]
-                scores += courses(name, proxy, [*names["ranked"], *names["known"]], points, seed, options.cache)
+                if points:
+                    scores += courses(name, proxy, [*names["ranked"], *names["known"]], points, seed, options.cache)
     if options.only is not None:
         return
     for untaught in (NumParameters(), FLOPs(), SynFlow(), NASWOT()):

@@ -22,6 +22,9 @@ SUBSET_STEPS = (4, 8, 40)
 SHOWN = max(SYNTHETIC_STEPS)
 """Inner steps after which measures, mean ranks and families are shown."""
 
+RANKED = "GTN, ranking-aware"
+"""The teacher that was told the known accuracies."""
+
 BROKEN_BELOW = 0.2
 GRID = 720
 """Number of networks in the grid."""
@@ -59,6 +62,8 @@ class Evidence:
     """The mean accuracies of the ranked networks, ``[ranked]``."""
     rankings: dict[tuple[str, int, int], Ranking] = field(init=False)
     """By proxy, steps and seed: how well its accuracies rank."""
+    places: dict[tuple[str, int, int, bool] | None, list[float]] = field(init=False, default_factory=dict)
+    """What was predicted, by what went in."""
 
     def __post_init__(self) -> None:
         self.worth = self.accuracies.mean(dim=1)
@@ -79,21 +84,38 @@ class Evidence:
 
     def spearman(self, scores: Scores) -> float:
         """Return Spearman's correlation, the mean over the seeds."""
-        found = [r for key, r in self.rankings.items() if key[:2] == (scores.proxy, scores.steps)]
+        found = [self.rankings[s.proxy, s.steps, s.seed] for s in self.seeds(scores)]
         return float(np.mean([ranking.spearman.overall.value for ranking in found]))
 
     def seconds(self, scores: Scores) -> float:
         """Return a proxy's seconds per ranked network."""
         return float(np.mean(scores.seconds[: len(self.ranked)]))
 
-    def predicted(self, scores: Sequence[Scores], choices: bool) -> list[float]:
-        """Return the ranked networks' places, predicted by a regression that is told the known accuracies."""
-        columns = [np.array([s.values["accuracy"] for s in scores]).T] if scores else []
-        if choices:
-            columns.append(encode(self.space, [*self.ranked, *self.known]))
-        inputs = np.hstack(columns)
-        count = len(self.ranked)
-        return RankPredictor(inputs[count:], self.told.numpy()).predict(inputs[:count])
+    def seeds(self, scores: Scores) -> list[Scores]:
+        """Return the same proxy's scores at the same price with every seed."""
+        return [s for s in self.scores if (s.proxy, s.steps) == (scores.proxy, scores.steps)]
+
+    def told_values(self, scores: Scores | None, choices: bool = True) -> list[float]:
+        """Return the ranked networks' places, predicted by a regression that is told the known accuracies.
+
+        Args:
+            scores: what goes in beside the choices.
+            choices: whether the choices go in.
+        """
+        key = (scores.proxy, scores.steps, scores.seed, choices) if scores else None
+        if key not in self.places:
+            columns = [np.array([scores.values["accuracy"]]).T] if scores else []
+            if choices:
+                columns.append(encode(self.space, [*self.ranked, *self.known]))
+            inputs = np.hstack(columns)
+            count = len(self.ranked)
+            self.places[key] = RankPredictor(inputs[count:], self.told.numpy()).predict(inputs[:count])
+        return self.places[key]
+
+    def told_spearman(self, scores: Scores | None) -> float:
+        """Return the correlation of the predicted places, the mean over the seeds."""
+        same = self.seeds(scores) if scores else [None]
+        return float(np.mean([self.ranking(self.told_values(s)).spearman.overall.value for s in same]))
 
 
 def report(evidence: Evidence) -> None:
@@ -146,7 +168,7 @@ def alone(evidence: Evidence, top: Interval) -> str:
     for s in evidence.first:
         ranking = evidence.rankings[s.proxy, s.steps, 0]
         spearman = ranking.spearman
-        others = [r for key, r in evidence.rankings.items() if key[:2] == (s.proxy, s.steps) and key[2]]
+        others = [evidence.rankings[o.proxy, o.steps, o.seed] for o in evidence.seeds(s) if o.seed]
         rows.append(
             [
                 s.proxy,
@@ -169,21 +191,22 @@ def told(evidence: Evidence, top: Interval) -> str:
     rows = []
     asked: list[Scores | None] = [None, *(s for s in evidence.first if not s.steps or s.steps >= SHOWN)]
     for s in asked:
-        both = evidence.ranking(evidence.predicted([s] if s else [], choices=True)).spearman
-        by_itself = interval(evidence.ranking(evidence.predicted([s], choices=False)).spearman.overall) if s else ""
+        both = evidence.ranking(evidence.told_values(s)).spearman
+        others = [evidence.ranking(evidence.told_values(o)) for o in evidence.seeds(s) if o.seed] if s else []
         rows.append(
             [
                 s.proxy if s else "nothing",
                 str(s.steps) if s else "",
                 interval(evidence.rankings[s.proxy, s.steps, 0].spearman.overall) if s else "",
-                by_itself,
+                interval(evidence.ranking(evidence.told_values(s, choices=False)).spearman.overall) if s else "",
                 interval(both.overall),
+                ", ".join(f"{other.spearman.overall.value:.2f}" for other in others),
                 f"{both.overall.value / top.value:.2f}",
                 interval(both.top_half),
             ]
         )
-    header = ["proxy", "steps", "alone", "predicted from it", "predicted from it and the choices", "of the ceiling"]
-    return markdown_table([*header, "top half"], rows) + (
+    header = ["proxy", "steps", "alone", "predicted from it", "predicted from it and the choices", "with other seeds"]
+    return markdown_table([*header, "of the ceiling", "top half"], rows) + (
         f"\n\n`PredictedRank`: a Gaussian process that is told the accuracies of {len(evidence.known)} other networks, "
         f"one training each, {evidence.paid:.0f} seconds in all. The choices are width, depth, activation, norm and "
         "pooling."
@@ -192,18 +215,19 @@ def told(evidence: Evidence, top: Interval) -> str:
 
 def tenfold(evidence: Evidence) -> str:
     """Return the table of synthetic steps beside ten times as many real ones, and beside as many."""
-    real = {(s.steps, s.seed): evidence.values(s) for s in evidence.scores if s.proxy == "real data"}
+    real = {(s.steps, s.seed): s for s in evidence.scores if s.proxy == "real data"}
     rows = []
     for s in evidence.first:
         if not s.steps or s.proxy == "real data" or (10 * s.steps, 0) not in real:
             continue
-        own = {o.seed: evidence.values(o) for o in evidence.scores if (o.proxy, o.steps) == (s.proxy, s.steps)}
-        gaps = [
-            interval(difference([(own[seed], real[steps, seed]) for seed in own], evidence.worth))
-            for steps in (s.steps, 10 * s.steps)
-        ]
-        rows.append([s.proxy, str(s.steps), f"{evidence.spearman(s):.2f}", *gaps])
-    header = ["proxy", "steps", "Spearman", "less as many real steps", "less ten times as many"]
+        for reached, values in ((evidence.spearman, evidence.values), (evidence.told_spearman, evidence.told_values)):
+            gaps = []
+            for steps in (s.steps, 10 * s.steps):
+                pairs = [(values(own), values(real[steps, own.seed])) for own in evidence.seeds(s)]
+                gaps.append(interval(difference(pairs, evidence.worth)))
+            told_too = "predicted, with the choices" if values == evidence.told_values else "alone"
+            rows.append([s.proxy, str(s.steps), told_too, f"{reached(s):.2f}", *gaps])
+    header = ["proxy", "steps", "", "Spearman", "less as many real steps", "less ten times as many"]
     return markdown_table(header, rows) + "\n\nMeans over the seeds, the networks resampled in pairs."
 
 
@@ -256,16 +280,16 @@ class Way(NamedTuple):
 
 
 def whole_grid(evidence: Evidence) -> str:
-    """Return the table of costs, and in words the cheapest way by real data to what each teacher reaches."""
-    ways = [Way("", 0, True, _told(evidence, []), 0.0, evidence.paid, 0.0)]
+    """Return the table of costs, and in words the cheapest ways without a teacher to what each teacher reaches."""
+    ways = [Way("", 0, True, evidence.told_spearman(None), 0.0, evidence.paid, 0.0)]
     for s in evidence.first:
-        if not s.steps:
+        if not s.steps or "rate per" in s.proxy:
             continue
         made, seconds = evidence.made.get(s.proxy, 0.0), evidence.seconds(s)
-        told_of = evidence.paid if s.proxy == "GTN, ranking-aware" else 0.0
+        told_of = evidence.paid if s.proxy == RANKED else 0.0
         ways.append(Way(s.proxy, s.steps, False, evidence.spearman(s), made, told_of, seconds))
         known = evidence.paid + sum(s.seconds[len(evidence.ranked) :])
-        ways.append(Way(s.proxy, s.steps, True, _told(evidence, [s]), made, known, seconds))
+        ways.append(Way(s.proxy, s.steps, True, evidence.told_spearman(s), made, known, seconds))
     rows = [
         [
             str(way),
@@ -277,25 +301,26 @@ def whole_grid(evidence: Evidence) -> str:
         for way in sorted(ways, key=lambda way: way.whole)
     ]
     header = ["way", "Spearman", "teacher", "known networks", "per network", f"all {GRID} networks"]
+    real = [way for way in ways if way.proxy == "real data" and not way.told]
+    without = [way for way in ways if way.proxy in ("real data", "")]
     said = []
-    for name in evidence.made:
+    for name in ("GTN", RANKED):
         for told_of_it in (False, True):
             best = max((w for w in ways if w.proxy == name and w.told == told_of_it), key=lambda way: way.spearman)
-            rivals = [w for w in ways if w.proxy in ("real data", "") and w.told <= best.told]
-            enough = [w for w in rivals if w.spearman >= best.spearman]
-            sentence = f"**{best}**: {best.spearman:.2f} in {best.whole:.0f} seconds. "
-            if enough:
-                rival = min(enough, key=lambda way: way.whole)
-                sentence += f"Without a teacher, {rival} reaches as much ({rival.spearman:.2f}) in {rival.whole:.0f}: "
-                sentence += f"the teacher's way takes {best.whole / rival.whole:.2f} times the seconds."
-            else:
-                sentence += "Nothing that was tried without a teacher reaches as much."
-            said.append(sentence)
-    return "\n\n".join([markdown_table(header, rows), "All in seconds.", *said])
+            said.append(
+                f"**{best}**: {best.spearman:.3f} in {best.whole:.0f} seconds. By real steps alone, "
+                f"{cheapest(best, real)}. By whatever was tried without a teacher, {cheapest(best, without)}."
+            )
+    return "\n\n".join([markdown_table(header, rows), "All in seconds; Spearman is the mean over the seeds.", *said])
 
 
-def _told(evidence: Evidence, scores: Sequence[Scores]) -> float:
-    return evidence.ranking(evidence.predicted(scores, choices=True)).spearman.overall.value
+def cheapest(best: Way, rivals: Sequence[Way]) -> str:
+    """Return in words the cheapest of some ways that rank as well as another, or the best if none does."""
+    enough = [way for way in rivals if way.spearman >= best.spearman]
+    rival = min(enough, key=lambda w: w.whole) if enough else max(rivals, key=lambda w: w.spearman)
+    reaches = "as much is reached" if enough else f"it is not reached; the most, {rival.spearman:.3f}, is reached"
+    times = best.whole / rival.whole
+    return f"{reaches} in {rival.whole:.0f} seconds ({rival}): the teacher's way takes {times:.2f} times that"
 
 
 def measures(evidence: Evidence) -> str:
@@ -345,10 +370,11 @@ def overrated(evidence: Evidence) -> str:
 
 
 def families(evidence: Evidence) -> str:
-    """Return the table of mean accuracies after the synthetic steps."""
+    """Return the table of mean accuracies after the synthetic steps, over the seeds as well."""
     space, names = evidence.space, evidence.ranked
-    columns = ["GTN", "GTN, ranking-aware", "untrained teacher", "real data"]
-    found = {s.proxy: evidence.values(s) for s in evidence.first if s.steps == SHOWN}
+    columns = ["GTN", RANKED, "untrained teacher", "real data"]
+    shown = [s for s in evidence.first if s.steps == SHOWN]
+    found = {s.proxy: np.mean([evidence.values(o) for o in evidence.seeds(s)], axis=0) for s in shown}
     rows = []
     for family in sorted({space.family(name) for name in names}):
         members = [place for place, name in enumerate(names) if space.family(name) == family]
@@ -366,7 +392,7 @@ def plot(evidence: Evidence, top: Interval) -> None:
         points = [s for s in evidence.first if s.proxy == name]
         steps = [s.steps for s in points]
         found = [evidence.rankings[name, step, 0].spearman.overall for step in steps]
-        predicted = [evidence.ranking(evidence.predicted([s], choices=True)).spearman.overall for s in points]
+        predicted = [evidence.ranking(evidence.told_values(s)).spearman.overall for s in points]
         for axes, values in zip(panels, (found, predicted), strict=True):
             axes.plot(steps, [v.value for v in values], "o-", color=f"C{number}", label=name, markersize=4)
             low, high = [v.low for v in values], [v.high for v in values]
@@ -374,7 +400,7 @@ def plot(evidence: Evidence, top: Interval) -> None:
     for number, s in enumerate(s for s in evidence.first if not s.steps):
         value = evidence.rankings[s.proxy, 0, 0].spearman.overall.value
         panels[0].axhline(value, color=f"C{number + len(taught)}", linestyle="--", linewidth=1, label=s.proxy)
-    panels[1].axhline(_told(evidence, []), color="gray", linestyle="--", linewidth=1, label="choices alone")
+    panels[1].axhline(evidence.told_spearman(None), color="gray", linestyle="--", linewidth=1, label="choices alone")
     for axes, title in zip(panels, ("alone", f"told {len(evidence.known)} accuracies, with the choices"), strict=True):
         axes.axhline(top.value, color="black", linewidth=1, label="a perfect proxy")
         axes.set_title(title)

@@ -23,6 +23,9 @@ from gtn_lightning.nas.spaces import Choice, SearchSpace
 LEAST_KNOWN = 8
 """From fewer architectures nothing is learned."""
 
+INFINITE = 1e100
+"""What is larger says nothing but that it is large."""
+
 
 class PredictedRank(CombinedProxy):
     r"""The place that a regression gives an architecture among some whose accuracies are known.
@@ -107,14 +110,15 @@ class RankPredictor:
     """The regression of `PredictedRank`, from inputs to normal scores.
 
     Args:
-        inputs: of the known architectures, ``[known, inputs]``; -inf for what has no value.
+        inputs: of the known architectures, ``[known, inputs]``. What is infinite, or as good as, counts as the lowest
+            or highest number that was seen.
         accuracies: ``[known]``.
     """
 
     def __init__(self, inputs: NDArray[np.float64], accuracies: NDArray[np.float64]) -> None:
-        # What has no value counts as the lowest that was seen.
-        finite = np.where(np.isfinite(inputs), inputs, np.inf).min(axis=0)
-        self._lowest = np.where(np.isfinite(finite), finite, 0.0)
+        sane = np.where(np.abs(inputs) < INFINITE, inputs, np.nan)
+        sane[:, np.isnan(sane).all(axis=0)] = 0.0
+        self._lowest, self._highest = np.nanmin(sane, axis=0), np.nanmax(sane, axis=0)
         targets = norm.ppf((rankdata(accuracies) - 0.5) / len(accuracies))
         kernel = ConstantKernel() * RBF(3.0, (0.5, 100.0)) + ConstantKernel() * DotProduct() + WhiteKernel(0.1)
         process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=0)
@@ -131,7 +135,8 @@ class RankPredictor:
         return predicted
 
     def _finite(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.where(np.isfinite(inputs), inputs, self._lowest)
+        bounded = np.clip(inputs, self._lowest, self._highest)
+        return np.where(np.abs(inputs) < INFINITE, inputs, bounded)
 
 
 def encode(space: SearchSpace, architectures: Sequence[str]) -> NDArray[np.float64]:

@@ -109,6 +109,14 @@ def test_a_proxy_that_fails_for_some_counts_as_its_worst(tmp_path: Path) -> None
     assert proxy(HELD_OUT[0]) == pytest.approx(proxy(worst))
 
 
+def test_what_is_beyond_all_numbers_counts_as_the_most_or_least_that_was_seen() -> None:
+    inputs = np.array([[float(number), -math.inf] for number in range(10)])
+    inputs[0, 0], inputs[9, 0] = -math.inf, np.finfo(np.float64).max / 4
+    predictor = RankPredictor(inputs, np.arange(10.0))
+    lowest, low, high, highest = predictor.predict(np.array([[number, 0.0] for number in (-math.inf, 1, 8, 1e300)]))
+    assert lowest == low < high == highest
+
+
 def test_a_broken_network_counts_as_the_last_and_no_more() -> None:
     inputs = np.linspace(0, 1, 20)[:, None]
     accuracies = 0.9 + 0.05 * inputs[:, 0]
