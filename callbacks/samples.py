@@ -1,5 +1,6 @@
 """What the teacher makes, as a picture."""
 
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from gtn_lightning.errors import RecipeError
 # More classes than this would make the picture taller than a screen.
 MAX_ROWS = 20
 CELL_INCHES = 0.46
+# Of the smallest letters, on average and with something to spare.
+CHARACTER_INCHES = 0.068
 
 
 class SampleGrid(Callback):
@@ -115,23 +118,19 @@ def draw_samples(
     # A title wants some width even over a grid of two columns.
     width = max(panel_left + 3.2 if lines else 0.6 + grid_width + 0.2, 5.0)
     grid_left = 0.6 if lines else (width - grid_width) / 2
-    height = 0.4 + content + 0.5 + (0.25 if constants else 0.0)
+    # Lines are not broken at spaces of this kind.
+    below = [
+        f"{_spelled_out(name)} {value:.3g}".replace(" ", "\N{NO-BREAK SPACE}") for name, value in constants.items()
+    ]
+    below = wrap(",  ".join(below) + "  (the same at every step)", int(width / CHARACTER_INCHES)) if below else []
+    height = 0.4 + content + 0.5 + (0.12 + 0.13 * len(below) if below else 0.0)
     figure = Figure(figsize=(width, height), dpi=120)
 
     def axes_at(left: float, top: float, wide: float, high: float) -> Axes:
         return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
 
     figure.text(0.5, 1 - 0.1 / height, title, ha="center", va="top", fontsize=10)
-    if constants:
-        values_below = ",  ".join(f"{_spelled_out(name)} {value:.3g}" for name, value in constants.items())
-        figure.text(
-            0.5,
-            0.08 / height,
-            f"{values_below}  (the same at every step)",
-            ha="center",
-            fontsize=8,
-            color="dimgrey",
-        )
+    figure.text(0.5, 0.08 / height, "\n".join(below), ha="center", fontsize=8, color="dimgrey")
 
     axes = axes_at(grid_left, 0.4, grid_width, grid_height)
     axes.imshow(mosaic, interpolation="nearest", aspect="auto")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -134,7 +135,7 @@ def test_changing_hyperparameters_are_lines_and_constant_ones_text():
     assert panel.get_title() == "learning rate"
     np.testing.assert_allclose(panel.lines[0].get_xdata(), [1, 2, 3])
     np.testing.assert_allclose(panel.lines[0].get_ydata(), [0.1, 0.2, 0.3], rtol=1e-6)
-    assert any("momentum 0.5" in text.get_text() for text in figure.texts)
+    assert any("momentum\N{NO-BREAK SPACE}0.5" in text.get_text() for text in figure.texts)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 5), (3, 32, 32), (2, 8, 4)])
@@ -144,6 +145,20 @@ def test_images_of_any_shape_and_many_classes(shape):
     rows = [int(label.get_text()) for label in figure.axes[0].get_yticklabels()]
     assert len(rows) == MAX_ROWS
     assert (rows[0], rows[-1]) == (0, 99)
+
+
+def test_constants_are_broken_into_lines_that_fit_below_a_narrow_picture():
+    names = ("lr", "beta1", "beta2", "eps", "weight_decay")
+    schedules = {name: torch.tensor([0.00123, 0.00123]) for name in names}
+    figure = draw_samples([torch.randn(2, 1, 4, 4)], [torch.tensor([0, 1])], [1], schedules, "title")
+    FigureCanvasAgg(figure).draw()
+    for text in figure.texts:
+        corners = text.get_window_extent().get_points()
+        assert (figure.bbox.min < corners).all()
+        assert (corners < figure.bbox.max).all()
+    below = figure.texts[-1].get_window_extent()
+    label = figure.axes[0].xaxis.label.get_window_extent()
+    assert below.y1 < label.y0
 
 
 def test_colours_stay_apart():
