@@ -231,7 +231,7 @@ def report(options: argparse.Namespace) -> None:
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     memory_axes.set_yscale("log")
-    time_axes.legend()
+    figure.legend(*time_axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(f"{learner}, {optimizer}")
     figure.savefig(RESULTS / "engine.png")
 
