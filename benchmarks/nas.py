@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.nas_reference import TABLE, ground
-from benchmarks.nas_report import REAL_STEPS, SUBSET_STEPS, SYNTHETIC_STEPS, Evidence, Scores, report
+from benchmarks.nas_report import RANKED, REAL_STEPS, SUBSET_STEPS, SYNTHETIC_STEPS, Evidence, Scores, report
 from benchmarks.transfer import newest
 from gtn_lightning.inner_loop import Adam
 from gtn_lightning.nas import NASWOT, FLOPs, GTNProxy, NumParameters, RealDataProxy, SynFlow, TableReference
@@ -49,7 +49,7 @@ def main() -> None:
     # A proxy, the steps after which it is looked at with the first seed, and with the others.
     taught: dict[str, tuple[Callable[[], TaughtProxy], Sequence[int], Sequence[int]]] = {
         "GTN": (lambda: GTNProxy(teacher), SYNTHETIC_STEPS, SYNTHETIC_STEPS),
-        "GTN, ranking-aware": (lambda: GTNProxy(ranked), SYNTHETIC_STEPS, SYNTHETIC_STEPS),
+        RANKED: (lambda: GTNProxy(ranked), SYNTHETIC_STEPS, SYNTHETIC_STEPS),
         "GTN, rate per family": (lambda: GTNProxy(teacher, rates=RATES, tune="family"), SYNTHETIC_STEPS[-1:], ()),
         "GTN, rate per network": (lambda: GTNProxy(teacher, rates=RATES), SYNTHETIC_STEPS[-1:], ()),
         "untrained teacher": (lambda: GTNProxy(teacher, untrained=True), SYNTHETIC_STEPS, ()),
@@ -72,8 +72,7 @@ def main() -> None:
         scores.append(without_training(untaught, [*names["ranked"], *names["known"]]))
     table = TableReference(str(TABLE))
     paid = table.seconds(space, names["known"])
-    made = {name: GTNProxy(teacher).overhead().seconds for name in taught if name.startswith("GTN")}
-    made["GTN, ranking-aware"] = GTNProxy(ranked).overhead().seconds
+    made = {"GTN": GTNProxy(teacher).overhead().seconds, RANKED: GTNProxy(ranked).overhead().seconds}
     accuracies = table.accuracies(space, names["ranked"]), table.accuracies(space, names["known"])[:, 0]
     report(Evidence(space, names["ranked"], names["known"], *accuracies, paid, made, scores))
 

@@ -220,13 +220,15 @@ def tenfold(evidence: Evidence) -> str:
     for s in evidence.first:
         if not s.steps or s.proxy == "real data" or (10 * s.steps, 0) not in real:
             continue
-        for reached, values in ((evidence.spearman, evidence.values), (evidence.told_spearman, evidence.told_values)):
+        for told_what, reached, values in (
+            ("alone", evidence.spearman, evidence.values),
+            ("predicted, with the choices", evidence.told_spearman, evidence.told_values),
+        ):
             gaps = []
             for steps in (s.steps, 10 * s.steps):
                 pairs = [(values(own), values(real[steps, own.seed])) for own in evidence.seeds(s)]
                 gaps.append(interval(difference(pairs, evidence.worth)))
-            told_too = "predicted, with the choices" if values == evidence.told_values else "alone"
-            rows.append([s.proxy, str(s.steps), told_too, f"{reached(s):.2f}", *gaps])
+            rows.append([s.proxy, str(s.steps), told_what, f"{reached(s):.2f}", *gaps])
     header = ["proxy", "steps", "", "Spearman", "less as many real steps", "less ten times as many"]
     return markdown_table(header, rows) + "\n\nMeans over the seeds, the networks resampled in pairs."
 
