@@ -41,7 +41,7 @@ from torch import distributed
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import NotTwiceDifferentiableError
-from gtn_lightning.inner_loop.operators import first_line
+from gtn_lightning.inner_loop.errors import first_line
 from gtn_lightning.module import GTN
 from gtn_lightning.parser_errors import components, explain, reject_nulls, with_item
 from gtn_lightning.search_command import COMMAND, search

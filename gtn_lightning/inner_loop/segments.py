@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from gtn_lightning.inner_loop.operators import reject_captured
+from gtn_lightning.inner_loop.operators import look_through, reject_captured
 from gtn_lightning.inner_loop.replay import Surroundings
+from gtn_lightning.inner_loop.types import is_continuous
 
 _TENSOR = object()
 """Stands where a tensor belongs."""
@@ -94,8 +95,8 @@ class _Rematerialised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, stretch: _Stretch, *tensors: Tensor) -> tuple[Tensor, ...]:
         own = tensors[: len(tensors) - len(stretch.learned)]
-        outputs = stretch.run(own)
-        stretch.surroundings.close()
+        with stretch.surroundings.watched():
+            outputs = stretch.run(own)
         # A tensor that was handed through is an alias to autograd, which a node must not return.
         outputs = [output.view_as(output) if any(output is tensor for tensor in own) else output for output in outputs]
         ctx.stretch = stretch
@@ -104,7 +105,7 @@ class _Rematerialised(torch.autograd.Function):
             ctx.kept = [_on_host(tensor) for tensor in own]
         else:
             ctx.save_for_backward(*own)
-        ctx.mark_non_differentiable(*(output for output in outputs if not output.is_floating_point()))
+        ctx.mark_non_differentiable(*(output for output in outputs if not is_continuous(output)))
         return tuple(outputs)
 
     @staticmethod
@@ -127,7 +128,7 @@ class _Rematerialised(torch.autograd.Function):
             if cotangent is not None and output.requires_grad
         ]
         for output, _ in pairs:
-            reject_captured(output, variables)
+            reject_captured(look_through(output, variables).captured)
         sources = [variable for variable, need in zip(variables, needed, strict=True) if need]
         found = iter(
             torch.autograd.grad([output for output, _ in pairs], sources, [c for _, c in pairs], allow_unused=True)
