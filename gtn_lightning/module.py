@@ -14,7 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from gtn_lightning.agreement import check_agreement, unsuitable
@@ -22,7 +22,7 @@ from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll_population
+from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, difference, eager_loss, unroll_population
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.outer import follow, outer_optimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
@@ -71,11 +71,14 @@ class GTN(pl.LightningModule):
         random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv
             2311.06152).
         population: number of learners taught in a meta-step on the same data, of one architecture unless the learners'
-            distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them.
+            distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them. Learners that
+            differ in something else than parameters and buffers are taught one after the other.
         segment: keep the state of the inner loop after every so many steps only and run the others again in the
             backward pass: for inner loops whose states do not fit into memory. States at which a meta-loss is taken are
             kept as well. None keeps all.
         offload: with `segment`, keep these states in the host's memory.
+        checked: refuse learners whose meta-gradient is found to be wrong, because the backward pass computes them again
+            otherwise or because their gradient is none. Without, they are taught all the same.
         recovery: what is done about meta-gradients that are not finite; None for `Recovery` with its defaults.
         eval_learners: number of learners K taught at validation and test.
         eval_steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to
@@ -103,6 +106,7 @@ class GTN(pl.LightningModule):
         population: int = 1,
         segment: int | None = None,
         offload: bool = False,
+        checked: bool = True,
         recovery: Recovery | None = None,
         eval_learners: int = 10,
         eval_steps: list[int] | None = None,
@@ -124,6 +128,7 @@ class GTN(pl.LightningModule):
         self.population = population
         self.segment = segment
         self.offload = offload
+        self.checked = checked
         self.recovery = recovery or Recovery()
         self.eval_learners = eval_learners
         self.eval_steps = eval_steps
@@ -221,7 +226,7 @@ class GTN(pl.LightningModule):
             meta_steps = self.task.meta_steps(window[1])
             inner_losses = [self.task.inner_loss(learner) for learner in learners]
             taught = unroll_population(
-                inner_losses[0] if self.learners.one_architecture else inner_losses,
+                inner_losses[0] if self.learners.one_architecture and are_one_function(made) else inner_losses,
                 [learner.init() for learner in learners],
                 self._batches(self.curriculum.requests(generator, self.device)),
                 self.optimizer,
@@ -230,6 +235,7 @@ class GTN(pl.LightningModule):
                 snapshots=meta_steps,
                 segment=self.segment,
                 offload=self.offload,
+                checked=self.checked,
             )
             losses = [
                 [
@@ -591,3 +597,8 @@ class GTN(pl.LightningModule):
             raise RecipeError(f"model.real_rates must be positive learning rates, at least one; got {self.real_rates}")
         if self.seed < 0:
             raise RecipeError(f"model.seed must be at least 0; got {self.seed}")
+
+
+def are_one_function(learners: Sequence[nn.Module]) -> bool:
+    """Return whether learners differ in parameters and buffers alone, so that one loss holds for all."""
+    return all(difference(learners[0], learner) is None for learner in learners[1:])

@@ -10,7 +10,7 @@ from gtn_lightning.inner_loop.errors import (
     RecomputationError,
     WrongDerivativeError,
 )
-from gtn_lightning.inner_loop.functional import Functional
+from gtn_lightning.inner_loop.functional import Functional, difference
 from gtn_lightning.inner_loop.gradients import eager_loss, inner_gradient
 from gtn_lightning.inner_loop.modes import MODES
 from gtn_lightning.inner_loop.optimizers import SGD, Adam, AdamW, InnerOptimizer, RMSprop
@@ -38,6 +38,7 @@ __all__ = [
     "Snapshot",
     "Unrolled",
     "WrongDerivativeError",
+    "difference",
     "eager_loss",
     "inner_gradient",
     "inner_step",

@@ -8,16 +8,12 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.inner_loop.errors import InnerLoopError, first_line
-from gtn_lightning.inner_loop.following import Following, InnerPass
-from gtn_lightning.inner_loop.functional import kept_in_place
+from gtn_lightning.inner_loop.following import STOP, Following, InnerPass
+from gtn_lightning.inner_loop.functional import CheckpointedError, kept_in_place
 from gtn_lightning.inner_loop.operators import Graph, look_through, reject_captured, reject_undifferentiable
 from gtn_lightning.inner_loop.replay import Surroundings
 from gtn_lightning.inner_loop.traits import Traits
 from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params
-
-HOOKS = "saved-tensor hooks inside an inner loss"
-"""What torch is made to say where a learner packs its activations away, as ``torch.utils.checkpoint`` does."""
-
 
 class Evaluation(NamedTuple):
     """An evaluated loss; it holds within the block of ``evaluated`` only."""
@@ -41,6 +37,7 @@ def evaluated(
     traits: Traits,
     *,
     closed: bool = True,
+    watch: bool = True,
 ) -> Iterator[Evaluation]:
     """Evaluate a loss with its graph, and complete what is known of it.
 
@@ -54,13 +51,13 @@ def evaluated(
         batch: the batch; what requires grad of it is a variable as the parameters are.
         traits: what is known of the loss.
         closed: whether the loss may depend on nothing else that requires grad.
+        watch: whether the gradient will be differentiated, so that stops and hooks matter.
 
     Raises:
         ValueError: if it does.
         InnerLoopError: if the loss cannot be differentiated, or writes to its arguments.
     """
-    watching = traits.due
-    traits.evaluations += 1
+    watching = traits.begin(watch)
     start = Surroundings(next(iter(params.values())).device, foreign=watching or traits.foreign)
     arguments = _Arguments(loss_fn, params, buffers, batch, closed)
     inner = InnerPass()
@@ -69,13 +66,13 @@ def evaluated(
             stack.enter_context(kept_in_place())
         try:
             with start.noting():
-                found = arguments.attempt(traits, inner, watching or traits.followed)
+                found = arguments.attempt(traits, inner, watching, watch)
         except _TryAgainError:
             if traits.checkpoints:
                 stack.enter_context(kept_in_place())
             start.rewind()
-            found = arguments.attempt(traits, inner, traits.followed)
-        if watching and not traits.carried and (written := _dependent(found.buffers)):
+            found = arguments.attempt(traits, inner, False, watch)
+        if watching and watch and not traits.carried and (written := _dependent(found.buffers)):
             with start.again():
                 traits.carried = arguments.read(written, inner)
         try:
@@ -102,35 +99,36 @@ class _Arguments(NamedTuple):
     batch: Batch
     closed: bool
 
-    def attempt(self, traits: Traits, inner: InnerPass, follow: bool) -> Evaluation:
+    def attempt(self, traits: Traits, inner: InnerPass, watching: bool, stops: bool) -> Evaluation:
         """Evaluate the loss.
 
         Args:
             traits: what is known of the loss.
             inner: the inner pass.
-            follow: whether to watch it, and follow its stops and hooks.
+            watching: whether to look at what it does.
+            stops: whether its stops and hooks matter.
 
         Raises:
             _TryAgainError: if that has to be done in another way.
         """
         variables = [*self.params.values(), *(tensor for tensor in self.batch if tensor.requires_grad)]
-        following = Following(inner, variables) if follow else None
+        following = None
+        if watching or (traits.followed and stops) or (traits.makes_leaves and self.closed):
+            following = Following(inner, variables, stops)
         Surroundings.note(traits.generators.values())
         versions = {name: tensor._version for name, tensor in self.arguments()}
         try:
             with ExitStack() as stack:
-                if not traits.checkpoints:
-                    stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(HOOKS))
                 if following is not None:
                     stack.enter_context(following)
                 loss, buffers = self.loss_fn(self.params, self.buffers, *(tensor.clone() for tensor in self.batch))
         except torch.OutOfMemoryError:
             raise
+        except CheckpointedError as error:
+            traits.checkpoints = True
+            raise _TryAgainError from error
         except Exception as error:
-            if HOOKS in str(error) and not traits.checkpoints:
-                traits.checkpoints = True
-                raise _TryAgainError from error
-            if following is None:
+            if following is None or not following.stops:
                 raise
             # If the fault is the learner's own, it shows in the next attempt as well.
             traits.followed = False
@@ -141,13 +139,21 @@ class _Arguments(NamedTuple):
         graph = look_through(loss, variables)
         reject_undifferentiable(graph)
         if following is None:
+            if STOP in graph.names and stops:  # left behind by an earlier evaluation, which was watched
+                raise InnerLoopError(
+                    "the learner cannot be taught: it keeps in a plain attribute what it has computed, for its next step; "
+                    "register what it keeps as a buffer, or let it begin every step anew"
+                )
             if graph.captured and self.closed:
-                traits.followed = True  # to see whether these were made inside the loss
+                traits.makes_leaves = True  # if it is none of its own, the next attempt says so
                 raise _TryAgainError
         else:
             made = {id(tensor) for tensor in following.made}
             if self.closed:
                 reject_captured(tensor for tensor in graph.captured if id(tensor) not in made)
+            if watching and STOP in graph.names and (reason := _impossible(loss, variables)):
+                traits.suspects.add(reason)
+                raise _TryAgainError
             traits.learn(following, graph)
         return Evaluation(loss, buffers, graph, inner)
 
@@ -159,10 +165,22 @@ class _Arguments(NamedTuple):
         """Return which of these buffers the loss depends on, by evaluating it once more."""
         leaves = {name: self.buffers[name].detach().clone().requires_grad_() for name in written}
         variables = [*self.params.values(), *leaves.values()]
-        with Following(inner, variables):
-            loss, _ = self.loss_fn(self.params, {**self.buffers, **leaves}, *(tensor.clone() for tensor in self.batch))
+        try:
+            with Following(inner, variables):
+                loss, _ = self.loss_fn(self.params, {**self.buffers, **leaves}, *(t.clone() for t in self.batch))
+        except Exception:  # in-place operations may be impossible where gradients are followed; then nobody knows
+            return set(written)
         reached = {id(tensor) for tensor in look_through(loss, self.params.values()).captured}
         return {name for name, leaf in leaves.items() if id(leaf) in reached}
+
+
+def _impossible(loss: Tensor, variables: Sequence[Tensor]) -> str | None:
+    """Return why a followed loss cannot be differentiated, such as for what it writes in place, or None."""
+    try:
+        torch.autograd.grad(loss, variables, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        return f"an operation that cannot be followed ({first_line(error)})"
+    return None
 
 
 def _reject_written(versions: Mapping[str, int], arguments: Sequence[tuple[str, Tensor]]) -> None:

@@ -68,10 +68,13 @@ class Following(TorchFunctionMode):
     Args:
         inner: the inner pass.
         variables: the tensors by which the inner gradient is differentiated: parameters and batch.
+        stops: whether the inner gradient will be differentiated. Otherwise stops and hooks stay torch's own, and only
+            generators and leaves are noted.
     """
 
-    def __init__(self, inner: InnerPass, variables: Iterable[Tensor]) -> None:
+    def __init__(self, inner: InnerPass, variables: Iterable[Tensor], stops: bool = True) -> None:
         super().__init__()
+        self.stops = stops
         self._inner = inner
         variables = list(variables)
         self._variables = {id(variable) for variable in variables}
@@ -95,10 +98,13 @@ class Following(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        self._note_generator(kwargs)
+        if not self.stops:
+            found = func(*args, **kwargs)
+            self._note_leaf(func, args, kwargs, found)
+            return found
         if func in _DETACH and is_continuous(args[0]):
             return self._stopped(args[0])
-        if kwargs:
-            self._look_at(kwargs)
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__"):
             return self._access(func, name, args)
@@ -121,8 +127,7 @@ class Following(TorchFunctionMode):
             found = func(*args, **kwargs)
         else:
             found = self._under_no_grad(func, name, args, kwargs)
-        if func is Tensor.requires_grad_ or (kwargs.get("requires_grad") and isinstance(found, Tensor)):
-            self.made.append(found)
+        self._note_leaf(func, args, kwargs, found)
         return found
 
     def _stopped(self, tensor: Tensor) -> Tensor:
@@ -134,7 +139,13 @@ class Following(TorchFunctionMode):
     def _in_inner_pass(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
         return lambda gradient: hook(gradient) if self._inner.running else None
 
-    def _look_at(self, kwargs: dict[str, Any]) -> None:
+    def _note_leaf(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], found: Any) -> None:
+        if func is Tensor.requires_grad_ or (kwargs.get("requires_grad") and isinstance(found, Tensor)):
+            self.made.append(found)
+        elif func == Tensor.requires_grad.__set__ and args[1]:
+            self.made.append(args[0])
+
+    def _note_generator(self, kwargs: dict[str, Any]) -> None:
         generator = kwargs.get("generator")
         if isinstance(generator, torch.Generator):
             Surroundings.note([generator])

@@ -1,5 +1,6 @@
 """A module as a pure function of its parameters, its buffers and its inputs."""
 
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import reduce
@@ -15,6 +16,14 @@ from gtn_lightning.inner_loop.errors import InnerLoopError
 from gtn_lightning.inner_loop.formulas import Formulas
 from gtn_lightning.inner_loop.replay import Source, Surroundings
 from gtn_lightning.inner_loop.types import Buffers, Params
+
+HOOKS = "saved-tensor hooks inside a learner"
+"""What torch is made to say where a learner packs its activations away, as ``torch.utils.checkpoint`` does."""
+
+
+class CheckpointedError(InnerLoopError):
+    """A learner that checkpoints its activations was called where it would be differentiated wrongly."""
+
 
 _places: list[ExitStack] = []
 """Open blocks of ``kept_in_place``."""
@@ -137,12 +146,41 @@ class Functional:
             if self._compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             if not _places:
-                return functional_call(self.module, tensors, inputs)
+                return self._without_checkpoints(tensors, inputs) if torch.is_grad_enabled() else functional_call(
+                    self.module, tensors, inputs
+                )
             _places[-1].enter_context(_reparametrize_module(self.module, tensors, tie_weights=True, stack_weights=True))
             outputs = self.module(*inputs)
             for name in tensors:
                 tensors[name] = reduce(getattr, name.split("."), self.module)
             return outputs
+
+    def _without_checkpoints(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+        """Call the module, or refuse one that checkpoints its activations: it would compute again without `tensors`."""
+        try:
+            with torch.autograd.graph.disable_saved_tensors_hooks(HOOKS):
+                return functional_call(self.module, tensors, inputs)
+        except RuntimeError as error:
+            if HOOKS not in str(error):
+                raise
+            if _hooks_around():  # those are somebody else's, and hold for all of this call
+                return functional_call(self.module, tensors, inputs)
+            raise CheckpointedError(
+                "the learner checkpoints its activations (torch.utils.checkpoint) and would compute them again with the "
+                "parameters of its module, not with those that it was called with: take its loss by eager_loss, or "
+                "switch checkpointing off"
+            ) from error
+
+
+def _hooks_around() -> bool:
+    """Return whether saved-tensor hooks are in force, such as ``torch.autograd.graph.save_on_cpu``."""
+    leaf = torch.ones((), requires_grad=True)
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(HOOKS):
+            leaf * leaf
+    except RuntimeError:
+        return True
+    return False
 
 
 def difference(one: nn.Module, other: nn.Module) -> str | None:
@@ -155,7 +193,7 @@ def difference(one: nn.Module, other: nn.Module) -> str | None:
         return min(ours.keys() ^ theirs.keys())
     for prefix, part in ours.items():
         twin = theirs[prefix]
-        if type(part) is not type(twin):
+        if not _same_class(type(part), type(twin)):
             return prefix or type(part).__name__
         mine, its = _configuration(part), _configuration(twin)
         for name in mine.keys() | its.keys():
@@ -164,9 +202,21 @@ def difference(one: nn.Module, other: nn.Module) -> str | None:
     return None
 
 
+def _same_class(one: type, other: type) -> bool:
+    # A parametrization gives every module a class of its own.
+    return one is other or (one.__qualname__ == other.__qualname__ and one.__bases__ == other.__bases__)
+
+
 def _configuration(part: nn.Module) -> dict[str, Any]:
     """Return what a module holds besides parameters, buffers and parts, and which of the parameters are frozen."""
-    held = {name: value for name, value in vars(part).items() if name not in _TENSORS and not _is_constant(value)}
+    if _is_compiled(part) and "_orig_mod" in part._modules:
+        return {}  # it is a wrapper of its part
+    held = {
+        # The keys of hooks are numbers that count all hooks of the process.
+        name: list(value.values()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) else value
+        for name, value in vars(part).items()
+        if name not in _TENSORS and not _is_constant(value) and not _is_computed(value)
+    }
     frozen = {name: p.detach() for name, p in part._parameters.items() if p is not None and not p.requires_grad}
     return held | {f"frozen parameter {name}": value for name, value in frozen.items()}
 
@@ -177,10 +227,14 @@ _TENSORS = ("_parameters", "_buffers", "_modules")
 def _alike(one: Any, other: Any) -> bool:
     if one is other:
         return True
-    if type(one) is not type(other):
+    if type(one) is not type(other) or Source.of(one):  # one generator would serve both
         return False
+    if isinstance(one, nn.Parameter):
+        return True  # it is compared where it belongs
     if isinstance(one, Tensor):
         return one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
+    if isinstance(one, weakref.ref):
+        return _alike(one(), other())
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(_alike(value, other[key]) for key, value in one.items())
     if isinstance(one, list | tuple):
@@ -200,6 +254,11 @@ def _alike(one: Any, other: Any) -> bool:
 def _is_constant(value: Any) -> bool:
     """Return whether an attribute is a tensor that counts as a buffer."""
     return isinstance(value, Tensor) and not value.requires_grad
+
+
+def _is_computed(value: Any) -> bool:
+    """Return whether an attribute is a tensor that is computed from parameters, as old parametrizations keep it."""
+    return isinstance(value, Tensor) and value.grad_fn is not None
 
 
 def _is_compiled(part: nn.Module) -> bool:

@@ -112,9 +112,11 @@ _ONCE_DIFFERENTIABLE = torch.autograd.function.once_differentiable(lambda ctx: N
 
 
 def _not_twice_differentiable(operator: str) -> NotTwiceDifferentiableError:
+    advice = "replace this operator in the learner by one that torch can differentiate twice"
+    if operator.startswith("scaled_dot_product"):
+        advice = "run the learner's attention under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
     return NotTwiceDifferentiableError(
-        f"the learner cannot be taught: the gradient of {operator} cannot be differentiated again; "
-        "replace this operator in the learner by one that torch can differentiate twice"
+        f"the learner cannot be taught: the gradient of {operator} cannot be differentiated again; {advice}"
     )
 
 

@@ -147,6 +147,13 @@ class Surroundings:
                 if source is not None and id(generator) not in surroundings._sources:
                     surroundings._sources[id(generator)] = source, source.get()
 
+    def rounding(self, tensors: Iterable[Tensor]) -> torch.dtype:
+        """Return the least precise type that a computation with such tensors rounds to."""
+        if self.autocast.enabled:
+            return self.autocast.dtype
+        kinds = [t.real.dtype if t.is_complex() else t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]
+        return max(kinds, key=lambda kind: torch.finfo(kind).eps)
+
     @property
     def drew(self) -> bool:
         """Whether the computation drew random numbers from torch's default generators."""

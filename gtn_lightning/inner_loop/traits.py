@@ -17,9 +17,13 @@ class Traits:
     """What is known of a loss. A learner is a loss of its own: these hold for no other learner, whatever its shape."""
 
     evaluations: int = 0
-    """How often the loss has been evaluated."""
+    """How often the loss has been evaluated to be differentiated twice."""
+    plain_evaluations: int = 0
+    """How often it has been evaluated otherwise."""
     followed: bool = False
-    """Whether it stops gradients that reach the loss, has gradient hooks or makes leaves of its own."""
+    """Whether it stops gradients on the way to the loss, or has gradient hooks."""
+    makes_leaves: bool = False
+    """Whether it makes leaves that require grad itself."""
     nested: bool = False
     """Whether it takes derivatives itself, by ``torch.autograd.grad``."""
     checkpoints: bool = False
@@ -40,10 +44,22 @@ class Traits:
         """Whether the next evaluation is to be watched."""
         return self.evaluations % EVERY == 0
 
+    def begin(self, twice: bool) -> bool:
+        """Count an evaluation; return whether it is to be watched.
+
+        Args:
+            twice: whether it is to be differentiated twice.
+        """
+        if not twice:
+            self.plain_evaluations += 1
+            return self.plain_evaluations % EVERY == 1
+        self.evaluations += 1
+        return self.evaluations % EVERY == 1
+
     @property
     def reverse_only(self) -> bool:
         """Whether reverse mode alone differentiates its gradient rightly."""
-        return self.followed or self.nested or self.checkpoints
+        return self.followed or self.makes_leaves or self.nested or self.checkpoints
 
     @property
     def uncompilable(self) -> bool:
@@ -52,11 +68,13 @@ class Traits:
 
     def learn(self, following: Following, graph: Graph) -> None:
         """Complete the traits by what a watched evaluation met."""
-        self.followed |= following.hooked or bool(following.made) or STOP in graph.names
+        self.followed |= following.hooked or STOP in graph.names
+        self.makes_leaves |= bool(following.made)
         self.nested |= following.nested
         self.generators |= following.generators
         self.suspects |= following.lost
-        self.suspects |= {f"the autograd function {function.__name__}" for function in graph.custom}
+        if following.stops:
+            self.suspects |= {f"the autograd function {function.__name__}" for function in graph.custom}
 
 
 _known: "weakref.WeakKeyDictionary[LossFn, Traits]" = weakref.WeakKeyDictionary()

@@ -160,7 +160,7 @@ def unroll(
                 # Variables, so that no step has to make its own: those would pass for tensors closed over.
                 variables = {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in at.params.items()}
                 at = at._replace(params=variables)
-                at, found = rematerialise(partial(advance, step), (at, chunk), learned, device, offload)
+                at, found = rematerialise(partial(advance, step), (at, chunk), learned, device, offload, checked)
                 at = at._replace(buffers=detached(at.buffers))
             else:
                 at, found = advance(step, (at, chunk))

@@ -55,7 +55,11 @@ def agree(found: Iterable[Tensor | None], expected: Iterable[Tensor | None], rou
 
 
 def check_recomputation(
-    loss: Tensor, grads: Mapping[str, Tensor], first_loss: Tensor, first_grads: Mapping[str, Tensor], autocast: bool
+    loss: Tensor,
+    grads: Mapping[str, Tensor],
+    first_loss: Tensor,
+    first_grads: Mapping[str, Tensor],
+    rounding: torch.dtype,
 ) -> None:
     """See that a recomputation has the result of the first computation.
 
@@ -64,12 +68,11 @@ def check_recomputation(
         grads: the recomputed gradient, or nothing.
         first_loss: the loss as it was first computed.
         first_grads: the gradient as it was first computed, of the same parameters as `grads`.
-        autocast: whether either ran in mixed precision.
+        rounding: the least precise type that they were computed in.
 
     Raises:
         RecomputationError: if it does not.
     """
-    rounding = torch.bfloat16 if autocast else coarsest([loss, *grads.values()])
     eps = torch.finfo(rounding).eps
     one, other = float(loss), float(first_loss)
     near = abs(one - other) <= math.sqrt(eps) * abs(other) + 100 * eps
@@ -188,8 +191,3 @@ def _double(params: Params, batch: Batch) -> tuple[Params, Batch]:
 
     return {name: doubled(p) for name, p in detached(params).items()}, [doubled(t.detach()) for t in batch]
 
-
-def coarsest(tensors: Iterable[Tensor]) -> torch.dtype:
-    """Return the least precise real type among these."""
-    kinds = [t.real.dtype if t.is_complex() else t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]
-    return max(kinds, key=lambda kind: torch.finfo(kind).eps)

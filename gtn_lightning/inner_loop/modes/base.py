@@ -45,9 +45,17 @@ class Mode(ABC):
 
 
 def first_order(
-    loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
+    loss_fn: LossFn,
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: Batch,
+    watch: bool = False,
 ) -> InnerGradient:
     """Compute loss and gradient by ordinary autograd and let go of the graph.
+
+    Args:
+        loss_fn, params, buffers, batch: as for the inner gradient.
+        watch: whether the gradient will be computed again to be differentiated, so that the loss has to be watched.
 
     Raises:
         ValueError: if the loss closes over a tensor that requires grad.
@@ -57,8 +65,8 @@ def first_order(
     with AutocastState.now(device).context(), torch.enable_grad():
         variables = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
         # Where the loss is watched, the batch is a variable too: stops between it and the loss are to be seen.
-        inputs = [tensor.detach().requires_grad_(traits.due and is_continuous(tensor)) for tensor in batch]
-        with evaluated(loss_fn, variables, buffers, inputs, traits) as found:
+        inputs = [tensor.detach().requires_grad_(watch and traits.due and is_continuous(tensor)) for tensor in batch]
+        with evaluated(loss_fn, variables, buffers, inputs, traits, watch=watch) as found:
             grads = torch.autograd.grad(found.loss, list(variables.values()), materialize_grads=True)
     named = {name: dense(grad) for name, grad in zip(variables, grads, strict=True)}
     return InnerGradient(named, found.loss.detach(), detached(found.buffers))

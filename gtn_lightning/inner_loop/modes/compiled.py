@@ -7,7 +7,7 @@ is noticed by dynamo's guards.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ from gtn_lightning.inner_loop.modes.node import Call, Computed, Recomputing, Sav
 from gtn_lightning.inner_loop.modes.program import Program
 from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
-from gtn_lightning.inner_loop.replay import AutocastState, random_state, same_state
+from gtn_lightning.inner_loop.replay import AutocastState, Surroundings, random_state, same_state
 from gtn_lightning.inner_loop.traits import traits_of
 from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, Params
-from gtn_lightning.inner_loop.verification import agree, coarsest
+from gtn_lightning.inner_loop.verification import agree
 
 WRONG = "has another value once it is compiled, which is an error of torch's compiler, and runs uncompiled"
 
@@ -48,29 +48,34 @@ class Compiled(Recomputing):
         self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
     ) -> InnerGradient:
         """Compute the gradient without a graph; see the base class."""
-        key = signature(loss_fn, params, buffers, batch)
-        if key not in self._programs:
-            return self._first(key, loss_fn, params, buffers, batch)
-        program = self._programs[key]
-        if program is not None:
-            compiled = program.gradient(loss_fn, laid_out(params), buffers, laid_out_batch(params, batch))
-            if compiled is not None:
-                if not program.fresh:
-                    return compiled
-                return confirmed_gradient(program, compiled, first_order(loss_fn, params, buffers, batch))
-        return first_order(loss_fn, params, buffers, batch)
+        if signature(loss_fn, params, buffers, batch) not in self._programs:
+            return self._first(loss_fn, params, buffers, batch, watch=False)
+        compiled = self._confirmed(loss_fn, params, buffers, batch)
+        return compiled or first_order(loss_fn, params, buffers, batch)
 
     def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
         """Compute the gradient; see the base class."""
-        known = signature(call.loss_fn, params, call.buffers, batch) in self._programs
-        if known and (call.traits.uncompilable or self.program(call.loss_fn, params, call.buffers, batch) is None):
-            return self.uncompiled.gradient(call, params, batch, wanted)
-        evaluations = call.traits.evaluations
-        computed = super().gradient(call, params, batch, wanted)
-        if call.traits.evaluations == evaluations and not self.repeats(call):
-            call.surroundings.rewind()
-            return self.uncompiled.gradient(call, params, batch, wanted)
-        return computed
+        if signature(call.loss_fn, params, call.buffers, batch) not in self._programs:
+            return Computed(self._first(call.loss_fn, params, call.buffers, batch, watch=True), (), self.products)
+        if not call.traits.uncompilable:
+            compiled = self._confirmed(call.loss_fn, params, call.buffers, batch)
+            if compiled is not None:
+                if self.repeats(call):
+                    return Computed(compiled, (), self.products)
+                call.surroundings.rewind()
+        return self.uncompiled.gradient(call, params, batch, wanted)
+
+    def _confirmed(
+        self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
+    ) -> InnerGradient | None:
+        """Return the gradient as a compiled program computes it, or None if there is none (yet)."""
+        program = self.program(loss_fn, params, buffers, batch)
+        if program is None:
+            return None
+        compiled = program.gradient(loss_fn, laid_out(params), buffers, laid_out_batch(params, batch))
+        if compiled is not None and program.fresh:
+            return confirmed_gradient(program, compiled, first_order(loss_fn, params, buffers, batch))
+        return compiled
 
     def repeats(self, call: Call) -> bool:
         """Count a compiled evaluation; return whether another one would have the same result, as far as is seen."""
@@ -82,17 +87,18 @@ class Compiled(Recomputing):
 
     def _first(
         self,
-        key: Signature,
         loss_fn: LossFn,
         params: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         batch: Batch,
+        watch: bool,
     ) -> InnerGradient:
-        """Evaluate a learner of a new architecture, uncompiled and watched, and see whether it can be compiled."""
+        """Evaluate a learner of a new architecture, uncompiled, and see whether it can be compiled."""
         device = next(iter(params.values())).device
         before = random_state(device)
-        found = first_order(loss_fn, params, buffers, batch)
+        found = first_order(loss_fn, params, buffers, batch, watch)
         drew = not same_state(before, random_state(device))
+        key = signature(loss_fn, params, buffers, batch)
         self._programs[key] = None if drew or traits_of(loss_fn).uncompilable else self._new_program(device)
         return found
 
@@ -142,7 +148,7 @@ class Compiled(Recomputing):
 
 def confirmed_gradient(program: Program, found: InnerGradient, expected: InnerGradient) -> InnerGradient:
     """Return the gradient that a newly compiled program computed, or the uncompiled one where they differ."""
-    rounding = _rounding(expected.loss.device, expected.grads.values())
+    rounding = Surroundings(expected.loss.device, foreign=False).rounding(expected.grads.values())
     if agree([found.loss, *found.grads.values()], [expected.loss, *(expected.grads[n] for n in found.grads)], rounding):
         return found
     program.give_up(WRONG)
@@ -153,16 +159,11 @@ def confirmed_products(program: Program, found: Products, expected: Products, ca
     """Return the products that a newly compiled program computed, or the uncompiled ones where they differ."""
     one = [*(found.params[name] for name in call.names), *found.batch]
     other = [*(expected.params[name] for name in call.names), *expected.batch]
-    if agree(one, other, _rounding(call.surroundings.device, other)):
+    rounding = call.surroundings.rounding(tensor for tensor in other if tensor is not None)
+    if agree(one, other, rounding):
         return found
     program.give_up(WRONG)
     return expected
-
-
-def _rounding(device: torch.device, tensors: Iterable[Tensor | None]) -> torch.dtype:
-    """Return the least precise type that tensors like these were computed in."""
-    autocast = AutocastState.now(device)
-    return autocast.dtype if autocast.enabled else coarsest(tensor for tensor in tensors if tensor is not None)
 
 
 def laid_out(tensors: Mapping[str, Tensor]) -> Params:

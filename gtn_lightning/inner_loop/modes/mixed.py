@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from gtn_lightning.inner_loop.errors import first_line
+from gtn_lightning.inner_loop.errors import RecomputationError, first_line
 from gtn_lightning.inner_loop.modes.node import Call, Recomputing, Saved
 from gtn_lightning.inner_loop.modes.remat import Remat
 from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products, Recomputed
@@ -54,16 +54,24 @@ class Mixed(Recomputing):
             raise
         except (NotImplementedError, RuntimeError) as error:
             # If the fault is the learner's own, this raises as well.
-            found = self._fallback.products(call, saved, cotangents, wanted)
-            self._unsupported.add(key)
-            reason = _reason(error)
-            if reason not in self._said:
-                self._said.add(reason)
-                warnings.warn(
-                    f"{reason}: its inner gradient is differentiated in mode 'remat' instead of 'mixed'", stacklevel=2
-                )
-            return found
-        call.check_recomputation(again.loss, again.grads)
+            return self._fallen_back(key, _reason(error), call, saved, cotangents, wanted)
+        try:
+            call.check_recomputation(again.loss, again.grads)
+        except RecomputationError:
+            reason = "torch computes another loss of the learner in forward mode, as with dropout inside attention"
+            return self._fallen_back(key, reason, call, saved, cotangents, wanted)
+        return found
+
+    def _fallen_back(
+        self, key: Signature, reason: str, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]
+    ) -> Products:
+        found = self._fallback.products(call, saved, cotangents, wanted)
+        self._unsupported.add(key)
+        if reason not in self._said:
+            self._said.add(reason)
+            warnings.warn(
+                f"{reason}: its inner gradient is differentiated in mode 'remat' instead of 'mixed'", stacklevel=3
+            )
         return found
 
 

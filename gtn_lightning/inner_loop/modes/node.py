@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.modes.base import Mode
+from gtn_lightning.inner_loop.modes.base import Mode, first_order
 from gtn_lightning.inner_loop.modes.rejection import reject_wrong_derivative
 from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products
 from gtn_lightning.inner_loop.replay import Surroundings
@@ -53,21 +53,22 @@ class Call:
         self.sampled = self.traits.due
         """Whether this is one of the calls that are looked at closely."""
         self.surroundings = Surroundings(device, foreign=self.sampled or self.traits.foreign)
-        self._first: tuple[Tensor, Params] | None = None
+        self._first: tuple[Tensor, Params, torch.dtype] | None = None
 
     def keep_result(self, found: InnerGradient) -> None:
         """Keep what a recomputation has to arrive at: the loss, and in a sampled call the gradient."""
         # On a GPU, looking at a number waits for all that was launched before.
         if self.checked and (self.sampled or found.loss.device.type == "cpu"):
             # Not the tensors themselves: those become outputs of the node, which knows this call.
-            self._first = found.loss.detach(), detached(found.grads) if self.sampled else {}
+            rounding = self.surroundings.rounding([found.loss, *found.grads.values()])
+            self._first = found.loss.detach(), detached(found.grads) if self.sampled else {}, rounding
 
     def check_recomputation(self, loss: Tensor, grads: Mapping[str, Tensor]) -> None:
         """Raise ``RecomputationError`` if a recomputation arrived elsewhere than the first computation."""
         if self._first is not None:
-            first_loss, first_grads = self._first
+            first_loss, first_grads, rounding = self._first
             again = {name: grads[name] for name in first_grads}
-            check_recomputation(loss.detach(), again, first_loss, first_grads, self.surroundings.autocast.enabled)
+            check_recomputation(loss.detach(), again, first_loss, first_grads, rounding)
 
 
 class Computed(NamedTuple):
@@ -117,7 +118,7 @@ class Recomputing(NodeMode):
 
     def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
         """Compute the gradient; see the base class."""
-        return Computed(self.plain(call.loss_fn, params, call.buffers, batch), (), self.products)
+        return Computed(first_order(call.loss_fn, params, call.buffers, batch, watch=True), (), self.products)
 
     @abstractmethod
     def products(self, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:

@@ -4,7 +4,7 @@ The gradient is computed with its graph, which holds all activations until the m
 oracle of the tests, and the fastest where the inner loop is tiny.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -40,19 +40,35 @@ class Reverse(Mode):
         """Compute the gradient with its graph; see the base class."""
         variables = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
         traits = traits_of(loss_fn)
-        surroundings = Surroundings(next(iter(params.values())).device, foreign=traits.due or traits.foreign)
+        due = traits.due
+        surroundings = Surroundings(next(iter(params.values())).device, foreign=due or traits.foreign)
         with surroundings.watched(), evaluated(loss_fn, variables, buffers, batch, traits, closed=False) as found:
             if not traits.checkpoints:
                 reject_silently_wrong(found.graph)
                 with named_operator():
-                    grads = torch.autograd.grad(
-                        found.loss, list(variables.values()), create_graph=True, materialize_grads=True
+                    given = torch.autograd.grad(
+                        found.loss, list(variables.values()), create_graph=True, allow_unused=True
                     )
+                    # Zeros that torch itself puts in place of missing gradients would be leaves that require grad.
+                    grads = [
+                        torch.zeros_like(variable) if grad is None else dense(grad)
+                        for variable, grad in zip(variables.values(), given, strict=True)
+                    ]
+                    if due:
+                        _rehearse(grads, [*variables.values(), *(t for t in batch if t.requires_grad)])
         if traits.checkpoints:
             with surroundings.again():
                 return self._fallback.differentiable(loss_fn, params, buffers, batch, checked)
         if checked:
             wanted = [tensor.requires_grad for tensor in batch]
             reject_wrong_derivative(loss_fn, variables, buffers, batch, wanted, traits, surroundings)
-        named = {name: dense(grad) for name, grad in zip(params, grads, strict=True)}
-        return InnerGradient(named, found.loss, detached(found.buffers))
+        return InnerGradient(dict(zip(params, grads, strict=True)), found.loss, detached(found.buffers))
+
+
+def _rehearse(grads: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Differentiate gradients once for nothing: what has no second derivative is to be named, and not by torch later."""
+    outputs = [grad for grad in grads if grad.requires_grad]
+    if outputs:
+        torch.autograd.grad(
+            outputs, sources, [torch.zeros_like(out) for out in outputs], retain_graph=True, allow_unused=True
+        )
