@@ -15,6 +15,7 @@ from gtn_lightning.inner_loop.replay import Surroundings
 from gtn_lightning.inner_loop.traits import Traits
 from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params
 
+
 class Evaluation(NamedTuple):
     """An evaluated loss; it holds within the block of ``evaluated`` only."""
 

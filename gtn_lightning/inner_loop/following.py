@@ -50,7 +50,9 @@ class _Stop(torch.autograd.Function):
         return None if ctx.inner.running else cotangent, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, None], tensor: Tensor, inner: InnerPass) -> tuple[Tensor, int | None]:
+    def vmap(
+        info: Any, in_dims: tuple[int | None, None], tensor: Tensor, inner: InnerPass
+    ) -> tuple[Tensor, int | None]:
         stopped: Tensor = _Stop.apply(tensor, inner)
         return stopped, in_dims[0]
 
@@ -160,9 +162,7 @@ class Following(TorchFunctionMode):
             self.lost.add(_ACCESSORS[attribute])
         return func(*args)
 
-    def _under_no_grad(
-        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _under_no_grad(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute with a graph what the caller computes without one, stopped where it begins."""
         if func is torch._C._set_grad_enabled or func in _MAKES_NUMBERS:
             return func(*args, **kwargs)
@@ -198,4 +198,3 @@ class Following(TorchFunctionMode):
             seen.add(node)
             stack.extend(parent for parent, _ in node.next_functions)
         return False
-

@@ -146,8 +146,10 @@ class Functional:
             if self._compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             if not _places:
-                return self._without_checkpoints(tensors, inputs) if torch.is_grad_enabled() else functional_call(
-                    self.module, tensors, inputs
+                return (
+                    self._without_checkpoints(tensors, inputs)
+                    if torch.is_grad_enabled()
+                    else functional_call(self.module, tensors, inputs)
                 )
             _places[-1].enter_context(_reparametrize_module(self.module, tensors, tie_weights=True, stack_weights=True))
             outputs = self.module(*inputs)
@@ -221,7 +223,8 @@ def _configuration(part: nn.Module) -> dict[str, Any]:
     return held | {f"frozen parameter {name}": value for name, value in frozen.items()}
 
 
-_TENSORS = ("_parameters", "_buffers", "_modules")
+_TENSORS = ("_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs")
+"""Where modules hold their tensors; the last two are the parameters of ``nn.LSTM`` and its kin once more."""
 
 
 def _alike(one: Any, other: Any) -> bool:

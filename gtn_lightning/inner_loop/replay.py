@@ -151,7 +151,9 @@ class Surroundings:
         """Return the least precise type that a computation with such tensors rounds to."""
         if self.autocast.enabled:
             return self.autocast.dtype
-        kinds = [t.real.dtype if t.is_complex() else t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]
+        kinds = [
+            t.real.dtype if t.is_complex() else t.dtype for t in tensors if t.is_floating_point() or t.is_complex()
+        ]
         return max(kinds, key=lambda kind: torch.finfo(kind).eps)
 
     @property

@@ -138,7 +138,9 @@ def _errors(
     generator: torch.Generator,
 ) -> list[bool]:
     """Return for each step of the differences whether the derivative along a random direction agrees."""
-    kind = torch.float64 if all(p.dtype in (torch.float64, torch.complex128) for p in params.values()) else torch.float32
+    kind = (
+        torch.float64 if all(p.dtype in (torch.float64, torch.complex128) for p in params.values()) else torch.float32
+    )
     params = {name: p + SCALE * _like(p, generator) for name, p in params.items()}
     along = {name: _like(p, generator) for name, p in params.items()}
     along_batch = [_like(t, generator) if want else None for t, want in zip(batch, wanted, strict=True)]
@@ -190,4 +192,3 @@ def _double(params: Params, batch: Batch) -> tuple[Params, Batch]:
         return tensor.double() if tensor.is_floating_point() else tensor
 
     return {name: doubled(p) for name, p in detached(params).items()}, [doubled(t.detach()) for t in batch]
-

@@ -120,7 +120,9 @@ class Compiled(Recomputing):
             if found is not None:
                 if not program.fresh:
                     return found
-                return confirmed_products(program, found, self.uncompiled.products(call, saved, cotangents, wanted), call)
+                return confirmed_products(
+                    program, found, self.uncompiled.products(call, saved, cotangents, wanted), call
+                )
         return self.uncompiled.products(call, saved, cotangents, wanted)
 
     def program(

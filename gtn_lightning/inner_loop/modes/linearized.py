@@ -45,9 +45,7 @@ class Linearized(NodeMode):
         program = self._compiled.program(call.loss_fn, params, call.buffers, batch)
         if program is None or call.traits.uncompilable:
             return self._compiled.gradient(call, params, batch, wanted)
-        found = program.linearised(
-            call.loss_fn, laid_out(params), call.buffers, laid_out_batch(params, batch), wanted
-        )
+        found = program.linearised(call.loss_fn, laid_out(params), call.buffers, laid_out_batch(params, batch), wanted)
         if found is not None and not self._compiled.repeats(call):
             call.surroundings.rewind()
             found = None

@@ -79,7 +79,10 @@ def reverse_over_reverse(
             grads = tuple(dense(grad) for grad in grads)
         found.inner.end()
         # Their gradient belongs to the outer backward pass and runs, as in mode reverse, in that pass's autocast state.
-        outputs = [(found.loss, cotangents.loss), *((g, cotangents.grads[n]) for n, g in zip(variables, grads, strict=True))]
+        outputs = [
+            (found.loss, cotangents.loss),
+            *((g, cotangents.grads[n]) for n, g in zip(variables, grads, strict=True)),
+        ]
         pairs = [(out, cotangent) for out, cotangent in outputs if cotangent is not None and out.requires_grad]
         sources = [*variables.values(), *(tensor for tensor, want in zip(inputs, wanted, strict=True) if want)]
         products: Sequence[Tensor | None] = [None] * len(sources)
