@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtn_lightning.data.base import Split, Splits, TensorData, hold_back
+from gtn_lightning.data.base import Split, Splits, TensorData, choose, hold_back
 from gtn_lightning.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ImageData(TensorData):
     """Images and labels of any dataset on the Hugging Face hub, or of a folder in the same layout.
 
     The test split is the dataset's own (``test``, or else ``validation`` or ``valid``); the validation split
-    is held back from ``train``, stratified and always the same. Grey images have one channel, all others
+    is held back from ``train``, stratified and always the same; a class keeps at least one image to train on. Grey images have one channel, all others
     three. Everything is decoded once and stays in memory.
 
     Args:
@@ -106,6 +106,12 @@ class ImageData(TensorData):
                 f"data.val_size: {self.val_size} given, expected less than {len(whole.labels)}, "
                 "the number of images in split 'train'"
             )
+        present = len(whole.labels.unique())
+        if self.val_size > len(whole.labels) - present:
+            raise RecipeError(
+                f"data.val_size: {self.val_size} given, expected at most {len(whole.labels) - present}, so that each "
+                f"of {present} classes keeps one of the {len(whole.labels)} images in split 'train'"
+            )
         train, val = (whole.take(rows) for rows in hold_back(whole.labels, self.val_size, "validation"))
         if self.train_size is not None:
             if self.train_size > len(train.labels):
@@ -113,7 +119,7 @@ class ImageData(TensorData):
                     f"data.train_size: {self.train_size} given, expected at most {len(train.labels)}, what "
                     "data.val_size leaves of split 'train'"
                 )
-            train = train.take(hold_back(train.labels, self.train_size, "training")[1])
+            train = train.take(choose(train.labels, self.train_size, "training"))
         return Splits(train, val, test, classes)
 
     def _image_column(self, dataset: "Dataset") -> str:
