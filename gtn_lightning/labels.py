@@ -33,8 +33,10 @@ def check_labels(images: Tensor, labels: Tensor, classes: int, where: str = "the
         raise RecipeError(f"{where} has labels that are {given} for {count} images, {expected}: give one to each image")
     floating = labels.is_floating_point()
     if labels.dim() == 2 and labels.shape[1] == 1:
-        advice = "take the last dimension away with .squeeze(1)" if labels.dtype == torch.int64 else (
-            "convert them with .squeeze(1).long()"
+        advice = (
+            "take the last dimension away with .squeeze(1)"
+            if labels.dtype == torch.int64
+            else ("convert them with .squeeze(1).long()")
         )
     elif labels.dim() == 2 and floating and labels.shape[1] != classes:
         raise RecipeError(
@@ -60,16 +62,16 @@ def _check_values(labels: Tensor, classes: int, where: str) -> None:
         if wrong.any():
             row = int(wrong.nonzero()[0, 0])
             raise RecipeError(
-                f"{where} has labels that are no class probabilities, in row {row} of {len(labels)} "
-                f"{_shown(labels[row])}: expected numbers of at least 0 that add up to 1; divide each row by its sum, "
-                "or give class numbers"
+                f"{where} has labels that are no class probabilities, such as {_shown(labels[row])}: expected numbers "
+                "of at least 0 that add up to 1; divide each row by its sum, or give class numbers"
             )
         return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
+        advice = "leave out images without a class" if low < 0 else f"set classes to {high + 1} or correct the data"
         raise RecipeError(
             f"{where} has labels from {low} to {high} but task.classes is {classes}: "
-            f"expected labels 0 to {classes - 1}; set classes to {high + 1} or correct the data"
+            f"expected labels 0 to {classes - 1}; {advice}"
         )
 
 

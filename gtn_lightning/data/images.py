@@ -30,8 +30,8 @@ class ImageData(TensorData):
     """Images and labels of any dataset on the Hugging Face hub, or of a folder in the same layout.
 
     The test split is the dataset's own (``test``, or else ``validation`` or ``valid``); the validation split
-    is held back from ``train``, stratified and always the same; a class keeps at least one image to train on. Grey images have one channel, all others
-    three. Everything is decoded once and stays in memory.
+    is held back from ``train``, stratified and always the same, and leaves at least one image of every class
+    to train on. Grey images have one channel, all others three. Everything is decoded once and stays in memory.
 
     Args:
         path: name on the hub, such as ``ylecun/mnist``, or a local folder, such as ``~/data/mnist``; a folder

@@ -83,7 +83,8 @@ class Classification(Task):
 
     def check_batch(self, batch: Sequence[Any], where: str) -> None:
         """Raise ``RecipeError`` unless labels are classes or class probabilities; see the base class."""
-        check_labels(*batch, classes=self.classes, where=where)
+        images, labels = batch
+        check_labels(images, labels, self.classes, where)
 
     def check(self, learner: nn.Module, batch: Sequence[Any]) -> None:
         """Raise ``RecipeError`` if images, labels, classes and the learner's output do not fit together."""
@@ -91,31 +92,28 @@ class Classification(Task):
         images = batch[0][:2]
         if len(images) == 1:  # batch normalisation cannot train on a single one
             images = torch.cat([images, images])
-        name, shape = type(learner).__name__, list(images.shape[1:])
+        name = type(learner).__name__
         try:
             with torch.no_grad():
                 logits = learner(images)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RecipeError(
-                f"the learner {name} cannot take images of shape {shape}: {reason}; {_advice(learner, images)}"
-            ) from error
+            raise RecipeError(_why(learner, images, error)) from error
         expected = f"expected one tensor of class scores, [{len(images)}, {self.classes}]"
         if not isinstance(logits, Tensor):
             raise RecipeError(
                 f"the learner {name} returns a {type(logits).__name__} for {len(images)} images, {expected}: "
                 f"{_advice_on_output(logits)}"
             )
+        if not logits.is_floating_point():
+            raise RecipeError(
+                f"the learner {name} returns numbers of type {str(logits.dtype).removeprefix('torch.')}, {expected}: "
+                "return the scores before argmax, as floating point numbers"
+            )
         if logits.shape != (len(images), self.classes):
             raise RecipeError(
                 f"the learner {name} returns a tensor of shape {list(logits.shape)} for {len(images)} images but the "
                 f"task has {self.classes} classes: expected [{len(images)}, {self.classes}]; make the "
                 "learner's classes agree with task.classes"
-            )
-        if not logits.is_floating_point():
-            raise RecipeError(
-                f"the learner {name} returns numbers of type {str(logits.dtype).removeprefix('torch.')}, {expected}: "
-                "return the scores before argmax, as floating point numbers"
             )
         if not logits.isfinite().all():
             raise RecipeError(
@@ -127,24 +125,33 @@ class Classification(Task):
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy against classes, int64 ``[B]``, or class probabilities, float ``[B, classes]``.
 
-    Probabilities need not have the logits' type: whichever of the two is wider is computed in.
+    Probabilities need not have the logits' type, but half precision computes with wider ones in theirs.
     """
     if targets.is_floating_point():
-        wider = torch.promote_types(logits.dtype, targets.dtype)
-        logits, targets = logits.to(wider), targets.to(wider)
+        narrow = torch.finfo(logits.dtype).bits < 32
+        dtype = torch.promote_types(logits.dtype, targets.dtype) if narrow else logits.dtype
+        logits, targets = logits.to(dtype), targets.to(dtype)
     return F.cross_entropy(logits, targets)
 
 
-def _advice(learner: nn.Module, images: Tensor) -> str:
-    """Say what to change about a learner that fails on such images."""
+def _why(learner: nn.Module, images: Tensor, error: Exception) -> str:
+    """Say in one line why a learner fails on images, and what to change."""
+    name, shape = type(learner).__name__, list(images.shape[1:])
     types = {parameter.dtype for parameter in learner.parameters() if parameter.is_floating_point()}
     if types and images.dtype not in types:
         own, given = (str(dtype).removeprefix("torch.") for dtype in (next(iter(types)), images.dtype))
-        return f"its parameters are {own} and the images {given}: leave out what converts the learner"
+        return (
+            f"the learner {name} has parameters of type {own} but the trainer's precision makes images {given}: leave "
+            "out what converts the learner, or set trainer.precision"
+        )
     own_shape = getattr(learner, "image_shape", None)
-    if own_shape is not None and list(own_shape) != list(images.shape[1:]):
-        return "set its image_shape to the data's"
-    return "make its layers fit images of this shape"
+    advice = "make its layers fit images of this shape"
+    if isinstance(error, TypeError | NotImplementedError):
+        advice = "give it a forward that takes a batch of images alone"
+    elif own_shape is not None and list(own_shape) != shape:
+        advice = "set its image_shape to the data's"
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"the learner {name} cannot take images of shape {shape}: {reason}; {advice}"
 
 
 def _advice_on_output(output: Any) -> str:
