@@ -13,6 +13,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.seed import isolate_rng
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
@@ -546,7 +547,7 @@ class GTN(pl.LightningModule):
         with (
             torch.inference_mode(False),
             self.trainer.precision_plugin.forward_context(),
-            torch.random.fork_rng(devices=[]),
+            isolate_rng(),  # what is drawn for a batch is drawn again
         ):
             # A stream might not begin anew: its batches are looked at when they come.
             if has_length(loader):
