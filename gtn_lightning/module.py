@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from gtn_lightning.agreement import check_agreement, unsuitable
@@ -24,7 +24,7 @@ from gtn_lightning.data import TensorData
 from gtn_lightning.data.pairs import batches_of, check_finite, check_pair, has_length, only_loader
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll_population
+from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, difference, eager_loss, unroll_population
 from gtn_lightning.learners import LearnerDistribution, check_distribution, check_learner
 from gtn_lightning.outer import follow, outer_optimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
@@ -37,14 +37,14 @@ from gtn_lightning.teaching import Examination, LearningCurve, teach, teach_at_b
 REAL_IMAGES = 10_000
 """How many real training images there are at most to the baseline and to a RealData teacher."""
 
+TUNING_IMAGES = 1_000
+"""How many validation images decide on the baseline's rate."""
+
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 """What errors call the loaders of the splits."""
 
 WHERE = {"train": "the data", "val": "the validation data", "test": "the test data"}
 """What errors call their data."""
-
-TUNING_IMAGES = 1_000
-"""How many validation images decide on the baseline's rate."""
 
 
 class GTN(pl.LightningModule):
@@ -79,11 +79,14 @@ class GTN(pl.LightningModule):
         random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv
             2311.06152).
         population: number of learners taught in a meta-step on the same data, of one architecture unless the learners'
-            distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them.
+            distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them. Learners that
+            differ in something else than parameters and buffers are taught one after the other.
         segment: keep the state of the inner loop after every so many steps only and run the others again in the
             backward pass: for inner loops whose states do not fit into memory. States at which a meta-loss is taken are
             kept as well. None keeps all.
         offload: with `segment`, keep these states in the host's memory.
+        checked: refuse learners whose meta-gradient is found to be wrong, because the backward pass computes them again
+            otherwise or because their gradient is none. Without, they are taught all the same.
         recovery: what is done about meta-gradients that are not finite; None for `Recovery` with its defaults.
         eval_learners: number of learners K taught at validation and test.
         eval_steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to
@@ -111,6 +114,7 @@ class GTN(pl.LightningModule):
         population: int = 1,
         segment: int | None = None,
         offload: bool = False,
+        checked: bool = True,
         recovery: Recovery | None = None,
         eval_learners: int = 10,
         eval_steps: list[int] | None = None,
@@ -132,6 +136,7 @@ class GTN(pl.LightningModule):
         self.population = population
         self.segment = segment
         self.offload = offload
+        self.checked = checked
         self.recovery = recovery or Recovery()
         self.eval_learners = eval_learners
         self.eval_steps = eval_steps
@@ -231,7 +236,7 @@ class GTN(pl.LightningModule):
             meta_steps = self.task.meta_steps(window[1])
             inner_losses = [self.task.inner_loss(learner) for learner in learners]
             taught = unroll_population(
-                inner_losses[0] if self.learners.one_architecture else inner_losses,
+                inner_losses[0] if self.learners.one_architecture and are_one_function(made) else inner_losses,
                 [learner.init() for learner in learners],
                 self._batches(self.curriculum.requests(generator, self.device)),
                 self.optimizer,
@@ -240,6 +245,7 @@ class GTN(pl.LightningModule):
                 snapshots=meta_steps,
                 segment=self.segment,
                 offload=self.offload,
+                checked=self.checked,
             )
             losses = [
                 [
@@ -400,7 +406,7 @@ class GTN(pl.LightningModule):
                 self._examinations["real"].add(number, learner, taught)
 
     def _score(self, batch: Any, split: str) -> None:
-        batch = self._checked(batch, WHERE[split])
+        batch = self._scorable(batch, WHERE[split])
         for examination in self._examinations.values():
             examination.score(batch)
 
@@ -557,7 +563,7 @@ class GTN(pl.LightningModule):
                 made = self.synthetic_batch(0)
                 self._check_learners((made.inputs, made.labels))
 
-    def _checked(self, batch: Any, where: str) -> tuple[Tensor, Tensor]:
+    def _scorable(self, batch: Any, where: str) -> tuple[Tensor, Tensor]:
         """Return a batch of real data, once it is known that learners can be scored on it."""
         images, labels = check_pair(batch, self.teacher.image_shape, where)
         check_finite(images, where)
@@ -566,7 +572,7 @@ class GTN(pl.LightningModule):
 
     def _fitting(self, images: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
         """Return real data, once it is known that it and the learners fit together."""
-        real = self._checked((images, labels), WHERE[split])
+        real = self._scorable((images, labels), WHERE[split])
         self._splits_fit.add(split)
         self._check_learners(real)
         return real
@@ -647,3 +653,8 @@ class GTN(pl.LightningModule):
             raise RecipeError(f"model.real_rates must be positive learning rates, at least one; got {self.real_rates}")
         if self.seed < 0:
             raise RecipeError(f"model.seed must be at least 0; got {self.seed}")
+
+
+def are_one_function(learners: Sequence[nn.Module]) -> bool:
+    """Return whether learners differ in parameters and buffers alone, so that one loss holds for all."""
+    return all(difference(learners[0], learner) is None for learner in learners[1:])
