@@ -79,8 +79,8 @@ class GTN(pl.LightningModule):
         random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv
             2311.06152).
         population: number of learners taught in a meta-step on the same data, of one architecture unless the learners'
-            distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them. Learners that
-            differ in something else than parameters and buffers are taught one after the other.
+            distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them. Learners
+            that differ in something else than parameters and buffers are taught one after the other.
         segment: keep the state of the inner loop after every so many steps only and run the others again in the
             backward pass: for inner loops whose states do not fit into memory. States at which a meta-loss is taken are
             kept as well. None keeps all.

@@ -42,8 +42,9 @@ def evaluated(
 ) -> Iterator[Evaluation]:
     """Evaluate a loss with its graph, and complete what is known of it.
 
-    The loss gets copies of the batch, which it may write to. Stops and hooks of the learner act in the inner pass alone,
-    see ``following``; a learner that checkpoints its activations finds its parameters in place until the block ends.
+    The loss gets copies of the batch, which it may write to. Stops and hooks of the learner act in the inner pass
+    alone, see ``following``. A learner that checkpoints its activations finds its parameters in place until the block
+    ends.
 
     Args:
         loss_fn: pure function ``(params, buffers, *batch) -> (scalar loss, buffers)``.
@@ -142,8 +143,8 @@ class _Arguments(NamedTuple):
         if following is None:
             if STOP in graph.names and stops:  # left behind by an earlier evaluation, which was watched
                 raise InnerLoopError(
-                    "the learner cannot be taught: it keeps in a plain attribute what it has computed, for its next step; "
-                    "register what it keeps as a buffer, or let it begin every step anew"
+                    "the learner cannot be taught: it keeps in a plain attribute what it has computed, for its next "
+                    "step; register what it keeps as a buffer, or let it begin every step anew"
                 )
             if graph.captured and self.closed:
                 traits.makes_leaves = True  # if it is none of its own, the next attempt says so
@@ -199,6 +200,6 @@ def _reject_malformed(loss: Tensor) -> None:
         raise InnerLoopError(f"the inner loss must be a real number, a tensor without axes; got {found}")
     if not loss.requires_grad:
         raise InnerLoopError(
-            "the inner loss does not depend on the learner's parameters: they are frozen, unused, or cut off from it by "
-            "detach() or no_grad()"
+            "the inner loss does not depend on the learner's parameters: they are frozen, unused, or cut off from it "
+            "by detach() or no_grad()"
         )

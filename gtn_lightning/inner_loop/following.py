@@ -1,10 +1,11 @@
 """Stopped gradients and gradient hooks, told apart by whose derivative is being taken.
 
-A learner may stop gradients (``detach``, ``torch.no_grad``) and change them (``register_hook``). That belongs to the inner
-gradient: the learner is trained by it. It does not belong to the inner gradient's own derivative, the one that makes the
-meta-gradient: a stopped value still depends on the parameters, and where it does, the inner gradient does too. Double
-backward through torch's own operators drops that dependence and applies hooks a second time; the result then differs from
-central differences without an error. ``Following`` evaluates a loss such that stops and hooks act in the inner pass alone.
+A learner may stop gradients (``detach``, ``torch.no_grad``) and change them (``register_hook``). That belongs to the
+inner gradient: the learner is trained by it. It does not belong to the inner gradient's own derivative, which makes the
+meta-gradient: a stopped value still depends on the parameters, and so does the inner gradient through it. Double
+backward through torch's own operators drops that dependence, and applies hooks a second time; the result then differs
+from central differences, without an error. ``Following`` evaluates a loss so that stops and hooks act in the inner pass
+alone.
 """
 
 from collections.abc import Callable, Iterable
@@ -125,10 +126,8 @@ class Following(TorchFunctionMode):
             self.lost.add("detach_()")
         elif func is F.gumbel_softmax and (kwargs.get("hard") or True in args[2:3]):
             self.lost.add("gumbel_softmax(hard=True)")
-        if torch.is_grad_enabled():
-            found = func(*args, **kwargs)
-        else:
-            found = self._under_no_grad(func, name, args, kwargs)
+        plain = torch.is_grad_enabled()
+        found = func(*args, **kwargs) if plain else self._under_no_grad(func, name, args, kwargs)
         self._note_leaf(func, args, kwargs, found)
         return found
 

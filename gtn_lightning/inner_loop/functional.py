@@ -33,8 +33,8 @@ _places: list[ExitStack] = []
 def kept_in_place() -> Iterator[None]:
     """Leave the tensors that modules are called with in the modules until the end of the block.
 
-    A learner that checkpoints its activations runs parts of itself again in the backward pass, and has to find there the
-    parameters that it was called with.
+    A learner that checkpoints its activations runs parts of itself again in the backward pass, and has to find there
+    the parameters that it was called with.
     """
     with ExitStack() as stack:
         _places.append(stack)
@@ -77,8 +77,8 @@ class Functional:
         for name, parameter in module.named_parameters():
             if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
                 raise InnerLoopError(
-                    f"the learner cannot be taught: its parameter {name} has a gradient hook, and it is called with other "
-                    "tensors in the parameter's place; call register_hook in forward"
+                    f"the learner cannot be taught: its parameter {name} has a gradient hook, and it is called with "
+                    "other tensors in the parameter's place; call register_hook in forward"
                 )
 
     def init(self) -> tuple[Params, Buffers]:
@@ -158,7 +158,10 @@ class Functional:
             return outputs
 
     def _without_checkpoints(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
-        """Call the module, or refuse one that checkpoints its activations: it would compute again without `tensors`."""
+        """Call the module, or refuse one that checkpoints its activations.
+
+        It would compute them again when `tensors` are no longer in place.
+        """
         try:
             with torch.autograd.graph.disable_saved_tensors_hooks(HOOKS):
                 return functional_call(self.module, tensors, inputs)
@@ -168,8 +171,8 @@ class Functional:
             if _hooks_around():  # those are somebody else's, and hold for all of this call
                 return functional_call(self.module, tensors, inputs)
             raise CheckpointedError(
-                "the learner checkpoints its activations (torch.utils.checkpoint) and would compute them again with the "
-                "parameters of its module, not with those that it was called with: take its loss by eager_loss, or "
+                "the learner checkpoints its activations (torch.utils.checkpoint) and would compute them again with "
+                "the parameters of its module, not with those that it was called with: take its loss by eager_loss, or "
                 "switch checkpointing off"
             ) from error
 
@@ -186,9 +189,10 @@ def _hooks_around() -> bool:
 
 
 def difference(one: nn.Module, other: nn.Module) -> str | None:
-    """Return the name of something that two learners have different, other than parameters and buffers; None if equal.
+    """Return the name of something in which two learners differ, other than parameters and buffers, or None.
 
-    Learners without a difference are one function of parameters and buffers. What cannot be compared counts as different.
+    Learners without a difference are one function of parameters and buffers. What cannot be compared counts as
+    different.
     """
     ours, theirs = dict(one.named_modules()), dict(other.named_modules())
     if ours.keys() != theirs.keys():

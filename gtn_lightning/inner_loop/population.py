@@ -87,13 +87,13 @@ def _reject_different(members: Sequence[tuple[Params, Buffers]]) -> None:
     for owner in owners[1:]:
         if name := difference(owners[0], owner):
             raise ValueError(
-                f"the learners of the population differ in {name}, which is neither parameter nor buffer: they would all be "
-                "taught with the first one's; give a loss for each"
+                f"the learners of the population differ in {name}, which is neither parameter nor buffer: they would "
+                "all be taught with the first one's; give a loss for each"
             )
 
 
 def _unbatchable(summed: LossFn, params: Params, buffers: Buffers, first: Sequence[Batch]) -> str | None:
-    """Return why learners cannot be taught as one operation, found by one gradient without a trace; None if they can."""
+    """Return why learners cannot be taught as one operation, or None; found by computing one gradient."""
     if not first:
         return None
     try:

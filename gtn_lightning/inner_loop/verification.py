@@ -12,8 +12,8 @@ from gtn_lightning.inner_loop.types import Batch, Params, detached
 ACCEPT = "checked=False accepts it"
 
 CAUSES = (
-    "it keeps a state in plain Python, draws from a random generator of its own, or writes to what it was given; register "
-    f"what it keeps as buffers and draw with torch's functions, or use mode 'reverse'; {ACCEPT}"
+    "it keeps a state in plain Python, or draws from a random generator that it does not hold as an attribute; "
+    f"register what it keeps as buffers and draw with torch's functions, or use mode 'reverse'; {ACCEPT}"
 )
 
 SCALE = 1e-3
@@ -79,13 +79,13 @@ def check_recomputation(
     # Where either is not finite, so is what is made of it, which others look after.
     if math.isfinite(one) and math.isfinite(other) and not near:
         raise RecomputationError(
-            f"the learner cannot be taught in this mode: its loss was {other:.6g} in the forward pass and {one:.6g} when "
-            f"the backward pass computed it again. Probably {CAUSES}"
+            f"the learner cannot be taught in this mode: its loss was {other:.6g} in the forward pass and {one:.6g} "
+            f"when the backward pass computed it again. Probably {CAUSES}"
         )
     if not agree(grads.values(), first_grads.values(), rounding):
         raise RecomputationError(
-            "the learner cannot be taught in this mode: the backward pass computed another gradient than the forward pass. "
-            f"Probably {CAUSES}"
+            "the learner cannot be taught in this mode: the backward pass computed another gradient than the forward "
+            f"pass. Probably {CAUSES}"
         )
 
 
@@ -123,8 +123,8 @@ def check_derivative(
         if not any(errors):
             names = ", ".join(sorted(suspects))
             raise WrongDerivativeError(
-                "the learner cannot be taught: the derivative of its gradient is not that of central differences, because "
-                f"of {names}. Use detach(), torch.no_grad() and Tensor.register_hook, which are followed rightly, and "
+                "the learner cannot be taught: the derivative of its gradient is not that of central differences, "
+                f"because of {names}. Use detach(), no_grad() and Tensor.register_hook, which are followed, and "
                 f"autograd functions whose backward is the derivative of their forward; {ACCEPT}"
             )
 

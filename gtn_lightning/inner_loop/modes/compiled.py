@@ -32,10 +32,10 @@ MOST_PROGRAMS = 64
 class Compiled(Recomputing):
     """Compiled forward over reverse; what cannot be compiled runs in mode ``mixed``.
 
-    That is a learner that draws random numbers (which a compiled recomputation would draw anew), one that stops gradients
-    on the way to its loss or changes them, one that dynamo cannot trace as a whole, one with a gradient of its own or a
-    transform of ``torch.func`` other than ``vmap``, one whose compiled program has another result than the uncompiled
-    computation, and whatever comes after ``MOST_PROGRAMS`` programs.
+    That is a learner that draws random numbers (which a compiled recomputation would draw anew), one that stops
+    gradients on the way to its loss or changes them, one that dynamo cannot trace as a whole, one with a gradient of
+    its own or a transform of ``torch.func`` other than ``vmap``, one whose compiled program has another result than the
+    uncompiled computation, and whatever comes after ``MOST_PROGRAMS`` programs.
     """
 
     def __init__(self) -> None:

@@ -27,8 +27,8 @@ class Mixed(Recomputing):
     """Forward over reverse; where torch cannot do that for a learner, mode ``remat``.
 
     That is a learner with an operator without a forward-mode rule, most convolutional ones under autocast (torch
-    2.13 then casts their values and not their tangents), and one that stops or changes gradients on the way to its loss:
-    the derivative of its gradient is not symmetric.
+    2.13 then casts their values and not their tangents), and one that stops or changes gradients on the way to its
+    loss: the derivative of its gradient is not symmetric.
     """
 
     def __init__(self) -> None:

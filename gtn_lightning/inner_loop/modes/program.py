@@ -15,10 +15,10 @@ from torch import Tensor
 from torch._inductor import compile as inductor_compile
 from torch.fx import GraphModule
 
+from gtn_lightning.inner_loop.errors import first_line
 from gtn_lightning.inner_loop.modes.captured import Captured, Key
 from gtn_lightning.inner_loop.modes.graphs import Halves, gradient_graph, linearised, product_graph
 from gtn_lightning.inner_loop.modes.reverse_over_reverse import Products
-from gtn_lightning.inner_loop.errors import first_line
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params, is_continuous
 
 Flat = Callable[..., tuple[Tensor, ...]]

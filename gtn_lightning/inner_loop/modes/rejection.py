@@ -39,9 +39,9 @@ def reject_wrong_derivative(
     if traits.carried:
         names = ", ".join(sorted(traits.carried))
         raise InnerLoopError(
-            f"the learner cannot be taught: its buffer {names} is computed from its parameters or inputs and enters the "
-            "loss of the next step, but buffers carry no gradient from step to step; freeze the layer with eval(), or "
-            f"make it a function of parameters and inputs alone; {ACCEPT}"
+            f"the learner cannot be taught: its buffer {names} is computed from its parameters or inputs and enters "
+            "the loss of the next step, but buffers carry no gradient from step to step; freeze the layer with eval(), "
+            f"or make it a function of parameters and inputs alone; {ACCEPT}"
         )
     suspects = traits.suspects - traits.cleared
     if not suspects:

@@ -66,7 +66,7 @@ class Reverse(Mode):
 
 
 def _rehearse(grads: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Differentiate gradients once for nothing: what has no second derivative is to be named, and not by torch later."""
+    """Differentiate gradients for nothing, so that an operator without a second derivative is named in time."""
     outputs = [grad for grad in grads if grad.requires_grad]
     if outputs:
         torch.autograd.grad(
