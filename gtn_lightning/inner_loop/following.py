@@ -109,8 +109,11 @@ class Following(TorchFunctionMode):
         if func in _DETACH and is_continuous(args[0]):
             return self._stopped(args[0])
         name = getattr(func, "__name__", "")
-        if name in ("__get__", "__set__"):
-            return self._access(func, name, args)
+        if attribute := _attribute(func):
+            self._note_leaf(func, args, kwargs, None)
+            if attribute in _ACCESSORS and is_continuous(args[0]):
+                self.lost.add(_ACCESSORS[attribute])
+            return func(*args)
         if func is Tensor.register_hook:
             self.hooked = True
             return func(args[0], self._in_inner_pass(args[1]))
@@ -143,7 +146,7 @@ class Following(TorchFunctionMode):
     def _note_leaf(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], found: Any) -> None:
         if func is Tensor.requires_grad_ or (kwargs.get("requires_grad") and isinstance(found, Tensor)):
             self.made.append(found)
-        elif func == Tensor.requires_grad.__set__ and args[1]:
+        elif _attribute(func) == "requires_grad" and len(args) == 2 and args[1]:
             self.made.append(args[0])
 
     def _note_generator(self, kwargs: dict[str, Any]) -> None:
@@ -151,15 +154,6 @@ class Following(TorchFunctionMode):
         if isinstance(generator, torch.Generator):
             Surroundings.note([generator])
             self.generators[id(generator)] = generator
-
-    def _access(self, func: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
-        """Read or write an attribute of a tensor."""
-        attribute = getattr(getattr(func, "__self__", None), "__name__", "")
-        if attribute == "requires_grad" and name == "__set__" and args[1]:
-            self.made.append(args[0])
-        elif attribute in _ACCESSORS and is_continuous(args[0]):
-            self.lost.add(_ACCESSORS[attribute])
-        return func(*args)
 
     def _under_no_grad(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute with a graph what the caller computes without one, stopped where it begins."""
@@ -197,3 +191,9 @@ class Following(TorchFunctionMode):
             seen.add(node)
             stack.extend(parent for parent, _ in node.next_functions)
         return False
+
+
+def _attribute(func: Callable[..., Any]) -> str:
+    """Return which attribute of a tensor a function reads or writes, or nothing."""
+    accessor = func.__name__ in ("__get__", "__set__") if hasattr(func, "__name__") else False
+    return func.__self__.__name__ if accessor else ""  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import reduce
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -154,7 +154,7 @@ class Functional:
             _places[-1].enter_context(_reparametrize_module(self.module, tensors, tie_weights=True, stack_weights=True))
             outputs = self.module(*inputs)
             for name in tensors:
-                tensors[name] = reduce(getattr, name.split("."), self.module)
+                tensors[name] = attrgetter(name)(self.module)
             return outputs
 
     def _without_checkpoints(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
@@ -251,7 +251,8 @@ def _alike(one: Any, other: Any) -> bool:
         cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
         return one.__code__ is other.__code__ and _alike(one.__defaults__, other.__defaults__) and _alike(*cells)
     try:
-        if type(one).__eq__ is object.__eq__ and hasattr(one, "__dict__"):
+        by_identity = not any("__eq__" in vars(base) for base in type(one).__mro__[:-1])
+        if by_identity and hasattr(one, "__dict__"):
             return _alike(vars(one), vars(other))
         return bool(one == other)
     except Exception:  # whatever a comparison raises, such as that of arrays, and objects that contain themselves

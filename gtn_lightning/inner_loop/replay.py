@@ -56,7 +56,7 @@ class Source(NamedTuple):
 
     get: Callable[[], Any]
     """Returns its state."""
-    set: Callable[[Any], None]
+    set: Callable[[Any], Any]
     """Puts it back to a state."""
 
     @classmethod
