@@ -60,21 +60,23 @@ def evaluated(
         InnerLoopError: if the loss cannot be differentiated, or writes to its arguments.
     """
     watching = traits.begin(watch)
-    start = Surroundings(next(iter(params.values())).device, foreign=watching or traits.foreign)
+    start = Surroundings.of_evaluation()
+    if start is None and watching:
+        start = Surroundings(next(iter(params.values())).device, foreign=False)
     arguments = _Arguments(loss_fn, params, buffers, batch, closed)
     inner = InnerPass()
     with ExitStack() as stack:
         if traits.checkpoints:
             stack.enter_context(kept_in_place())
         try:
-            with start.noting():
-                found = arguments.attempt(traits, inner, watching, watch)
+            found = arguments.attempt(traits, inner, watching, watch)
         except _TryAgainError:
             if traits.checkpoints:
                 stack.enter_context(kept_in_place())
-            start.rewind()
+            if start is not None:
+                start.rewind()
             found = arguments.attempt(traits, inner, False, watch)
-        if watching and watch and not traits.carried and (written := _dependent(found.buffers)):
+        if start is not None and watching and watch and not traits.carried and (written := _dependent(found.buffers)):
             with start.again():
                 traits.carried = arguments.read(written, inner)
         try:

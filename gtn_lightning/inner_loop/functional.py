@@ -73,7 +73,8 @@ class Functional:
         # Intercepting torch's functions costs a little at every call: only where there is one to intercept.
         self._weight_norm = any(isinstance(part, _WeightNorm) for part in parts)
         self._compiled = any(_is_compiled(part) for part in parts)
-        self._generators = [value for part in parts for value in vars(part).values() if Source.of(value)]
+        sources = Source.types()
+        self._generators = [value for part in parts for value in vars(part).values() if isinstance(value, sources)]
         for name, parameter in module.named_parameters():
             if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
                 raise InnerLoopError(
@@ -139,7 +140,8 @@ class Functional:
         return outputs, {name: tensors[name].detach() for name in buffers}
 
     def _run(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
-        Surroundings.note(self._generators)
+        if self._generators:
+            Surroundings.note(self._generators)
         with ExitStack() as stack:
             if self._weight_norm:
                 stack.enter_context(Formulas())
@@ -234,7 +236,7 @@ _TENSORS = ("_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weigh
 def _alike(one: Any, other: Any) -> bool:
     if one is other:
         return True
-    if type(one) is not type(other) or Source.of(one):  # one generator would serve both
+    if type(one) is not type(other) or isinstance(one, Source.types()):  # one generator would serve both
         return False
     if isinstance(one, nn.Parameter):
         return True  # it is compared where it belongs
@@ -270,4 +272,4 @@ def _is_computed(value: Any) -> bool:
 
 
 def _is_compiled(part: nn.Module) -> bool:
-    return "_orig_mod" in dict(part.named_children()) or getattr(part, "_compiled_call_impl", None) is not None
+    return "_orig_mod" in part._modules or getattr(part, "_compiled_call_impl", None) is not None

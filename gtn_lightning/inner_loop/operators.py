@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from gtn_lightning.inner_loop.errors import InnerLoopError, NotTwiceDifferentiableError
 from gtn_lightning.inner_loop.following import STOP
+
+LEAF = "torch::autograd::AccumulateGrad"
+"""The name of a leaf's node."""
 
 REFUSED_ONCE = {
     "CheckpointFunctionBackward": "checkpoints its activations with use_reentrant=True, which torch.autograd.grad does "
@@ -44,13 +48,13 @@ def look_through(loss: Tensor, inputs: Iterable[Tensor]) -> Graph:
     found, inputs = Graph(), list(inputs)
     known = {id(tensor) for tensor in inputs}
     for node in _nodes(loss, inputs):
-        found.names.add(node.name())
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
-            found.captured.append(leaf)
-        function = getattr(node, "_forward_cls", None)
-        if function is not None and node.name() != STOP:
-            found.custom.add(function)
+        name = node.name()
+        found.names.add(name)
+        if name == LEAF:
+            if id(node.variable) not in known:
+                found.captured.append(node.variable)
+        elif isinstance(node, BackwardCFunction) and name != STOP:
+            found.custom.add(node._forward_cls)  # type: ignore[attr-defined]
     return found
 
 

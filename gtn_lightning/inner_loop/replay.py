@@ -59,20 +59,24 @@ class Source(NamedTuple):
     set: Callable[[Any], Any]
     """Puts it back to a state."""
 
+    @staticmethod
+    def types() -> tuple[type, ...]:
+        """Return the types of generators of torch, Python and NumPy."""
+        numpy: Any = sys.modules.get("numpy")
+        own = (torch.Generator, random.Random)
+        return own if numpy is None else (*own, numpy.random.Generator, numpy.random.RandomState)
+
     @classmethod
-    def of(cls, generator: Any) -> "Source | None":
-        """Return the source that an object is, or None: a generator of torch, Python or NumPy."""
+    def of(cls, generator: Any) -> "Source":
+        """Return the source that an object of one of these types is."""
         if isinstance(generator, torch.Generator):
             return cls(generator.get_state, generator.set_state)
         if isinstance(generator, random.Random):
             return cls(generator.getstate, generator.setstate)
-        numpy: Any = sys.modules.get("numpy")
-        if numpy is not None and isinstance(generator, numpy.random.Generator):
+        if hasattr(generator, "bit_generator"):
             bits = generator.bit_generator
             return cls(lambda: bits.state, lambda state: setattr(bits, "state", state))
-        if numpy is not None and isinstance(generator, numpy.random.RandomState):
-            return cls(lambda: generator.get_state(legacy=False), generator.set_state)
-        return None
+        return cls(lambda: generator.get_state(legacy=False), generator.set_state)
 
 
 class ForeignState:
@@ -108,12 +112,14 @@ class Surroundings:
     Args:
         device: where it computes.
         foreign: whether Python's and NumPy's global random states belong to them.
+        single: whether the computation is one evaluation of a loss.
     """
 
     _watching: list["Surroundings"] = []  # noqa: RUF012 (one for all: whose computation runs at this moment)
 
-    def __init__(self, device: torch.device, foreign: bool = True) -> None:
+    def __init__(self, device: torch.device, foreign: bool = True, single: bool = False) -> None:
         self.device = device
+        self.single = single
         self.autocast = AutocastState.now(device)
         self._before: RandomState | None = random_state(device)
         self._foreign = ForeignState() if foreign else None
@@ -139,12 +145,17 @@ class Surroundings:
             self._foreign = None
 
     @classmethod
+    def of_evaluation(cls) -> "Surroundings | None":
+        """Return the surroundings of the evaluation that is going on, if somebody watches it."""
+        return cls._watching[-1] if cls._watching and cls._watching[-1].single else None
+
+    @classmethod
     def note(cls, generators: Iterable[Any]) -> None:
         """Keep the states of generators that a watched computation is about to draw from."""
         for generator in generators:
             for surroundings in cls._watching:
-                source = Source.of(generator)
-                if source is not None and id(generator) not in surroundings._sources:
+                if id(generator) not in surroundings._sources:
+                    source = Source.of(generator)
                     surroundings._sources[id(generator)] = source, source.get()
 
     def rounding(self, tensors: Iterable[Tensor]) -> torch.dtype:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from gtn_lightning.inner_loop import SGD, Adam, Buffers, Functional, Params, inner_gradient, unroll
+from gtn_lightning.inner_loop import SGD, Adam, Buffers, Functional, Params, difference, inner_gradient, unroll
 
 
 def normalised_net() -> nn.Module:
@@ -116,7 +116,8 @@ def test_a_buffer_that_a_layer_assigns_anew_is_returned_without_its_graph() -> N
     learner = Functional(module)
     params, buffers = learner.init()
     batches = [(torch.randn(6, 4),) for _ in range(3)]
-    trained = unroll(squared_outputs(learner), params, buffers, batches, SGD(0.1, 0.0))
+    with torch.no_grad():  # with a graph it is refused, because buffers carry no gradient to the next step
+        trained = unroll(squared_outputs(learner), params, buffers, batches, SGD(0.1, 0.0))
     assert not trained.buffers["running"].requires_grad
 
     optimizer = torch.optim.SGD(twin.parameters(), 0.1)
@@ -153,3 +154,81 @@ def test_positional_inputs_of_a_module_are_passed_on() -> None:
     one, other = torch.randn(5, 2), torch.randn(5, 3)
     outputs, _ = learner(*learner.init(), one, other)
     torch.testing.assert_close(outputs, F.bilinear(one, other, module.weight, module.bias))
+
+
+def test_every_layer_keeps_the_mode_that_it_was_built_in() -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    module[1].eval()
+    learner = Functional(module)
+    params, buffers = learner.init()
+    inputs = 1 + 3 * torch.randn(6, 4)
+    torch.manual_seed(1)
+    first, after = learner(params, buffers, inputs)
+    learner(params, buffers, inputs, training=False)
+    torch.manual_seed(1)
+    assert torch.equal(learner(params, buffers, inputs)[0], first)
+    assert torch.equal(after["1.running_mean"], buffers["1.running_mean"])
+    assert [part.training for part in module] == [True, False, True, True]
+
+
+def test_layers_keep_their_modes_when_a_call_fails() -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5))
+    learner = Functional(module)
+    with pytest.raises(RuntimeError):
+        learner(*learner.init(), torch.randn(6, 5), training=False)
+    assert all(part.training for part in module.modules())
+
+
+class RandomFeatures(nn.Module):
+    """A layer with a constant that is not registered as a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frequencies = torch.randn(4, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.head((inputs @ self.frequencies).cos())
+        return outputs
+
+
+def test_a_tensor_kept_as_a_plain_attribute_is_a_buffer() -> None:
+    one, other, inputs = RandomFeatures(), RandomFeatures(), torch.randn(6, 4)
+    _, buffers = Functional(other).init()
+    params, _ = Functional(one).init()
+    outputs, _ = Functional(one)(params, buffers, inputs)
+    torch.testing.assert_close(outputs, one.head((inputs @ other.frequencies).cos()))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "name"),
+    [
+        (lambda: nn.Linear(4, 3), lambda: nn.Linear(4, 3), None),
+        (lambda: weight_norm(nn.Linear(4, 3)), lambda: weight_norm(nn.Linear(4, 3)), None),
+        (lambda: nn.LSTM(4, 3), lambda: nn.LSTM(4, 3), None),
+        (RandomFeatures, RandomFeatures, None),
+        (lambda: nn.Sequential(nn.Dropout(0.1)), lambda: nn.Sequential(nn.Dropout(0.2)), r"0.p"),
+        (lambda: nn.Sequential(nn.ReLU()), lambda: nn.Sequential(nn.Tanh()), "0"),
+        (lambda: nn.BatchNorm1d(4), lambda: nn.BatchNorm1d(4).eval(), "training"),
+        (lambda: nn.Linear(4, 3).requires_grad_(False), lambda: nn.Linear(4, 3).requires_grad_(False), "frozen"),
+    ],
+)
+def test_what_learners_differ_in(
+    one: Callable[[], nn.Module], other: Callable[[], nn.Module], name: str | None
+) -> None:
+    found = difference(one(), other())
+    assert found is None if name is None else (found is not None and found.startswith(name))
+
+
+def test_a_hook_closure_and_a_generator_count_as_differences() -> None:
+    def scaled(factor: float) -> nn.Module:
+        module = nn.Linear(4, 3)
+        module.register_forward_hook(lambda part, inputs, outputs: outputs * factor)
+        return module
+
+    assert difference(scaled(2.0), scaled(2.0)) is None
+    assert difference(scaled(2.0), scaled(3.0)) == "_forward_hooks"
+    drawing = [nn.Linear(4, 3), nn.Linear(4, 3)]
+    for module in drawing:
+        module.generator = torch.Generator().manual_seed(0)  # the members of a population would draw from one
+    assert difference(*drawing) == "generator"

@@ -52,22 +52,24 @@ class Call:
         self.traits = traits_of(loss_fn)
         self.sampled = self.traits.due
         """Whether this is one of the calls that are looked at closely."""
-        self.surroundings = Surroundings(device, foreign=self.sampled or self.traits.foreign)
-        self._first: tuple[Tensor, Params, torch.dtype] | None = None
+        self.surroundings = Surroundings(device, foreign=self.sampled or self.traits.foreign, single=True)
+        self._first: tuple[Tensor, Params] | None = None
 
     def keep_result(self, found: InnerGradient) -> None:
         """Keep what a recomputation has to arrive at: the loss, and in a sampled call the gradient."""
         # On a GPU, looking at a number waits for all that was launched before.
         if self.checked and (self.sampled or found.loss.device.type == "cpu"):
             # Not the tensors themselves: those become outputs of the node, which knows this call.
-            rounding = self.surroundings.rounding([found.loss, *found.grads.values()])
-            self._first = found.loss.detach(), detached(found.grads) if self.sampled else {}, rounding
+            self._first = found.loss.detach(), detached(found.grads) if self.sampled else {}
 
     def check_recomputation(self, loss: Tensor, grads: Mapping[str, Tensor]) -> None:
         """Raise ``RecomputationError`` if a recomputation arrived elsewhere than the first computation."""
         if self._first is not None:
-            first_loss, first_grads, rounding = self._first
+            first_loss, first_grads = self._first
+            if not first_grads and torch.equal(loss.detach(), first_loss):
+                return
             again = {name: grads[name] for name in first_grads}
+            rounding = self.surroundings.rounding([loss, *grads.values()])
             check_recomputation(loss.detach(), again, first_loss, first_grads, rounding)
 
 

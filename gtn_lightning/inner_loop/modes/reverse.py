@@ -41,7 +41,7 @@ class Reverse(Mode):
         variables = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
         traits = traits_of(loss_fn)
         due = traits.due
-        surroundings = Surroundings(next(iter(params.values())).device, foreign=due or traits.foreign)
+        surroundings = Surroundings(next(iter(params.values())).device, foreign=due or traits.foreign, single=True)
         with surroundings.watched(), evaluated(loss_fn, variables, buffers, batch, traits, closed=False) as found:
             if not traits.checkpoints:
                 reject_silently_wrong(found.graph)
