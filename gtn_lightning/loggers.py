@@ -22,6 +22,9 @@ class WandbLogger(loggers.WandbLogger):
         init_timeout: seconds to wait for the server before going offline.
         finish_timeout: seconds to wait at the end of the run for the server to take what it has not yet; everything is
             on the disk by then.
+        settings: W&B's own settings, as ``wandb.Settings`` or as a dictionary of some of them. They stand above those
+            that this logger chooses: the two waits above, ``console="off"`` and ``silent=True``, the last two of which
+            ``WANDB_CONSOLE`` and ``WANDB_SILENT`` change too.
         kwargs: what else Lightning's logger takes, such as ``name``, ``tags``, ``group`` or ``entity``.
     """
 
@@ -31,10 +34,16 @@ class WandbLogger(loggers.WandbLogger):
         save_dir: str = ".",
         init_timeout: float = 30.0,
         finish_timeout: float = 300.0,
+        settings: wandb.Settings | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout, console="off", silent=True)
-        super().__init__(project=project, save_dir=save_dir, settings=settings, **kwargs)
+        chosen = settings if isinstance(settings, wandb.Settings) else wandb.Settings(**(settings or {}))
+        merged = chosen.model_copy()
+        own = {"init_timeout": init_timeout, "finish_timeout": finish_timeout, "console": "off", "silent": True}
+        for name, value in own.items():
+            if name not in chosen.model_fields_set and f"WANDB_{name.upper()}" not in os.environ:
+                setattr(merged, name, value)
+        super().__init__(project=project, save_dir=save_dir, settings=merged, **kwargs)
         # Lightning passes it on always, and W&B warns of it always.
         self._wandb_init.pop("anonymous", None)
 

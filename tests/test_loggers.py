@@ -53,6 +53,21 @@ def test_switched_off_by_the_environment(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.rglob("*run-*"))
 
 
+@pytest.mark.parametrize("given", [{"console": "wrap", "init_timeout": 7}, wandb.Settings(console="wrap", init_timeout=7)])
+def test_settings_of_ones_own_stand_above_ours(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = WandbLogger(save_dir=str(tmp_path), settings=given, tags=["mine"]).experiment
+    assert (run.settings.console, run.settings.init_timeout) == ("wrap", 7)
+    assert (run.settings.silent, run.settings.finish_timeout) == (True, 300)
+    assert run.tags == ("mine",)
+
+
+def test_the_environment_stands_above_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_CONSOLE", "wrap")
+    assert WandbLogger(save_dir=str(tmp_path)).experiment.settings.console == "wrap"
+
+
 def test_offline_by_the_environment_though_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
