@@ -8,6 +8,8 @@ from pytorch_lightning import loggers
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_warn
 
+from gtn_lightning.errors import RecipeError
+
 
 class WandbLogger(loggers.WandbLogger):
     """Lightning's W&B logger, offline unless the user is logged in.
@@ -26,6 +28,9 @@ class WandbLogger(loggers.WandbLogger):
             that this logger chooses: the two waits above, ``console="off"`` and ``silent=True``, the last two of which
             ``WANDB_CONSOLE`` and ``WANDB_SILENT`` change too.
         kwargs: what else Lightning's logger takes, such as ``name``, ``tags``, ``group`` or ``entity``.
+
+    Raises:
+        RecipeError: if there is no such setting, or it has no such value.
     """
 
     def __init__(
@@ -34,10 +39,13 @@ class WandbLogger(loggers.WandbLogger):
         save_dir: str = ".",
         init_timeout: float = 30.0,
         finish_timeout: float = 300.0,
-        settings: wandb.Settings | dict[str, Any] | None = None,
+        settings: Any = None,  # of no type that a recipe's parser would write out in full, W&B's key with it
         **kwargs: Any,
     ) -> None:
-        chosen = settings if isinstance(settings, wandb.Settings) else wandb.Settings(**(settings or {}))
+        try:
+            chosen = settings if isinstance(settings, wandb.Settings) else wandb.Settings(**(settings or {}))
+        except (ValueError, TypeError) as error:
+            raise RecipeError(f"WandbLogger.settings: {' '.join(str(error).split())}; correct the setting") from error
         merged = chosen.model_copy()
         own = {"init_timeout": init_timeout, "finish_timeout": finish_timeout, "console": "off", "silent": True}
         for name, value in own.items():

@@ -290,9 +290,7 @@ def open_storage(address: str) -> BaseStorage:
         if address.endswith(".journal"):
             Path(address).expanduser().parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(str(Path(address).expanduser())))
-        url, options = (
-            _sqlite(address) if address.startswith(("sqlite:", "sqlite+")) else (make_url(address), {})
-        )
+        url, options = _sqlite(address) if address.startswith(("sqlite:", "sqlite+")) else (make_url(address), {})
         # Optuna takes the address for a template.
         text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
         for _ in range(5):

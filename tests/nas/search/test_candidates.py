@@ -178,7 +178,9 @@ def test_the_file_of_a_storage_is_the_one_that_is_written(
     files = [path for path in tmp_path.rglob("*") if path.is_file() and ".cache" not in path.parts]
     assert files == [tmp_path / file]
     # Nor is there a folder that nothing lies in.
-    assert all(any(path.iterdir()) for path in tmp_path.rglob("*") if path.is_dir() and path.name not in ("home", "here"))
+    assert all(
+        any(path.iterdir()) for path in tmp_path.rglob("*") if path.is_dir() and path.name not in ("home", "here")
+    )
 
 
 @pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:"])
