@@ -54,9 +54,7 @@ def test_switched_off_by_the_environment(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.rglob("*run-*"))
 
 
-@pytest.mark.parametrize(
-    "given", [{"console": "wrap", "init_timeout": 7}, wandb.Settings(console="wrap", init_timeout=7)]
-)
+@pytest.mark.parametrize("kind", [dict, wandb.Settings])
 def test_settings_of_ones_own_stand_above_ours(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = kind(console="wrap", init_timeout=7)
     monkeypatch.setenv("WANDB_MODE", "offline")
