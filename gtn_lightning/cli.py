@@ -241,6 +241,8 @@ class GTNCLI(LightningCLI):
             load_weights(self.model, config.teacher)
         if self._checkpoint is not None:
             check_state(self.model, self._checkpoint["state_dict"], config.ckpt_path)
+            if self.subcommand == "fit":
+                self.model.check_resumption(self._checkpoint)
             self._checkpoint = None
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
