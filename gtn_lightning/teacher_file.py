@@ -27,18 +27,24 @@ EARLIER = ("gtn-lightning teacher 1",)
 """Formats that are read as well: inner hyperparameters without origins, recipes without kinds of values."""
 
 
-def save_teacher(gtn: "GTN", path: str | Path, data: dict[str, Any] | None = None) -> None:
+def save_teacher(
+    gtn: "GTN",
+    path: str | Path,
+    data: dict[str, Any] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a teacher file; a file of that name is replaced only when the new one is complete.
 
     Args:
         gtn: the module.
         path: where to write.
         data: description of the data module, so that the file alone suffices for ``gtn test``.
+        state: the module's tensors where they are others than it holds now.
 
     Raises:
         RecipeError: if a component does not store its constructor's arguments, or the file cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in gtn.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or gtn.state_dict()).items()}
     recipe = json.dumps({"model": gtn.description(), "data": data})
     _write(path, tensors, {"format": FORMAT, "recipe": recipe, "meta_training": json.dumps(gtn.meta_training())})
 
