@@ -282,4 +282,4 @@ def _copied(module: LightningModule) -> dict[str, Tensor]:
 
 
 def _described_data(trainer: Trainer) -> Any:
-    return describe(getattr(trainer, "datamodule", None))
+    return describe(getattr(trainer, "datamodule", None), rebuilt=False)

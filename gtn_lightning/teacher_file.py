@@ -45,7 +45,7 @@ def save_teacher(
         RecipeError: if a component does not store its constructor's arguments, or the file cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or gtn.state_dict()).items()}
-    recipe = json.dumps({"model": gtn.description(), "data": data})
+    recipe = json.dumps({"model": gtn.description(), "data": data}, allow_nan=False)
     _write(path, tensors, {"format": FORMAT, "recipe": recipe, "meta_training": json.dumps(gtn.meta_training())})
 
 
