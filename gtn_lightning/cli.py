@@ -41,8 +41,8 @@ from torch import distributed
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
 from gtn_lightning.description import as_recipe, changed_kinds
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop import NotTwiceDifferentiableError
-from gtn_lightning.inner_loop.operators import first_line
+from gtn_lightning.inner_loop import InnerLoopError
+from gtn_lightning.inner_loop.errors import first_line
 from gtn_lightning.module import GTN
 from gtn_lightning.parser_errors import components, explain, reject_nulls, with_item
 from gtn_lightning.search_command import COMMAND, search
@@ -64,7 +64,7 @@ GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&
 PROCESSES_PER_CORE = 4
 """How many processes of a run a CPU core may be asked to carry."""
 
-USER_ERRORS = (RecipeError, NotTwiceDifferentiableError, MisconfigurationException, OSError)
+USER_ERRORS = (RecipeError, InnerLoopError, MisconfigurationException, OSError)
 """What a user can cause at any time. Anything else in the middle of a run is a bug and keeps its traceback."""
 
 

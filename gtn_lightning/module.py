@@ -13,17 +13,19 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.seed import isolate_rng
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from gtn_lightning.agreement import check_agreement, unsuitable
 from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import TensorData
+from gtn_lightning.data.pairs import batches_of, check_finite, check_pair, has_length, only_loader
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, eager_loss, unroll_population
-from gtn_lightning.learners import LearnerDistribution
+from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, difference, eager_loss, unroll_population
+from gtn_lightning.learners import LearnerDistribution, check_distribution, check_learner
 from gtn_lightning.outer import OuterOptimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.recovery import Recovery
@@ -37,6 +39,12 @@ REAL_IMAGES = 10_000
 
 TUNING_IMAGES = 1_000
 """How many validation images decide on the baseline's rate."""
+
+NAMES = {"train": "training", "val": "validation", "test": "test"}
+"""What errors call the loaders of the splits."""
+
+WHERE = {"train": "the data", "val": "the validation data", "test": "the test data"}
+"""What errors call their data."""
 
 
 class GTN(pl.LightningModule):
@@ -74,11 +82,14 @@ class GTN(pl.LightningModule):
         random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv
             2311.06152).
         population: number of learners taught in a meta-step on the same data, of one architecture unless the learners'
-            distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them.
+            distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them. Learners
+            that differ in something else than parameters and buffers are taught one after the other.
         segment: keep the state of the inner loop after every so many steps only and run the others again in the
             backward pass: for inner loops whose states do not fit into memory. States at which a meta-loss is taken are
             kept as well. None keeps all.
         offload: with `segment`, keep these states in the host's memory.
+        checked: refuse learners whose meta-gradient is found to be wrong, because the backward pass computes them again
+            otherwise or because their gradient is none. Without, they are taught all the same.
         recovery: what is done about meta-gradients that are not finite; None for `Recovery` with its defaults.
         eval_learners: number of learners K taught at validation and test.
         eval_steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to
@@ -107,6 +118,7 @@ class GTN(pl.LightningModule):
         population: int = 1,
         segment: int | None = None,
         offload: bool = False,
+        checked: bool = True,
         recovery: Recovery | None = None,
         eval_learners: int = 10,
         eval_steps: list[int] | None = None,
@@ -129,6 +141,7 @@ class GTN(pl.LightningModule):
         self.population = population
         self.segment = segment
         self.offload = offload
+        self.checked = checked
         self.recovery = recovery or Recovery()
         self.eval_learners = eval_learners
         self.eval_steps = eval_steps
@@ -142,6 +155,8 @@ class GTN(pl.LightningModule):
         self._real: RealData | None = None
         self._tuning_batch: Sequence[Any] | None = None
         self._prepared = False
+        self._learners_fit = False
+        self._splits_fit: set[str] = set()
         self._meta_loss: Tensor | None = None
         self._outer_then: dict[str, Any] | None = None
         self._started = 0.0
@@ -258,7 +273,7 @@ class GTN(pl.LightningModule):
             meta_steps = self.task.meta_steps(window[1])
             inner_losses = [self.task.inner_loss(learner) for learner in learners]
             taught = unroll_population(
-                inner_losses[0] if self.learners.one_architecture else inner_losses,
+                inner_losses[0] if self.learners.one_architecture and are_one_function(made) else inner_losses,
                 [learner.init() for learner in learners],
                 self._batches(self.curriculum.requests(generator, self.device)),
                 self.optimizer,
@@ -267,6 +282,7 @@ class GTN(pl.LightningModule):
                 snapshots=meta_steps,
                 segment=self.segment,
                 offload=self.offload,
+                checked=self.checked,
             )
             losses = [
                 [
@@ -317,6 +333,8 @@ class GTN(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Ask for real data again, and teach with it again: this run may have other data than the last."""
         self._prepared = False
+        self._learners_fit = False
+        self._splits_fit = set()
         self._baseline_curves = {}
         if reason := unsuitable(self.trainer):
             raise RecipeError(
@@ -369,13 +387,13 @@ class GTN(pl.LightningModule):
         """Teach the test learners."""
         self._begin_examination("test")
 
-    def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
-        """Score the taught learners on a batch of the validation split."""
-        self._score(batch)
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score the taught learners on a batch of the validation split, of which there is one loader."""
+        self._score(batch, "val")
 
-    def test_step(self, batch: Sequence[Any], batch_idx: int) -> None:
-        """Score the taught learners on a batch of the test split."""
-        self._score(batch)
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score the taught learners on a batch of the test split, of which there is one loader."""
+        self._score(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation learners' scores."""
@@ -393,7 +411,7 @@ class GTN(pl.LightningModule):
 
     def _begin_examination(self, split: str) -> None:
         self._prepare()
-        self._check_whole(split)
+        self._check_split(split)
         steps = self.scored_steps()
         self._examinations = {"synthetic": Examination(self.task, self.eval_learners, steps, self.device)}
         # The baseline does not change during a fit: the learners and the real data are keyed by the seed alone.
@@ -432,7 +450,8 @@ class GTN(pl.LightningModule):
                 )
                 self._examinations["real"].add(number, learner, taught)
 
-    def _score(self, batch: Sequence[Any]) -> None:
+    def _score(self, batch: Any, split: str) -> None:
+        batch = self._scorable(batch, WHERE[split])
         for examination in self._examinations.values():
             examination.score(batch)
 
@@ -501,7 +520,6 @@ class GTN(pl.LightningModule):
                 self._real = RealData(self.teacher.image_shape, self.teacher.classes)
                 self._real.attach(*images)
             if images is not None:
-                self._check_data(images)
                 self.teacher.attach(*images)
             if isinstance(self.teacher, RealData):
                 if images is None:
@@ -515,7 +533,11 @@ class GTN(pl.LightningModule):
         self._prepared = images is not None
 
     def _real_tensors(self, split: str, count: int) -> tuple[Tensor, Tensor] | None:
-        """Return ``count`` real images and labels of a split as the learners see them, or None without a loader."""
+        """Return ``count`` real images and labels of a split as the learners see them, or None without a loader.
+
+        Raises:
+            RecipeError: if they, and the learners beside them, do not fit.
+        """
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # the trainer sets it when it runs
         if data is None:
             loader = self.trainer.train_dataloader if split == "train" else self.trainer.val_dataloaders
@@ -524,16 +546,15 @@ class GTN(pl.LightningModule):
                 data.setup("fit")  # a second time, a data module that splits at random would split otherwise
             if isinstance(data, TensorData):
                 # Straight from memory: the same images on every process and after every restart.
-                return self._as_batch(*data.some(split, count, self.seed))
+                return self._fitting(*self._as_batch(*data.some(split, count, self.seed)), split)
             name = f"{split}_dataloader"
             loader = getattr(data, name)() if is_overridden(name, data) else None
+        loader = only_loader(loader, NAMES[split], structured=split == "train")
         if loader is None:
             return None
-        hooks = data or self
         images, labels, found = [], [], 0
-        for batch in loader:
-            moved = hooks.transfer_batch_to_device(hooks.on_before_batch_transfer(batch, 0), self.device, 0)
-            inputs, targets = hooks.on_after_batch_transfer(moved, 0)
+        for batch in batches_of(loader, NAMES[split]):
+            inputs, targets = check_pair(self._handed_over(batch), self.teacher.image_shape, WHERE[split])
             images.append(inputs)
             labels.append(targets)
             found += len(targets)
@@ -543,14 +564,28 @@ class GTN(pl.LightningModule):
         tensors: tuple[Tensor, Tensor] = self.trainer.strategy.broadcast(
             (torch.cat(images)[:count], torch.cat(labels)[:count])
         )
-        return self._as_batch(*tensors)
+        return self._fitting(*self._as_batch(*tensors), split)
+
+    def _handed_over(self, batch: Any) -> Any:
+        """Return a loader's batch as Lightning hands it to a step: in the trainer's precision, through the hooks."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+
+        def hook(name: str) -> Any:
+            return getattr(data if data is not None and is_overridden(name, data) else self, name)
+
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        batch = hook("on_before_batch_transfer")(batch, 0)
+        batch = hook("transfer_batch_to_device")(batch, self.device, 0)
+        return hook("on_after_batch_transfer")(batch, 0)
 
     def _as_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         images = self.trainer.precision_plugin.convert_input(images)
         return images.to(self.device), labels.to(self.device)
 
-    def _check_whole(self, split: str) -> None:
-        loader = self.trainer.test_dataloaders if split == "test" else self.trainer.val_dataloaders
+    def _check_split(self, split: str) -> None:
+        """Check the loader of a split, and its first batch, before any learner is taught for it."""
+        loaders = self.trainer.test_dataloaders if split == "test" else self.trainer.val_dataloaders
+        loader = only_loader(loaders, NAMES[split])
         sampler = getattr(loader, "sampler", None)
         if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
             raise RecipeError(
@@ -558,25 +593,52 @@ class GTN(pl.LightningModule):
                 "images: pass use_distributed_sampler=False to the Trainer, and give the training DataLoader a "
                 "DistributedSampler of its own"
             )
+        if split in self._splits_fit:
+            return
+        with (
+            torch.inference_mode(False),
+            self.trainer.precision_plugin.forward_context(),
+            isolate_rng(),  # what is drawn for a batch is drawn again
+        ):
+            # A stream might not begin anew: its batches are looked at when they come.
+            if has_length(loader):
+                batch = self._handed_over(next(batches_of(loader, NAMES[split])))
+                self._fitting(*check_pair(batch, self.teacher.image_shape, WHERE[split]), split)
+            elif not self._learners_fit:
+                made = self.synthetic_batch(0)
+                self._check_learners((made.inputs, made.labels))
 
-    def _check_data(self, real: tuple[Tensor, Tensor]) -> None:
-        shape = tuple(real[0].shape[1:])
-        if shape != tuple(self.teacher.image_shape):
-            raise RecipeError(
-                f"the data's images have shape {list(shape)} but model.teacher makes {list(self.teacher.image_shape)}: "
-                "set the teacher's and the learners' image_shape to the data's"
-            )
+    def _scorable(self, batch: Any, where: str) -> tuple[Tensor, Tensor]:
+        """Return a batch of real data, once it is known that learners can be scored on it."""
+        images, labels = check_pair(batch, self.teacher.image_shape, where)
+        check_finite(images, where)
+        self.task.check_batch((images, labels), where)
+        return images, labels
+
+    def _fitting(self, images: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
+        """Return real data, once it is known that it and the learners fit together."""
+        real = self._scorable((images, labels), WHERE[split])
+        self._splits_fit.add(split)
+        self._check_learners(real)
+        return real
+
+    def _check_learners(self, real: tuple[Tensor, Tensor]) -> None:
+        if self._learners_fit:
+            return
         with torch.random.fork_rng(devices=[]):
             for family in self.learners.families().values():
                 learner = family.sample(keyed_generator(self.seed, "check")).to(self.device)
+                check_learner(learner)
                 self.task.check(learner, real)
                 if self.population > 1 and not all(parameter.requires_grad for parameter in learner.parameters()):
                     raise RecipeError(
                         f"model.population is {self.population} but {type(learner).__name__} has frozen parameters, "
                         "which the learners of a population would share: set population to 1"
                     )
+        self._learners_fit = True
 
     def _check_parts(self) -> None:
+        check_distribution(self.learners)
         if self.inner_steps < 1:
             raise RecipeError(f"model.inner_steps must be at least 1; got {self.inner_steps}")
         if self.inner_steps != self.curriculum.steps:
@@ -636,3 +698,8 @@ class GTN(pl.LightningModule):
             raise RecipeError(f"model.real_rates must be positive learning rates, at least one; got {self.real_rates}")
         if self.seed < 0:
             raise RecipeError(f"model.seed must be at least 0; got {self.seed}")
+
+
+def are_one_function(learners: Sequence[nn.Module]) -> bool:
+    """Return whether learners differ in parameters and buffers alone, so that one loss holds for all."""
+    return all(difference(learners[0], learner) is None for learner in learners[1:])

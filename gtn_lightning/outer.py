@@ -151,7 +151,6 @@ class OuterOptimization:
 
         Returns:
             What is different, in words.
-
         """
         changed = _differences(then, self.plan())
         if not changed:

@@ -11,6 +11,7 @@ from torch import Tensor
 from gtn_lightning.data.augment import augment
 from gtn_lightning.data.batches import EvaluationBatches, RealBatches
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.labels import class_numbers
 from gtn_lightning.randomness import keyed_generator
 
 
@@ -100,6 +101,7 @@ class TensorData(LightningDataModule, ABC):
         if self._splits is not None:
             return
         splits = self.load()
+        self._check(splits)
         if self.batch_size > len(splits.train.labels):
             raise RecipeError(
                 f"data.batch_size: {self.batch_size} given, expected at most {len(splits.train.labels)}, "
@@ -107,6 +109,33 @@ class TensorData(LightningDataModule, ABC):
             )
         self.mean, self.std = channel_statistics(splits.train.images)
         self._splits = splits
+
+    def _check(self, splits: Splits) -> None:
+        shape = list(splits.train.images.shape[1:])
+        for purpose, (images, labels) in zip(("train", "val", "test"), splits[:3], strict=True):
+            what = f"{type(self).__name__}.load: the split {purpose} has"
+            if images.dtype != torch.uint8 or images.dim() != 4:
+                raise RecipeError(
+                    f"{what} images that are {_form(images)}, expected uint8 [N, C, H, W]: return raw pixels, 0 to "
+                    "255, which are normalised later"
+                )
+            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+                advice = ".argmax(1)" if labels.dim() == 2 and labels.shape[1] > 1 else ".flatten().long()"
+                raise RecipeError(
+                    f"{what} labels that are {_form(labels)} for {len(images)} images, expected int64 "
+                    f"[{len(images)}]: one class number for each image, for instance by {advice}"
+                )
+            if list(images.shape[1:]) != shape:
+                raise RecipeError(
+                    f"{what} images of shape {list(images.shape[1:])} and the split train of shape {shape}, expected "
+                    "one shape: resize them first"
+                )
+            low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+            if low < 0 or high >= splits.classes:
+                raise RecipeError(
+                    f"{what} labels from {low} to {high}, expected 0 to {splits.classes - 1} for {splits.classes} "
+                    "classes: correct the labels or the number of classes"
+                )
 
     @property
     def splits(self) -> Splits:
@@ -249,21 +278,70 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 def hold_back(labels: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
     """Choose rows at random, as many of every class as is its share, and always the same ones.
 
+    A class that has rows keeps at least one of them, however rare it is: what it cannot give, the others do.
+
     Args:
-        labels: int64 ``[N]``.
+        labels: int64 ``[N]``, or class probabilities ``[N, classes]``, of which the most probable class counts.
         size: number of rows to hold back.
         purpose: which choice this is: another purpose chooses other rows.
 
     Returns:
         the rows that stay and those held back, both ascending, int64.
+
+    Raises:
+        RecipeError: if so many rows cannot be held back.
     """
-    counts = labels.bincount()
+    counts = class_numbers(labels).bincount()
+    most = (counts - 1).clamp(min=0)
+    if not 0 <= size <= int(most.sum()):
+        raise RecipeError(
+            f"{size} of {len(labels)} images to hold back for {purpose}, expected 0 to {int(most.sum())}, so that "
+            f"each of the {int((counts > 0).sum())} classes keeps one"
+        )
+    held = _stratified(labels, counts, size, torch.zeros_like(counts), most, purpose)
+    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+
+
+def choose(labels: Tensor, size: int, purpose: str) -> Tensor:
+    """Choose rows to use, as ``hold_back`` chooses those to hold back, at least one of every class that has any.
+
+    Where there are more classes than rows to choose, the rarest go without.
+
+    Args:
+        labels: as for ``hold_back``.
+        size: number of rows, at most ``N``.
+        purpose: as for ``hold_back``.
+
+    Returns:
+        the rows, ascending, int64.
+    """
+    counts = class_numbers(labels).bincount()
+    least = counts.clamp(max=1)
+    if int(least.sum()) > size:
+        least = torch.zeros_like(counts)
+    return _stratified(labels, counts, size, least, counts, purpose).nonzero()[:, 0]
+
+
+def _stratified(labels: Tensor, counts: Tensor, size: int, least: Tensor, most: Tensor, purpose: str) -> Tensor:
+    """Mark ``size`` rows, of every class its share of them as far as ``least`` and ``most`` allow, bool ``[N]``."""
+    labels = class_numbers(labels)
     shares = counts.double() * size / len(labels)
     chosen = shares.floor().long()
     # What rounding down left over goes to the classes that lost most by it.
     chosen[(shares - chosen).argsort(descending=True, stable=True)[: size - int(chosen.sum())]] += 1
+    chosen = chosen.clamp(least, most)
+    # And what a class cannot give, or must have, to and from those that are furthest from their share.
+    while missing := size - int(chosen.sum()):
+        step = 1 if missing > 0 else -1
+        free = chosen < most if missing > 0 else chosen > least
+        order = ((shares - chosen) * step).masked_fill(~free, -math.inf).argsort(descending=True, stable=True)
+        chosen[order[: min(abs(missing), int(free.sum()))]] += step
     order = torch.randperm(len(labels), generator=keyed_generator(0, "hold back", purpose))
-    held = torch.zeros(len(labels), dtype=torch.bool)
+    marked = torch.zeros(len(labels), dtype=torch.bool)
     for label, number in enumerate(chosen.tolist()):
-        held[order[labels[order] == label][:number]] = True
-    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+        marked[order[labels[order] == label][:number]] = True
+    return marked
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtn_lightning.data.base import Split, Splits, TensorData, hold_back
+from gtn_lightning.data.base import Split, Splits, TensorData, choose, hold_back
+from gtn_lightning.data.folders import open_image_folder, without_pattern
 from gtn_lightning.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class ImageData(TensorData):
     """Images and labels of any dataset on the Hugging Face hub, or of a folder in the same layout.
 
     The test split is the dataset's own (``test``, or else ``validation`` or ``valid``); the validation split
-    is held back from ``train``, stratified and always the same. Grey images have one channel, all others
-    three. Everything is decoded once and stays in memory.
+    is held back from ``train``, stratified and always the same, and leaves at least one image of every class
+    to train on. Grey images have one channel, all others three. Everything is decoded once and stays in memory.
 
     Args:
         path: name on the hub, such as ``ylecun/mnist``, or a local folder, such as ``~/data/mnist``; a folder
@@ -106,6 +107,12 @@ class ImageData(TensorData):
                 f"data.val_size: {self.val_size} given, expected less than {len(whole.labels)}, "
                 "the number of images in split 'train'"
             )
+        present = len(whole.labels.unique())
+        if self.val_size > len(whole.labels) - present:
+            raise RecipeError(
+                f"data.val_size: {self.val_size} given, expected at most {len(whole.labels) - present}, so that each "
+                f"of {present} classes keeps one of the {len(whole.labels)} images in split 'train'"
+            )
         train, val = (whole.take(rows) for rows in hold_back(whole.labels, self.val_size, "validation"))
         if self.train_size is not None:
             if self.train_size > len(train.labels):
@@ -113,7 +120,7 @@ class ImageData(TensorData):
                     f"data.train_size: {self.train_size} given, expected at most {len(train.labels)}, what "
                     "data.val_size leaves of split 'train'"
                 )
-            train = train.take(hold_back(train.labels, self.train_size, "training")[1])
+            train = train.take(choose(train.labels, self.train_size, "training"))
         return Splits(train, val, test, classes)
 
     def _image_column(self, dataset: "Dataset") -> str:
@@ -169,6 +176,11 @@ class ImageData(TensorData):
         """Return the number of classes, once every label is one of them."""
         known = getattr(feature, "num_classes", None)
         classes = len(train.labels.unique()) if known is None else int(known)
+        if classes == 1:
+            name = getattr(feature, "names", [str(int(train.labels[0]))])[0]
+            raise RecipeError(
+                f"data.path: {self.path!r}: a classification needs at least two classes, found one class {name!r}"
+            )
         for purpose, labels in (("train", train.labels), ("test", test.labels)):
             lowest, highest = int(labels.min()), int(labels.max())
             if lowest < 0 or highest >= classes:
@@ -194,7 +206,7 @@ def open_dataset(path: str, config: str | None = None) -> "DatasetDict":
 
     folder = Path(path).expanduser()
     if folder.is_dir():
-        dataset = _loaded(lambda: load_dataset(str(folder), config), path)
+        dataset = _loaded(lambda: _open_folder(folder.absolute(), config, path), path)
     elif folder.exists():
         raise RecipeError(f"data.path: {path!r} is a file, expected a folder with train and test in the hub's layout")
     elif path in FILE_FORMATS:
@@ -216,6 +228,23 @@ def open_dataset(path: str, config: str | None = None) -> "DatasetDict":
             settings.HF_HUB_OFFLINE = offline
     assert isinstance(dataset, DatasetDict)
     return dataset
+
+
+def _open_folder(folder: Path, config: str | None, path: str) -> Any:
+    from datasets import load_dataset
+
+    # A README may say which files are meant, and a configuration does.
+    if config is None and not _names_files(folder) and (dataset := open_image_folder(folder, path)) is not None:
+        return dataset
+    return load_dataset(str(without_pattern(folder)), config)
+
+
+def _names_files(folder: Path) -> bool:
+    """Return whether a data set's README says where its files are."""
+    from huggingface_hub import DatasetCard
+
+    readme = folder / "README.md"
+    return readme.is_file() and bool(DatasetCard.load(readme).data.to_dict().get("configs"))
 
 
 def hub_answers(name: str) -> bool:
@@ -244,6 +273,8 @@ def _loaded(load: Callable[[], Any], path: str) -> Any:
     """Return what ``load`` returns, or turn whatever it raises into one line for the user."""
     try:
         return load()
+    except RecipeError:
+        raise
     except Exception as error:
         reason: BaseException = error
         # "An error occurred while generating the dataset" hides the actual one.

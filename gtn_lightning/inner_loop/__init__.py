@@ -4,10 +4,15 @@ Torch alone is needed; nothing here knows Lightning, teachers or images, so the 
 hyperparameter optimisation, MAML and learned optimizers.
 """
 
-from gtn_lightning.inner_loop.functional import Functional
+from gtn_lightning.inner_loop.errors import (
+    InnerLoopError,
+    NotTwiceDifferentiableError,
+    RecomputationError,
+    WrongDerivativeError,
+)
+from gtn_lightning.inner_loop.functional import Functional, difference
 from gtn_lightning.inner_loop.gradients import eager_loss, inner_gradient
 from gtn_lightning.inner_loop.modes import MODES
-from gtn_lightning.inner_loop.operators import NotTwiceDifferentiableError
 from gtn_lightning.inner_loop.optimizers import SGD, Adam, AdamW, InnerOptimizer, RMSprop
 from gtn_lightning.inner_loop.population import unroll_population
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
@@ -22,14 +27,18 @@ __all__ = [
     "Buffers",
     "Functional",
     "InnerGradient",
+    "InnerLoopError",
     "InnerOptimizer",
     "InnerState",
     "LossFn",
     "NotTwiceDifferentiableError",
     "Params",
     "RMSprop",
+    "RecomputationError",
     "Snapshot",
     "Unrolled",
+    "WrongDerivativeError",
+    "difference",
     "eager_loss",
     "inner_gradient",
     "inner_step",

@@ -1,32 +1,85 @@
 """A module as a pure function of its parameters, its buffers and its inputs."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.stateless import _reparametrize_module
 
+from gtn_lightning.inner_loop.errors import InnerLoopError
 from gtn_lightning.inner_loop.formulas import Formulas
+from gtn_lightning.inner_loop.replay import Source, Surroundings
 from gtn_lightning.inner_loop.types import Buffers, Params
+
+HOOKS = "saved-tensor hooks inside a learner"
+"""What torch is made to say where a learner packs its activations away, as ``torch.utils.checkpoint`` does."""
+
+
+class CheckpointedError(InnerLoopError):
+    """A learner that checkpoints its activations was called where it would be differentiated wrongly."""
+
+
+_places: list[ExitStack] = []
+"""Open blocks of ``kept_in_place``."""
+
+
+@contextmanager
+def kept_in_place() -> Iterator[None]:
+    """Leave the tensors that modules are called with in the modules until the end of the block.
+
+    A learner that checkpoints its activations runs parts of itself again in the backward pass, and has to find there
+    the parameters that it was called with.
+    """
+    with ExitStack() as stack:
+        _places.append(stack)
+        try:
+            yield
+        finally:
+            _places.remove(stack)
+
+
+class Owned(dict[str, Tensor]):
+    """Tensors by name that know which module they were taken from."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], owner: nn.Module) -> None:
+        super().__init__(tensors)
+        self.owner = owner
 
 
 class Functional:
     """A module seen as a pure function ``(params, buffers, inputs) -> (outputs, buffers)``.
 
     The module itself lends its code and its initial values; it is never trained and its tensors are never
-    written to.
+    written to. Tensors that it keeps as plain attributes count as buffers. What ``torch.compile`` has made of it or of
+    its parts runs uncompiled: compiled code cannot be differentiated twice.
 
     Args:
-        module: the module. Its mode (training or evaluation) is set at each call.
+        module: the module. Every layer trains in the mode (training or evaluation) that it is in now, so that a layer
+            frozen by ``eval()`` stays so.
+
+    Raises:
+        InnerLoopError: if a parameter has a gradient hook.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        parts = list(module.modules())
         # Intercepting torch's functions costs a little at every call: only where there is one to intercept.
-        self._weight_norm = any(isinstance(part, _WeightNorm) for part in module.modules())
+        self._weight_norm = any(isinstance(part, _WeightNorm) for part in parts)
+        self._compiled = any(_is_compiled(part) for part in parts)
+        self._generators = [value for part in parts for value in vars(part).values() if Source.of(value)]
+        for name, parameter in module.named_parameters():
+            if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+                raise InnerLoopError(
+                    f"the learner cannot be taught: its parameter {name} has a gradient hook, and it is called with "
+                    "other tensors in the parameter's place; call register_hook in forward"
+                )
 
     def init(self) -> tuple[Params, Buffers]:
         """Return the module's present parameters and buffers, detached from any graph.
@@ -37,7 +90,16 @@ class Functional:
             name: parameter.detach() for name, parameter in self.module.named_parameters() if parameter.requires_grad
         }
         buffers = {name: buffer.detach() for name, buffer in self.module.named_buffers()}
-        return params, buffers
+        return Owned(params, self.module), Owned(buffers | self._plain_tensors(), self.module)
+
+    def _plain_tensors(self) -> Buffers:
+        """Return the tensors that are attributes of the module or its parts, and neither parameters nor buffers."""
+        return {
+            f"{prefix}.{name}" if prefix else name: value.detach()
+            for prefix, part in self.module.named_modules()
+            for name, value in vars(part).items()
+            if _is_constant(value)
+        }
 
     def __call__(
         self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], *inputs: Any, training: bool = True
@@ -52,17 +114,160 @@ class Functional:
             params: parameters by name.
             buffers: buffers by name; left untouched.
             inputs: the positional arguments of the module.
-            training: whether layers such as dropout and batch normalisation behave as in training.
+            training: whether layers such as dropout and batch normalisation behave as in training, each in its own
+                mode; otherwise all behave as in evaluation.
 
         Returns:
             The module's outputs and the buffers as the call left them.
         """
-        if self.module.training != training:
-            self.module.train(training)
         # Layers write to their buffers in place: give them copies. A layer that assigns a new tensor instead
         # has it put into `tensors`.
         tensors = {**params, **{name: buffer.clone() for name, buffer in buffers.items()}}
-        intercept = self._weight_norm or torch.compiler.is_compiling()
-        with Formulas() if intercept else nullcontext():
-            outputs = functional_call(self.module, tensors, inputs)
+        flags = None
+        if self.module.training != training:
+            flags = [(part, part.training) for part in self.module.modules()]
+            self.module.train(training)
+        try:
+            if torch.compiler.is_compiling():
+                with Formulas():
+                    outputs = functional_call(self.module, tensors, inputs)
+            else:
+                outputs = self._run(tensors, inputs)
+        finally:
+            for part, flag in flags or ():
+                part.training = flag
         return outputs, {name: tensors[name].detach() for name in buffers}
+
+    def _run(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+        Surroundings.note(self._generators)
+        with ExitStack() as stack:
+            if self._weight_norm:
+                stack.enter_context(Formulas())
+            if self._compiled:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if not _places:
+                return (
+                    self._without_checkpoints(tensors, inputs)
+                    if torch.is_grad_enabled()
+                    else functional_call(self.module, tensors, inputs)
+                )
+            _places[-1].enter_context(_reparametrize_module(self.module, tensors, tie_weights=True, stack_weights=True))
+            outputs = self.module(*inputs)
+            for name in tensors:
+                tensors[name] = attrgetter(name)(self.module)
+            return outputs
+
+    def _without_checkpoints(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+        """Call the module, or refuse one that checkpoints its activations.
+
+        It would compute them again when `tensors` are no longer in place.
+        """
+        try:
+            with torch.autograd.graph.disable_saved_tensors_hooks(HOOKS):
+                return functional_call(self.module, tensors, inputs)
+        except RuntimeError as error:
+            if HOOKS not in str(error):
+                raise
+            if _hooks_around():  # those are somebody else's, and hold for all of this call
+                return functional_call(self.module, tensors, inputs)
+            raise CheckpointedError(
+                "the learner checkpoints its activations (torch.utils.checkpoint) and would compute them again with "
+                "the parameters of its module, not with those that it was called with: take its loss by eager_loss, or "
+                "switch checkpointing off"
+            ) from error
+
+
+def _hooks_around() -> bool:
+    """Return whether saved-tensor hooks are in force, such as ``torch.autograd.graph.save_on_cpu``."""
+    leaf = torch.ones((), requires_grad=True)
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(HOOKS):
+            leaf * leaf
+    except RuntimeError:
+        return True
+    return False
+
+
+def difference(one: nn.Module, other: nn.Module) -> str | None:
+    """Return the name of something in which two learners differ, other than parameters and buffers, or None.
+
+    Learners without a difference are one function of parameters and buffers. What cannot be compared counts as
+    different.
+    """
+    ours, theirs = dict(one.named_modules()), dict(other.named_modules())
+    if ours.keys() != theirs.keys():
+        return min(ours.keys() ^ theirs.keys())
+    for prefix, part in ours.items():
+        twin = theirs[prefix]
+        if not _same_class(type(part), type(twin)):
+            return prefix or type(part).__name__
+        mine, its = _configuration(part), _configuration(twin)
+        for name in mine.keys() | its.keys():
+            if name not in mine or name not in its or not _alike(mine[name], its[name]):
+                return f"{prefix}.{name}" if prefix else name
+    return None
+
+
+def _same_class(one: type, other: type) -> bool:
+    # A parametrization gives every module a class of its own.
+    return one is other or (one.__qualname__ == other.__qualname__ and one.__bases__ == other.__bases__)
+
+
+def _configuration(part: nn.Module) -> dict[str, Any]:
+    """Return what a module holds besides parameters, buffers and parts, and which of the parameters are frozen."""
+    if _is_compiled(part) and "_orig_mod" in part._modules:
+        return {}  # it is a wrapper of its part
+    held = {
+        # The keys of hooks are numbers that count all hooks of the process.
+        name: list(value.values()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) else value
+        for name, value in vars(part).items()
+        if name not in _TENSORS and not _is_constant(value) and not _is_computed(value)
+    }
+    frozen = {name: p.detach() for name, p in part._parameters.items() if p is not None and not p.requires_grad}
+    return held | {f"frozen parameter {name}": value for name, value in frozen.items()}
+
+
+_TENSORS = ("_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs")
+"""Where modules hold their tensors; the last two are the parameters of ``nn.LSTM`` and its kin once more."""
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other) or Source.of(one):  # one generator would serve both
+        return False
+    if isinstance(one, nn.Parameter):
+        return True  # it is compared where it belongs
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
+    if isinstance(one, weakref.ref):
+        return _alike(one(), other())
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_alike(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if callable(one) and hasattr(one, "__code__"):
+        # Two functions of one definition may differ in what they close over.
+        cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
+        return one.__code__ is other.__code__ and _alike(one.__defaults__, other.__defaults__) and _alike(*cells)
+    try:
+        by_identity = not any("__eq__" in vars(base) for base in type(one).__mro__[:-1])
+        if by_identity and hasattr(one, "__dict__"):
+            return _alike(vars(one), vars(other))
+        return bool(one == other)
+    except Exception:  # whatever a comparison raises, such as that of arrays, and objects that contain themselves
+        return False
+
+
+def _is_constant(value: Any) -> bool:
+    """Return whether an attribute is a tensor that counts as a buffer."""
+    return isinstance(value, Tensor) and not value.requires_grad
+
+
+def _is_computed(value: Any) -> bool:
+    """Return whether an attribute is a tensor that is computed from parameters, as old parametrizations keep it."""
+    return isinstance(value, Tensor) and value.grad_fn is not None
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    return "_orig_mod" in dict(part.named_children()) or getattr(part, "_compiled_call_impl", None) is not None

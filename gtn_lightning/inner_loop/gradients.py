@@ -16,6 +16,7 @@ def inner_gradient(
     buffers: Mapping[str, Tensor],
     batch: Batch,
     mode: str = "auto",
+    checked: bool = True,
 ) -> InnerGradient:
     """Compute the gradient of an inner loss as a differentiable function of the parameters and the batch.
 
@@ -28,6 +29,8 @@ def inner_gradient(
         buffers: the learner's buffers; they are constants of the meta-gradient.
         batch: the tensors of the batch, of any shape and dtype.
         mode: a key of ``MODES``.
+        checked: whether to refuse a loss that is found to be differentiated wrongly, or to be another one when the
+            backward pass evaluates it again. Without, it is differentiated as it is.
 
     Returns:
         The gradients, the loss, and the buffers after the forward pass.
@@ -35,6 +38,8 @@ def inner_gradient(
     Raises:
         ValueError: if the mode is unknown, there is no parameter, or the loss closes over a tensor that
             requires grad.
+        InnerLoopError: if the loss cannot be differentiated rightly; the message says why. Most are raised here, some
+            from the backward pass, which evaluates the loss again in all modes but ``reverse``.
         NotTwiceDifferentiableError: if an operator of the loss has no second derivative; in all modes but
             ``reverse`` from the backward pass.
     """
@@ -42,7 +47,7 @@ def inner_gradient(
     reject_no_parameters(params)
     if not torch.is_grad_enabled():
         return chosen.plain(loss_fn, params, buffers, batch)
-    return chosen.differentiable(loss_fn, params, buffers, batch)
+    return chosen.differentiable(loss_fn, params, buffers, batch, checked)
 
 
 def reject_no_parameters(params: Mapping[str, Tensor]) -> None:

@@ -1,49 +1,99 @@
-"""Operators that cannot be differentiated as the inner loop needs it, and errors that name them."""
+"""What an autograd graph holds that the inner loop has to know of, and errors that name it."""
 
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gtn_lightning.inner_loop.errors import InnerLoopError, NotTwiceDifferentiableError
+from gtn_lightning.inner_loop.following import STOP
 
-class NotTwiceDifferentiableError(RuntimeError):
-    """An operator of the learner has a gradient that cannot be differentiated again; the message names it."""
+REFUSED_ONCE = {
+    "CheckpointFunctionBackward": "checkpoints its activations with use_reentrant=True, which torch.autograd.grad does "
+    "not support: use use_reentrant=False, or no checkpoint, since the inner loop computes again by itself",
+    "CompiledFunctionBackward": "calls a function that torch.compile has wrapped, whose gradient cannot be "
+    "differentiated: call the function itself; modes compiled and linearized compile the whole learner",
+}
+"""Nodes of which not even a first derivative can be had."""
+
+REFUSED_TWICE = {
+    "BackwardHookFunctionBackward": "has a backward hook on a module (register_full_backward_hook), which would act on "
+    "the derivative of its gradient once more: use Tensor.register_hook in forward, which is followed rightly",
+}
+"""Nodes whose gradient would be differentiated wrongly."""
 
 
-def reject_captured(loss: Tensor, variables: Iterable[Tensor]) -> None:
-    """Raise ``ValueError`` if the loss depends on a tensor that requires grad and was not passed in.
+@dataclass
+class Graph:
+    """What lies between a loss and its inputs."""
+
+    captured: list[Tensor] = field(default_factory=list)
+    """Leaves that require grad and are no input."""
+    names: set[str] = field(default_factory=set)
+    """Names of the nodes."""
+    custom: set[type] = field(default_factory=set)
+    """Custom autograd functions."""
+
+
+def look_through(loss: Tensor, inputs: Iterable[Tensor]) -> Graph:
+    """Walk the autograd graph between a loss and its inputs."""
+    found, inputs = Graph(), list(inputs)
+    known = {id(tensor) for tensor in inputs}
+    for node in _nodes(loss, inputs):
+        found.names.add(node.name())
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known:
+            found.captured.append(leaf)
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and node.name() != STOP:
+            found.custom.add(function)
+    return found
+
+
+def reject_captured(captured: Iterable[Tensor]) -> None:
+    """Raise ``ValueError`` if a loss depends on a tensor that requires grad and was not passed in.
 
     A custom autograd function would drop the gradient of such a tensor without a word.
     """
-    known = {id(variable) for variable in variables}
-    for node in _nodes(loss, ()):
-        captured = getattr(node, "variable", None)
-        if captured is not None and id(captured) not in known:
-            raise ValueError(
-                f"the inner loss closes over a tensor of shape {tuple(captured.shape)} that requires grad: "
-                "its meta-gradient would be lost; pass it in through the parameters or the batch or detach it"
-            )
+    for tensor in captured:
+        raise ValueError(
+            f"the inner loss closes over a tensor of shape {tuple(tensor.shape)} that requires grad: "
+            "its meta-gradient would be lost; pass it in through the parameters or the batch or detach it"
+        )
 
 
-def reject_silently_wrong(loss: Tensor, inputs: Iterable[Tensor]) -> None:
+def reject_undifferentiable(graph: Graph) -> None:
+    """Raise if the gradient of a loss cannot be had at all.
+
+    Raises:
+        InnerLoopError: and says what to change.
+    """
+    for name in sorted(graph.names & REFUSED_ONCE.keys()):
+        raise InnerLoopError(f"the learner cannot be taught: it {REFUSED_ONCE[name]}")
+
+
+def reject_silently_wrong(graph: Graph) -> None:
     """Raise if the loss goes through an operator whose second derivative is wrong or missing without an error.
 
-    These are custom autograd functions marked ``once_differentiable`` (the error that torch has for them hangs
-    on no input, so that ``torch.autograd.grad`` never meets it and drops the second derivative) and torch's
-    fused weight normalisation, where ``Functional`` has not replaced it.
+    These are custom autograd functions marked ``once_differentiable`` (the error that torch has for them depends on no
+    input, so that ``torch.autograd.grad`` never meets it and drops the second derivative), torch's fused weight
+    normalisation, where ``Functional`` has not replaced it, and backward hooks on modules.
 
     Raises:
         NotTwiceDifferentiableError: and names the operator.
+        InnerLoopError: for a backward hook.
     """
-    for node in _nodes(loss, inputs):
-        if node.name() == "WeightNormInterfaceBackward0":
-            raise _not_twice_differentiable("torch._weight_norm")
-        function: Any = getattr(node, "_forward_cls", None)
+    if "WeightNormInterfaceBackward0" in graph.names:
+        raise _not_twice_differentiable("torch._weight_norm")
+    for function in graph.custom:
         if getattr(getattr(function, "backward", None), "__code__", None) is _ONCE_DIFFERENTIABLE:
             raise _not_twice_differentiable(function.__name__)
+    for name in sorted(graph.names & REFUSED_TWICE.keys()):
+        raise InnerLoopError(f"the learner cannot be taught: it {REFUSED_TWICE[name]}")
 
 
 @contextmanager
@@ -58,19 +108,15 @@ def named_operator() -> Iterator[None]:
         raise _not_twice_differentiable(missing.group(1)) from error
 
 
-def first_line(error: Exception) -> str:
-    """Return the beginning of what an error says, or its type's name if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip()[:200] if lines else type(error).__name__
-
-
 _ONCE_DIFFERENTIABLE = torch.autograd.function.once_differentiable(lambda ctx: None).__code__
 
 
 def _not_twice_differentiable(operator: str) -> NotTwiceDifferentiableError:
+    advice = "replace this operator in the learner by one that torch can differentiate twice"
+    if operator.startswith("scaled_dot_product"):
+        advice = "run the learner's attention under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
     return NotTwiceDifferentiableError(
-        f"the learner cannot be taught: the gradient of {operator} cannot be differentiated again; "
-        "replace this operator in the learner by one that torch can differentiate twice"
+        f"the learner cannot be taught: the gradient of {operator} cannot be differentiated again; {advice}"
     )
 
 

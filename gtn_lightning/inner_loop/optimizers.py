@@ -309,12 +309,13 @@ class Adam(InnerOptimizer):
 
     def init(self, params: Params) -> AdamState:
         """Return zero moments."""
-        zeros = {name: torch.zeros_like(parameter) for name, parameter in params.items()}
+        zeros = {name: torch.zeros_like(parameter) for name, parameter in _as_real(params).items()}
         return AdamState(zeros, zeros, 1.0, 1.0)
 
     def update(self, grads: Params, state: AdamState, params: Params, step: int) -> tuple[Params, AdamState]:
         """Take one step of Adam."""
         hyper = self.hyperparameters(step)
+        given, grads, params = params, _as_real(grads), _as_real(params)
         lr, beta1, beta2, eps = hyper["lr"], hyper["beta1"], hyper["beta2"], hyper["eps"]
         if self.decoupled:
             shrink = 1 - lr * hyper["weight_decay"]
@@ -330,7 +331,7 @@ class Adam(InnerOptimizer):
             name: params[name] - rate * mean[name] * (square[name] / (1 - decay2) + eps * eps).rsqrt()
             for name in params
         }
-        return new_params, AdamState(mean, square, decay1, decay2)
+        return _typed_as(given, new_params), AdamState(mean, square, decay1, decay2)
 
 
 class AdamW(Adam):
@@ -400,12 +401,13 @@ class RMSprop(InnerOptimizer):
 
     def init(self, params: Params) -> RMSpropState:
         """Return zero moments."""
-        zeros = {name: torch.zeros_like(parameter) for name, parameter in params.items()}
+        zeros = {name: torch.zeros_like(parameter) for name, parameter in _as_real(params).items()}
         return RMSpropState(zeros, zeros if self.momentum else {})
 
     def update(self, grads: Params, state: RMSpropState, params: Params, step: int) -> tuple[Params, RMSpropState]:
         """Take one step of RMSprop."""
         hyper = self.hyperparameters(step)
+        given, grads, params = params, _as_real(grads), _as_real(params)
         lr, alpha, eps, momentum = hyper["lr"], hyper["alpha"], hyper["eps"], hyper["momentum"]
         grads = _decayed(grads, params, hyper["weight_decay"])
         square = {name: alpha * state.square[name] + (1 - alpha) * grad * grad for name, grad in grads.items()}
@@ -413,7 +415,7 @@ class RMSprop(InnerOptimizer):
         if state.momentum:
             direction = {name: momentum * state.momentum[name] + step_ for name, step_ in direction.items()}
         new_params = {name: params[name] - lr * direction[name] for name in params}
-        return new_params, RMSpropState(square, direction if state.momentum else {})
+        return _typed_as(given, new_params), RMSpropState(square, direction if state.momentum else {})
 
 
 def _check_eps(name: str, eps: float) -> None:
@@ -428,3 +430,13 @@ def _decayed(grads: Params, params: Params, weight_decay: Value) -> Params:
     if isinstance(weight_decay, float) and weight_decay == 0:
         return grads
     return {name: grad + weight_decay * params[name] for name, grad in grads.items()}
+
+
+def _as_real(tensors: Params) -> Params:
+    """Return complex tensors as pairs of real numbers, of which an elementwise optimizer takes each by itself."""
+    return {name: torch.view_as_real(tensor) if tensor.is_complex() else tensor for name, tensor in tensors.items()}
+
+
+def _typed_as(given: Params, tensors: Params) -> Params:
+    """Return pairs of real numbers as complex ones, where these tensors are complex."""
+    return {name: torch.view_as_complex(t) if given[name].is_complex() else t for name, t in tensors.items()}

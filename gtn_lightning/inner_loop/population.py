@@ -1,7 +1,8 @@
 """Several learners taught on the same batches."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -9,7 +10,11 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
+from gtn_lightning.inner_loop.errors import first_line
+from gtn_lightning.inner_loop.functional import Owned, difference
+from gtn_lightning.inner_loop.gradients import inner_gradient
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
+from gtn_lightning.inner_loop.replay import Surroundings
 from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params
 from gtn_lightning.inner_loop.unroll import Snapshot, Unrolled, unroll
 
@@ -46,10 +51,13 @@ def unroll_population(
         what ``unroll`` returns, for each member; where they are batched, ``losses`` is the mean over members.
 
     Raises:
-        ValueError: if there are no members, and as ``unroll``.
+        ValueError: if there are no members, if they are given one loss though their learners differ in something else
+            than parameters and buffers, and as ``unroll``.
     """
     if not members:
         raise ValueError("a population needs at least one learner")
+    if callable(loss_fn):
+        _reject_different(members)
     shared = loss_fn if callable(loss_fn) else None
     losses = [loss_fn] * len(members) if callable(loss_fn) else loss_fn
     if batched is None:
@@ -64,8 +72,38 @@ def unroll_population(
             for loss, (params, buffers) in zip(losses, members, strict=True)
         ]
     params, buffers = (_stacked([member[part] for member in members]) for part in range(2))
-    together = unroll(_summed(shared), params, buffers, batches, optimizer, **options)
+    batches = iter(batches)
+    first = list(islice(batches, 1))
+    summed = _summed(shared)
+    if reason := _unbatchable(summed, params, buffers, first):
+        warnings.warn(f"{reason}: the learners of the population are taught one after the other", stacklevel=2)
+        return unroll_population(shared, members, chain(first, batches), optimizer, batched=False, **options)
+    together = unroll(summed, params, buffers, chain(first, batches), optimizer, **options)
     return [_member(together, number, len(members)) for number in range(len(members))]
+
+
+def _reject_different(members: Sequence[tuple[Params, Buffers]]) -> None:
+    owners = [params.owner for params, _ in members if isinstance(params, Owned)]
+    for owner in owners[1:]:
+        if name := difference(owners[0], owner):
+            raise ValueError(
+                f"the learners of the population differ in {name}, which is neither parameter nor buffer: they would "
+                "all be taught with the first one's; give a loss for each"
+            )
+
+
+def _unbatchable(summed: LossFn, params: Params, buffers: Buffers, first: Sequence[Batch]) -> str | None:
+    """Return why learners cannot be taught as one operation, or None; found by computing one gradient."""
+    if not first:
+        return None
+    try:
+        with Surroundings(next(iter(params.values())).device).again(), torch.no_grad():
+            inner_gradient(summed, params, buffers, first[0], "remat")
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # among which are vmap's
+        return f"torch cannot compute the learners' loss as one operation ({first_line(error)})"
+    return None
 
 
 def _stacked(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -32,3 +32,8 @@ class InnerGradient(NamedTuple):
 def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors without their graphs."""
     return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def is_continuous(tensor: Tensor) -> bool:
+    """Return whether a tensor holds real or complex numbers, by which a derivative can be taken."""
+    return tensor.is_floating_point() or tensor.is_complex()

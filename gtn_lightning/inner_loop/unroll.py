@@ -50,7 +50,13 @@ class InnerState(NamedTuple):
 
 
 def inner_step(
-    loss_fn: LossFn, at: InnerState, batch: Batch, optimizer: InnerOptimizer, step: int, mode: str = "auto"
+    loss_fn: LossFn,
+    at: InnerState,
+    batch: Batch,
+    optimizer: InnerOptimizer,
+    step: int,
+    mode: str = "auto",
+    checked: bool = True,
 ) -> tuple[InnerState, Tensor]:
     """Take one inner step, differentiably.
 
@@ -61,11 +67,12 @@ def inner_step(
         optimizer: the inner optimizer.
         step: which inner step this is, counted from zero.
         mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``.
+        checked: whether to refuse what is found to be differentiated wrongly, see ``inner_gradient``.
 
     Returns:
         Where the inner loop is then, and the loss before the step, a scalar.
     """
-    gradient = inner_gradient(loss_fn, at.params, at.buffers, batch, mode)
+    gradient = inner_gradient(loss_fn, at.params, at.buffers, batch, mode, checked)
     params, state = optimizer.update(gradient.grads, at.state, at.params, step)
     return InnerState(params, gradient.buffers, state), gradient.loss
 
@@ -82,6 +89,7 @@ def unroll(
     snapshots: Collection[int] = (),
     segment: int | None = None,
     offload: bool = False,
+    checked: bool = True,
 ) -> Unrolled:
     """Train a learner for a few steps as one differentiable function.
 
@@ -104,6 +112,7 @@ def unroll(
             backward pass. With about the square root of T, memory grows as that root; it costs T inner gradients
             more. A segment also ends where a snapshot is taken. None keeps the state after each step.
         offload: whether what segments keep waits in the host's memory until the backward pass.
+        checked: whether to refuse what is found to be differentiated wrongly, see ``inner_gradient``.
 
     Returns:
         Trained parameters, buffers, per-step losses, optimizer state, and the snapshots.
@@ -131,7 +140,7 @@ def unroll(
         at, batches = given
         losses = []
         for step, batch in enumerate(batches, start):
-            at, loss = inner_step(loss_fn, at, batch, optimizer, step, mode)
+            at, loss = inner_step(loss_fn, at, batch, optimizer, step, mode, checked)
             losses.append(loss)
         return at, losses
 
@@ -151,7 +160,7 @@ def unroll(
                 # Variables, so that no step has to make its own: those would pass for tensors closed over.
                 variables = {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in at.params.items()}
                 at = at._replace(params=variables)
-                at, found = rematerialise(partial(advance, step), (at, chunk), learned, device, offload)
+                at, found = rematerialise(partial(advance, step), (at, chunk), learned, device, offload, checked)
                 at = at._replace(buffers=detached(at.buffers))
             else:
                 at, found = advance(step, (at, chunk))

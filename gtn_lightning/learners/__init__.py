@@ -7,6 +7,8 @@ from gtn_lightning.learners.distributions import (
     LearnerFactory,
     Mixture,
     RandomWidth,
+    check_distribution,
+    check_learner,
 )
 from gtn_lightning.learners.mlp import MLP
 from gtn_lightning.learners.paper import GTNCifarNet, GTNMnistNet
@@ -23,4 +25,6 @@ __all__ = [
     "Mixture",
     "RandomWidth",
     "ResNet",
+    "check_distribution",
+    "check_learner",
 ]

@@ -4,6 +4,7 @@ Two sources of randomness stay apart. *Which architecture* is drawn from the gen
 *which parameters* come from torch's global random state, which the caller seeds.
 """
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gtn_lightning.errors import RecipeError
 
@@ -65,9 +67,13 @@ class Fixed(LearnerDistribution):
 
     Args:
         learner: makes the learner.
+
+    Raises:
+        RecipeError: the learner is a network, or cannot be made without more arguments.
     """
 
     def __init__(self, learner: LearnerFactory) -> None:
+        _check_factory("Fixed: learner", learner)
         self.learner = learner
 
     def sample(self, generator: torch.Generator) -> nn.Module:
@@ -100,6 +106,7 @@ class RandomWidth(LearnerDistribution):
                     f"ranges.{name}: got {list(bounds)}; give two whole numbers [low, high] with low < high "
                     "(high is never drawn)"
                 )
+        _check_factory("RandomWidth: learner", learner, **{name: low for name, (low, _) in ranges.items()})
         self.learner = learner
         self.ranges = {name: list(bounds) for name, bounds in ranges.items()}
         # Both ends are built once, so that a range that cannot work fails now and not in the middle of
@@ -147,6 +154,8 @@ class Mixture(LearnerDistribution):
             for name, weight in weights.items():
                 if not (weight > 0 and math.isfinite(weight)):
                     raise RecipeError(f"weights.{name}: got {weight}; give a positive number, or leave the family out")
+        for name, learner in learners.items():
+            _check_factory(f"Mixture: learners.{name}", learner)
         self.learners = dict(learners)
         self.weights = None if weights is None else dict(weights)
 
@@ -157,6 +166,83 @@ class Mixture(LearnerDistribution):
 
     def families(self) -> dict[str, LearnerDistribution]:
         return {name: Fixed(learner) for name, learner in self.learners.items()}
+
+
+def check_distribution(learners: object) -> None:
+    """Raise ``RecipeError`` if what is given as a distribution over learners is a network, its class or another thing.
+
+    Args:
+        learners: what was given.
+    """
+    if isinstance(learners, LearnerDistribution):
+        return
+    advice = "give Fixed(partial(MyNet, ...)) with the class of your network"
+    if isinstance(learners, nn.Module):
+        advice = f"give Fixed({_partial_of(type(learners))}), which makes a new one for every meta-step"
+    elif inspect.isclass(learners) and issubclass(learners, nn.Module):
+        advice = f"give Fixed({_partial_of(learners)})"
+    raise RecipeError(f"model.learners must be a distribution over learners, got {_named(learners)}: {advice}")
+
+
+def check_learner(learner: nn.Module) -> None:
+    """Raise ``RecipeError`` if a network cannot be taught, whatever the task: its parameters could not be followed.
+
+    Args:
+        learner: a learner as a distribution made it.
+    """
+    name = type(learner).__name__
+    for part in learner.modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise RecipeError(
+                f"the learner {name} is or has a TorchScript module, through whose steps there is no meta-gradient: "
+                "give the class that was scripted or traced"
+            )
+        tensors = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+        if any(is_lazy(tensor) for tensor in tensors):
+            raise RecipeError(
+                f"the learner {name} has a {type(part).__name__}, whose size is not known before it is used: give its "
+                f"size, as in {type(part).__name__.removeprefix('Lazy')}"
+            )
+
+
+def _check_factory(key: str, factory: object, **overrides: int) -> None:
+    """Raise ``RecipeError`` unless a learner can be made by a call."""
+    if isinstance(factory, nn.Module) or not callable(factory):
+        of = type(factory) if isinstance(factory, nn.Module) else None
+        raise RecipeError(
+            f"{key} must be a class, or a function, that makes a new learner at every call, got {_named(factory)}: "
+            f"give {_partial_of(of)}, as in Fixed({_partial_of(of)})"
+        )
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # of a builtin, nothing is known
+        return
+    missing = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in overrides
+    ]
+    if missing:
+        values = ", ".join(f"{name}=..." for name in missing)
+        name = getattr(factory, "__name__", type(factory).__name__)
+        raise RecipeError(
+            f"{key} must be made without arguments, but {name} needs {', '.join(missing)}: give partial({name}, "
+            f"{values})"
+        )
+
+
+def _named(given: object) -> str:
+    if isinstance(given, nn.Module):
+        return f"a network, {type(given).__name__}"
+    if inspect.isclass(given):
+        return f"the class {given.__name__}"
+    return f"a {type(given).__name__}"
+
+
+def _partial_of(network: type | None) -> str:
+    return f"partial({'MyNet' if network is None else network.__name__}, ...)"
 
 
 def _make(factory: LearnerFactory, **overrides: int) -> nn.Module:

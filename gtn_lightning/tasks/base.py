@@ -61,6 +61,17 @@ class Task(ABC):
             The mean loss on the batch, a scalar.
         """
 
+    def check_batch(self, batch: Sequence[Any], where: str) -> None:
+        """Raise ``RecipeError`` if learners cannot be scored on a batch of real data, saying what to change.
+
+        Called with every batch of validation and testing. A task that does not say takes all of them.
+
+        Args:
+            batch: images as the learners see them, and their targets.
+            where: which data this is, in words for an error.
+        """
+        return
+
     @abstractmethod
     def check(self, learner: nn.Module, batch: Sequence[Any]) -> None:
         """Raise ``RecipeError`` if the learner cannot work on such a batch of real data, saying what to change."""

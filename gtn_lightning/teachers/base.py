@@ -84,7 +84,7 @@ class Teacher(nn.Module, ABC):
 
         Args:
             images: float ``[N, C, H, W]``, normalised as the learner is to see them.
-            labels: int64 ``[N]``.
+            labels: int64 ``[N]``, or class probabilities ``[N, classes]`` where the data has such.
         """
         return
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.labels import class_numbers
 from gtn_lightning.teachers.base import SyntheticBatch, Teacher, TeacherInput, check_sizes
 from gtn_lightning.teachers.generator import SHARPNESS
 
@@ -59,14 +60,17 @@ class Pixels(Teacher):
     def attach(self, images: Tensor, labels: Tensor) -> None:
         """Copy real images, once: image i becomes one of class i modulo the number of classes.
 
+        Where labels are class probabilities, an image is one of its most probable class.
+
         Raises:
             RecipeError: if there is no real image of some class.
         """
         if self.started:
             return
+        numbers = class_numbers(labels)
         with torch.no_grad():
             for label in range(self.classes):
-                rows = (labels == label).nonzero()[:, 0]
+                rows = (numbers == label).nonzero()[:, 0]
                 if not len(rows):
                     raise RecipeError(
                         f"Pixels: init is real, but among {len(labels)} real images none is of class {label}"

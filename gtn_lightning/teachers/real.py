@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.labels import class_numbers
 from gtn_lightning.teachers.base import SyntheticBatch, Teacher, check_sizes
 
 
@@ -24,11 +25,13 @@ class RealData(Teacher):
         self.image_shape = image_shape
         self.classes = classes
         self._images: Tensor | None = None
+        self._targets: Tensor | None = None
         self._labels: Tensor | None = None
 
     def attach(self, images: Tensor, labels: Tensor) -> None:
         """Keep the images to teach with; see the base class."""
-        self._images, self._labels = images, labels
+        targets = labels.to(images.dtype) if labels.is_floating_point() else labels
+        self._images, self._targets, self._labels = images, targets, class_numbers(labels)
 
     @property
     def size(self) -> int:
@@ -37,7 +40,7 @@ class RealData(Teacher):
 
     def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
         """Take the images that the index names, modulo their number; the labels are theirs, not those asked for."""
-        if self._images is None or self._labels is None:
+        if self._images is None or self._targets is None or self._labels is None:
             raise RecipeError("RealData has no images yet: train or evaluate it through a Trainer with a data module")
         rows = torch.remainder(index, len(self._labels)).to(self._labels.device)
-        return SyntheticBatch(self._images[rows], self._labels[rows], self._labels[rows])
+        return SyntheticBatch(self._images[rows], self._targets[rows], self._labels[rows])

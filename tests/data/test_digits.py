@@ -131,6 +131,44 @@ class Stripes(TensorData):
         return Splits(Split(images, labels), dark, dark, classes=2)
 
 
+IMAGES, LABELS = torch.zeros(12, 1, 4, 4, dtype=torch.uint8), torch.arange(12) % 2
+
+
+class Given(TensorData):
+    """Whatever a user's own ``load`` returns for one split."""
+
+    def __init__(self, name: str, split: Split) -> None:
+        super().__init__(batch_size=4, eval_batch_size=4)
+        self.name, self.split = name, split
+
+    def load(self) -> Splits:
+        right = Split(IMAGES, LABELS)
+        return Splits(right, right, right, classes=2)._replace(**{self.name: self.split})
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES.float(), LABELS, r"images that are float32 \[12, 1, 4, 4\], expected uint8 .*: return raw pixels"),
+        (IMAGES[:, 0], LABELS, r"images that are uint8 \[12, 4, 4\], expected uint8 \[N, C, H, W\]"),
+        (IMAGES, LABELS.int(), r"labels that are int32 \[12\] for 12 images, expected int64 \[12\].*\.long\(\)"),
+        (IMAGES, LABELS[:-1], r"labels that are int64 \[11\] for 12 images"),
+        (IMAGES, torch.nn.functional.one_hot(LABELS).float(), r"labels that are float32 \[12, 2\] .*\.argmax\(1\)"),
+        (IMAGES, LABELS + 1, r"labels from 1 to 2, expected 0 to 1 for 2 classes"),
+    ],
+)  # fmt: skip
+def test_what_load_may_not_return(name: str, images: Tensor, labels: Tensor, message: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^Given.load: the split {name} has {message}") as caught:
+        Given(name, Split(images, labels)).setup()
+    assert "\n" not in str(caught.value)
+
+
+def test_splits_have_images_of_one_shape() -> None:
+    with pytest.raises(RecipeError, match=r"^Given.load: the split test has images of shape \[1, 4, 3\] .*\[1, 4, 4\]"):
+        Given("test", Split(IMAGES[..., :3], LABELS)).setup()
+
+
 def test_statistics_come_from_the_training_split_alone_per_channel() -> None:
     data = Stripes(batch_size=4, eval_batch_size=4)
     data.setup()

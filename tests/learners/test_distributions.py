@@ -21,7 +21,9 @@ from gtn_lightning.learners import (
     Mixture,
     RandomWidth,
     ResNet,
+    check_learner,
 )
+from tests.tiny import make_gtn
 
 SMALL: dict[str, Any] = {"image_shape": (1, 8, 8), "classes": 10}
 small_convnet = partial(ConvNet, **SMALL)
@@ -135,6 +137,11 @@ def test_checking_and_naming_learners_leaves_the_random_state_alone() -> None:
         (lambda: Mixture({"a": small_mlp}, {"a": 0.0}), r"weights\.a: got 0\.0.*positive"),
         (lambda: Mixture({"a": small_mlp}, {"a": float("nan")}), r"weights\.a: got nan"),
         (lambda: Fixed(dict).sample(torch.Generator()), "learner: made a dict"),  # type: ignore[arg-type]
+        (lambda: Fixed(small_mlp()), r"Fixed: learner must be a class.* a network, MLP: give partial\(MLP, \.\.\.\)"),
+        (lambda: Fixed(3), r"Fixed: learner must be a class, or a function, .*got a int"),  # type: ignore[arg-type]
+        (lambda: Fixed(MLP), r"Fixed: .*MLP needs image_shape, classes: give partial\(MLP, image_shape=\.\.\., cla"),
+        (lambda: RandomWidth(small_convnet(), {"width": [2, 4]}), r"RandomWidth: learner must be .*partial\(ConvNet, "),
+        (lambda: Mixture({"a": small_mlp, "b": small_mlp()}), r"Mixture: learners\.b must be .*partial\(MLP, "),
     ],
 )
 def test_bad_values_are_named_in_one_line(build: Callable[[], object], message: str) -> None:
@@ -160,3 +167,33 @@ def test_distributions_can_be_written_in_a_recipe() -> None:
     assert draw(build("RandomWidth", learner=convnet, ranges={"width": [5, 6]}), 0).width == 5
     mixture = build("Mixture", learners={"a": convnet, "b": mlp}, weights={"a": 1, "b": 1e6})
     assert draw(mixture, 0).hidden == [7]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (small_mlp(), r"got a network, MLP: give Fixed\(partial\(MLP, \.\.\.\)\), which makes a new one"),
+        (MLP, r"got the class MLP: give Fixed\(partial\(MLP, \.\.\.\)\)"),
+        (small_mlp, r"got a partial: give Fixed\(partial\(MyNet, \.\.\.\)\)"),
+        (None, r"got a NoneType: give Fixed"),
+    ],
+)
+def test_what_is_no_distribution(given: object, message: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^model.learners must be a distribution over learners, {message}"):
+        make_gtn(learners=given)
+
+
+@pytest.mark.parametrize(
+    ("learner", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), r"Sequential has a LazyLinear, .*as in Linear"),
+        (nn.Sequential(nn.LazyBatchNorm2d(affine=False)), r"Sequential has a LazyBatchNorm2d, .*as in BatchNorm2d"),
+        (torch.jit.script(nn.Linear(2, 3)), r"is or has a TorchScript module.*give the class"),
+        (nn.Sequential(torch.jit.trace(nn.Linear(2, 3), torch.zeros(1, 2))), r"Sequential is or has a TorchScript"),
+    ],
+)
+def test_networks_that_cannot_be_taught(learner: nn.Module, message: str) -> None:
+    check_learner(small_convnet())
+    with pytest.raises(RecipeError, match=rf"^the learner .*{message}") as caught:
+        check_learner(learner)
+    assert "\n" not in str(caught.value)

@@ -115,3 +115,11 @@ def test_error_messages(shape: tuple[int, int, int], classes: int, images: int, 
 def test_an_unknown_init_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"^Pixels: init 'zeros' is unknown: use noise or real"):
         Pixels((1, 8, 8), 10, 20, init="zeros")
+
+
+def test_real_images_with_class_probabilities_begin_as_their_most_probable_class() -> None:
+    labels = torch.arange(12) % CLASSES
+    images = labels.float().view(-1, 1, 1, 1).expand(-1, 2, 3, 5)
+    made = Pixels((2, 3, 5), CLASSES, 6, init="real")
+    made.attach(images, 0.4 * torch.nn.functional.one_hot(labels) + 0.2)
+    assert made.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]

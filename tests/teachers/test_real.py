@@ -23,6 +23,16 @@ def test_it_gives_real_images_with_their_own_labels() -> None:
     assert torch.equal(batch.labels, labels[rows])
 
 
+def test_class_probabilities_are_taught_as_they_are_and_shown_as_classes() -> None:
+    teacher = RealData((1, 2, 2), 3)
+    labels = torch.tensor([[0.1, 0.7, 0.2], [0.8, 0.1, 0.1], [0.3, 0.3, 0.4]], dtype=torch.float64)
+    teacher.attach(torch.randn(3, 1, 2, 2), labels)
+    batch = teacher(torch.tensor([2, 0]), torch.zeros(2, dtype=torch.long), None)
+    assert torch.equal(batch.targets, labels[[2, 0]].float())
+    assert batch.labels.tolist() == [2, 1]
+    assert teacher.size == 3
+
+
 def test_without_a_curriculum_it_draws_from_all_images() -> None:
     teacher = RealData((1, 1, 1), 10)
     teacher.attach(torch.arange(200.0).view(200, 1, 1, 1), torch.arange(200) % 10)

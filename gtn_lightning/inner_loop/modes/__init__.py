@@ -19,9 +19,9 @@ MODES: dict[str, Mode] = {
     "linearized": _LINEARIZED,
     "mixed": _MIXED,
     "remat": _REMAT,
-    "reverse": Reverse(),
+    "reverse": Reverse(_REMAT),
 }
-"""The interchangeable modes by name. They give the same gradients:
+"""The interchangeable modes by name. They give the same gradients, but for rounding:
 
 * ``reverse`` keeps the graph of all inner gradients.
 * ``remat`` computes each gradient again when the backward pass arrives, and differentiates it in reverse mode.

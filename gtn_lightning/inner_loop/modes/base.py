@@ -6,17 +6,23 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.operators import reject_captured
+from gtn_lightning.inner_loop.evaluation import evaluated
 from gtn_lightning.inner_loop.replay import AutocastState
-from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, detached
+from gtn_lightning.inner_loop.traits import traits_of
+from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, detached, is_continuous
 
 
 class Mode(ABC):
-    """A way to compute an inner gradient. Modes differ in time and memory, never in the result."""
+    """A way to compute an inner gradient. Modes differ in time and memory, and in the result by rounding alone."""
 
     @abstractmethod
     def differentiable(
-        self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
+        self,
+        loss_fn: LossFn,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        batch: Batch,
+        checked: bool = True,
     ) -> InnerGradient:
         """Compute the gradient as a differentiable function of parameters and batch.
 
@@ -25,6 +31,10 @@ class Mode(ABC):
             params: the learner's parameters.
             buffers: the learner's buffers, constants of the meta-gradient.
             batch: the tensors of the batch.
+            checked: whether what cannot be differentiated rightly is refused.
+
+        Raises:
+            InnerLoopError: if it is, here or from the backward pass.
         """
 
     def plain(
@@ -35,17 +45,33 @@ class Mode(ABC):
 
 
 def first_order(
-    loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
+    loss_fn: LossFn,
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    batch: Batch,
+    watch: bool = False,
 ) -> InnerGradient:
     """Compute loss and gradient by ordinary autograd and let go of the graph.
+
+    Args:
+        loss_fn, params, buffers, batch: as for the inner gradient.
+        watch: whether the gradient will be computed again to be differentiated, so that the loss has to be watched.
 
     Raises:
         ValueError: if the loss closes over a tensor that requires grad.
     """
     device = next(iter(params.values())).device
+    traits = traits_of(loss_fn)
     with AutocastState.now(device).context(), torch.enable_grad():
         variables = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
-        loss, new_buffers = loss_fn(variables, buffers, *(tensor.detach() for tensor in batch))
-        reject_captured(loss, variables.values())
-        grads = torch.autograd.grad(loss, list(variables.values()), materialize_grads=True)
-    return InnerGradient(dict(zip(variables, grads, strict=True)), loss.detach(), detached(new_buffers))
+        # Where the loss is watched, the batch is a variable too: stops between it and the loss are to be seen.
+        inputs = [tensor.detach().requires_grad_(watch and traits.due and is_continuous(tensor)) for tensor in batch]
+        with evaluated(loss_fn, variables, buffers, inputs, traits, watch=watch) as found:
+            grads = torch.autograd.grad(found.loss, list(variables.values()), materialize_grads=True)
+    named = {name: dense(grad) for name, grad in zip(variables, grads, strict=True)}
+    return InnerGradient(named, found.loss.detach(), detached(found.buffers))
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """Return a gradient as an ordinary tensor; ``nn.Embedding(sparse=True)`` has sparse ones."""
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from gtn_lightning.inner_loop.following import STOP, Following, InnerPass
 from gtn_lightning.inner_loop.modes.graphs import Places, differentiable
-from gtn_lightning.inner_loop.modes.node import Products
+from gtn_lightning.inner_loop.modes.reverse_over_reverse import Products
+from gtn_lightning.inner_loop.operators import look_through
+from gtn_lightning.inner_loop.replay import Surroundings
 from gtn_lightning.inner_loop.types import InnerGradient
 
 Key = tuple[object, ...]
@@ -30,13 +33,22 @@ class Captured:
         """How many the graph has."""
         self._made: dict[Key, Any] = {}
         self._examples: Sequence[Tensor] = ()
+        self._drew = False
+        self._following: Following | None = None
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor | None]:
         """Return what dynamo takes for the outputs: real ones the first time, when ``place`` looks at them."""
         self.inputs = inputs
         if self.outputs:
             return (None,) * self.outputs
-        self._examples = self.graph(*inputs)
+        # Watched, as the first evaluation of an uncompiled loss is, and without a trace: it is nobody's step.
+        surroundings = Surroundings(inputs[0].device, foreign=False)
+        self._following = Following(InnerPass(), inputs)
+        with self._following:
+            self._examples = self.graph(*inputs)
+        self._drew = surroundings.changed()
+        if self._drew:
+            surroundings.rewind()
         return self._examples
 
     @property
@@ -63,6 +75,7 @@ class Captured:
         at = _index(outputs, loss)
         if at is None:
             raise RuntimeError("the loss is not computed from parameters and batch")
+        self._reject_followed(outputs[at], inputs)
         self._batch = [_index(inputs, tensor) for tensor in batch]
         self._buffers = {name: _index(outputs, tensor) for name, tensor in new_buffers.items()}
         for name, place in self._buffers.items():
@@ -73,6 +86,17 @@ class Captured:
         self.graph = differentiable(self.graph, inputs)
         self.outputs = len(outputs)
         self._examples = ()
+
+    def _reject_followed(self, loss: Tensor, inputs: Sequence[Tensor]) -> None:
+        """Raise if the loss does what a compiled program would not repeat, or would differentiate wrongly."""
+        assert self._following is not None
+        following, self._following = self._following, None
+        if self._drew or following.generators:
+            raise RuntimeError("the loss draws random numbers")
+        if following.hooked or following.nested or following.made or following.lost:
+            raise RuntimeError("the loss changes its gradients")
+        if STOP in look_through(loss, inputs).names:
+            raise RuntimeError("the loss stops gradients, by detach() or no_grad()")
 
     def places(self, wanted: Sequence[bool] = ()) -> Places:
         """Return where the parameters and the loss are, and of the batch what is wanted."""

@@ -14,11 +14,16 @@ from torch import Tensor
 
 from gtn_lightning.inner_loop.modes.base import first_order
 from gtn_lightning.inner_loop.modes.mixed import Mixed, tangents
-from gtn_lightning.inner_loop.modes.node import Call, Cotangents, Products, Recomputing, Saved
+from gtn_lightning.inner_loop.modes.node import Call, Computed, Recomputing, Saved
 from gtn_lightning.inner_loop.modes.program import Program
+from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
-from gtn_lightning.inner_loop.replay import AutocastState, random_state, same_state
+from gtn_lightning.inner_loop.replay import AutocastState, Surroundings, random_state, same_state
+from gtn_lightning.inner_loop.traits import traits_of
 from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, Params
+from gtn_lightning.inner_loop.verification import agree
+
+WRONG = "has another value once it is compiled, which is an error of torch's compiler, and runs uncompiled"
 
 MOST_PROGRAMS = 64
 """How many losses a process compiles, the inner loss and the meta-loss of every architecture; others run uncompiled."""
@@ -27,13 +32,15 @@ MOST_PROGRAMS = 64
 class Compiled(Recomputing):
     """Compiled forward over reverse; what cannot be compiled runs in mode ``mixed``.
 
-    That is a learner that draws random numbers (which a compiled recomputation would draw anew), one that dynamo
-    cannot trace as a whole, one with a gradient of its own or a transform of ``torch.func`` other than ``vmap``, and
-    whatever comes after ``MOST_PROGRAMS`` programs.
+    That is a learner that draws random numbers (which a compiled recomputation would draw anew), one that stops
+    gradients on the way to its loss or changes them, one that dynamo cannot trace as a whole, one with a gradient of
+    its own or a transform of ``torch.func`` other than ``vmap``, one whose compiled program has another result than the
+    uncompiled computation, and whatever comes after ``MOST_PROGRAMS`` programs.
     """
 
     def __init__(self) -> None:
-        self._mixed = Mixed()
+        self.uncompiled = Mixed()
+        """The mode of what cannot be compiled."""
         self._programs: dict[Signature, Program | None] = {}
         self._full = False
 
@@ -41,26 +48,65 @@ class Compiled(Recomputing):
         self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
     ) -> InnerGradient:
         """Compute the gradient without a graph; see the base class."""
-        key = signature(loss_fn, params, buffers, batch)
-        if key not in self._programs:
-            # The first evaluation is an ordinary one: it finds a loss that closes over something learned, or draws.
-            device = next(iter(params.values())).device
-            before = random_state(device)
-            found = first_order(loss_fn, params, buffers, batch)
-            drew = not same_state(before, random_state(device))
-            self._programs[key] = None if drew else self._new_program(device)
-            return found
-        program = self._programs[key]
-        compiled = None
-        if program is not None:
-            compiled = program.gradient(loss_fn, laid_out(params), buffers, laid_out_batch(params, batch))
+        if signature(loss_fn, params, buffers, batch) not in self._programs:
+            return self._first(loss_fn, params, buffers, batch, watch=False)
+        compiled = self._confirmed(loss_fn, params, buffers, batch)
         return compiled or first_order(loss_fn, params, buffers, batch)
+
+    def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
+        """Compute the gradient; see the base class."""
+        if signature(call.loss_fn, params, call.buffers, batch) not in self._programs:
+            return Computed(self._first(call.loss_fn, params, call.buffers, batch, watch=True), (), self.products)
+        if not call.traits.uncompilable:
+            compiled = self._confirmed(call.loss_fn, params, call.buffers, batch)
+            if compiled is not None:
+                if self.repeats(call):
+                    return Computed(compiled, (), self.products)
+                call.surroundings.rewind()
+        return self.uncompiled.gradient(call, params, batch, wanted)
+
+    def _confirmed(
+        self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
+    ) -> InnerGradient | None:
+        """Return the gradient as a compiled program computes it, or None if there is none (yet)."""
+        program = self.program(loss_fn, params, buffers, batch)
+        if program is None:
+            return None
+        compiled = program.gradient(loss_fn, laid_out(params), buffers, laid_out_batch(params, batch))
+        if compiled is not None and program.fresh:
+            return confirmed_gradient(program, compiled, first_order(loss_fn, params, buffers, batch))
+        return compiled
+
+    def repeats(self, call: Call) -> bool:
+        """Count a compiled evaluation; return whether another one would have the same result, as far as is seen."""
+        call.traits.evaluations += 1
+        if call.sampled and call.surroundings.changed():
+            # Torch's own draws are in the graph that is compiled, and refused with it: these are Python's or NumPy's.
+            call.traits.foreign = True
+        return not call.traits.foreign
+
+    def _first(
+        self,
+        loss_fn: LossFn,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        batch: Batch,
+        watch: bool,
+    ) -> InnerGradient:
+        """Evaluate a learner of a new architecture, uncompiled, and see whether it can be compiled."""
+        device = next(iter(params.values())).device
+        before = random_state(device)
+        found = first_order(loss_fn, params, buffers, batch, watch)
+        drew = not same_state(before, random_state(device))
+        key = signature(loss_fn, params, buffers, batch)
+        self._programs[key] = None if drew or traits_of(loss_fn).uncompilable else self._new_program(device)
+        return found
 
     def products(self, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:
         """Push the cotangents forward through the gradient; see the base class."""
         params, batch = saved.params, saved.batch
         program = self.program(call.loss_fn, params, call.buffers, batch, call.surroundings.autocast)
-        if program is not None and cotangents.vector:
+        if program is not None and cotangents.vector and not call.traits.uncompilable:
             with call.surroundings.again():
                 found = program.products(
                     call.loss_fn,
@@ -72,8 +118,12 @@ class Compiled(Recomputing):
                     wanted,
                 )
             if found is not None:
-                return found
-        return self._mixed.products(call, saved, cotangents, wanted)
+                if not program.fresh:
+                    return found
+                return confirmed_products(
+                    program, found, self.uncompiled.products(call, saved, cotangents, wanted), call
+                )
+        return self.uncompiled.products(call, saved, cotangents, wanted)
 
     def program(
         self,
@@ -96,6 +146,26 @@ class Compiled(Recomputing):
                 stacklevel=2,
             )
         return None
+
+
+def confirmed_gradient(program: Program, found: InnerGradient, expected: InnerGradient) -> InnerGradient:
+    """Return the gradient that a newly compiled program computed, or the uncompiled one where they differ."""
+    rounding = Surroundings(expected.loss.device, foreign=False).rounding(expected.grads.values())
+    if agree([found.loss, *found.grads.values()], [expected.loss, *(expected.grads[n] for n in found.grads)], rounding):
+        return found
+    program.give_up(WRONG)
+    return expected
+
+
+def confirmed_products(program: Program, found: Products, expected: Products, call: Call) -> Products:
+    """Return the products that a newly compiled program computed, or the uncompiled ones where they differ."""
+    one = [*(found.params[name] for name in call.names), *found.batch]
+    other = [*(expected.params[name] for name in call.names), *expected.batch]
+    rounding = call.surroundings.rounding(tensor for tensor in other if tensor is not None)
+    if agree(one, other, rounding):
+        return found
+    program.give_up(WRONG)
+    return expected
 
 
 def laid_out(tensors: Mapping[str, Tensor]) -> Params:

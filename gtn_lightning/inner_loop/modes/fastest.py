@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.inner_loop.modes.base import first_order
-from gtn_lightning.inner_loop.modes.node import Call, Computed, Cotangents, NodeMode, Products, Saved
+from gtn_lightning.inner_loop.modes.node import Call, Computed, NodeMode, Saved
+from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
 from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn
 

@@ -14,7 +14,6 @@ from torch.func import functionalize, grad, jvp
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from gtn_lightning.inner_loop.modes.mixed import StopsTangents
 from gtn_lightning.inner_loop.modes.zeros import drop_zeros, packet
 
 Loss = Callable[..., Sequence[Tensor]]
@@ -143,8 +142,7 @@ def _gradient(
         given = list(inputs)
         for place, tensor in zip((*places.params, *places.batch), (*params, *batch), strict=True):
             given[place] = tensor
-        with StopsTangents():
-            outputs = tuple(loss(*given))
+        outputs = tuple(loss(*given))
         return outputs[places.loss], outputs
 
     gradient = grad(of, argnums=(0, 1), has_aux=True)

@@ -7,26 +7,28 @@ of the second derivative is ever built, and both halves are functions that can b
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp
-from torch.overrides import TorchFunctionMode
 
-from gtn_lightning.inner_loop.modes.node import Call, Cotangents, Products, Recomputing, Saved
+from gtn_lightning.inner_loop.errors import RecomputationError, first_line
+from gtn_lightning.inner_loop.modes.node import Call, Recomputing, Saved
 from gtn_lightning.inner_loop.modes.remat import Remat
+from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products, Recomputed
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
-from gtn_lightning.inner_loop.operators import first_line
+from gtn_lightning.inner_loop.replay import Surroundings
 from gtn_lightning.inner_loop.types import Batch, LossFn, Params
 
 
 class Mixed(Recomputing):
     """Forward over reverse; where torch cannot do that for a learner, mode ``remat``.
 
-    That is a learner with an operator without a forward-mode rule, and most convolutional ones under autocast (torch
-    2.13 then casts their values and not their tangents).
+    That is a learner with an operator without a forward-mode rule, most convolutional ones under autocast (torch
+    2.13 then casts their values and not their tangents), and one that stops or changes gradients on the way to its
+    loss: the derivative of its gradient is not symmetric.
     """
 
     def __init__(self) -> None:
@@ -40,26 +42,37 @@ class Mixed(Recomputing):
         params, batch = saved.params, saved.batch
         key = signature(loss_fn, params, buffers, batch, call.surroundings.autocast)
         # Where the loss alone was used, the product is an ordinary gradient.
-        if not cotangents.vector or key in self._unsupported:
+        if not cotangents.vector or call.traits.reverse_only or key in self._unsupported:
             return self._fallback.products(call, saved, cotangents, wanted)
         try:
             with call.surroundings.again():
-                return forward_over_reverse(
+                Surroundings.note(call.traits.generators.values())
+                found, again = forward_over_reverse(
                     loss_fn, params, buffers, batch, tangents(params, cotangents), cotangents.loss, wanted
                 )
         except torch.OutOfMemoryError:
             raise
         except (NotImplementedError, RuntimeError) as error:
             # If the fault is the learner's own, this raises as well.
-            found = self._fallback.products(call, saved, cotangents, wanted)
-            self._unsupported.add(key)
-            reason = _reason(error)
-            if reason not in self._said:
-                self._said.add(reason)
-                warnings.warn(
-                    f"{reason}: its inner gradient is differentiated in mode 'remat' instead of 'mixed'", stacklevel=2
-                )
-            return found
+            return self._fallen_back(key, _reason(error), call, saved, cotangents, wanted)
+        try:
+            call.check_recomputation(again.loss, again.grads)
+        except RecomputationError:
+            reason = "torch computes another loss of the learner in forward mode, as with dropout inside attention"
+            return self._fallen_back(key, reason, call, saved, cotangents, wanted)
+        return found
+
+    def _fallen_back(
+        self, key: Signature, reason: str, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]
+    ) -> Products:
+        found = self._fallback.products(call, saved, cotangents, wanted)
+        self._unsupported.add(key)
+        if reason not in self._said:
+            self._said.add(reason)
+            warnings.warn(
+                f"{reason}: its inner gradient is differentiated in mode 'remat' instead of 'mixed'", stacklevel=3
+            )
+        return found
 
 
 def tangents(params: Params, cotangents: Cotangents) -> Params:
@@ -79,7 +92,7 @@ def forward_over_reverse(
     vector: Params,
     loss_cotangent: Tensor | None,
     wanted: Sequence[bool],
-) -> Products:
+) -> tuple[Products, Recomputed]:
     """Return the products of the inner gradient's derivatives with a vector; a pure function of tensors.
 
     Args:
@@ -87,44 +100,30 @@ def forward_over_reverse(
         vector: cotangents of the gradient, shaped as the parameters.
         loss_cotangent: cotangent of the loss, or None for zero.
         wanted: for each tensor of the batch, whether its product is asked for.
+
+    Returns:
+        The products, and the gradient and loss that were computed on the way.
     """
 
-    def both(params: Params, inputs: tuple[Tensor, ...]) -> Tensor:
+    def both(params: Params, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         given = iter(inputs)
-        with StopsTangents():
-            return loss_fn(params, buffers, *(next(given) if w else t for t, w in zip(batch, wanted, strict=True)))[0]
+        # Copies, which the loss may write to.
+        whole = ((next(given) if want else tensor).clone() for tensor, want in zip(batch, wanted, strict=True))
+        loss = loss_fn(params, buffers, *whole)[0]
+        return loss, loss
 
     # Forward mode refuses a tensor whose elements share memory, as those of an expanded one do.
     params = {name: tensor.contiguous() if 0 in tensor.stride() else tensor for name, tensor in params.items()}
     inputs = tuple(tensor for tensor, want in zip(batch, wanted, strict=True) if want)
-    gradient = grad(both, argnums=(0, 1))
-    found = jvp(lambda params: gradient(params, inputs), (params,), (vector,))
-    (by_params, by_inputs), (h_params, h_inputs) = found[0], found[1]
+    gradient = grad(both, argnums=(0, 1), has_aux=True)
+    found: Any = jvp(lambda params: gradient(params, inputs), (params,), (vector,), has_aux=True)
+    (by_params, by_inputs), (h_params, h_inputs), loss = found
     if loss_cotangent is not None:
         h_params = {name: h_params[name] + loss_cotangent * by_params[name] for name in h_params}
         h_inputs = tuple(h + loss_cotangent * by for h, by in zip(h_inputs, by_inputs, strict=True))
     rest = iter(h_inputs)
-    return Products(dict(h_params), [next(rest) if want else None for want in wanted])
-
-
-class StopsTangents(TorchFunctionMode):
-    """Lets ``torch.no_grad`` stop derivatives of forward mode too, as ``detach`` does and as double backward has it.
-
-    To torch (2.13), it is a matter of reverse mode alone: what a loss computes under it would be a constant to the
-    inner gradient, but not to its derivative.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        found = func(*args, **kwargs or {})
-        if func is torch._C._set_grad_enabled:
-            torch._C._set_fwd_grad_enabled(*args)
-        return found
+    products = Products(dict(h_params), [next(rest) if want else None for want in wanted])
+    return products, Recomputed(loss, by_params)
 
 
 def _reason(error: Exception) -> str:

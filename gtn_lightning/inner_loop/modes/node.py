@@ -13,30 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.modes.base import Mode
+from gtn_lightning.inner_loop.modes.base import Mode, first_order
+from gtn_lightning.inner_loop.modes.rejection import reject_wrong_derivative
+from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products
 from gtn_lightning.inner_loop.replay import Surroundings
-from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, Params
-
-
-class Cotangents(NamedTuple):
-    """The meta-loss's gradient w.r.t. what the node put out."""
-
-    grads: dict[str, Tensor | None]
-    """Per parameter, w.r.t. its inner gradient; None for zero."""
-    loss: Tensor | None
-    """W.r.t. the inner loss; None for zero, the rule."""
-
-    @property
-    def vector(self) -> bool:
-        """Whether there is anything to multiply the Hessian with."""
-        return any(cotangent is not None for cotangent in self.grads.values())
-
-
-class Products(NamedTuple):
-    """The meta-loss's gradient w.r.t. what went into the node."""
-
-    params: dict[str, Tensor | None]
-    batch: list[Tensor | None]
+from gtn_lightning.inner_loop.traits import traits_of
+from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, Params, detached
+from gtn_lightning.inner_loop.verification import check_recomputation
 
 
 class Saved(NamedTuple):
@@ -54,13 +37,38 @@ class Call:
     """What a node keeps besides tensors: the function, the constants, and what the world was like."""
 
     def __init__(
-        self, loss_fn: LossFn, names: tuple[str, ...], buffers: Mapping[str, Tensor], device: torch.device
+        self,
+        loss_fn: LossFn,
+        names: tuple[str, ...],
+        buffers: Mapping[str, Tensor],
+        device: torch.device,
+        checked: bool,
     ) -> None:
         self.loss_fn = loss_fn
         self.names = names
         self.buffers = buffers
         self.buffer_names: tuple[str, ...] = ()
-        self.surroundings = Surroundings(device)
+        self.checked = checked
+        self.traits = traits_of(loss_fn)
+        self.sampled = self.traits.due
+        """Whether this is one of the calls that are looked at closely."""
+        self.surroundings = Surroundings(device, foreign=self.sampled or self.traits.foreign)
+        self._first: tuple[Tensor, Params, torch.dtype] | None = None
+
+    def keep_result(self, found: InnerGradient) -> None:
+        """Keep what a recomputation has to arrive at: the loss, and in a sampled call the gradient."""
+        # On a GPU, looking at a number waits for all that was launched before.
+        if self.checked and (self.sampled or found.loss.device.type == "cpu"):
+            # Not the tensors themselves: those become outputs of the node, which knows this call.
+            rounding = self.surroundings.rounding([found.loss, *found.grads.values()])
+            self._first = found.loss.detach(), detached(found.grads) if self.sampled else {}, rounding
+
+    def check_recomputation(self, loss: Tensor, grads: Mapping[str, Tensor]) -> None:
+        """Raise ``RecomputationError`` if a recomputation arrived elsewhere than the first computation."""
+        if self._first is not None:
+            first_loss, first_grads, rounding = self._first
+            again = {name: grads[name] for name in first_grads}
+            check_recomputation(loss.detach(), again, first_loss, first_grads, rounding)
 
 
 class Computed(NamedTuple):
@@ -88,11 +96,16 @@ class NodeMode(Mode):
         """
 
     def differentiable(
-        self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
+        self,
+        loss_fn: LossFn,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        batch: Batch,
+        checked: bool = True,
     ) -> InnerGradient:
         """Compute the gradient as one node; see the base class."""
         names = tuple(params)
-        call = Call(loss_fn, names, buffers, params[names[0]].device)
+        call = Call(loss_fn, names, buffers, params[names[0]].device, checked)
         outputs = _Node.apply(self, call, *params.values(), *batch)
         loss, grads, new_buffers = outputs[0], outputs[1 : len(names) + 1], outputs[len(names) + 1 :]
         return InnerGradient(
@@ -105,7 +118,7 @@ class Recomputing(NodeMode):
 
     def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
         """Compute the gradient; see the base class."""
-        return Computed(self.plain(call.loss_fn, params, call.buffers, batch), (), self.products)
+        return Computed(first_order(call.loss_fn, params, call.buffers, batch, watch=True), (), self.products)
 
     @abstractmethod
     def products(self, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:
@@ -129,9 +142,17 @@ class _Node(torch.autograd.Function):
     def forward(ctx: Any, mode: NodeMode, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         split = len(call.names)
         params = dict(zip(call.names, tensors[:split], strict=True))
-        computed = mode.gradient(call, params, tensors[split:], ctx.needs_input_grad[split + 2 :])
+        wanted = ctx.needs_input_grad[split + 2 :]
+        with call.surroundings.watched():
+            computed = mode.gradient(call, params, tensors[split:], wanted)
         found = computed.gradient
-        call.surroundings.close()
+        if call.sampled:
+            call.traits.foreign |= call.surroundings.drew_foreign
+        if call.checked:
+            reject_wrong_derivative(
+                call.loss_fn, params, call.buffers, tensors[split:], wanted, call.traits, call.surroundings
+            )
+        call.keep_result(found)
         call.buffer_names = tuple(found.buffers)
         ctx.products, ctx.call = computed.products, call
         ctx.set_materialize_grads(False)

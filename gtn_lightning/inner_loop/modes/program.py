@@ -15,11 +15,11 @@ from torch import Tensor
 from torch._inductor import compile as inductor_compile
 from torch.fx import GraphModule
 
-from gtn_lightning.inner_loop.modes.captured import Captured
+from gtn_lightning.inner_loop.errors import first_line
+from gtn_lightning.inner_loop.modes.captured import Captured, Key
 from gtn_lightning.inner_loop.modes.graphs import Halves, gradient_graph, linearised, product_graph
-from gtn_lightning.inner_loop.modes.node import Products
-from gtn_lightning.inner_loop.operators import first_line
-from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
+from gtn_lightning.inner_loop.modes.reverse_over_reverse import Products
+from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params, is_continuous
 
 Flat = Callable[..., tuple[Tensor, ...]]
 """A compiled graph."""
@@ -47,6 +47,8 @@ class Program:
 
     def __init__(self, device: torch.device) -> None:
         self._works = True
+        self.fresh = False
+        """Whether the last result was the first of a newly compiled graph, which nobody has looked at."""
         self._cuda_graphs = device.type == "cuda"
         self._reached: Captured | None = None
         self._loss = torch.compile(_own(_loss), backend=self._backend, fullgraph=True, dynamic=False)
@@ -58,8 +60,8 @@ class Program:
 
         def run() -> InnerGradient:
             loss, inputs = self._capture(loss_fn, params, buffers, batch)
-            compiled = loss.once(
-                ("gradient",), lambda: self._compiled(gradient_graph(loss.graph, loss.places(), inputs), inputs)
+            compiled = self._once(
+                loss, ("gradient",), lambda: self._compiled(gradient_graph(loss.graph, loss.places(), inputs), inputs)
             )
             return loss.inner_gradient(compiled(*inputs), params, buffers)
 
@@ -81,7 +83,8 @@ class Program:
         def run() -> Products:
             loss, inputs = self._capture(loss_fn, params, buffers, batch)
             given = [*inputs, *loss.vector(vector)] + ([] if loss_cotangent is None else [loss_cotangent])
-            compiled = loss.once(
+            compiled = self._once(
+                loss,
                 ("products", *wanted, with_loss),
                 lambda: self._compiled(product_graph(loss.graph, loss.places(wanted), inputs, with_loss), given),
             )
@@ -97,13 +100,15 @@ class Program:
         def run() -> tuple[InnerGradient, Derivative]:
             loss, inputs = self._capture(loss_fn, params, buffers, batch)
             halves: Halves = loss.once(("halves", *wanted), lambda: linearised(loss.graph, loss.places(wanted), inputs))
-            compiled = loss.once(("first half", *wanted), lambda: self._compiled(halves.gradient, inputs))
+            compiled = self._once(loss, ("first half", *wanted), lambda: self._compiled(halves.gradient, inputs))
             found, kept = loss.split(compiled(*inputs))
 
             def apply(kept: Sequence[Tensor], vector: Params) -> Products | None:
                 def run() -> Products:
                     given = [*kept, *loss.vector(vector)]
-                    compiled = loss.once(("second half", *wanted), lambda: self._compiled(halves.derivative, given))
+                    compiled = self._once(
+                        loss, ("second half", *wanted), lambda: self._compiled(halves.derivative, given)
+                    )
                     return loss.products(compiled(*given), vector, wanted)
 
                 return self._tried(run)
@@ -114,6 +119,7 @@ class Program:
         return self._tried(run)
 
     def _tried(self, run: Callable[[], _Result]) -> _Result | None:
+        self.fresh = False
         if not self._works:
             return None
         try:
@@ -123,13 +129,21 @@ class Program:
             raise
         except Exception as error:  # dynamo and inductor raise whatever their parts raise
             # If the fault is the learner's own, the uncompiled evaluation that follows says so.
-            self._works = False
-            warnings.warn(
-                "the inner gradient cannot be compiled and runs uncompiled: "
-                f"{type(error).__name__}: {first_line(error)}",
-                stacklevel=2,
-            )
+            self.give_up(f"cannot be compiled and runs uncompiled: {type(error).__name__}: {first_line(error)}")
             return None
+
+    def give_up(self, reason: str) -> None:
+        """Return nothing from here on, and say once why."""
+        self._works = False
+        warnings.warn(f"the inner gradient {reason}", stacklevel=3)
+
+    def _once(self, loss: Captured, key: Key, make: Callable[[], Flat]) -> Flat:
+        def made() -> Flat:
+            self.fresh = True
+            return make()
+
+        compiled: Flat = loss.once(key, made)
+        return compiled
 
     def _capture(
         self, loss_fn: LossFn, params: Params, buffers: Mapping[str, Tensor], batch: Batch
@@ -138,7 +152,7 @@ class Program:
         # With grad: a learner that turns it off for a while turns on again what it found, and of a function with a
         # gradient of its own dynamo would capture the forward pass alone.
         variables = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
-        given = tuple(t.detach().requires_grad_() if t.is_floating_point() else t for t in batch)
+        given = tuple(t.detach().requires_grad_() if is_continuous(t) else t.clone() for t in batch)
         with torch.enable_grad():
             loss, new_buffers = self._loss(loss_fn, variables, dict(buffers), given)
         captured, self._reached = self._reached, None

@@ -1,0 +1,205 @@
+"""The one door through which every mode evaluates an inner loss."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gtn_lightning.inner_loop.errors import InnerLoopError, first_line
+from gtn_lightning.inner_loop.following import STOP, Following, InnerPass
+from gtn_lightning.inner_loop.functional import CheckpointedError, kept_in_place
+from gtn_lightning.inner_loop.operators import Graph, look_through, reject_captured, reject_undifferentiable
+from gtn_lightning.inner_loop.replay import Surroundings
+from gtn_lightning.inner_loop.traits import Traits
+from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params
+
+
+class Evaluation(NamedTuple):
+    """An evaluated loss; it holds within the block of ``evaluated`` only."""
+
+    loss: Tensor
+    """A scalar, with its graph."""
+    buffers: Buffers
+    """The learner's buffers afterwards."""
+    graph: Graph
+    """What lies between the loss and its variables."""
+    inner: InnerPass
+    """To be ended between the inner gradient and its derivative."""
+
+
+@contextmanager
+def evaluated(
+    loss_fn: LossFn,
+    params: Params,
+    buffers: Mapping[str, Tensor],
+    batch: Batch,
+    traits: Traits,
+    *,
+    closed: bool = True,
+    watch: bool = True,
+) -> Iterator[Evaluation]:
+    """Evaluate a loss with its graph, and complete what is known of it.
+
+    The loss gets copies of the batch, which it may write to. Stops and hooks of the learner act in the inner pass
+    alone, see ``following``. A learner that checkpoints its activations finds its parameters in place until the block
+    ends.
+
+    Args:
+        loss_fn: pure function ``(params, buffers, *batch) -> (scalar loss, buffers)``.
+        params: the parameters, requiring grad.
+        buffers: the buffers.
+        batch: the batch; what requires grad of it is a variable as the parameters are.
+        traits: what is known of the loss.
+        closed: whether the loss may depend on nothing else that requires grad.
+        watch: whether the gradient will be differentiated, so that stops and hooks matter.
+
+    Raises:
+        ValueError: if it does.
+        InnerLoopError: if the loss cannot be differentiated, or writes to its arguments.
+    """
+    watching = traits.begin(watch)
+    start = Surroundings(next(iter(params.values())).device, foreign=watching or traits.foreign)
+    arguments = _Arguments(loss_fn, params, buffers, batch, closed)
+    inner = InnerPass()
+    with ExitStack() as stack:
+        if traits.checkpoints:
+            stack.enter_context(kept_in_place())
+        try:
+            with start.noting():
+                found = arguments.attempt(traits, inner, watching, watch)
+        except _TryAgainError:
+            if traits.checkpoints:
+                stack.enter_context(kept_in_place())
+            start.rewind()
+            found = arguments.attempt(traits, inner, False, watch)
+        if watching and watch and not traits.carried and (written := _dependent(found.buffers)):
+            with start.again():
+                traits.carried = arguments.read(written, inner)
+        try:
+            yield found
+        finally:
+            inner.end()
+
+
+def _dependent(buffers: Buffers) -> list[str]:
+    """Return the buffers that were computed from variables."""
+    return [name for name, buffer in buffers.items() if buffer.requires_grad]
+
+
+class _TryAgainError(Exception):
+    """The loss turned out to be one that has to be evaluated otherwise, as its traits say by now."""
+
+
+class _Arguments(NamedTuple):
+    """What a loss is evaluated with."""
+
+    loss_fn: LossFn
+    params: Params
+    buffers: Mapping[str, Tensor]
+    batch: Batch
+    closed: bool
+
+    def attempt(self, traits: Traits, inner: InnerPass, watching: bool, stops: bool) -> Evaluation:
+        """Evaluate the loss.
+
+        Args:
+            traits: what is known of the loss.
+            inner: the inner pass.
+            watching: whether to look at what it does.
+            stops: whether its stops and hooks matter.
+
+        Raises:
+            _TryAgainError: if that has to be done in another way.
+        """
+        variables = [*self.params.values(), *(tensor for tensor in self.batch if tensor.requires_grad)]
+        following = None
+        if watching or (traits.followed and stops) or (traits.makes_leaves and self.closed):
+            following = Following(inner, variables, stops)
+        Surroundings.note(traits.generators.values())
+        versions = {name: tensor._version for name, tensor in self.arguments()}
+        try:
+            with ExitStack() as stack:
+                if following is not None:
+                    stack.enter_context(following)
+                loss, buffers = self.loss_fn(self.params, self.buffers, *(tensor.clone() for tensor in self.batch))
+        except torch.OutOfMemoryError:
+            raise
+        except CheckpointedError as error:
+            traits.checkpoints = True
+            raise _TryAgainError from error
+        except Exception as error:
+            if following is None or not following.stops:
+                raise
+            # If the fault is the learner's own, it shows in the next attempt as well.
+            traits.followed = False
+            traits.suspects.add(f"an operation that cannot be followed ({first_line(error)})")
+            raise _TryAgainError from error
+        _reject_written(versions, self.arguments())
+        _reject_malformed(loss)
+        graph = look_through(loss, variables)
+        reject_undifferentiable(graph)
+        if following is None:
+            if STOP in graph.names and stops:  # left behind by an earlier evaluation, which was watched
+                raise InnerLoopError(
+                    "the learner cannot be taught: it keeps in a plain attribute what it has computed, for its next "
+                    "step; register what it keeps as a buffer, or let it begin every step anew"
+                )
+            if graph.captured and self.closed:
+                traits.makes_leaves = True  # if it is none of its own, the next attempt says so
+                raise _TryAgainError
+        else:
+            made = {id(tensor) for tensor in following.made}
+            if self.closed:
+                reject_captured(tensor for tensor in graph.captured if id(tensor) not in made)
+            if watching and STOP in graph.names and (reason := _impossible(loss, variables)):
+                traits.suspects.add(reason)
+                raise _TryAgainError
+            traits.learn(following, graph)
+        return Evaluation(loss, buffers, graph, inner)
+
+    def arguments(self) -> list[tuple[str, Tensor]]:
+        """Return the parameters and buffers."""
+        return [*self.params.items(), *self.buffers.items()]
+
+    def read(self, written: Sequence[str], inner: InnerPass) -> set[str]:
+        """Return which of these buffers the loss depends on, by evaluating it once more."""
+        leaves = {name: self.buffers[name].detach().clone().requires_grad_() for name in written}
+        variables = [*self.params.values(), *leaves.values()]
+        try:
+            with Following(inner, variables):
+                loss, _ = self.loss_fn(self.params, {**self.buffers, **leaves}, *(t.clone() for t in self.batch))
+        except Exception:  # in-place operations may be impossible where gradients are followed; then nobody knows
+            return set(written)
+        reached = {id(tensor) for tensor in look_through(loss, self.params.values()).captured}
+        return {name for name, leaf in leaves.items() if id(leaf) in reached}
+
+
+def _impossible(loss: Tensor, variables: Sequence[Tensor]) -> str | None:
+    """Return why a followed loss cannot be differentiated, such as for what it writes in place, or None."""
+    try:
+        torch.autograd.grad(loss, variables, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        return f"an operation that cannot be followed ({first_line(error)})"
+    return None
+
+
+def _reject_written(versions: Mapping[str, int], arguments: Sequence[tuple[str, Tensor]]) -> None:
+    for name, tensor in arguments:
+        if tensor._version != versions[name]:
+            raise InnerLoopError(
+                f"the learner cannot be taught: its loss writes to {name} in place, a parameter or buffer that it was "
+                "given; compute a new tensor from it instead"
+            )
+
+
+def _reject_malformed(loss: Tensor) -> None:
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
+        found = f"{str(loss.dtype)[6:]} {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise InnerLoopError(f"the inner loss must be a real number, a tensor without axes; got {found}")
+    if not loss.requires_grad:
+        raise InnerLoopError(
+            "the inner loss does not depend on the learner's parameters: they are frozen, unused, or cut off from it "
+            "by detach() or no_grad()"
+        )
