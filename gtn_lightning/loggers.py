@@ -19,7 +19,7 @@ class WandbLogger(loggers.WandbLogger):
     what is missing.
 
     Args:
-        project: the W&B project.
+        project: the W&B project; None for that of ``WANDB_PROJECT``, or ``gtn-lightning``.
         save_dir: where the ``wandb`` folder goes.
         init_timeout: seconds to wait for the server before going offline.
         finish_timeout: seconds to wait at the end of the run for the server to take what it has not yet; everything is
@@ -35,7 +35,7 @@ class WandbLogger(loggers.WandbLogger):
 
     def __init__(
         self,
-        project: str = "gtn-lightning",
+        project: str | None = None,
         save_dir: str = ".",
         init_timeout: float = 30.0,
         finish_timeout: float = 300.0,
@@ -51,6 +51,9 @@ class WandbLogger(loggers.WandbLogger):
         for name, value in own.items():
             if name not in chosen.model_fields_set and f"WANDB_{name.upper()}" not in os.environ:
                 setattr(merged, name, value)
+        project = project or os.environ.get("WANDB_PROJECT", "gtn-lightning")
+        # Lightning's other name for the folder, over which it lets ours stand.
+        save_dir = kwargs.pop("dir", None) or save_dir
         super().__init__(project=project, save_dir=save_dir, settings=merged, **kwargs)
         # Lightning passes it on always, and W&B warns of it always.
         self._wandb_init.pop("anonymous", None)

@@ -73,7 +73,11 @@ def test_a_setting_that_there_is_not_is_refused_in_one_line(tmp_path: Path) -> N
 def test_the_environment_stands_above_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_CONSOLE", "wrap")
-    assert WandbLogger(save_dir=str(tmp_path)).experiment.settings.console == "wrap"
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    run = WandbLogger(dir=str(tmp_path)).experiment
+    assert run.settings.console == "wrap"
+    assert run.project == "mine"
+    assert Path(run.dir).is_relative_to(tmp_path)
 
 
 def test_offline_by_the_environment_though_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

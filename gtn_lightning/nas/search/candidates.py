@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import socket
 import time
 import uuid
@@ -44,6 +45,10 @@ VAIN = 20
 
 SQLITE_TIMEOUT = 60
 """Seconds that a worker waits for others that write to the same SQLite file."""
+
+
+_QUERY = re.compile(r"\?((?:\w+=[^&?/]*(?:&|$))*)$")
+"""The end of an address that says how it is opened."""
 
 
 LIVE = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
@@ -305,11 +310,12 @@ def open_storage(address: str) -> BaseStorage:
 def _sqlite(address: str) -> tuple[URL, dict[str, Any]]:
     """Return the URL of an SQLite file, whose folder is made, and what its engine needs beside it.
 
-    The path between ``sqlite:///`` and the question mark is taken as it is written, per cent signs too, which
-    SQLAlchemy takes for codes since 2.1; a ``~`` at its beginning is the home folder.
+    The path between ``sqlite:///`` and what is a query (``?timeout=5``) is taken as it is written, per cent signs too,
+    which SQLAlchemy takes for codes since 2.1; a ``~`` at its beginning is the home folder.
     """
     before, _, rest = address.partition(":///")
-    path, _, query = rest.partition("?")
+    query = match[1] if (match := _QUERY.search(rest)) else ""
+    path = rest[: match.start()] if match else rest
     url = make_url(f"{before}://?{query}" if rest else address)
     if path.startswith("file:"):  # SQLite's own form of an address, in which it decodes by itself
         url = url.set(database=path)

@@ -163,6 +163,7 @@ def test_a_password_is_not_told() -> None:
         ("sqlite:///a%20b/s.db", "here/a%20b/s.db"),
         ("sqlite:///a b/s.db?timeout=3", "here/a b/s.db"),
         ("sqlite:////{root}/c%2Fd/s.db", "c%2Fd/s.db"),
+        ("sqlite:///e?x=1/s.db?", "here/e?x=1/s.db"),
         ("sqlite:///e{1}/[f]/g@h:8/s#.db", "here/e{1}/[f]/g@h:8/s#.db"),
         ("sqlite:///file:s.db?uri=true", "here/s.db"),
     ],
