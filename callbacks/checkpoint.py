@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
@@ -40,6 +41,9 @@ class TeacherCheckpoint(ModelCheckpoint):
     move at the end is a copy that a full disk cuts short, and that a read-only folder refuses without a word.
     And its checkpoint on an exception bears the name of a best one, and waits for all ranks, though the
     others may never come.
+
+    Callbacks that average weights put theirs in place for a validation and take them away after it. The teacher file
+    holds what was scored, and a checkpoint that is written in between what meta-training goes on from.
 
     Args:
         dirpath: folder of the checkpoints; ``<run folder>/checkpoints`` by default.
@@ -82,6 +86,8 @@ class TeacherCheckpoint(ModelCheckpoint):
         self.if_unwritable = if_unwritable
         self._training_began = False
         self._resumed_from: Path | None = None
+        self._trained: dict[str, Tensor] | None = None
+        self._scored: dict[str, Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the run folder for the checkpoints unless told otherwise.
@@ -104,6 +110,7 @@ class TeacherCheckpoint(ModelCheckpoint):
         """Begin to keep checkpoints."""
         super().on_train_start(trainer, pl_module)
         self._training_began = True
+        self._trained = self._scored = None
         teacher = Path(trainer.default_root_dir) / TEACHER_FILE
         if self._resumed_from is None or not trainer.is_global_zero or teacher.exists():
             return
@@ -113,15 +120,41 @@ class TeacherCheckpoint(ModelCheckpoint):
             with whole_file(teacher) as part:
                 part.write_bytes(brought.read_bytes())
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what meta-training goes on from: other callbacks may put averaged weights in its place."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._trained = _copied(pl_module)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep what is scored, for the teacher file."""
+        if self._trained is not None and self._scored is None:
+            self._scored = _copied(pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the best, if this is it, and the last."""
-        if self._should_skip_saving_checkpoint(trainer):
-            return
-        candidates = self._monitor_candidates(trainer)
-        with self._unless_unwritable(trainer):
-            self._save_topk_checkpoint(trainer, candidates)
-        with self._unless_unwritable(trainer):
-            self._save_last_checkpoint(trainer, candidates)
+        self._trained = None
+        try:
+            if self._should_skip_saving_checkpoint(trainer):
+                return
+            candidates = self._monitor_candidates(trainer)
+            with self._unless_unwritable(trainer):
+                self._save_topk_checkpoint(trainer, candidates)
+            with self._unless_unwritable(trainer):
+                self._save_last_checkpoint(trainer, candidates)
+        finally:
+            self._scored = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what meta-training goes on from, which averaged weights may replace when it ends."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            self._trained = _copied(pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Meta-training goes on."""
+        self._trained = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last, if meta-steps followed the last validation, and note in the teacher file what it all cost."""
@@ -215,6 +248,17 @@ class TeacherCheckpoint(ModelCheckpoint):
 
     def _state(self, trainer: Trainer) -> dict[str, Any]:
         state: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+        if self._trained is None:
+            return state
+        held = trainer.lightning_module.state_dict()
+        if all(torch.equal(tensor.cpu(), self._trained[name]) for name, tensor in held.items()):
+            return state
+        # Averaged weights stand where the trained ones were. Lightning's callbacks name both in a checkpoint, and take
+        # the module's for the trained ones.
+        if "current_model_state" in state:
+            state |= {"current_model_state": self._trained, "state_dict": held}
+        else:
+            state["state_dict"] = self._trained
         return state
 
     def _write(self, filepath: str, state: dict[str, Any]) -> None:
@@ -228,8 +272,14 @@ class TeacherCheckpoint(ModelCheckpoint):
         data = None
         with suppress(RecipeError, ValueError):
             data = _described_data(trainer)
-        save_teacher(trainer.lightning_module, Path(trainer.default_root_dir) / TEACHER_FILE, data)  # type: ignore[arg-type]
+        gtn: Any = trainer.lightning_module
+        save_teacher(gtn, Path(trainer.default_root_dir) / TEACHER_FILE, data, self._scored)
+
+
+def _copied(module: LightningModule) -> dict[str, Tensor]:
+    """Return a module's state as it is now."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
 
 
 def _described_data(trainer: Trainer) -> Any:
-    return describe(getattr(trainer, "datamodule", None))
+    return describe(getattr(trainer, "datamodule", None), rebuilt=False)

@@ -39,6 +39,7 @@ from torch import distributed
 
 # Imported here so that recipes can name their classes without the path.
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
+from gtn_lightning.description import as_recipe, changed_kinds
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import InnerLoopError
 from gtn_lightning.inner_loop.errors import first_line
@@ -238,10 +239,23 @@ class GTNCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         if config.teacher is not None:
+            if self.subcommand != "fit":
+                self._check_kinds(read_recipe(config.teacher)["model"], config.teacher)
             load_weights(self.model, config.teacher)
         if self._checkpoint is not None:
             check_state(self.model, self._checkpoint["state_dict"], config.ckpt_path)
+            if self.subcommand == "fit":
+                self.model.check_resumption(self._checkpoint)
             self._checkpoint = None
+
+    def _check_kinds(self, written: dict[str, Any], path: str) -> None:
+        """See that the parser has made of a teacher file's recipe what the file says."""
+        place = next(changed_kinds(written, self.model.description(), "model"), None)
+        if place is not None:
+            raise RecipeError(
+                f"{path}: {place} is of another kind in the file than the command line makes of it, which goes by the "
+                "constructor's annotations: annotate the argument with its type, or load the file by GTN.from_teacher"
+            )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
@@ -466,10 +480,20 @@ def _with_teacher_recipe(arguments: list[str]) -> list[str]:
         "logger": [_csv_logger(folder)],
         "callbacks": [{"class_path": name} for name in ("LearningCurve", "SampleGrid", "SyntheticData", "RunSummary")],
     }
-    config = {"model": recipe["model"], "trainer": trainer}
-    if recipe["data"] is not None:
-        config["data"] = recipe["data"]
-    return [arguments[0], "--config", json.dumps(config), *arguments[1:]]
+    try:
+        config = {key: as_recipe(recipe[key]) for key in ("model", "data") if recipe[key] is not None}
+    except (TypeError, ValueError, LookupError) as error:
+        raise RecipeError(f"{path}: its recipe is damaged ({_flat(error)}); take a whole file") from error
+    config["trainer"] = trainer
+    text = yaml.dump(config, Dumper=_Quoting, default_flow_style=True, width=sys.maxsize, allow_unicode=True)
+    return [arguments[0], "--config", text.strip(), *arguments[1:]]
+
+
+class _Quoting(yaml.SafeDumper):
+    """Writes every text in quotes: what is none to the parser of recipes, as ``1e-3``, stays one."""
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
 
 
 def _csv_logger(folder: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from pytorch_lightning import loggers
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_warn
 
+from gtn_lightning.errors import RecipeError
+
 
 class WandbLogger(loggers.WandbLogger):
     """Lightning's W&B logger, offline unless the user is logged in.
@@ -17,24 +19,42 @@ class WandbLogger(loggers.WandbLogger):
     what is missing.
 
     Args:
-        project: the W&B project.
+        project: the W&B project; None for that of ``WANDB_PROJECT``, or ``gtn-lightning``.
         save_dir: where the ``wandb`` folder goes.
         init_timeout: seconds to wait for the server before going offline.
         finish_timeout: seconds to wait at the end of the run for the server to take what it has not yet; everything is
             on the disk by then.
+        settings: W&B's own settings, as ``wandb.Settings`` or as a dictionary of some of them. They stand above those
+            that this logger chooses: the two waits above, ``console="off"`` and ``silent=True``, the last two of which
+            ``WANDB_CONSOLE`` and ``WANDB_SILENT`` change too.
         kwargs: what else Lightning's logger takes, such as ``name``, ``tags``, ``group`` or ``entity``.
+
+    Raises:
+        RecipeError: if there is no such setting, or it has no such value.
     """
 
     def __init__(
         self,
-        project: str = "gtn-lightning",
+        project: str | None = None,
         save_dir: str = ".",
         init_timeout: float = 30.0,
         finish_timeout: float = 300.0,
+        settings: Any = None,  # of no type that a recipe's parser would write out in full, W&B's key with it
         **kwargs: Any,
     ) -> None:
-        settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout, console="off", silent=True)
-        super().__init__(project=project, save_dir=save_dir, settings=settings, **kwargs)
+        try:
+            chosen = settings if isinstance(settings, wandb.Settings) else wandb.Settings(**(settings or {}))
+        except (ValueError, TypeError) as error:
+            raise RecipeError(f"WandbLogger.settings: {' '.join(str(error).split())}; correct the setting") from error
+        merged = chosen.model_copy()
+        own = {"init_timeout": init_timeout, "finish_timeout": finish_timeout, "console": "off", "silent": True}
+        for name, value in own.items():
+            if name not in chosen.model_fields_set and f"WANDB_{name.upper()}" not in os.environ:
+                setattr(merged, name, value)
+        project = project or os.environ.get("WANDB_PROJECT", "gtn-lightning")
+        # Lightning's other name for the folder, over which it lets ours stand.
+        save_dir = kwargs.pop("dir", None) or save_dir
+        super().__init__(project=project, save_dir=save_dir, settings=merged, **kwargs)
         # Lightning passes it on always, and W&B warns of it always.
         self._wandb_init.pop("anonymous", None)
 

@@ -26,7 +26,7 @@ from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, difference, eager_loss, unroll_population
 from gtn_lightning.learners import LearnerDistribution, check_distribution, check_learner
-from gtn_lightning.outer import follow, outer_optimization
+from gtn_lightning.outer import OuterOptimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.recovery import Recovery
 from gtn_lightning.tasks import Task
@@ -72,6 +72,9 @@ class GTN(pl.LightningModule):
         inner_steps: number of inner steps T.
         outer_optimizer: makes the outer optimizer from the meta-parameters; default Adam with rate 0.01.
         lr_scheduler: makes the outer rate's schedule, stepped after every meta-step.
+        outer_groups: options of the outer optimizer for a part of what is meta-learned, by its name: ``teacher``,
+            ``curriculum`` or ``optimizer``, for instance ``{optimizer: {lr: 0.001}}``. A weight decay acts on the
+            teacher alone, unless it is given here.
         mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``. ``auto`` measures
             and takes the fastest, so that two runs agree but for rounding; name one where they must agree in every
             bit.
@@ -108,6 +111,7 @@ class GTN(pl.LightningModule):
         inner_steps: int,
         outer_optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        outer_groups: dict[str, dict[str, Any]] | None = None,
         mode: str = "auto",
         truncation: int | None = None,
         random_window: bool = False,
@@ -130,6 +134,7 @@ class GTN(pl.LightningModule):
         self.inner_steps = inner_steps
         self.outer_optimizer = outer_optimizer
         self.lr_scheduler = lr_scheduler
+        self.outer_groups = outer_groups
         self.mode = mode
         self.truncation = truncation
         self.random_window = random_window
@@ -153,6 +158,7 @@ class GTN(pl.LightningModule):
         self._learners_fit = False
         self._splits_fit: set[str] = set()
         self._meta_loss: Tensor | None = None
+        self._outer_then: dict[str, Any] | None = None
         self._started = 0.0
         self._spent_before = 0.0
         self._training_began: float | None = None
@@ -177,14 +183,37 @@ class GTN(pl.LightningModule):
         """Put what was skipped beside the weights."""
         checkpoint["recovery"] = self.recovery.state_dict()
         checkpoint["meta_training"] = self.meta_training()
+        if self._has_own_outer():
+            checkpoint["outer"] = self._outer().plan()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another architecture in one line."""
+        """Refuse a checkpoint of another architecture, or of another outer optimizer, in one line."""
         check_state(self, checkpoint["state_dict"], "the checkpoint")
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            self.check_resumption(checkpoint)
+            if "outer" in checkpoint and self._has_own_outer():
+                self._outer_then = checkpoint["outer"]
+                if self._outer_then["schedule"] != self._outer().plan()["schedule"]:
+                    checkpoint["lr_schedulers"] = []  # of another schedule, see _follow_recipe
         if "recovery" in checkpoint:
             self.recovery.load_state_dict(checkpoint["recovery"])
         if "meta_training" in checkpoint:
             self._spent_before = checkpoint["meta_training"]["seconds"]
+
+    def check_resumption(self, checkpoint: dict[str, Any]) -> None:
+        """See that meta-training can go on from a checkpoint's outer optimizer.
+
+        Raises:
+            RecipeError: if it belongs to another one, or the schedule is over by then.
+        """
+        if not self._has_own_outer():
+            return
+        if "outer" not in checkpoint:
+            raise RecipeError(
+                "the checkpoint does not say what its outer optimizer was, as those of earlier versions: begin anew "
+                "from the run's teacher.safetensors with --teacher in place of --ckpt_path"
+            )
+        self._outer().check(checkpoint["outer"], checkpoint["global_step"])
 
     def meta_training(self) -> dict[str, float]:
         """Return what meta-training cost so far.
@@ -212,16 +241,24 @@ class GTN(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Put one outer optimizer over everything that is meta-learned: teacher, curriculum, inner hyperparameters."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if not parameters:
+        return self._outer().configure()
+
+    def _has_own_outer(self) -> bool:
+        """Return whether the outer optimizer is what the arguments say, and not what a subclass makes."""
+        return type(self).configure_optimizers is GTN.configure_optimizers
+
+    def _outer(self) -> OuterOptimization:
+        parts: dict[str, list[Tensor]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                parts.setdefault(name.partition(".")[0], []).append(parameter)
+        if not parts:
             raise RecipeError(
                 "there is nothing to meta-learn: the teacher has no parameters and the inner optimizer learns nothing; "
                 "name hyperparameters in model.optimizer.learned or learned_per_step"
             )
-        return outer_optimization(parameters, self._outer_optimizer(), self.lr_scheduler)
-
-    def _outer_optimizer(self) -> OptimizerCallable:
-        return self.outer_optimizer or partial(torch.optim.Adam, lr=0.01)
+        optimizer = self.outer_optimizer or partial(torch.optim.Adam, lr=0.01)
+        return OuterOptimization(parts, optimizer, self.lr_scheduler, self.outer_groups)
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
@@ -312,30 +349,38 @@ class GTN(pl.LightningModule):
         """Check that data, teacher, learners and task fit together before the first meta-step."""
         # No earlier: loaders that are given to the trainer without a data module are not there before.
         self._prepare()
-        self._follow_schedule()
+        self._follow_recipe()
         self.recovery.remember(self.trainer, self)
         self._training_began = time.perf_counter()
 
-    def _follow_schedule(self) -> None:
-        """Let the schedule of a resumed run go on as its recipe says, and say so where that is new."""
-        if self.lr_scheduler is None:
+    def _follow_recipe(self) -> None:
+        """Let the outer optimizer and schedule of a resumed run go on as the recipe says, and say what is new."""
+        then, self._outer_then = self._outer_then, None
+        if then is None:
             return
-        for config in self.trainer.lr_scheduler_configs:
-            changed = follow(config.scheduler, self._outer_optimizer(), self.lr_scheduler)
-            if changed:
-                said = ", ".join(f"{name} {new} instead of {old}" for name, (old, new) in changed.items())
-                rank_zero_info(f"the outer rate's schedule goes on with {said}, from meta-step {self.global_step} on")
+        (optimizer,) = self.trainer.optimizers
+        schedule = next((config.scheduler for config in self.trainer.lr_scheduler_configs), None)
+        reduction = self.recovery.reduction
+        changed = self._outer().follow(optimizer, schedule, then, self.global_step, reduction)
+        if changed:
+            reduced = "" if reduction == 1 else f", times the {reduction:g} that Recovery has reduced the rates to"
+            rank_zero_info(
+                f"the outer optimizer goes on with {', '.join(changed)}{reduced}, from meta-step {self.global_step} on"
+            )
 
     def on_train_end(self) -> None:
         """Stop counting what meta-training costs."""
         self._spent_before = self.meta_training()["seconds"]
         self._training_began = None
 
+    def on_validation_start(self) -> None:
+        """Remember the state of meta-training; callbacks that average weights put theirs in place after this."""
+        if not self.trainer.sanity_checking and self.trainer.state.fn == TrainerFn.FITTING:
+            self.recovery.remember(self.trainer, self)
+
     def on_validation_epoch_start(self) -> None:
         """See that all processes have the same teacher, and teach the validation learners."""
         check_agreement(self)
-        if not self.trainer.sanity_checking and self.trainer.state.fn == TrainerFn.FITTING:
-            self.recovery.remember(self.trainer, self)
         self._begin_examination("val")
 
     def on_test_epoch_start(self) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.outer import scale_rates
 
 
 class DivergedError(RecipeError):
@@ -22,7 +23,8 @@ class Recovery:
     A learner that diverges within its inner loop spoils one meta-step, which is skipped and counted. Where nothing but
     such meta-steps follow, the meta-parameters are where learners diverge: they return to what they were at the last
     validation that no skipped meta-step preceded, or at the start, with the outer optimizer's state of then and a
-    smaller rate. Gradients are averaged over processes before, so that all decide alike.
+    smaller rate. Gradients are averaged over processes before, so that all decide alike. A resumed run keeps the
+    smaller rate: where its recipe names another rate than before, that one is made smaller by as much.
 
     Args:
         limit: so many skipped meta-steps in a row lead back; None only counts.
@@ -45,6 +47,8 @@ class Recovery:
         self.factor = factor
         self.skipped = 0
         """Meta-steps skipped so far."""
+        self.reduction = 1.0
+        """By which the outer rates have been multiplied so far."""
         self._in_a_row = 0
         self._returned = 0
         self._cause = ""
@@ -95,14 +99,13 @@ class Recovery:
         self._in_a_row = 0
         module.load_state_dict(self._good["weights"])
         for optimizer, state in zip(trainer.optimizers, self._good["optimizers"], strict=True):
-            rates = [group["lr"] for group in optimizer.param_groups]
+            groups = [{name: group[name] for name in group.keys() - {"params"}} for group in optimizer.param_groups]
             optimizer.load_state_dict(deepcopy(state))
             # The schedule has gone on since.
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * self.factor
-        for config in trainer.lr_scheduler_configs:
-            if hasattr(config.scheduler, "base_lrs"):
-                config.scheduler.base_lrs = [rate * self.factor for rate in config.scheduler.base_lrs]
+            for group, now in zip(optimizer.param_groups, groups, strict=True):
+                group |= now
+            scale_rates(optimizer, [config.scheduler for config in trainer.lr_scheduler_configs], self.factor)
+        self.reduction *= self.factor
         rank_zero_warn(
             f"meta-step {trainer.global_step}: {self.limit} meta-steps in a row had no finite gradient "
             f"({self._cause}); back to meta-step {self._good['step']} with {self.factor} times the outer rate "
@@ -111,8 +114,10 @@ class Recovery:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to go on."""
-        return {"skipped": self.skipped, "in_a_row": self._in_a_row, "returned": self._returned}
+        counts = {"skipped": self.skipped, "in_a_row": self._in_a_row, "returned": self._returned}
+        return counts | {"reduction": self.reduction}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.skipped, self._in_a_row, self._returned = state["skipped"], state["in_a_row"], state["returned"]
+        self.reduction = state.get("reduction", self.factor**self._returned)

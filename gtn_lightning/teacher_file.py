@@ -15,27 +15,37 @@ from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
+from gtn_lightning.inner_loop.optimizers import shifted
 
 if TYPE_CHECKING:
     from gtn_lightning.module import GTN
 
-FORMAT = "gtn-lightning teacher 1"
+FORMAT = "gtn-lightning teacher 2"
 """Value of the metadata key ``format``."""
 
+EARLIER = ("gtn-lightning teacher 1",)
+"""Formats that are read as well: inner hyperparameters without origins, recipes without kinds of values."""
 
-def save_teacher(gtn: "GTN", path: str | Path, data: dict[str, Any] | None = None) -> None:
+
+def save_teacher(
+    gtn: "GTN",
+    path: str | Path,
+    data: dict[str, Any] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a teacher file; a file of that name is replaced only when the new one is complete.
 
     Args:
         gtn: the module.
         path: where to write.
         data: description of the data module, so that the file alone suffices for ``gtn test``.
+        state: the module's tensors where they are others than it holds now.
 
     Raises:
         RecipeError: if a component does not store its constructor's arguments, or the file cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in gtn.state_dict().items()}
-    recipe = json.dumps({"model": gtn.description(), "data": data})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or gtn.state_dict()).items()}
+    recipe = json.dumps({"model": gtn.description(), "data": data}, allow_nan=False)
     _write(path, tensors, {"format": FORMAT, "recipe": recipe, "meta_training": json.dumps(gtn.meta_training())})
 
 
@@ -67,7 +77,8 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors and metadata of what is a teacher file."""
     metadata = _metadata(path)
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    return shifted(tensors, "optimizer."), {**metadata, "format": FORMAT}
 
 
 def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -104,7 +115,7 @@ def _metadata(path: str | Path) -> dict[str, str]:
         raise RecipeError(
             f"{path} is not a complete safetensors file ({error}): expected a teacher.safetensors"
         ) from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, *EARLIER):
         raise RecipeError(
             f"{path} is no teacher file of this version: its metadata has format "
             f"{metadata.get('format')!r}, expected {FORMAT!r}"
@@ -126,6 +137,7 @@ def load_weights(gtn: "GTN", path: str | Path) -> None:
 def check_state(gtn: "GTN", tensors: Mapping[str, Tensor], source: str) -> None:
     """Raise ``RecipeError``, naming the first difference, unless the tensors belong to such a module."""
     own = gtn.state_dict()
+    tensors = shifted(tensors, "optimizer.")
     for name in sorted(own.keys() | tensors.keys()):
         shapes = [list(state[name].shape) if name in state else "nothing" for state in (tensors, own)]
         if shapes[0] != shapes[1]:

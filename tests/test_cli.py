@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from safetensors import safe_open
 
 from gtn_lightning import GTN
 from gtn_lightning.cli import main
+from gtn_lightning.learners import Fixed
+from gtn_lightning.teacher_file import read_recipe, save_teacher
 
 TINY = [
     *("--trainer.max_steps=4", "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1"),
@@ -450,6 +453,82 @@ def test_true_precision(precision: str, tmp_path: Path, capsys: pytest.CaptureFi
     (written,) = teacher.parent.glob("predict/*/synthetic.safetensors")
     with safe_open(written, framework="pt") as file:
         assert file.get_tensor("inputs").dtype == torch.float32
+
+
+KINDS = """
+import enum
+from collections.abc import Callable
+from pathlib import Path
+import torch
+from torch import nn
+
+class Kind(enum.Enum):
+    A = "a"
+    B = "b"
+
+class Typed(nn.Module):
+    def __init__(self, kind: Kind, shape: tuple[int, ...], path: Path, dtype: torch.dtype, norm: type[nn.Module],
+                 make: Callable[[int], nn.Module], scale: float, text: str, picks: set[int]):
+        super().__init__()
+        assert (kind, shape, path, dtype, norm) == (Kind.B, (1, 2), Path("a"), torch.float64, nn.GELU), locals()
+        assert (scale, text, picks) == (float("inf"), "no", {1, 2}), locals()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), make(16), norm(), nn.Linear(16, 10))
+
+    def forward(self, images):
+        return self.layers(images)
+
+class Untyped(nn.Module):
+    def __init__(self, path=None):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+"""
+
+
+def test_arguments_of_many_kinds_come_back_from_a_teacher_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    (tmp_path / "kinds.py").write_text(KINDS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = """model: {learners: {class_path: Fixed, init_args: {learner: {class_path: kinds.Typed, init_args: {
+        kind: B, shape: [1, 2], path: a, dtype: torch.float64, norm: torch.nn.GELU, scale: .inf, text: "no",
+        picks: [1, 2], make: {class_path: torch.nn.BatchNorm1d, init_args: {track_running_stats: false}}}}}}}"""
+    assert main([*FIT, *recipe(tmp_path, text), "--trainer.max_steps=1", "--trainer.val_check_interval=1"]) == 0
+    (teacher,) = tmp_path.glob("runs/digits/*/teacher.safetensors")
+    GTN.from_teacher(teacher).learners.sample(torch.Generator())
+    assert main(["test", "--teacher", str(teacher)]) == 0
+    # Where no annotation says what the parser has to make of a text, it is not taken for what the file holds.
+    gtn = GTN.from_teacher(teacher)
+    gtn.learners = Fixed(partial(sys.modules["kinds"].Untyped, path=Path("a")))
+    save_teacher(gtn, tmp_path / "untyped.safetensors", read_recipe(teacher)["data"])
+    line = refused(["test", "--teacher", "untyped.safetensors"])
+    assert "model.learners.init_args.learner.init_args.path is of another kind in the file" in line
+    assert "annotate the argument with its type" in line
+    sys.modules.pop("kinds")
+
+
+def test_a_checkpoint_of_another_outer_optimizer(run: Run, refused: Refused) -> None:
+    last = str(run.folder / "checkpoints" / "last.ckpt")
+    other = ["--model.outer_optimizer=torch.optim.SGD", "--model.outer_optimizer.init_args.lr=0.5"]
+    line = refused([*FIT, *other, "--ckpt_path", last])
+    assert line.startswith("model.outer_optimizer must be torch.optim.adam.Adam, whose state the checkpoint holds; got")
+    assert "--teacher in place of --ckpt_path" in line
+    assert main(["test", "--config", "digits", *TINY, *other, "--ckpt_path", last]) == 0
+
+
+def test_options_of_a_part_in_a_recipe(tmp_path: Path, refused: Refused) -> None:
+    options = ["--model.outer_groups={optimizer: {lr: 1e-3}}", "--trainer.max_steps=1"]
+    assert main([*FIT, *options]) == 0
+    (last,) = tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")
+    (state,) = torch.load(last, weights_only=True)["optimizer_states"]
+    rates = {group["name"]: group["initial_lr"] for group in state["param_groups"]}
+    assert rates["optimizer"] == 1e-3 < rates["teacher"]
+    line = refused([*FIT, "--model.outer_groups={optimiser: {lr: 1e-3}}"])
+    assert line.startswith(
+        "model.outer_groups.optimiser: there is nothing of that name to meta-learn; name one of teac"
+    )
 
 
 class Bomb:

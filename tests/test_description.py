@@ -1,10 +1,17 @@
 """Components as plain data and back."""
 
+import datetime
+import enum
 import json
+import math
+from collections import Counter, OrderedDict, namedtuple
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -119,6 +126,218 @@ def test_a_learners_arguments_may_be_given_by_position_and_handed_on(factory: Ca
     assert student.layer.in_features == 7
 
 
+class Kind(enum.Enum):
+    A = "a"
+    B = "b"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Net(nn.Module):
+    """A learner that takes anything."""
+
+    def __init__(self, argument: Any = None) -> None:
+        super().__init__()
+        self.argument = argument
+        self.layer = nn.Linear(4, 2)
+
+    class Inner(nn.Linear):
+        """A network that is defined in another."""
+
+
+class Typed(nn.Module):
+    """A learner whose arguments' kinds its annotations tell."""
+
+    def __init__(
+        self,
+        kind: Kind = Kind.A,
+        level: Level | None = None,
+        shape: tuple[int, ...] = (),
+        path: Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        norm: type[nn.Module] = nn.Identity,
+        make: Callable[[int], nn.Module] = nn.BatchNorm1d,
+        scale: float = 1.0,
+        picks: set[int] = frozenset(),  # type: ignore[assignment]
+    ) -> None:
+        super().__init__()
+        self.arguments = (kind, level, shape, path, dtype, norm, scale, picks)
+        self.make = make
+        self.layer = nn.Linear(64, 10)
+        # Something to see in a run's files: of another kind, they would not get here.
+        assert isinstance(kind, Kind)
+        assert isinstance(dtype, torch.dtype)
+        assert issubclass(norm, nn.Module)
+        assert path is None or path.name
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1))
+
+
+VALUES = [
+    Path("/data/mnist"), PurePosixPath("a/b"), torch.float64, torch.channels_last, torch.device("cuda:1"),
+    torch.Size([2]), {1, 2}, frozenset({"a"}), (1, (2, 3)), [(1,), [2]],
+    {1: "a", None: [2]}, {(1, 2): {3: 4}}, {"$path": "a"}, {"$odd": 1},
+    {"class_path": "os.system", "init_args": {}}, {"class_path": 1}, OrderedDict(a=1),
+    float("inf"), -float("inf"), 1e-300, -0.0,
+    2**80, True, False, None, "nan", "1e-3", "${model}", "ü\n", 1j, complex(float("inf"), 2), b"\0\xff", range(3, 9, 2),
+    np.float32(0.1), np.float64(0.1), np.int64(3), np.bool_(True), np.str_("a"), nn.GELU, nn.BatchNorm1d, Net.Inner,
+    [nn.GELU, {"a": nn.ReLU}], {"norm": {"class": nn.BatchNorm1d}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_an_argument_comes_back_as_what_it_was(value: Any) -> None:
+    described = json.dumps(describe(Fixed(partial(Net, argument=value))), allow_nan=False)
+    back = build(json.loads(described)).sample(torch.Generator()).argument
+    assert back == value
+    # NumPy's numbers are plain ones.
+    expected = value.item() if isinstance(value, np.generic) else value
+    plain = {torch.Size: tuple, OrderedDict: dict, PurePosixPath: PosixPath}
+    assert type(back) is plain.get(type(expected), type(expected))
+    assert math.copysign(1, back) == math.copysign(1, value) if isinstance(value, float) else True
+
+
+def test_not_a_number_comes_back() -> None:
+    assert math.isnan(there_and_back(Fixed(partial(Net, float("nan")))).sample(torch.Generator()).argument)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        partial(nn.BatchNorm1d, eps=1e-3),
+        partial(nn.GELU),
+        partial(nn.Linear, bias=False),
+        partial(Typed, shape=(1, 2)),
+    ],
+)
+def test_a_partial_of_a_class_comes_back(made: "partial[nn.Module]") -> None:
+    learner = there_and_back(Fixed(partial(Net, argument={"norm": made}))).sample(torch.Generator())
+    back = learner.argument["norm"]
+    assert isinstance(back, partial)
+    assert back.func is made.func
+    assert back.keywords == made.keywords
+
+
+def test_what_annotations_tell_needs_no_kind() -> None:
+    factory = partial(Typed, Kind.B, level=Level.LOW, shape=(1, 2))
+    written = describe(Fixed(factory))["init_args"]["learner"]["init_args"]
+    assert written == {"kind": {"$enum": "B"}, "level": {"$enum": "LOW"}, "shape": [1, 2]}
+    learner = there_and_back(Fixed(factory)).sample(torch.Generator())
+    assert learner.arguments[:3] == (Kind.B, Level.LOW, (1, 2))
+    assert type(learner.arguments[1]) is Level
+    listed = there_and_back(Fixed(partial(Typed, shape=[1, 2]))).sample(torch.Generator())
+    assert listed.arguments[2] == [1, 2]
+
+
+class Teaching(Teacher):
+    """A teacher that keeps a network, some options and what else it is given."""
+
+    def __init__(self, body: nn.Module, *colours: float, classes: int = 2, **options: Any) -> None:
+        super().__init__()
+        self.body = body
+        self.classes = classes
+        self.colours = colours
+        self.options = options
+
+    def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
+        raise NotImplementedError
+
+
+class Brighter(Pixels):
+    """Hands on to its base what it does not know."""
+
+    def __init__(self, *args: Any, light: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.light = light
+
+
+class Swallowing(nn.Module):
+    """Takes what it pleases, and keeps it under no name."""
+
+    def __init__(self, **extra: Any) -> None:
+        super().__init__()
+        self.depth = extra.get("depth", 3)
+
+
+def test_further_arguments_come_back_from_where_they_are_stored() -> None:
+    again = there_and_back(Teaching(nn.GELU("tanh"), deep=True))
+    assert again.options == {"deep": True}
+    assert again.body.approximate == "tanh"
+    brighter = there_and_back(Brighter(SHAPE, 10, images=40, light=2.0))
+    assert (brighter.image_shape, brighter.pixels.shape, brighter.light) == (SHAPE, (40, *SHAPE), 2.0)
+
+
+def a_function() -> None:
+    pass
+
+
+class Text(str):
+    """A text of one's own."""
+
+
+Pair = namedtuple("Pair", "a b")
+
+
+@pytest.mark.parametrize(
+    ("component", "message"),
+    [
+        (Fixed(partial(Net, {"norm": [Kind.A]})), r"^Fixed.learner.argument.norm\[0\]: a value of the class Kind "),
+        (Fixed(partial(Net, argument=Level.LOW)), r"^Fixed.learner.argument: a value of the class Level"),
+        (Mixture({"a": partial(Net, torch.ones(2))}), r"^Mixture.learners.a.argument: a value of the class Tensor"),
+        (Fixed(partial(Net, nn.Parameter(torch.ones(2)))), r"a value of the class Parameter"),
+        (Fixed(partial(Net, np.ones(2))), r"a value of the class ndarray"),
+        (Fixed(partial(Net, torch.Generator())), r"a value of the class Generator"),
+        (Fixed(partial(Net, Fraction(1, 3))), r"a value of the class Fraction"),
+        (Fixed(partial(Net, datetime.date(2000, 1, 1))), r"a value of the class date"),
+        (Fixed(partial(Net, slice(3))), r"a value of the class slice"),
+        (Fixed(partial(Net, Text("a"))), r"a value of the class Text"),
+        (Fixed(partial(Net, Pair(1, 2))), r"a value of the class Pair"),
+        (Fixed(partial(Net, Counter("aa"))), r"a value of the class Counter"),
+        (Fixed(partial(Net, object())), r"a value of the class object"),
+        (Fixed(partial(Net, {Text("a"): 1})), r"^Fixed.learner.argument's key: a value of the class Text"),
+        (Fixed(partial(Net, dict)), r"^Fixed.learner.argument: the class dict cannot be written .*nn.Module"),
+        (Fixed(partial(Net, torch.relu)), r"^Fixed.learner.argument: the function .*relu cannot be described"),
+        (Fixed(partial(Net, a_function)), r"^Fixed.learner.argument: the function a_function cannot be described"),
+        (Fixed(partial(Net, lambda: None)), r"cannot be described"),
+        (Fixed(partial(Net, nn.Linear(2, 3))), r"^Fixed.learner.argument: the weights of a Linear .*give its class"),
+        (Fixed(partial(Net, partial(nn.Linear, 3))), r"^Fixed.learner.argument: functools.* name its arguments"),
+        (Fixed(partial(nn.Sequential, nn.ReLU(), nn.ReLU())), r"^Fixed.learner: the argument args of Sequential"),
+        (Teaching(nn.GELU(), 0.5), r"^Teaching.colours: \*colours of Teaching cannot be written .*one list"),
+        (Swallowing(depth=4), r"^Swallowing does not store its arguments \*\*extra.*write self.extra = extra"),
+    ],
+)  # fmt: skip
+def test_what_could_not_come_back_is_refused_with_its_place(component: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        describe(component)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_nobody_finds_is_refused() -> None:
+    class Hidden(nn.Module):
+        pass
+
+    with pytest.raises(RecipeError, match=r"^Fixed.learner: the class .*Hidden cannot be written.*top of a module"):
+        describe(Fixed(Hidden))
+
+
+def test_a_network_that_a_distribution_holds_is_no_factory() -> None:
+    class_, instance = (there_and_back(Holding(value)).network for value in (nn.GELU, nn.GELU("tanh")))
+    assert class_ == partial(nn.GELU).func or class_.func is nn.GELU
+    assert isinstance(instance, nn.GELU)
+    assert instance.approximate == "tanh"
+
+
+class Holding(Fixed):
+    """A distribution with an argument of its own."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__(partial(Net))
+        self.network = network
+
+
 class Forgetful(nn.Module):
     """Does not store its argument."""
 
@@ -154,6 +373,20 @@ def named(path: str, **arguments: Any) -> dict[str, Any]:
         (named("Net"), r"the class Net named in the file cannot be imported"),
         (named("os.system", command="true"), r"the file names os.system, which is no teacher"),
         (named("subprocess.Popen", args="true"), r"names subprocess.Popen, which is no teacher"),
+        (named("os.path.join.system"), r"the class os.path.join.system named in the file cannot be imported"),
+        ({"$class": "subprocess.Popen"}, r"names subprocess.Popen, which is no teacher"),
+        ({"$class": "gtn_lightning.tasks.Classification"}, r"where a class of networks is expected"),
+        ({"$partial": named("os.system")}, r"names os.system, which is no teacher"),
+        ({"$built": named("subprocess.Popen")}, r"names subprocess.Popen"),
+        ({"$torch": "load"}, r"the file holds \$torch of something that is none"),
+        ({"$device": "nowhere"}, r"the file holds \$device of something that is none"),
+        ({"$set": [[1]]}, r"the file holds \$set of something that is none"),
+        ({"$float": ["a"]}, r"the file holds \$float"),
+        ({"$range": 3}, r"the file holds \$range"),
+        ({"$partial": 3}, r"the file holds \$partial"),
+        ({"$enum": "A"}, r"the file holds \$enum"),
+        (named(f"{__name__}.Typed", kind={"$enum": "C"}), r"Typed.kind: the file names 'C', which is no member"),
+        ({"class_path": 3, "init_args": {}}, r"the file names 3 with the arguments"),
         (named("gtn_lightning.tasks.Classification", sorts=10), r"does not accept the arguments in the file.*sorts"),
     ],
 )

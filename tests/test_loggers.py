@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import wandb
 
+from gtn_lightning.errors import RecipeError
 from gtn_lightning.loggers import TensorBoardLogger, WandbLogger
 
 
@@ -51,6 +52,32 @@ def test_switched_off_by_the_environment(tmp_path: Path, monkeypatch: pytest.Mon
     logger.log_metrics({"val/accuracy": 0.5}, step=1)
     assert logger.experiment.disabled
     assert not list(tmp_path.rglob("*run-*"))
+
+
+@pytest.mark.parametrize("kind", [dict, wandb.Settings])
+def test_settings_of_ones_own_stand_above_ours(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = kind(console="wrap", init_timeout=7)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = WandbLogger(save_dir=str(tmp_path), settings=given, tags=["mine"]).experiment
+    assert (run.settings.console, run.settings.init_timeout) == ("wrap", 7)
+    assert (run.settings.silent, run.settings.finish_timeout) == (True, 300)
+    assert run.tags == ("mine",)
+
+
+def test_a_setting_that_there_is_not_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^WandbLogger.settings: .*consol.*; correct the setting$") as caught:
+        WandbLogger(save_dir=str(tmp_path), settings={"consol": "off"})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_environment_stands_above_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_CONSOLE", "wrap")
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    run = WandbLogger(dir=str(tmp_path)).experiment
+    assert run.settings.console == "wrap"
+    assert run.project == "mine"
+    assert Path(run.dir).is_relative_to(tmp_path)
 
 
 def test_offline_by_the_environment_though_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,83 @@ def test_a_run_that_is_resumed_with_more_meta_steps_follows_their_schedule(
     assert longer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * (1 + math.cos(math.pi * 6 / 8)))
 
 
+@pytest.mark.parametrize("schedule", [None, partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=8)])
+def test_a_run_that_is_resumed_with_another_outer_rate_follows_it(
+    schedule: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(rate: float, resume: Path | None = None) -> pl.Trainer:
+        outer = partial(torch.optim.Adam, lr=rate, betas=(rate, 0.999))
+        gtn = make_gtn(outer_optimizer=outer, lr_scheduler=schedule)
+        saves = SaveAfter(3 if resume is None else 5, tmp_path / f"{rate}.ckpt")
+        trainer = make_trainer(tmp_path, max_steps=3 if resume is None else 6, callbacks=[saves])
+        trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
+        return trainer
+
+    run(0.02)
+    with caplog.at_level("INFO"):
+        resumed = run(0.5, tmp_path / "0.02.ckpt")
+    said = "goes on with lr 0.5 instead of 0.02, betas (0.5, 0.999) instead of (0.02, 0.999), from meta-step 3 on"
+    assert said in caplog.text
+    wanted = 0.5 if schedule is None else 0.25 * (1 + math.cos(math.pi * 6 / 8))
+    for group in resumed.optimizers[0].param_groups:
+        assert group["lr"] == pytest.approx(wanted)
+        assert group["betas"] == (0.5, 0.999)
+    # What was said once is not said again.
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        run(0.5, tmp_path / "0.5.ckpt")
+    assert "goes on with" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [("StepLR", None), (None, "StepLR"), ("StepLR", "LambdaLR"), ("LambdaLR", "StepLR")]
+)
+def test_a_run_that_is_resumed_with_another_schedule_follows_it(
+    before: str | None, now: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    schedules: dict[str | None, Any] = {
+        None: None,
+        "StepLR": partial(torch.optim.lr_scheduler.StepLR, step_size=2),
+        "LambdaLR": partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 1 / (1 + step)),
+    }
+
+    def run(schedule: str | None, steps: int, resume: Path | None = None) -> pl.Trainer:
+        gtn = make_gtn(outer_optimizer=partial(torch.optim.Adam, lr=0.02), lr_scheduler=schedules[schedule])
+        trainer = make_trainer(tmp_path, max_steps=steps, callbacks=[SaveAfter(3, tmp_path / "3.ckpt")])
+        trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
+        return trainer
+
+    run(before, 3)
+    with caplog.at_level("INFO"):
+        resumed = run(now, 6, tmp_path / "3.ckpt")
+    assert f"goes on with {now or 'no schedule'} instead of {before or 'no schedule'}, from meta-step 3" in caplog.text
+    wanted = {None: 0.02, "StepLR": 0.02 * 0.1**3, "LambdaLR": 0.02 / 7}[now]
+    assert resumed.optimizers[0].param_groups[0]["lr"] == pytest.approx(wanted)
+
+
+def test_another_outer_optimizer_cannot_go_on(tmp_path: Path) -> None:
+    make_trainer(tmp_path, max_steps=3, callbacks=[SaveAfter(3, tmp_path / "3.ckpt")]).fit(make_gtn(), DigitsData(32))
+    other = make_gtn(outer_optimizer=partial(torch.optim.SGD, lr=0.1))
+    with pytest.raises(RecipeError, match=r"must be torch.optim.adam.Adam, .*; got torch.optim.sgd.SGD.*--teacher"):
+        make_trainer(tmp_path).fit(other, DigitsData(32), ckpt_path=tmp_path / "3.ckpt")
+    # To be tested, it needs none.
+    make_trainer(tmp_path).test(other, DigitsData(32), ckpt_path=tmp_path / "3.ckpt", verbose=False)
+
+
+def test_every_part_is_a_group_of_the_outer_optimizer() -> None:
+    gtn = make_gtn(
+        **with_generator(),
+        outer_optimizer=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.2),
+        outer_groups={"optimizer": {"lr": 0.01}},
+    )
+    optimizer: Any = gtn.configure_optimizers()
+    assert {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {
+        "teacher": (0.1, 0.2), "curriculum": (0.1, 0.0), "optimizer": (0.01, 0.0),
+    }  # fmt: skip
+    for group in optimizer.param_groups:
+        assert group["params"] == list(getattr(gtn, group["name"]).parameters())
+
+
 class SaveAfter(pl.Callback):
     """Writes a checkpoint when a number of meta-steps is done, and lets the run go on."""
 

@@ -58,6 +58,40 @@ def test_after_many_in_a_row_it_returns_to_the_last_good_validation_with_a_small
     assert trainer.callback_metrics["train/skipped"] == 2
 
 
+def test_no_schedule_raises_the_smaller_rate_again(tmp_path: Path) -> None:
+    rates = []
+    for steps in (set[int](), {3, 4}):
+        spoils = Spoils(steps)
+        gtn = make_gtn(
+            outer_optimizer=partial(torch.optim.SGD, lr=RATE, momentum=0.9),
+            lr_scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0, total_steps=10),
+            recovery=Recovery(limit=2),
+        )
+        make_trainer(tmp_path, callbacks=[spoils], max_steps=8, val_check_interval=2).fit(gtn, DigitsData(32))
+        rates.append(spoils.rates)
+    assert rates[1] == pytest.approx(rates[0][:5] + [rate / 2 for rate in rates[0][5:]])
+
+
+def test_a_resumed_run_keeps_the_smaller_rate_where_its_recipe_names_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.warns(UserWarning, match="return 1 of 2"):
+        _, _, trainer = run(Recovery(limit=2), {1, 2}, tmp_path, max_steps=4)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    spoils = Spoils(set())
+    gtn = make_gtn(
+        outer_optimizer=partial(torch.optim.SGD, lr=3 * RATE, momentum=0.9),
+        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
+        recovery=Recovery(limit=2, factor=0.1),
+    )
+    with caplog.at_level("INFO"):
+        make_trainer(tmp_path, max_steps=6, callbacks=[spoils]).fit(
+            gtn, DigitsData(32), ckpt_path=tmp_path / "last.ckpt"
+        )
+    assert spoils.rates == pytest.approx([3 * RATE / 2] * 2)
+    assert f"lr {3 * RATE} instead of {RATE}, times the 0.5 that Recovery has reduced" in caplog.text
+
+
 def test_single_ones_lead_nowhere(tmp_path: Path) -> None:
     _, spoils, trainer = run(Recovery(limit=2), {1, 3, 5, 7}, tmp_path)
     assert set(spoils.rates) == {RATE}

@@ -14,8 +14,9 @@ from gtn_lightning import GTN
 from gtn_lightning.curricula import NoCurriculum
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.inner_loop import SGD
 from gtn_lightning.learners import MLP, Fixed
-from gtn_lightning.teacher_file import FORMAT, load_weights, read_recipe, save_teacher
+from gtn_lightning.teacher_file import FORMAT, load_weights, read_recipe, record_meta_training, save_teacher
 from gtn_lightning.teachers import Pixels, RealData
 from tests.tiny import BATCH, SHAPE, STEPS, make_gtn, make_trainer, with_generator
 
@@ -67,6 +68,28 @@ def test_the_file_explains_itself(tmp_path: Path) -> None:
         assert file.metadata()["format"] == FORMAT
 
 
+def test_a_file_of_the_first_format_means_what_it_meant(saved: Path) -> None:
+    tensors = {name: tensor for name, tensor in load_file(saved).items() if "origins" not in name}
+    tensors |= {
+        "optimizer.logs.lr": torch.tensor([-1.7, -2.3, -3.1]),
+        "optimizer.logs.momentum": torch.tensor([0.4] * 3),
+    }
+    recipe = json.dumps(read_recipe(saved))
+    save_file(tensors, saved, {"format": "gtn-lightning teacher 1", "recipe": recipe})
+    for _ in range(2):  # also after the cost of its meta-training was put into it, which writes it anew
+        schedules = GTN.from_teacher(saved).optimizer.schedules(STEPS)
+        assert torch.equal(schedules["lr"], tensors["optimizer.logs.lr"].exp())
+        assert torch.equal(schedules["momentum"], tensors["optimizer.logs.momentum"].sigmoid())
+        record_meta_training(saved, {"seconds": 1.0})
+
+
+def test_learned_rates_are_the_files_whatever_the_recipe_begins_with(saved: Path) -> None:
+    gtn = make_gtn(optimizer=SGD(lr=0.7, momentum=0.9, learned_per_step=["lr", "momentum"], steps=STEPS))
+    load_weights(gtn, saved)
+    for name, schedule in make_gtn().optimizer.schedules(STEPS).items():
+        assert torch.equal(gtn.optimizer.schedules(STEPS)[name], schedule)
+
+
 def test_a_loaded_teacher_can_be_trained_further(saved: Path, tmp_path: Path) -> None:
     gtn = GTN.from_teacher(saved)
     before = gtn.teacher.state_dict()["pixels"].clone()
@@ -109,7 +132,7 @@ def test_what_is_no_teacher_file(saved: Path, tmp_path: Path) -> None:
     refused(pickled, "is not a complete safetensors file")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(3)}, foreign)
-    refused(foreign, "has format None, expected 'gtn-lightning teacher 1'")
+    refused(foreign, "has format None, expected 'gtn-lightning teacher 2'")
     save_file({"weight": torch.zeros(3)}, foreign, {"format": "pt"})
     refused(foreign, "has format 'pt'")
 

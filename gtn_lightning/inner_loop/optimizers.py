@@ -39,7 +39,10 @@ class InnerOptimizer(nn.Module, ABC):
 
     As a module it registers what is learned about it, so that the outer optimizer, DDP and checkpoints see
     it. A learned hyperparameter stays inside its range whatever the outer optimizer does: rates and decays
-    are exponentials, momenta and averaging coefficients sigmoids, of the registered parameter.
+    are exponentials, momenta and averaging coefficients sigmoids, of a logarithm (or logit) that is the sum of
+    two tensors. ``origins`` holds, as buffers, where it began; ``logs``, the registered parameters, by how much it
+    has been shifted since, zero at first. So a weight decay of the outer optimizer draws a hyperparameter to where
+    it began. Drawn to zero, a logarithm would make every rate one.
 
     Args:
         values: initial (or constant) value of each hyperparameter.
@@ -82,6 +85,7 @@ class InnerOptimizer(nn.Module, ABC):
                 f"{name}: learned_per_step needs steps, the number of inner steps, at least 1; got {steps}"
             )
         self.logs = nn.ParameterDict()
+        self.origins = nn.Module()
         for key, value in self._values.items():
             is_learned = key in self.learned or key in self.learned_per_step
             low_ok = value > 0 if is_learned else value >= 0
@@ -93,7 +97,8 @@ class InnerOptimizer(nn.Module, ABC):
                 if abs(raw) > _LIMITS[ranges[key]]:
                     raise ValueError(f"{name}: {key} is too close to the end of its range to be learned; got {value}")
                 shape = (steps,) if key in self.learned_per_step and steps else ()
-                self.logs[key] = nn.Parameter(torch.full(shape, raw))
+                self.logs[key] = nn.Parameter(torch.zeros(shape))
+                self.origins.register_buffer(key, torch.full(shape, raw))
 
     def hyperparameters(self, step: int) -> dict[str, Value]:
         """Return every hyperparameter's value at an inner step (counted from zero)."""
@@ -114,12 +119,17 @@ class InnerOptimizer(nn.Module, ABC):
     def _value(self, key: str, step: int) -> Value:
         if key not in self.logs:
             return self._values[key]
-        raw = self.logs[key]
+        raw = self.origins.get_buffer(key) + self.logs[key]
         if raw.ndim:
             raw = raw[min(step, raw.shape[0] - 1)]
         limit = _LIMITS[self._ranges[key]]
         raw = raw.clamp(-limit, limit)
         return raw.exp() if self._ranges[key] == POSITIVE else raw.sigmoid()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Called before the same of `logs` and `origins`, which are loaded by themselves.
+        state_dict.update(shifted(state_dict, prefix))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @abstractmethod
     def init(self, params: Params) -> Any:
@@ -138,6 +148,24 @@ class InnerOptimizer(nn.Module, ABC):
         Returns:
             The new parameters and the new state; nothing is written in place.
         """
+
+
+def shifted(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return a state in which every learned hyperparameter has an origin.
+
+    States written before there were origins hold the logarithms themselves as ``logs``. They become the origins of
+    shifts of zero, which is the same value in every bit.
+
+    Args:
+        state: a module's state.
+        prefix: what the names of the inner optimizer's tensors begin with, such as ``optimizer.``.
+    """
+    changed = dict(state)
+    for name, tensor in state.items():
+        origin = f"{prefix}origins.{name.removeprefix(f'{prefix}logs.')}"
+        if name.startswith(f"{prefix}logs.") and origin not in state:
+            changed |= {origin: tensor, name: torch.zeros_like(tensor)}
+    return changed
 
 
 class SGDState(NamedTuple):

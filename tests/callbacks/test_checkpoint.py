@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 
 from gtn_lightning import GTN
 from gtn_lightning.callbacks import TeacherCheckpoint
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.recovery import Recovery
 from gtn_lightning.teacher_file import read_recipe
 
 
@@ -249,3 +251,133 @@ def test_a_run_may_go_on_where_nothing_can_be_written(make_gtn, make_trainer, da
     assert names(tmp_path / "checkpoints") == ["best-3.ckpt", "last.ckpt"]
     for name in names(tmp_path / "checkpoints"):
         assert load(tmp_path / "checkpoints" / name)["global_step"] == 3
+
+
+class Swaps(pl.Callback):
+    """Averages the weights as a user might, and puts the average in place for the whole of a validation."""
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        self.average = [parameter.detach().clone() for parameter in pl_module.parameters()]
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        for average, parameter in zip(self.average, pl_module.parameters(), strict=True):
+            average.lerp_(parameter.detach(), 0.3)
+
+    def swap(self, trainer, pl_module) -> None:
+        for average, parameter in zip(self.average, pl_module.parameters(), strict=True):
+            average.data, parameter.data = parameter.data, average.data
+
+    on_validation_start = on_validation_end = swap
+
+
+class SwapsLater(Swaps):
+    """The same, as Lightning's callbacks do."""
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        pass
+
+    on_validation_end = on_validation_start
+    on_validation_epoch_start = on_validation_epoch_end = Swaps.swap
+
+
+class Scored(pl.Callback):
+    """Keeps the pixels that every validation scored."""
+
+    def __init__(self, fails: int | None = None) -> None:
+        self.pixels: list[torch.Tensor] = []
+        self.fails = fails
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        if batch_idx == 0:
+            self.pixels.append(pl_module.teacher.pixels.detach().clone())
+        if trainer.global_step == self.fails:
+            raise RuntimeError("in the middle of a validation")
+
+
+def averaging() -> pl.Callback:
+    return EMAWeightAveraging(decay=0.7)
+
+
+@pytest.mark.parametrize(
+    "callbacks",
+    [
+        lambda: [averaging(), TeacherCheckpoint()],
+        lambda: [TeacherCheckpoint(), averaging()],
+        lambda: [WeightAveraging(), TeacherCheckpoint()],
+        lambda: [Swaps(), TeacherCheckpoint()],
+        lambda: [TeacherCheckpoint(), Swaps()],
+        lambda: [StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=1), TeacherCheckpoint()],
+    ],
+    ids=["EMA first", "EMA last", "SWA", "own first", "own last", "SWA of epochs"],
+)
+def test_the_teacher_file_is_the_teacher_that_was_scored(callbacks, make_gtn, make_trainer, data, tmp_path):
+    scored = Scored()
+    trainer = make_trainer([*callbacks(), scored], max_steps=5, val_check_interval=2)
+    trainer.fit(make_gtn(), data)
+    best = int(Path(trainer.checkpoint_callback.best_model_path).stem.removeprefix("best-"))
+    assert len(scored.pixels) == 2
+    assert torch.equal(teacher_pixels(tmp_path), scored.pixels[best // 2 - 1])
+    again = make_trainer([]).validate(GTN.from_teacher(tmp_path / "teacher.safetensors"), data, verbose=False)[0]
+    assert again["val/accuracy"] == float(trainer.checkpoint_callback.best_model_score)
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["between two validations", "in the middle of one"])
+def test_a_run_that_averages_goes_on_from_its_own_weights(ended, make_gtn, make_trainer, tmp_path):
+    last = tmp_path / "checkpoints/last.ckpt"
+
+    def run(*callbacks: pl.Callback, steps: int, resume: Path | None = None) -> None:
+        trainer = make_trainer([TeacherCheckpoint(), *callbacks], max_steps=steps, val_check_interval=2)
+        trainer.fit(make_gtn(mode="remat"), DigitsData(batch_size=64), ckpt_path=resume)
+
+    run(averaging(), steps=7)
+    whole = load(last)
+    if ended:
+        run(averaging(), steps=5)
+    else:
+        with pytest.raises(RuntimeError, match="in the middle"):
+            run(averaging(), Scored(fails=4), steps=7)
+    assert load(last)["global_step"] == 5 if ended else 4
+    run(averaging(), steps=7, resume=last)
+    resumed = load(last)
+    for state in ("state_dict", "current_model_state"):
+        assert all(torch.equal(tensor, resumed[state][name]) for name, tensor in whole[state].items()), state
+    assert not torch.equal(whole["state_dict"]["teacher.pixels"], whole["current_model_state"]["teacher.pixels"])
+
+
+class Trained(pl.Callback):
+    """Keeps the pixels after the last meta-step."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.pixels = pl_module.teacher.pixels.detach().clone()
+
+
+def test_a_run_that_breaks_off_in_a_validation_keeps_its_own_weights(make_gtn, make_trainer, data, tmp_path):
+    trained = Trained()
+    trainer = make_trainer([trained, SwapsLater(), Scored(fails=4), TeacherCheckpoint()], val_check_interval=2)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        trainer.fit(make_gtn(), data)
+    state = load(tmp_path / "checkpoints/last.ckpt")
+    assert state["global_step"] == 4
+    assert torch.equal(state["state_dict"]["teacher.pixels"], trained.pixels)
+
+
+class Spoils(pl.Callback):
+    """Makes the gradient of two meta-steps infinite, and keeps the pixels before each."""
+
+    def __init__(self) -> None:
+        self.before: list[torch.Tensor] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.before.append(pl_module.teacher.pixels.detach().clone())
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        if trainer.global_step in (3, 4):
+            pl_module.teacher.pixels.grad[0] = float("inf")
+
+
+def test_a_return_leads_to_trained_weights_and_not_to_their_average(make_gtn, make_trainer, data):
+    spoils = Spoils()
+    trainer = make_trainer([averaging(), spoils, TeacherCheckpoint()], max_steps=6, val_check_interval=2)
+    with pytest.warns(UserWarning, match="back to meta-step 2"):
+        trainer.fit(make_gtn(recovery=Recovery(limit=2)), data)
+    assert torch.equal(spoils.before[5], spoils.before[2])

@@ -1,5 +1,6 @@
 """Inner optimizers against torch.optim, and their hyperparameters."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -116,7 +117,7 @@ def test_nothing_is_written_in_place(optimizer: type[InnerOptimizer], arguments:
 def test_one_value_per_step() -> None:
     optimizer = SGD(lr=0.1, momentum=0.0, learned_per_step=["lr"], steps=3).double()
     with torch.no_grad():
-        optimizer.logs["lr"].copy_(torch.tensor([0.1, 0.2, 0.3]).log())
+        optimizer.logs["lr"].copy_(torch.tensor([1.0, 2.0, 3.0]).log())  # from where they began
     params = {"w": torch.zeros(1)}
     ones = {"w": torch.ones(1)}
     positions = []
@@ -138,10 +139,10 @@ def test_the_meta_gradient_reaches_the_value_of_its_step_alone() -> None:
 
 
 def test_schedules_are_what_the_steps_use() -> None:
-    optimizer = SGD(lr=0.1, momentum=0.5, weight_decay=0.01, learned=["momentum"], learned_per_step=["lr"], steps=2)
+    optimizer = SGD(lr=0.1, momentum=0.7, weight_decay=0.01, learned=["momentum"], learned_per_step=["lr"], steps=2)
     with torch.no_grad():
-        optimizer.logs["lr"].copy_(torch.tensor([0.1, 0.2]).log())
-        optimizer.logs["momentum"].fill_(0.0)
+        optimizer.logs["lr"].copy_(torch.tensor([1.0, 2.0]).log())
+        optimizer.logs["momentum"].fill_(-math.log(0.7 / 0.3))
     schedules = optimizer.schedules(3)
     assert schedules.keys() == {"lr", "momentum", "weight_decay"}
     assert not any(schedule.requires_grad for schedule in schedules.values())
@@ -166,6 +167,48 @@ def test_learned_values_are_saved_and_moved_with_the_module() -> None:
     other = SGD(lr=0.5, learned_per_step=["lr"], steps=3)
     other.load_state_dict(optimizer.state_dict())
     torch.testing.assert_close(other.schedules(3)["lr"], optimizer.schedules(3)["lr"])
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        lambda parameters: torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.1),
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1),
+    ],
+    ids=["AdamW", "SGD"],
+)
+@EVERY
+def test_a_weight_decay_of_the_outer_optimizer_draws_them_to_where_they_began(
+    optimizer: type[InnerOptimizer], arguments: dict[str, Any], outer: Callable[..., torch.optim.Optimizer]
+) -> None:
+    names = list(optimizer(**arguments).schedules(1))
+    chosen = optimizer(**arguments, learned=names[1:], learned_per_step=names[:1], steps=3)
+    began = chosen.schedules(3)
+    outer_optimizer = outer(chosen.parameters())
+
+    def without_gradient(steps: int) -> None:
+        for _ in range(steps):
+            for parameter in chosen.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            outer_optimizer.step()
+
+    without_gradient(100)
+    assert all(torch.equal(values, began[name]) for name, values in chosen.schedules(3).items())
+    with torch.no_grad():
+        for log in chosen.parameters():
+            log += 0.5
+    without_gradient(2_000)
+    torch.testing.assert_close(chosen.schedules(3), began, rtol=1e-4, atol=0)
+
+
+def test_a_state_from_before_there_were_origins_is_read_as_it_was_meant() -> None:
+    optimizer = SGD(lr=0.1, momentum=0.7, learned=["momentum"], learned_per_step=["lr"], steps=2)
+    module = nn.ModuleDict({"optimizer": optimizer})
+    old = {"optimizer.logs.lr": torch.tensor([-1.7, -2.3]), "optimizer.logs.momentum": torch.tensor(0.4)}
+    module.load_state_dict(old)
+    assert torch.equal(optimizer.schedules(2)["lr"], torch.tensor([-1.7, -2.3]).exp())
+    assert torch.equal(optimizer.hyperparameters(0)["momentum"], torch.tensor(0.4).sigmoid())
+    assert old.keys() == {"optimizer.logs.lr", "optimizer.logs.momentum"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

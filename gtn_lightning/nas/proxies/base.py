@@ -114,7 +114,7 @@ class Proxy(ABC):
 
     def settings(self) -> Any:
         """Return what its scores hang on, as plain data: its class and its arguments, stored under their own names."""
-        return describe(self)
+        return describe(self, rebuilt=False)
 
     def overhead(self) -> Cost:
         """Return what had to be paid before the first score, such as a teacher's meta-training."""

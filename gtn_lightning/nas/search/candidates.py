@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import socket
 import time
 import uuid
@@ -20,7 +21,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gtn_lightning.errors import RecipeError
@@ -44,6 +45,10 @@ VAIN = 20
 
 SQLITE_TIMEOUT = 60
 """Seconds that a worker waits for others that write to the same SQLite file."""
+
+
+_QUERY = re.compile(r"\?((?:\w+=[^&?/]*(?:&|$))*)$")
+"""The end of an address that says how it is opened."""
 
 
 LIVE = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
@@ -72,7 +77,8 @@ class Candidates:
         space: what is searched.
         study: the study's name.
         storage: an address that SQLAlchemy understands, such as ``sqlite:///search.db`` or ``postgresql://…``, or the
-            path of a journal file, which ends with ``.journal``.
+            path of a journal file, which ends with ``.journal``. A ``~`` at the beginning of a file's path is the home
+            folder; everything else in it is taken as it is written.
         count: number of architectures to score.
         sampler: one of `SAMPLERS`: ``random`` draws the same architectures whatever happens; ``evolution`` (NSGA-II)
             and ``tpe`` learn from the scores so far.
@@ -289,17 +295,36 @@ def open_storage(address: str) -> BaseStorage:
         if address.endswith(".journal"):
             Path(address).expanduser().parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(str(Path(address).expanduser())))
-        options: dict[str, Any] = {}
-        if address.startswith("sqlite:///"):
-            Path(address.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
-            options = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
+        url, options = _sqlite(address) if address.startswith(("sqlite:", "sqlite+")) else (make_url(address), {})
+        # Optuna takes the address for a template.
+        text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
         for _ in range(5):
             with suppress(DBAPIError):  # workers that start at the same moment make the same tables
-                return RDBStorage(address, engine_kwargs=options)
+                return RDBStorage(text, engine_kwargs=options)
             time.sleep(POLL)
-        return RDBStorage(address, engine_kwargs=options)
-    except (OSError, StorageInternalError, SQLAlchemyError, ImportError, ValueError) as error:
+        return RDBStorage(text, engine_kwargs=options)
+    except (OSError, StorageInternalError, SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
         raise _unusable(address, error) from error
+
+
+def _sqlite(address: str) -> tuple[URL, dict[str, Any]]:
+    """Return the URL of an SQLite file, whose folder is made, and what its engine needs beside it.
+
+    The path between ``sqlite:///`` and what is a query (``?timeout=5``) is taken as it is written, per cent signs too,
+    which SQLAlchemy takes for codes since 2.1; a ``~`` at its beginning is the home folder.
+    """
+    before, _, rest = address.partition(":///")
+    query = match[1] if (match := _QUERY.search(rest)) else ""
+    path = rest[: match.start()] if match else rest
+    url = make_url(f"{before}://?{query}" if rest else address)
+    if path.startswith("file:"):  # SQLite's own form of an address, in which it decodes by itself
+        url = url.set(database=path)
+    elif path not in ("", ":memory:"):
+        file = Path(path).expanduser()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        url = url.set(database=str(file))
+    # What the address says about it stands above ours.
+    return url, {} if "timeout" in url.query else {"connect_args": {"timeout": SQLITE_TIMEOUT}}
 
 
 def _unusable(address: str, error: BaseException) -> RecipeError:

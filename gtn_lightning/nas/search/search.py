@@ -133,7 +133,12 @@ class Search:
         return found
 
     def _study(self, name: str, proxy: Proxy, count: int, sampler: str) -> Candidates:
-        settings = {"space": describe(self.space), "proxy": proxy.settings(), "seed": self.seed, "sampler": sampler}
+        settings = {
+            "space": describe(self.space, rebuilt=False),
+            "proxy": proxy.settings(),
+            "seed": self.seed,
+            "sampler": sampler,
+        }
         return Candidates(self.space, name, self.storage, count, sampler, self.seed, self.prune, settings)
 
     def _score_all(self, candidates: Candidates) -> None:
