@@ -1,7 +1,7 @@
 """The one door through which every mode evaluates an inner loss."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -122,9 +122,7 @@ class _Arguments(NamedTuple):
         Surroundings.note(traits.generators.values())
         versions = {name: tensor._version for name, tensor in self.arguments()}
         try:
-            with ExitStack() as stack:
-                if following is not None:
-                    stack.enter_context(following)
+            with nullcontext() if following is None else following:
                 loss, buffers = self.loss_fn(self.params, self.buffers, *(tensor.clone() for tensor in self.batch))
         except torch.OutOfMemoryError:
             raise

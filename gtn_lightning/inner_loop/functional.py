@@ -75,12 +75,16 @@ class Functional:
         self._compiled = any(_is_compiled(part) for part in parts)
         sources = Source.types()
         self._generators = [value for part in parts for value in vars(part).values() if isinstance(value, sources)]
-        for name, parameter in module.named_parameters():
-            if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-                raise InnerLoopError(
-                    f"the learner cannot be taught: its parameter {name} has a gradient hook, and it is called with "
-                    "other tensors in the parameter's place; call register_hook in forward"
-                )
+        # Looking for tied tensors takes as long as a small network: only where there are some.
+        held = [id(t) for part in parts for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]
+        self._tied = len(set(held)) < len(held) or len(parts) < len(list(module.named_modules(remove_duplicate=False)))
+        for part in parts:
+            for name, parameter in part._parameters.items():
+                if parameter is not None and (parameter._backward_hooks or parameter._post_accumulate_grad_hooks):
+                    raise InnerLoopError(
+                        f"the learner cannot be taught: parameter {name} of its {type(part).__name__} has a gradient "
+                        "hook, and is called with another tensor in the parameter's place; call register_hook in forward"
+                    )
 
     def init(self) -> tuple[Params, Buffers]:
         """Return the module's present parameters and buffers, detached from any graph.
@@ -131,7 +135,7 @@ class Functional:
         try:
             if torch.compiler.is_compiling():
                 with Formulas():
-                    outputs = functional_call(self.module, tensors, inputs)
+                    outputs = functional_call(self.module, tensors, inputs, tie_weights=self._tied)
             else:
                 outputs = self._run(tensors, inputs)
         finally:
@@ -142,22 +146,26 @@ class Functional:
     def _run(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
         if self._generators:
             Surroundings.note(self._generators)
+        if not (self._weight_norm or self._compiled):
+            return self._call(tensors, inputs)
         with ExitStack() as stack:
             if self._weight_norm:
                 stack.enter_context(Formulas())
             if self._compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
-            if not _places:
-                return (
-                    self._without_checkpoints(tensors, inputs)
-                    if torch.is_grad_enabled()
-                    else functional_call(self.module, tensors, inputs)
-                )
-            _places[-1].enter_context(_reparametrize_module(self.module, tensors, tie_weights=True, stack_weights=True))
+            return self._call(tensors, inputs)
+
+    def _call(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+        if _places:
+            in_place = _reparametrize_module(self.module, tensors, tie_weights=True, stack_weights=True)
+            _places[-1].enter_context(in_place)
             outputs = self.module(*inputs)
             for name in tensors:
                 tensors[name] = attrgetter(name)(self.module)
             return outputs
+        if torch.is_grad_enabled():
+            return self._without_checkpoints(tensors, inputs)
+        return functional_call(self.module, tensors, inputs, tie_weights=self._tied)
 
     def _without_checkpoints(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
         """Call the module, or refuse one that checkpoints its activations.
@@ -166,12 +174,12 @@ class Functional:
         """
         try:
             with torch.autograd.graph.disable_saved_tensors_hooks(HOOKS):
-                return functional_call(self.module, tensors, inputs)
+                return functional_call(self.module, tensors, inputs, tie_weights=self._tied)
         except RuntimeError as error:
             if HOOKS not in str(error):
                 raise
             if _hooks_around():  # those are somebody else's, and hold for all of this call
-                return functional_call(self.module, tensors, inputs)
+                return functional_call(self.module, tensors, inputs, tie_weights=self._tied)
             raise CheckpointedError(
                 "the learner checkpoints its activations (torch.utils.checkpoint) and would compute them again with "
                 "the parameters of its module, not with those that it was called with: take its loss by eager_loss, or "

@@ -119,7 +119,7 @@ class InnerOptimizer(nn.Module, ABC):
     def _value(self, key: str, step: int) -> Value:
         if key not in self.logs:
             return self._values[key]
-        raw = self.origins.get_buffer(key) + self.logs[key]
+        raw: Tensor = getattr(self.origins, key) + self.logs[key]
         if raw.ndim:
             raw = raw[min(step, raw.shape[0] - 1)]
         limit = _LIMITS[self._ranges[key]]

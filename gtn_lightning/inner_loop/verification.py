@@ -41,7 +41,7 @@ def agree(found: Iterable[Tensor | None], expected: Iterable[Tensor | None], rou
     """
     eps = torch.finfo(rounding).eps
     pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a is not None or b is not None]
-    tensors = [tuple(torch.zeros(()) if t is None else _real(t) for t in pair) for pair in pairs]
+    tensors = [tuple(torch.zeros(()) if t is None else _real(t.detach()) for t in pair) for pair in pairs]
     if all(torch.equal(a, b) for a, b in tensors):
         return True
     distances = [float((a.to(b.device) - b).norm()) for a, b in tensors]

@@ -366,7 +366,7 @@ REFUSED: dict[str, tuple[Make, type[InnerLoopError], str]] = {
         net(lambda n, x: F.gumbel_softmax(n.first(x), hard=True)), WrongDerivativeError, r"gumbel_softmax\(hard=True\)",
     ),
     "backward hook on a module": (backward_hooked, InnerLoopError, "register_full_backward_hook"),
-    "hook on a parameter": (parameter_hooked, InnerLoopError, r"parameter 0\.weight has a gradient hook"),
+    "hook on a parameter": (parameter_hooked, InnerLoopError, "parameter weight of its Linear has a gradient hook"),
     "hook on a node": (net(node_hooked), WrongDerivativeError, r"\.grad_fn"),
     "clamped weights": (net(clamps_its_weights), InnerLoopError, r"writes to first\.weight in place"),
     "clamped data": (net(clamps_its_data), WrongDerivativeError, r"\.data"),

@@ -93,5 +93,4 @@ def reverse_over_reverse(
     rest = iter(products[len(variables) :])
     by_params = dict(zip(variables, products, strict=False))
     by_batch = [next(rest) if want else None for want in wanted]
-    recomputed = Recomputed(found.loss.detach(), {n: g.detach() for n, g in zip(variables, grads, strict=True)})
-    return Products(by_params, by_batch), recomputed
+    return Products(by_params, by_batch), Recomputed(found.loss, dict(zip(variables, grads, strict=True)))
