@@ -83,7 +83,7 @@ class Functional:
                 if parameter is not None and (parameter._backward_hooks or parameter._post_accumulate_grad_hooks):
                     raise InnerLoopError(
                         f"the learner cannot be taught: parameter {name} of its {type(part).__name__} has a gradient "
-                        "hook, and is called with another tensor in the parameter's place; call register_hook in forward"
+                        "hook, but is called with another tensor in its place; call register_hook in forward"
                     )
 
     def init(self) -> tuple[Params, Buffers]:
