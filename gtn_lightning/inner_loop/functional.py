@@ -1,5 +1,6 @@
 """A module as a pure function of its parameters, its buffers and its inputs."""
 
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.stateless import _reparametrize_module
 
@@ -132,6 +134,8 @@ class Functional:
         if self.module.training != training:
             flags = [(part, part.training) for part in self.module.modules()]
             self.module.train(training)
+            if not training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                self._warn_of_statistics(flags, params, buffers)
         try:
             if torch.compiler.is_compiling():
                 with Formulas():
@@ -142,6 +146,24 @@ class Functional:
             for part, flag in flags or ():
                 part.training = flag
         return outputs, {name: tensors[name].detach() for name in buffers}
+
+    def _warn_of_statistics(
+        self, flags: list[tuple[nn.Module, bool]], params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+    ) -> None:
+        """Warn if a loss in evaluation mode takes statistics that training has computed: they carry no gradient."""
+        switched = {part for part, flag in flags if flag and isinstance(part, _BatchNorm)}
+        for name, part in self.module.named_modules() if switched else ():
+            key = f"{name}.running_mean" if name else "running_mean"
+            own = part.running_mean if part in switched else None
+            changed = isinstance(own, Tensor) and key in buffers and not torch.equal(own, buffers[key])
+            if changed and any(tensor.requires_grad for tensor in params.values()):
+                warnings.warn(
+                    f"the learner is differentiated in evaluation mode, where its batch normalisation {name!r} takes "
+                    "running statistics that training has computed: they carry no gradient, so that theirs is missing "
+                    "from the meta-gradient; take the meta-loss in training mode",
+                    stacklevel=4,
+                )
+                return
 
     def _run(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
         if self._generators:

@@ -232,3 +232,16 @@ def test_a_hook_closure_and_a_generator_count_as_differences() -> None:
     for module in drawing:
         module.generator = torch.Generator().manual_seed(0)  # the members of a population would draw from one
     assert difference(*drawing) == "generator"
+
+
+def test_a_meta_loss_by_running_statistics_is_warned_of() -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    learner = Functional(module)
+    params, buffers = learner.init()
+    params = {name: p.clone().requires_grad_() for name, p in params.items()}
+    learner(params, buffers, torch.randn(6, 4), training=False)  # pretrained statistics are constants
+    trained = unroll(squared_outputs(learner), params, buffers, [(torch.randn(6, 4),)], SGD(0.1))
+    with pytest.warns(UserWarning, match="batch normalisation '1' takes running statistics"):
+        learner(trained.params, trained.buffers, torch.randn(6, 4), training=False)
+    with torch.no_grad():
+        learner(trained.params, trained.buffers, torch.randn(6, 4), training=False)  # a score

@@ -53,11 +53,12 @@ PAIRS: list[tuple[InnerOptimizer, Callable[[list[Tensor]], torch.optim.Optimizer
 ]
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
 def test_same_steps_as_torch_optim(
-    ours: InnerOptimizer, theirs: Callable[[list[Tensor]], torch.optim.Optimizer]
+    ours: InnerOptimizer, theirs: Callable[[list[Tensor]], torch.optim.Optimizer], kind: torch.dtype
 ) -> None:
-    params = {"weight": torch.randn(3, 4), "bias": torch.randn(3)}
+    params = {"weight": torch.randn(3, 4, dtype=kind), "bias": torch.randn(3, dtype=kind)}
     twins = {name: nn.Parameter(parameter.clone()) for name, parameter in params.items()}
     optimizer = theirs(list(twins.values()))
     state = ours.init(params)

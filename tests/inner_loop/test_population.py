@@ -142,3 +142,40 @@ def test_learners_without_parameters_are_refused() -> None:
 def test_an_empty_population_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one learner"):
         unroll_population(cross_entropy(Functional(nn.Linear(2, 2))), [], [], SGD(0.1))
+
+
+def test_learners_that_differ_are_not_taught_through_one_another() -> None:
+    members = [Functional(nn.Sequential(nn.Dropout(rate), nn.Linear(8, 3))) for rate in (0.1, 0.5)]
+    starts = [member.init() for member in members]
+    batches = [(torch.randn(6, 8), torch.arange(6) % 3)] * STEPS
+    with pytest.raises(ValueError, match=r"differ in 0\.p, which is neither parameter nor buffer"):
+        unroll_population(cross_entropy(members[0]), starts, batches, SGD(0.1))
+    torch.manual_seed(1)
+    together = unroll_population([cross_entropy(member) for member in members], starts, batches, SGD(0.1))
+    torch.manual_seed(1)
+    for member, start, found in zip(members, starts, together, strict=True):
+        alone = unroll(cross_entropy(member), *start, batches, SGD(0.1))
+        assert torch.equal(found.params["1.weight"], alone.params["1.weight"])
+
+
+def test_learners_that_vmap_cannot_take_are_taught_one_after_the_other() -> None:
+    members = [Functional(nn.Sequential(Recurrent(), nn.Linear(4, 3))) for _ in range(2)]
+    starts = [member.init() for member in members]
+    batches = [(torch.randn(6, 8), torch.arange(6) % 3)] * STEPS
+    with pytest.warns(UserWarning, match="taught one after the other"):
+        found = unroll_population(cross_entropy(members[0]), starts, iter(batches), SGD(0.1), batched=True)
+    expected = unroll_population(cross_entropy(members[0]), starts, batches, SGD(0.1), batched=False)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.params["1.weight"], other.params["1.weight"])
+
+
+class Recurrent(nn.Module):
+    """An LSTM's last output, for which torch has no rule of ``vmap``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(2, 4, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.cells(inputs.view(-1, 4, 2))[0][:, -1]
+        return outputs
