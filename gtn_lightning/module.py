@@ -630,11 +630,6 @@ class GTN(pl.LightningModule):
                 learner = family.sample(keyed_generator(self.seed, "check")).to(self.device)
                 check_learner(learner)
                 self.task.check(learner, real)
-                if self.population > 1 and not all(parameter.requires_grad for parameter in learner.parameters()):
-                    raise RecipeError(
-                        f"model.population is {self.population} but {type(learner).__name__} has frozen parameters, "
-                        "which the learners of a population would share: set population to 1"
-                    )
         self._learners_fit = True
 
     def _check_parts(self) -> None:

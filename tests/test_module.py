@@ -1,7 +1,7 @@
 """GTN through Lightning's Trainer, as a user runs it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +19,7 @@ from gtn_lightning.callbacks import SyntheticData
 from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBatches, ShuffledPasses
 from gtn_lightning.data import DigitsData, Split, Splits, TensorData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop import SGD, Functional
+from gtn_lightning.inner_loop import SGD, Functional, InnerLoopError
 from gtn_lightning.learners import MLP, ConvNet, Fixed, LearnerDistribution, Mixture, RandomWidth
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Generator, Pixels, RealData
@@ -858,15 +858,76 @@ def test_a_model_that_does_not_fit_the_data_fails_before_the_first_meta_step(
     assert not recorder.losses
 
 
-def test_a_population_with_frozen_parameters_is_refused(tmp_path: Path) -> None:
-    def frozen() -> nn.Module:
-        learner = MLP(SHAPE, 10, hidden=[8])
-        next(learner.parameters()).requires_grad_(False)
-        return learner
+class Listed(LearnerDistribution):
+    """The same learners at every meta-step."""
 
-    make_trainer(tmp_path, max_steps=1).fit(make_gtn(learners=Fixed(frozen)), DigitsData(32))
-    with pytest.raises(RecipeError, match=r"^model.population is 2 but MLP has frozen parameters"):
-        make_trainer(tmp_path, max_steps=1).fit(make_gtn(learners=Fixed(frozen), population=2), DigitsData(32))
+    def __init__(self, learners: list[nn.Module]) -> None:
+        self.learners = learners
+
+    def sample(self, generator: torch.Generator) -> nn.Module:
+        return self.learners[0]
+
+    def population(self, generator: torch.Generator, count: int) -> list[nn.Module]:
+        return self.learners[:count]
+
+    def families(self) -> dict[str, LearnerDistribution]:
+        return {"listed": self}
+
+
+def frozen() -> nn.Module:
+    learner = MLP(SHAPE, 10, hidden=[8])
+    next(learner.parameters()).requires_grad_(False)
+    return learner
+
+
+def slanted() -> nn.Module:
+    learner = nn.Sequential(nn.Flatten(), nn.LeakyReLU(float(torch.rand(()))), nn.Linear(64, 10))
+    return learner
+
+
+@pytest.mark.parametrize("make", [frozen, slanted])
+def test_learners_that_differ_in_more_than_parameters_are_each_taught_as_alone(
+    make: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    learners = [make(), make()]
+
+    def meta_loss(*taught: nn.Module) -> float:
+        recorder = Recorder()
+        gtn = make_gtn(learners=Listed(list(taught)), population=len(taught))
+        make_trainer(tmp_path, max_steps=1, callbacks=[recorder]).fit(gtn, DigitsData(32))
+        return recorder.losses[0]
+
+    alone = [meta_loss(learner) for learner in learners]
+    assert alone[0] != alone[1]
+    assert meta_loss(*learners) == pytest.approx(sum(alone) / 2, rel=1e-6)
+
+
+class Crooked(torch.autograd.Function):
+    """The identity, with a backward that is no derivative of it."""
+
+    @staticmethod
+    def forward(ctx, inputs):  # type: ignore[no-untyped-def]
+        return inputs.view_as(inputs)
+
+    @staticmethod
+    def backward(ctx, cotangent):  # type: ignore[no-untyped-def]
+        return -cotangent
+
+
+def test_a_learner_with_a_wrong_meta_gradient_is_refused_unless_unchecked(tmp_path: Path) -> None:
+    class Reversing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 8), nn.Linear(8, 10)
+
+        def forward(self, images: Tensor) -> Tensor:
+            outputs: Tensor = self.last(Crooked.apply(self.first(images.flatten(1))))
+            return outputs
+
+    with pytest.raises(InnerLoopError, match="autograd function Crooked"):
+        make_trainer(tmp_path, max_steps=1).fit(make_gtn(learners=Fixed(Reversing)), DigitsData(32))
+    make_trainer(tmp_path, max_steps=1).fit(make_gtn(learners=Fixed(Reversing), checked=False), DigitsData(32))
 
 
 def test_a_negative_clipping_threshold_is_refused(tmp_path: Path) -> None:

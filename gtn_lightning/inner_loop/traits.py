@@ -1,16 +1,12 @@
 """What an inner loss does that decides how it can be evaluated and differentiated, found out by watching it."""
 
 import weakref
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from gtn_lightning.inner_loop.following import STOP, Following
 from gtn_lightning.inner_loop.operators import Graph
 from gtn_lightning.inner_loop.types import LossFn
-
-ALWAYS = 8
-"""Learners of an architecture of which each is watched for draws from Python's and NumPy's generators."""
 
 EVERY = 64
 """Evaluations of one loss after which it is watched, and its recomputation compared, once more."""
@@ -42,18 +38,6 @@ class Traits:
     """Buffers that are computed from the parameters or the batch, and enter the next step's loss."""
     cleared: set[str] = field(default_factory=set)
     """Suspects for which central differences have shown that the derivative is right."""
-
-    def foreign_due(self, architecture: Hashable) -> bool:
-        """Return whether to look for draws from Python's and NumPy's generators, which takes a tenth of a millisecond.
-
-        Args:
-            architecture: what learners that do alike have in common. Of those without such draws, few are looked at.
-        """
-        if self.foreign or not self.due:
-            return self.foreign
-        seen = _looked_at.get(architecture, 0)
-        _looked_at[architecture] = seen + 1
-        return seen < ALWAYS or seen % EVERY == 0
 
     @property
     def due(self) -> bool:
@@ -92,8 +76,6 @@ class Traits:
         if following.stops:
             self.suspects |= {f"the autograd function {function.__name__}" for function in graph.custom}
 
-
-_looked_at: dict[Hashable, int] = {}
 
 _known: "weakref.WeakKeyDictionary[LossFn, Traits]" = weakref.WeakKeyDictionary()
 

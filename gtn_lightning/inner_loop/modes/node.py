@@ -52,8 +52,7 @@ class Call:
         self.traits = traits_of(loss_fn)
         self.sampled = self.traits.due
         """Whether this is one of the calls that are looked at closely."""
-        foreign = self.traits.foreign_due((getattr(loss_fn, "__qualname__", ""), names))
-        self.surroundings = Surroundings(device, foreign=foreign, single=True)
+        self.surroundings = Surroundings(device, foreign=self.sampled or self.traits.foreign, single=True)
         self._first: tuple[Tensor, Params] | None = None
 
     def keep_result(self, found: InnerGradient) -> None:
