@@ -1,6 +1,6 @@
 """The one door through which every mode evaluates an inner loss."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -13,7 +13,10 @@ from gtn_lightning.inner_loop.functional import CheckpointedError, kept_in_place
 from gtn_lightning.inner_loop.operators import Graph, look_through, reject_captured, reject_undifferentiable
 from gtn_lightning.inner_loop.replay import Surroundings
 from gtn_lightning.inner_loop.traits import Traits
-from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params
+from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params, is_continuous
+
+ATTEMPTS = 4
+"""How often an evaluation is repeated until it is known how the loss has to be evaluated."""
 
 
 class Evaluation(NamedTuple):
@@ -61,37 +64,43 @@ def evaluated(
     """
     watching = traits.begin(watch)
     start = Surroundings.of_evaluation()
-    if start is None and watching:
-        start = Surroundings(next(iter(params.values())).device, foreign=False)
+    if start is None:
+        start = Surroundings(next(iter(params.values())).device, foreign=traits.foreign)
     arguments = _Arguments(loss_fn, params, buffers, batch, closed)
     inner = InnerPass()
     with ExitStack() as stack:
-        if traits.checkpoints:
-            stack.enter_context(kept_in_place())
-        try:
-            found = arguments.attempt(traits, inner, watching, watch)
-        except _TryAgainError:
-            if traits.checkpoints:
+        found, in_place = None, False
+        for _ in range(ATTEMPTS):
+            if traits.checkpoints and not in_place:
                 stack.enter_context(kept_in_place())
-            if start is not None:
+                in_place = True
+            try:
+                with start.noting():
+                    found = arguments.attempt(traits, inner, watching, watch)
+                break
+            except _TryAgainError as again:
+                watching = again.watching
                 start.rewind()
-            found = arguments.attempt(traits, inner, False, watch)
-        if start is not None and watching and watch and not traits.carried and (written := _dependent(found.buffers)):
-            with start.again():
-                traits.carried = arguments.read(written, inner)
+        if found is None:
+            raise InnerLoopError("the learner cannot be taught: it does something else in every evaluation")
+        if watch and not traits.carried:
+            arguments.look_at_buffers(traits, found)
         try:
             yield found
         finally:
             inner.end()
 
 
-def _dependent(buffers: Buffers) -> list[str]:
-    """Return the buffers that were computed from variables."""
-    return [name for name, buffer in buffers.items() if buffer.requires_grad]
-
-
 class _TryAgainError(Exception):
-    """The loss turned out to be one that has to be evaluated otherwise, as its traits say by now."""
+    """The loss turned out to be one that has to be evaluated otherwise, as its traits say by now.
+
+    Args:
+        watching: whether to watch it.
+    """
+
+    def __init__(self, watching: bool) -> None:
+        super().__init__()
+        self.watching = watching
 
 
 class _Arguments(NamedTuple):
@@ -128,14 +137,14 @@ class _Arguments(NamedTuple):
             raise
         except CheckpointedError as error:
             traits.checkpoints = True
-            raise _TryAgainError from error
+            raise _TryAgainError(watching) from error
         except Exception as error:
             if following is None or not following.stops:
                 raise
             # If the fault is the learner's own, it shows in the next attempt as well.
             traits.followed = False
             traits.suspects.add(f"an operation that cannot be followed ({first_line(error)})")
-            raise _TryAgainError from error
+            raise _TryAgainError(False) from error
         _reject_written(versions, self.arguments())
         _reject_malformed(loss)
         graph = look_through(loss, variables)
@@ -148,32 +157,91 @@ class _Arguments(NamedTuple):
                 )
             if graph.captured and self.closed:
                 traits.makes_leaves = True  # if it is none of its own, the next attempt says so
-                raise _TryAgainError
+                raise _TryAgainError(watching)
+            if stops and traits.is_new(graph) and self.probed(traits):
+                raise _TryAgainError(True)
         else:
             made = {id(tensor) for tensor in following.made}
             if self.closed:
                 reject_captured(tensor for tensor in graph.captured if id(tensor) not in made)
             if watching and STOP in graph.names and (reason := _impossible(loss, variables)):
                 traits.suspects.add(reason)
-                raise _TryAgainError
+                raise _TryAgainError(False)
+            if traits.checkpoints and STOP in graph.names:
+                raise InnerLoopError(
+                    "the learner cannot be taught: it checkpoints its activations and stops gradients on the way to "
+                    "its loss; switch checkpointing off, since the inner loop computes again by itself"
+                )
             traits.learn(following, graph)
         return Evaluation(loss, buffers, graph, inner)
+
+    def probed(self, traits: Traits) -> bool:
+        """Watch the loss once more, without a trace; return whether it has to be evaluated otherwise than before."""
+        before = traits.reverse_only
+        try:
+            with self.aside():
+                self.attempt(traits, InnerPass(), True, True)
+        except _TryAgainError:
+            return True
+        return traits.reverse_only != before
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Evaluate the loss within the block as if nobody had: all random states are put back."""
+        surroundings = Surroundings(next(iter(self.params.values())).device)
+        try:
+            with surroundings.noting(), Following(InnerPass(), (), stops=False):
+                yield
+        finally:
+            surroundings.rewind()
 
     def arguments(self) -> list[tuple[str, Tensor]]:
         """Return the parameters and buffers."""
         return [*self.params.items(), *self.buffers.items()]
 
-    def read(self, written: Sequence[str], inner: InnerPass) -> set[str]:
-        """Return which of these buffers the loss depends on, by evaluating it once more."""
-        leaves = {name: self.buffers[name].detach().clone().requires_grad_() for name in written}
-        variables = [*self.params.values(), *leaves.values()]
-        try:
-            with Following(inner, variables):
-                loss, _ = self.loss_fn(self.params, {**self.buffers, **leaves}, *(t.clone() for t in self.batch))
-        except Exception:  # in-place operations may be impossible where gradients are followed; then nobody knows
-            return set(written)
-        reached = {id(tensor) for tensor in look_through(loss, self.params.values()).captured}
-        return {name for name, leaf in leaves.items() if id(leaf) in reached}
+    def look_at_buffers(self, traits: Traits, found: Evaluation) -> None:
+        """Find the buffers that are computed from variables, and enter the loss of this step or of the next."""
+        if traits.pending:
+            traits.carried = self.read(traits.pending, found)
+            traits.pending = set()
+        written = {
+            name
+            for name, buffer in found.buffers.items()
+            if is_continuous(buffer) and name in self.buffers and not torch.equal(buffer, self.buffers[name])
+        }
+        if written - traits.written:
+            traits.written |= written
+            if dependent := self.dependent(written, found):
+                traits.carried |= self.read(dependent, found)
+                traits.pending = dependent
+
+    def dependent(self, written: Set[str], found: Evaluation) -> set[str]:
+        """Return which of these buffers depend on parameters or batch, by computing them from others."""
+        noise = torch.Generator().manual_seed(0)
+        params = {name: _moved(tensor, noise) for name, tensor in self.params.items()}
+        batch = [_moved(tensor, noise) if is_continuous(tensor) else tensor.clone() for tensor in self.batch]
+        with self.aside(), torch.no_grad():
+            _, after = self.loss_fn(params, self.buffers, *batch)
+        return {
+            name
+            for name in written
+            if found.buffers[name].requires_grad or not torch.equal(after[name], found.buffers[name])
+        }
+
+    def read(self, names: Set[str], found: Evaluation) -> set[str]:
+        """Return these buffers if the loss depends on them, by computing it from others, or nothing."""
+        noise = torch.Generator().manual_seed(0)
+        moved = {name: _moved(self.buffers[name], noise) for name in names}
+        with self.aside(), torch.no_grad():
+            loss, _ = self.loss_fn(self.params, {**self.buffers, **moved}, *(tensor.clone() for tensor in self.batch))
+        # Running statistics do not enter a loss in training.
+        return set() if torch.equal(loss, found.loss.detach()) else set(names)
+
+
+def _moved(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a tensor with a tenth of noise."""
+    noise = torch.rand(tensor.shape, dtype=torch.float64, generator=generator).to(tensor)
+    return tensor.detach() + 0.1 * (1 + tensor.detach().abs()) * noise
 
 
 def _impossible(loss: Tensor, variables: Sequence[Tensor]) -> str | None:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gtn_lightning.inner_loop.replay import Surroundings
-from gtn_lightning.inner_loop.types import is_continuous
+from gtn_lightning.inner_loop.types import is_continuous, is_wrapped
 
 STOP = "_StopBackward"
 """The name of a stop's node in the autograd graph."""
@@ -60,8 +60,14 @@ class _Stop(torch.autograd.Function):
 
 _DETACH = {Tensor.detach, torch.detach}
 _IN_PLACE_OPERATORS = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")}
-_MAKES_NUMBERS = {Tensor.item, Tensor.__float__, Tensor.__complex__, Tensor.tolist, Tensor.numpy, Tensor.__array__}
-_COPIES = {torch.tensor, Tensor.new_tensor}
+_MAKES_NUMBERS = {
+    Tensor.item, Tensor.__float__, Tensor.__complex__, Tensor.__format__, Tensor.tolist, Tensor.numpy, Tensor.__array__,
+}  # fmt: skip
+_ODD = {
+    "normal", "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine", "set_", "__copy__", "__deepcopy__",
+    "__reduce_ex__", "_make_subclass",
+}  # fmt: skip
+"""Operators whose derivative is not that of their value, and ways around autograd."""
 _ACCESSORS = {"data": "the attribute .data", "grad_fn": "the attribute .grad_fn"}
 
 
@@ -86,6 +92,8 @@ class Following(TorchFunctionMode):
         """Whether a hook was registered."""
         self.nested = False
         """Whether the loss takes a derivative itself."""
+        self.asymmetric = False
+        """Whether the gradient's derivative is not symmetric, though it is right."""
         self.made: list[Tensor] = []
         """Leaves that require grad and were made inside the loss."""
         self.lost: set[str] = set()
@@ -119,12 +127,16 @@ class Following(TorchFunctionMode):
             return func(args[0], self._in_inner_pass(args[1]))
         if func is torch.autograd.grad:
             self.nested = True
+            if not kwargs.get("create_graph"):
+                # To the inner gradient its results are constants; to the derivative they are none.
+                found = func(*args, **kwargs | {"create_graph": True, "retain_graph": True})
+                return tuple(self._stopped(tensor) if isinstance(tensor, Tensor) else tensor for tensor in found)
         elif func in _MAKES_NUMBERS and args[0].requires_grad:
             self.lost.add(f"the number taken out of a tensor by {name}()")
             if func is Tensor.numpy or func is Tensor.__array__:
                 return func(args[0].detach(), *args[1:], **kwargs)
-        elif func in _COPIES and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
-            self.lost.add(f"the copy made by {name}()")
+        elif func is F.embedding and kwargs.get("padding_idx", (*args, None, None)[2]) is not None:
+            self.asymmetric = True  # the padding's row has a gradient of zero, whatever it does
         elif func is Tensor.detach_:
             self.lost.add("detach_()")
         elif func is F.gumbel_softmax and (kwargs.get("hard") or True in args[2:3]):
@@ -132,7 +144,23 @@ class Following(TorchFunctionMode):
         plain = torch.is_grad_enabled()
         found = func(*args, **kwargs) if plain else self._under_no_grad(func, name, args, kwargs)
         self._note_leaf(func, args, kwargs, found)
+        self._note_lost(func, name, args, kwargs, found)
         return found
+
+    def _note_lost(
+        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], found: Any
+    ) -> None:
+        """Note a result that has no derivative, or a wrong one, though what it is computed from has some."""
+        if name in _ODD or (func is F.embedding and kwargs.get("scale_grad_by_freq", True in args[5:6])):
+            self.lost.add(f"{name}()")
+        if name.endswith("_like") or (name.startswith("new_") and name != "new_tensor"):
+            return  # shaped like its argument, and nothing else
+        results = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor) and is_continuous(leaf)]
+        if not results or any(result.requires_grad or is_wrapped(result) for result in results):
+            return
+        given = tree_leaves((args, kwargs))
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad and is_continuous(leaf) for leaf in given):
+            self.lost.add(f"{name or func}(), whose result has no gradient")
 
     def _stopped(self, tensor: Tensor) -> Tensor:
         # Where the caller has turned gradients off, the graph goes on all the same.

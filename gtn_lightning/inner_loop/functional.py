@@ -4,7 +4,9 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from operator import attrgetter
+from types import MethodType
 from typing import Any
 
 import torch
@@ -242,7 +244,8 @@ def difference(one: nn.Module, other: nn.Module) -> str | None:
 
 def _same_class(one: type, other: type) -> bool:
     # A parametrization gives every module a class of its own.
-    return one is other or (one.__qualname__ == other.__qualname__ and one.__bases__ == other.__bases__)
+    parametrized = one.__qualname__.startswith("Parametrized") and one.__qualname__ == other.__qualname__
+    return one is other or (parametrized and one.__bases__ == other.__bases__)
 
 
 def _configuration(part: nn.Module) -> dict[str, Any]:
@@ -276,17 +279,23 @@ def _alike(one: Any, other: Any) -> bool:
         return _alike(one(), other())
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(_alike(value, other[key]) for key, value in one.items())
-    if isinstance(one, list | tuple):
+    if type(one) in (list, tuple):
         return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, partial):
+        return _alike([one.func, one.args, one.keywords], [other.func, other.args, other.keywords])
+    if isinstance(one, MethodType):
+        return _alike(one.__func__, other.__func__) and _alike(one.__self__, other.__self__)
     if callable(one) and hasattr(one, "__code__"):
         # Two functions of one definition may differ in what they close over.
         cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
-        return one.__code__ is other.__code__ and _alike(one.__defaults__, other.__defaults__) and _alike(*cells)
+        defaults = [[f.__defaults__, f.__kwdefaults__] for f in (one, other)]
+        return one.__code__ is other.__code__ and _alike(*defaults) and _alike(*cells)
     try:
         by_identity = not any("__eq__" in vars(base) for base in type(one).__mro__[:-1])
-        if by_identity and hasattr(one, "__dict__"):
-            return _alike(vars(one), vars(other))
-        return bool(one == other)
+        if hasattr(one, "__dict__") and not _alike(vars(one), vars(other)):
+            return False
+        slots = any(vars(base).get("__slots__") for base in type(one).__mro__)
+        return (by_identity and hasattr(one, "__dict__") and not slots) or bool(one == other)
     except Exception:  # whatever a comparison raises, such as that of arrays, and objects that contain themselves
         return False
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,9 +31,24 @@ REFUSED_TWICE = {
 """Nodes whose gradient would be differentiated wrongly."""
 
 
+class Look(NamedTuple):
+    """What tells graphs apart."""
+
+    edges: int
+    variables: int
+    """How many of the inputs require grad."""
+    names: frozenset[str]
+    custom: frozenset[type]
+
+
 @dataclass
 class Graph:
     """What lies between a loss and its inputs."""
+
+    edges: int = 0
+    """How many edges there are between nodes other than leaves."""
+    variables: int = 0
+    """How many of the inputs require grad."""
 
     captured: list[Tensor] = field(default_factory=list)
     """Leaves that require grad and are no input."""
@@ -42,18 +57,26 @@ class Graph:
     custom: set[type] = field(default_factory=set)
     """Custom autograd functions."""
 
+    @property
+    def look(self) -> Look:
+        """What tells it from other graphs."""
+        return Look(self.edges, self.variables, frozenset(self.names), frozenset(self.custom))
+
 
 def look_through(loss: Tensor, inputs: Iterable[Tensor]) -> Graph:
     """Walk the autograd graph between a loss and its inputs."""
     found, inputs = Graph(), list(inputs)
     known = {id(tensor) for tensor in inputs}
+    found.variables = len(known)
     for node in _nodes(loss, inputs):
         name = node.name()
-        found.names.add(name)
         if name == LEAF:
             if id(node.variable) not in known:
                 found.captured.append(node.variable)
-        elif isinstance(node, BackwardCFunction) and name != STOP:
+            continue  # whether parameters are leaves depends on the step
+        found.names.add(name)
+        found.edges += sum(parent is not None for parent, _ in node.next_functions)
+        if isinstance(node, BackwardCFunction) and name != STOP:
             found.custom.add(node._forward_cls)  # type: ignore[attr-defined]
     return found
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
@@ -32,6 +33,11 @@ class InnerGradient(NamedTuple):
 def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors without their graphs."""
     return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def is_wrapped(tensor: Tensor) -> bool:
+    """Return whether a tensor stands for another within a transform of ``torch.func``, which keeps the graph."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def is_continuous(tensor: Tensor) -> bool:

@@ -223,6 +223,21 @@ def counted(net: Net, inputs: Tensor) -> Tensor:
     return outputs
 
 
+def adversarial(net: Net, inputs: Tensor) -> Tensor:
+    """Inputs moved uphill, by a derivative that is a constant to the inner gradient."""
+    at = inputs.detach().clone().requires_grad_()
+    (uphill,) = torch.autograd.grad(net.head(net.first(at).tanh()).square().sum(), at)
+    outputs: Tensor = net.first(inputs + 0.1 * uphill / uphill.norm()).tanh()
+    return outputs
+
+
+def stops_later(net: Net, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        net.mean += 1
+    hidden: Tensor = net.first(inputs)
+    return hidden * (hidden.detach() if net.mean[0] > 2 else hidden)
+
+
 TAUGHT: dict[str, Make] = {
     "convolutional": convolutional,
     "residual": net(lambda n, x: x + n.branch(n.first(x).tanh()), branch=linear),
@@ -236,6 +251,9 @@ TAUGHT: dict[str, Make] = {
     "gru": net(recurrent, cells=lambda: nn.GRU(2, 8, batch_first=True)),
     "embedding": net(lookup, table=lambda: nn.Embedding(2, 8)),
     "sparse embedding": net(lookup, table=lambda: nn.Embedding(2, 8, sparse=True)),
+    "padded embedding": net(lookup, table=lambda: nn.Embedding(2, 8, padding_idx=1)),
+    "adversarial inputs": net(adversarial),
+    "stops later": lambda: WithBuffer(stops_later),
     "spectral": net(spectral, mix=lambda: nn.Linear(10, 8)),
     "checkpointed": net(checkpointed, block=block),
     "compiled": lambda: torch.compile(layers(linear)()),
@@ -354,6 +372,14 @@ def carries_a_mean(net: Net, inputs: Tensor) -> Tensor:
     return (hidden - net.mean).tanh()
 
 
+def begins_with_its_input(net: Net, inputs: Tensor) -> Tensor:
+    hidden: Tensor = net.first(inputs)
+    if not net.mean.any():
+        with torch.no_grad():
+            net.mean.copy_(hidden.mean(0))
+    return (hidden - net.mean).tanh()
+
+
 def reentrant(net: Net, inputs: Tensor) -> Tensor:
     outputs: Tensor = checkpoint(net.block, net.first(inputs).tanh(), use_reentrant=True)
     return outputs
@@ -373,6 +399,22 @@ REFUSED: dict[str, tuple[Make, type[InnerLoopError], str]] = {
     "renormalised embedding": (
         net(lookup, table=lambda: nn.Embedding(2, 8, max_norm=0.5)), InnerLoopError, r"to table\.weight in place",
     ),
+    "embedding scaled by frequency": (
+        net(lookup, table=lambda: nn.Embedding(2, 8, scale_grad_by_freq=True)), WrongDerivativeError, r"embedding\(\)",
+    ),
+    "sampled": (net(lambda n, x: torch.normal(n.first(x), 0.1)), WrongDerivativeError, r"normal\(\)"),
+    "fake quantization": (
+        net(lambda n, x: torch.fake_quantize_per_tensor_affine(n.first(x), 0.1, 0, -8, 7)),
+        WrongDerivativeError, "fake_quantize_per_tensor_affine",
+    ),
+    "copied in a list": (
+        net(lambda n, x: n.first(x) * torch.tensor([n.first(x).norm()])), WrongDerivativeError, r"tensor\(\)",
+    ),
+    "initialised by its first input": (lambda: WithBuffer(begins_with_its_input), InnerLoopError, "buffer mean is"),
+    "running statistics in the loss": (
+        net(lambda n, x: n.norm(n.first(x)) - n.norm.running_mean, norm=lambda: nn.BatchNorm1d(8)),
+        InnerLoopError, r"buffer norm\.running_mean",
+    ),
     "input scaled without grad": (net(scales_its_input_without_grad), WrongDerivativeError, "in place under no_grad"),
     "read through .data": (
         net(lambda n, x: n.first(x) * n.first(x).data), WrongDerivativeError, r"\.data",
@@ -383,7 +425,7 @@ REFUSED: dict[str, tuple[Make, type[InnerLoopError], str]] = {
         net(carries_a_mean, mean=lambda: torch.zeros(8)), InnerLoopError, "buffer mean is computed from",
     ),
     "spectral norm": (
-        layers(lambda: parametrizations.spectral_norm(nn.Linear(8, 8))), WrongDerivativeError, "cannot be followed",
+        layers(lambda: parametrizations.spectral_norm(nn.Linear(8, 8))), InnerLoopError, r"buffer 0\.parametrizations\.weight\.0\._u",
     ),
     "old weight norm": (
         layers(lambda: nn.utils.weight_norm(nn.Linear(8, 8))), NotTwiceDifferentiableError, "_weight_norm",

@@ -4,6 +4,7 @@ import random
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 
 from gtn_lightning.inner_loop import (
     SGD,
+    Buffers,
     Functional,
     InnerLoopError,
+    Params,
     RecomputationError,
     WrongDerivativeError,
     unroll,
@@ -200,6 +203,52 @@ def test_training_without_a_meta_gradient_refuses_nothing_that_can_be_trained() 
             optimizer.step()
         for parameter, expected in twin.named_parameters():
             torch.testing.assert_close(trained.params[parameter], expected.detach(), msg=name)
+
+
+@dataclass
+class SlottedLoss:
+    """A loss that has no hash, and so is found by nothing but itself."""
+
+    learner: Functional
+
+    def __call__(self, params: Params, buffers: Buffers, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Buffers]:
+        logits, buffers = self.learner(params, buffers, inputs)
+        return F.cross_entropy(logits, targets), buffers
+
+
+@pytest.mark.parametrize("mode", UNCOMPILED)
+def test_what_is_known_of_a_loss_is_known_of_an_object_without_a_hash(mode: str) -> None:
+    torch.manual_seed(0)
+    learner = Functional(REFUSED["gradient reversal"][0]())
+    batches = [(torch.randn(4, 8), torch.arange(4) % 3)]
+    with pytest.raises(WrongDerivativeError):
+        unroll(SlottedLoss(learner), *learner.init(), batches, SGD(0.1, learned=["lr"]), mode=mode)
+
+
+@pytest.mark.parametrize("mode", UNCOMPILED)
+def test_what_is_known_of_a_loss_follows_what_its_learner_does(mode: str) -> None:
+    def gated(net: Net, inputs: Tensor) -> Tensor:
+        hidden: Tensor = net.first(inputs)
+        return hidden * (hidden.detach() if net.stops else hidden)
+
+    torch.manual_seed(0)
+    module = Net(gated, stops=False)
+    learner = Functional(module)
+    loss, start, batch = cross_entropy(learner), learner.init(), (torch.randn(4, 8), torch.arange(4) % 3)
+
+    def trained(shift: float = 0.0) -> tuple[Tensor, Tensor]:
+        optimizer = SGD(0.3, learned=["lr"])
+        with torch.no_grad():
+            optimizer.logs["lr"].add_(shift)
+        params = unroll(loss, *start, [batch] * 4, optimizer, mode=mode).params
+        return params["head.weight"].square().sum(), optimizer.logs["lr"]
+
+    trained()[0].backward()
+    module.stops = True  # the same loss, which stops gradients from here on
+    (found,) = torch.autograd.grad(*trained())
+    with torch.no_grad():
+        expected = (trained(SHIFT)[0] - trained(-SHIFT)[0]) / (2 * SHIFT)
+    assert abs(float(found - expected)) <= 1e-6 * abs(float(expected))
 
 
 def test_a_checkpointed_learner_that_is_called_by_hand_is_refused() -> None:

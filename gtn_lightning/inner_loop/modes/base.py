@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.inner_loop.evaluation import evaluated
+from gtn_lightning.inner_loop.operators import named_operator
 from gtn_lightning.inner_loop.replay import AutocastState
 from gtn_lightning.inner_loop.traits import traits_of
 from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, detached, is_continuous
@@ -66,7 +67,7 @@ def first_order(
         variables = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
         # Where the loss is watched, the batch is a variable too: stops between it and the loss are to be seen.
         inputs = [tensor.detach().requires_grad_(watch and traits.due and is_continuous(tensor)) for tensor in batch]
-        with evaluated(loss_fn, variables, buffers, inputs, traits, watch=watch) as found:
+        with evaluated(loss_fn, variables, buffers, inputs, traits, watch=watch) as found, named_operator():
             grads = torch.autograd.grad(found.loss, list(variables.values()), materialize_grads=True)
     named = {name: dense(grad) for name, grad in zip(variables, grads, strict=True)}
     return InnerGradient(named, found.loss.detach(), detached(found.buffers))

@@ -93,7 +93,7 @@ class Captured:
         following, self._following = self._following, None
         if self._drew or following.generators:
             raise RuntimeError("the loss draws random numbers")
-        if following.hooked or following.nested or following.made or following.lost:
+        if following.hooked or following.nested or following.made or following.lost or following.asymmetric:
             raise RuntimeError("the loss changes its gradients")
         if STOP in look_through(loss, inputs).names:
             raise RuntimeError("the loss stops gradients, by detach() or no_grad()")

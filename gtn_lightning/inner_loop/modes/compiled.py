@@ -151,7 +151,11 @@ class Compiled(Recomputing):
 def confirmed_gradient(program: Program, found: InnerGradient, expected: InnerGradient) -> InnerGradient:
     """Return the gradient that a newly compiled program computed, or the uncompiled one where they differ."""
     rounding = Surroundings(expected.loss.device, foreign=False).rounding(expected.grads.values())
-    if agree([found.loss, *found.grads.values()], [expected.loss, *(expected.grads[n] for n in found.grads)], rounding):
+    # Buffers too: the compiler may leave out what is written to one alone.
+    pairs = [(found.loss, expected.loss)]
+    pairs += [(grad, expected.grads[name]) for name, grad in found.grads.items()]
+    pairs += [(buffer, expected.buffers[name]) for name, buffer in found.buffers.items()]
+    if agree([one for one, _ in pairs], [other for _, other in pairs], rounding):
         return found
     program.give_up(WRONG)
     return expected

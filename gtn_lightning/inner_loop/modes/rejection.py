@@ -43,7 +43,7 @@ def reject_wrong_derivative(
             "the loss of the next step, but buffers carry no gradient from step to step; freeze the layer with eval(), "
             f"or make it a function of parameters and inputs alone; {ACCEPT}"
         )
-    suspects = traits.suspects - traits.cleared
+    suspects = traits.unsettled(tuple(wanted))
     if not suspects:
         return
 
@@ -63,7 +63,7 @@ def reject_wrong_derivative(
     # A missing second derivative is an error of the backward pass; there may be none.
     with suppress(NotTwiceDifferentiableError):
         check_derivative(gradient, product, detached_params, [tensor.detach() for tensor in batch], wanted, suspects)
-    traits.cleared |= suspects
+    traits.settle(tuple(wanted))
 
 
 def _like(buffers: Mapping[str, Tensor], params: Params) -> Buffers:

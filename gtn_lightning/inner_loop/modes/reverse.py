@@ -16,7 +16,7 @@ from gtn_lightning.inner_loop.modes.remat import Remat
 from gtn_lightning.inner_loop.operators import named_operator, reject_silently_wrong
 from gtn_lightning.inner_loop.replay import Surroundings
 from gtn_lightning.inner_loop.traits import traits_of
-from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, detached
+from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, detached, is_continuous
 
 
 class Reverse(Mode):
@@ -42,7 +42,12 @@ class Reverse(Mode):
         traits = traits_of(loss_fn)
         due = traits.due
         surroundings = Surroundings(next(iter(params.values())).device, foreign=due or traits.foreign, single=True)
-        with surroundings.watched(), evaluated(loss_fn, variables, buffers, batch, traits, closed=False) as found:
+        # Where the loss is watched, the batch is a variable too: stops between it and the loss are to be seen.
+        inputs = [
+            tensor.detach().requires_grad_() if due and is_continuous(tensor) and not tensor.requires_grad else tensor
+            for tensor in batch
+        ]
+        with surroundings.watched(), evaluated(loss_fn, variables, buffers, inputs, traits, closed=False) as found:
             if not traits.checkpoints:
                 reject_silently_wrong(found.graph)
                 with named_operator():
@@ -56,6 +61,8 @@ class Reverse(Mode):
                     ]
                     if due:
                         _rehearse(grads, [*variables.values(), *(t for t in batch if t.requires_grad)])
+        if due:
+            traits.foreign |= surroundings.drew_foreign
         if traits.checkpoints:
             with surroundings.again():
                 return self._fallback.differentiable(loss_fn, params, buffers, batch, checked)
