@@ -425,7 +425,8 @@ REFUSED: dict[str, tuple[Make, type[InnerLoopError], str]] = {
         net(carries_a_mean, mean=lambda: torch.zeros(8)), InnerLoopError, "buffer mean is computed from",
     ),
     "spectral norm": (
-        layers(lambda: parametrizations.spectral_norm(nn.Linear(8, 8))), InnerLoopError, r"buffer 0\.parametrizations\.weight\.0\._u",
+        layers(lambda: parametrizations.spectral_norm(nn.Linear(8, 8))), InnerLoopError,
+        r"buffer 0\.parametrizations\.weight\.0\._u",
     ),
     "old weight norm": (
         layers(lambda: nn.utils.weight_norm(nn.Linear(8, 8))), NotTwiceDifferentiableError, "_weight_norm",
