@@ -84,7 +84,7 @@ def evaluated(
         if found is None:
             raise InnerLoopError("the learner cannot be taught: it does something else in every evaluation")
         if watch and not traits.carried:
-            arguments.look_at_buffers(traits, found)
+            arguments.look_at_buffers(traits, found, start)
         try:
             yield found
         finally:
@@ -199,10 +199,10 @@ class _Arguments(NamedTuple):
         """Return the parameters and buffers."""
         return [*self.params.items(), *self.buffers.items()]
 
-    def look_at_buffers(self, traits: Traits, found: Evaluation) -> None:
+    def look_at_buffers(self, traits: Traits, found: Evaluation, start: Surroundings) -> None:
         """Find the buffers that are computed from variables, and enter the loss of this step or of the next."""
         if traits.pending:
-            traits.carried = self.read(traits.pending, found)
+            traits.carried = self.read(traits.pending, found, start)
             traits.pending = set()
         written = {
             name
@@ -211,16 +211,16 @@ class _Arguments(NamedTuple):
         }
         if written - traits.written:
             traits.written |= written
-            if dependent := self.dependent(written, found):
-                traits.carried |= self.read(dependent, found)
+            if dependent := self.dependent(written, found, start):
+                traits.carried |= self.read(dependent, found, start)
                 traits.pending = dependent
 
-    def dependent(self, written: Set[str], found: Evaluation) -> set[str]:
+    def dependent(self, written: Set[str], found: Evaluation, start: Surroundings) -> set[str]:
         """Return which of these buffers depend on parameters or batch, by computing them from others."""
         noise = torch.Generator().manual_seed(0)
         params = {name: _moved(tensor, noise) for name, tensor in self.params.items()}
         batch = [_moved(tensor, noise) if is_continuous(tensor) else tensor.clone() for tensor in self.batch]
-        with self.aside(), torch.no_grad():
+        with start.again(), self.aside(), torch.no_grad():
             _, after = self.loss_fn(params, self.buffers, *batch)
         return {
             name
@@ -228,11 +228,11 @@ class _Arguments(NamedTuple):
             if found.buffers[name].requires_grad or not torch.equal(after[name], found.buffers[name])
         }
 
-    def read(self, names: Set[str], found: Evaluation) -> set[str]:
+    def read(self, names: Set[str], found: Evaluation, start: Surroundings) -> set[str]:
         """Return these buffers if the loss depends on them, by computing it from others, or nothing."""
         noise = torch.Generator().manual_seed(0)
         moved = {name: _moved(self.buffers[name], noise) for name in names}
-        with self.aside(), torch.no_grad():
+        with start.again(), self.aside(), torch.no_grad():
             loss, _ = self.loss_fn(self.params, {**self.buffers, **moved}, *(tensor.clone() for tensor in self.batch))
         # Running statistics do not enter a loss in training.
         return set() if torch.equal(loss, found.loss.detach()) else set(names)
