@@ -272,6 +272,7 @@ TAUGHT: dict[str, Make] = {
         stochastic_depth(lambda n: n.random.random()), branch=linear, random=lambda: np.random.default_rng(3)
     ),
     "running batch norm": layers(linear, lambda: nn.BatchNorm1d(8)),
+    "batch norm and dropout": layers(linear, lambda: nn.BatchNorm1d(8), lambda: nn.Dropout(0.3)),
     "frozen batch norm": frozen_norm,
     "weight norm": layers(lambda: parametrizations.weight_norm(nn.Linear(8, 8))),
     "orthogonal": layers(lambda: parametrizations.orthogonal(nn.Linear(8, 8))),
