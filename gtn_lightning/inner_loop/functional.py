@@ -250,8 +250,8 @@ def _same_class(one: type, other: type) -> bool:
 
 def _configuration(part: nn.Module) -> dict[str, Any]:
     """Return what a module holds besides parameters, buffers and parts, and which of the parameters are frozen."""
-    if _is_compiled(part) and "_orig_mod" in part._modules:
-        return {}  # it is a wrapper of its part
+    if "_orig_mod" in part._modules:
+        return {}  # what torch.compile wraps around a part
     held = {
         # The keys of hooks are numbers that count all hooks of the process.
         name: list(value.values()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) else value

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gtn_lightning.inner_loop.types import is_continuous
+
 RandomState = tuple[Tensor, Tensor | None]
 """The state of the CPU's generator and, for a CUDA device, of the device's."""
 
@@ -162,15 +164,8 @@ class Surroundings:
         """Return the least precise type that a computation with such tensors rounds to."""
         if self.autocast.enabled:
             return self.autocast.dtype
-        kinds = [
-            t.real.dtype if t.is_complex() else t.dtype for t in tensors if t.is_floating_point() or t.is_complex()
-        ]
+        kinds = [t.real.dtype if t.is_complex() else t.dtype for t in tensors if is_continuous(t)]
         return max(kinds, key=lambda kind: torch.finfo(kind).eps)
-
-    @property
-    def drew(self) -> bool:
-        """Whether the computation drew random numbers from torch's default generators."""
-        return self._before is not None
 
     @property
     def drew_foreign(self) -> bool:

@@ -63,8 +63,9 @@ class Traits:
         if not twice:
             self.plain_evaluations += 1
             return self.plain_evaluations % EVERY == 1
+        due = self.due
         self.evaluations += 1
-        return self.evaluations % EVERY == 1
+        return due
 
     @property
     def reverse_only(self) -> bool:
@@ -92,7 +93,7 @@ class Traits:
         if look in self.looks:
             return False
         known = not self.looks or any(look.names <= other.names and look.custom <= other.custom for other in self.looks)
-        first = sum(other.variables == look.variables for other in self.looks) == 0
+        first = not any(other.variables == look.variables for other in self.looks)
         self.looks.add(look)
         return not (known and first)
 

@@ -206,7 +206,7 @@ def test_training_without_a_meta_gradient_refuses_nothing_that_can_be_trained() 
 
 
 @dataclass
-class SlottedLoss:
+class UnhashableLoss:
     """A loss that has no hash, and so is found by nothing but itself."""
 
     learner: Functional
@@ -222,7 +222,7 @@ def test_what_is_known_of_a_loss_is_known_of_an_object_without_a_hash(mode: str)
     learner = Functional(REFUSED["gradient reversal"][0]())
     batches = [(torch.randn(4, 8), torch.arange(4) % 3)]
     with pytest.raises(WrongDerivativeError):
-        unroll(SlottedLoss(learner), *learner.init(), batches, SGD(0.1, learned=["lr"]), mode=mode)
+        unroll(UnhashableLoss(learner), *learner.init(), batches, SGD(0.1, learned=["lr"]), mode=mode)
 
 
 @pytest.mark.parametrize("mode", UNCOMPILED)
