@@ -39,9 +39,8 @@ def evaluated(
     buffers: Mapping[str, Tensor],
     batch: Batch,
     traits: Traits,
-    *,
+    surroundings: Surroundings | None,
     closed: bool = True,
-    watch: bool = True,
 ) -> Iterator[Evaluation]:
     """Evaluate a loss with its graph, and complete what is known of it.
 
@@ -55,17 +54,17 @@ def evaluated(
         buffers: the buffers.
         batch: the batch; what requires grad of it is a variable as the parameters are.
         traits: what is known of the loss.
+        surroundings: those of the evaluation, from its beginning, if the gradient will be differentiated, so that stops
+            and hooks matter; None otherwise.
         closed: whether the loss may depend on nothing else that requires grad.
-        watch: whether the gradient will be differentiated, so that stops and hooks matter.
 
     Raises:
         ValueError: if it does.
         InnerLoopError: if the loss cannot be differentiated, or writes to its arguments.
     """
+    watch = surroundings is not None
     watching = traits.begin(watch)
-    start = Surroundings.of_evaluation()
-    if start is None:
-        start = Surroundings(next(iter(params.values())).device, foreign=traits.foreign)
+    start = surroundings or Surroundings(next(iter(params.values())).device, foreign=traits.foreign)
     arguments = _Arguments(loss_fn, params, buffers, batch, closed)
     inner = InnerPass()
     with ExitStack() as stack:

@@ -114,14 +114,12 @@ class Surroundings:
     Args:
         device: where it computes.
         foreign: whether Python's and NumPy's global random states belong to them.
-        single: whether the computation is one evaluation of a loss.
     """
 
     _watching: list["Surroundings"] = []  # noqa: RUF012 (one for all: whose computation runs at this moment)
 
-    def __init__(self, device: torch.device, foreign: bool = True, single: bool = False) -> None:
+    def __init__(self, device: torch.device, foreign: bool = True) -> None:
         self.device = device
-        self.single = single
         self.autocast = AutocastState.now(device)
         self._before: RandomState | None = random_state(device)
         self._foreign = ForeignState() if foreign else None
@@ -145,11 +143,6 @@ class Surroundings:
             self._before = None
         if self._foreign is not None and self._foreign.same(ForeignState()):
             self._foreign = None
-
-    @classmethod
-    def of_evaluation(cls) -> "Surroundings | None":
-        """Return the surroundings of the evaluation that is going on, if somebody watches it."""
-        return cls._watching[-1] if cls._watching and cls._watching[-1].single else None
 
     @classmethod
     def note(cls, generators: Iterable[Any]) -> None:

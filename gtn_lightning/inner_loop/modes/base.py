@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gtn_lightning.inner_loop.evaluation import evaluated
 from gtn_lightning.inner_loop.operators import named_operator
-from gtn_lightning.inner_loop.replay import AutocastState
+from gtn_lightning.inner_loop.replay import AutocastState, Surroundings
 from gtn_lightning.inner_loop.traits import traits_of
 from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, detached, is_continuous
 
@@ -50,24 +50,25 @@ def first_order(
     params: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     batch: Batch,
-    watch: bool = False,
+    surroundings: Surroundings | None = None,
 ) -> InnerGradient:
     """Compute loss and gradient by ordinary autograd and let go of the graph.
 
     Args:
         loss_fn, params, buffers, batch: as for the inner gradient.
-        watch: whether the gradient will be computed again to be differentiated, so that the loss has to be watched.
+        surroundings: those of the evaluation, from its beginning, if the gradient will be computed again to be
+            differentiated, so that the loss has to be watched.
 
     Raises:
         ValueError: if the loss closes over a tensor that requires grad.
     """
     device = next(iter(params.values())).device
-    traits = traits_of(loss_fn)
+    traits, watched = traits_of(loss_fn), surroundings is not None
     with AutocastState.now(device).context(), torch.enable_grad():
         variables = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
         # Where the loss is watched, the batch is a variable too: stops between it and the loss are to be seen.
-        inputs = [tensor.detach().requires_grad_(watch and traits.due and is_continuous(tensor)) for tensor in batch]
-        with evaluated(loss_fn, variables, buffers, inputs, traits, watch=watch) as found, named_operator():
+        inputs = [tensor.detach().requires_grad_(watched and traits.due and is_continuous(tensor)) for tensor in batch]
+        with evaluated(loss_fn, variables, buffers, inputs, traits, surroundings) as found, named_operator():
             grads = torch.autograd.grad(found.loss, list(variables.values()), materialize_grads=True)
     named = {name: dense(grad) for name, grad in zip(variables, grads, strict=True)}
     return InnerGradient(named, found.loss.detach(), detached(found.buffers))

@@ -49,14 +49,16 @@ class Compiled(Recomputing):
     ) -> InnerGradient:
         """Compute the gradient without a graph; see the base class."""
         if signature(loss_fn, params, buffers, batch) not in self._programs:
-            return self._first(loss_fn, params, buffers, batch, watch=False)
+            return self._first(loss_fn, params, buffers, batch, None)
         compiled = self._confirmed(loss_fn, params, buffers, batch)
         return compiled or first_order(loss_fn, params, buffers, batch)
 
     def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
         """Compute the gradient; see the base class."""
         if signature(call.loss_fn, params, call.buffers, batch) not in self._programs:
-            return Computed(self._first(call.loss_fn, params, call.buffers, batch, watch=True), (), self.products)
+            return Computed(
+                self._first(call.loss_fn, params, call.buffers, batch, call.surroundings), (), self.products
+            )
         if not call.traits.uncompilable:
             compiled = self._confirmed(call.loss_fn, params, call.buffers, batch)
             if compiled is not None:
@@ -91,12 +93,12 @@ class Compiled(Recomputing):
         params: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         batch: Batch,
-        watch: bool,
+        surroundings: Surroundings | None,
     ) -> InnerGradient:
         """Evaluate a learner of a new architecture, uncompiled, and see whether it can be compiled."""
         device = next(iter(params.values())).device
         before = random_state(device)
-        found = first_order(loss_fn, params, buffers, batch, watch)
+        found = first_order(loss_fn, params, buffers, batch, surroundings)
         drew = not same_state(before, random_state(device))
         key = signature(loss_fn, params, buffers, batch)
         self._programs[key] = None if drew or traits_of(loss_fn).uncompilable else self._new_program(device)

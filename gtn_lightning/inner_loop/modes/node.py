@@ -52,7 +52,7 @@ class Call:
         self.traits = traits_of(loss_fn)
         self.sampled = self.traits.due
         """Whether this is one of the calls that are looked at closely."""
-        self.surroundings = Surroundings(device, foreign=self.sampled or self.traits.foreign, single=True)
+        self.surroundings = Surroundings(device, foreign=self.sampled or self.traits.foreign)
         self._first: tuple[Tensor, Params] | None = None
 
     def keep_result(self, found: InnerGradient) -> None:
@@ -120,7 +120,7 @@ class Recomputing(NodeMode):
 
     def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
         """Compute the gradient; see the base class."""
-        return Computed(first_order(call.loss_fn, params, call.buffers, batch, watch=True), (), self.products)
+        return Computed(first_order(call.loss_fn, params, call.buffers, batch, call.surroundings), (), self.products)
 
     @abstractmethod
     def products(self, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:

@@ -41,13 +41,16 @@ class Reverse(Mode):
         variables = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
         traits = traits_of(loss_fn)
         due = traits.due
-        surroundings = Surroundings(next(iter(params.values())).device, foreign=due or traits.foreign, single=True)
+        surroundings = Surroundings(next(iter(params.values())).device, foreign=due or traits.foreign)
         # Where the loss is watched, the batch is a variable too: stops between it and the loss are to be seen.
         inputs = [
             tensor.detach().requires_grad_() if due and is_continuous(tensor) and not tensor.requires_grad else tensor
             for tensor in batch
         ]
-        with surroundings.watched(), evaluated(loss_fn, variables, buffers, inputs, traits, closed=False) as found:
+        with (
+            surroundings.watched(),
+            evaluated(loss_fn, variables, buffers, inputs, traits, surroundings, closed=False) as found,
+        ):
             if not traits.checkpoints:
                 reject_silently_wrong(found.graph)
                 with named_operator():

@@ -73,7 +73,7 @@ def reverse_over_reverse(
     inputs = [tensor.detach().requires_grad_(want) for tensor, want in zip(batch, wanted, strict=True)]
     with torch.enable_grad(), named_operator(), ExitStack() as stack:
         with surroundings.again():
-            found = stack.enter_context(evaluated(loss_fn, variables, buffers, inputs, traits))
+            found = stack.enter_context(evaluated(loss_fn, variables, buffers, inputs, traits, surroundings))
             reject_silently_wrong(found.graph)
             grads = torch.autograd.grad(found.loss, list(variables.values()), create_graph=True, materialize_grads=True)
             grads = tuple(dense(grad) for grad in grads)
