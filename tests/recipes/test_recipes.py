@@ -10,9 +10,10 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from gtn_lightning.cli import GTNCLI, _recipes, _with_recipe_paths, main
+from gtn_lightning.cli.app import GTNCLI, main
+from gtn_lightning.cli.recipes import packaged_recipes, with_recipe_paths
 
-ALL = _recipes()
+ALL = packaged_recipes()
 RECIPES = {name: path for name, path in ALL.items() if not name.startswith("search_")}
 """What `gtn fit` takes; tests/nas/test_search.py runs the others."""
 TABLE = Path(__file__).parents[2] / "benchmarks" / "nas_reference.csv"
@@ -29,7 +30,7 @@ class Instantiated(GTNCLI):
 def instantiate(*arguments: str) -> Instantiated:
     if "nas_mnist_ranked" in arguments:  # its table is read from the repository's folder
         arguments = (*arguments, f"--model.learners.init_args.reference.init_args.path={TABLE}")
-    return Instantiated(_with_recipe_paths(["fit", *arguments]))
+    return Instantiated(with_recipe_paths(["fit", *arguments]))
 
 
 @pytest.fixture(autouse=True)

@@ -1,23 +1,20 @@
 """``gtn search``: a search from a recipe."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jsonargparse import ArgumentError, ArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 
+from gtn_lightning.cli.messages import explained, reject_nulls
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.parser_errors import reject_nulls
-
-COMMAND = "search"
 
 
-def search(arguments: Sequence[str], explained: Callable[[str, list[str]], str]) -> None:
+def search(arguments: Sequence[str]) -> None:
     """Run a search.
 
     Args:
         arguments: what stands behind ``gtn search``, recipes by their paths.
-        explained: turns what the parser says, and the keys that it knows, into one line.
 
     Raises:
         RecipeError: the recipe cannot be used, or Optuna is not installed.
@@ -47,7 +44,7 @@ def search(arguments: Sequence[str], explained: Callable[[str, list[str]], str])
                 raise told from error
             told = told.__cause__ or told.__context__
         keys = [action.dest for action in parser._actions]
-        raise RecipeError(explained(str(getattr(error, "message", None) or error), keys)) from error
+        raise RecipeError(explained(str(getattr(error, "message", None) or error), keys, arguments)) from error
     options = {key: value for key, value in made.items() if key not in ("config", "extends")}
     seed_everything(options["seed"], verbose=False)
     Search(**options).run()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gtn_lightning.parser_errors import with_item
+from gtn_lightning.cli.messages import with_item
 
 DIGITS: dict[str, Any] = {
     "model": {

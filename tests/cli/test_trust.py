@@ -58,7 +58,7 @@ def test_packaged_recipes_are_trusted(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert main(["fit", "--config", "digits", "--trusted-only", *TINY]) == 0
-    for recipe in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")):
+    for recipe in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")):
         reject_untrusted(["fit", "--config", str(recipe)])
 
 

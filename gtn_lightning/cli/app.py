@@ -9,27 +9,21 @@ traceback.
 """
 
 import json
-import logging
 import os
-import pickle
 import re
 import shlex
 import shutil
 import signal
 import sys
-import time
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from importlib import resources
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import wandb
-import yaml
 from jsonargparse import ArgumentError, Namespace
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -37,24 +31,18 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
 
-# Imported here so that recipes can name their classes without the path.
-from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
-from gtn_lightning.description import as_recipe, changed_kinds
+from gtn_lightning.cli.messages import components, explained, flat, is_lightnings, reject_nulls
+from gtn_lightning.cli.quiet import quiet
+from gtn_lightning.cli.recipes import SEARCH, SUBCOMMANDS, recipe_list, with_recipe_paths, with_teacher_recipe
+from gtn_lightning.cli.runs import choose_run_folder, newest_checkpoint, read_checkpoint
+from gtn_lightning.cli.search import search
+from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import InnerLoopError
 from gtn_lightning.inner_loop.errors import first_line
 from gtn_lightning.module import GTN
-from gtn_lightning.parser_errors import components, explain, reject_nulls, with_item
-from gtn_lightning.search_command import COMMAND, search
 from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
 from gtn_lightning.trust import OPTION, reject_untrusted
-
-RUN_FOLDER = "GTN_RUN_FOLDER"
-"""Environment variable by which the processes that DDP starts learn the run folder."""
-
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
-
-COMPONENTS = (callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers)
 
 EPILOG = """`gtn search` scores architectures; `gtn search --help` says how.
 `gtn recipes` lists the recipes that come with the package; --config takes their names.
@@ -66,31 +54,6 @@ PROCESSES_PER_CORE = 4
 
 USER_ERRORS = (RecipeError, InnerLoopError, MisconfigurationException, OSError)
 """What a user can cause at any time. Anything else in the middle of a run is a bug and keeps its traceback."""
-
-
-TALKERS = (
-    "pytorch_lightning.utilities.rank_zero",
-    "lightning_fabric.utilities.rank_zero",
-    "lightning_fabric.utilities.seed",
-)
-SAID_TO_EVERYBODY = (
-    "litlogger",
-    "litmodels",
-    "Seed set to",
-    "GPU available: False",
-    "TPU available",
-    "HPU available",
-    "`Trainer.fit` stopped: `max_steps",
-    "attempting graceful shutdown",
-)
-WARNED_TO_EVERYBODY = (
-    ".*LeafSpec.*",
-    ".*Experiment logs directory.*",
-    ".*does not have many workers.*",
-    ".*sync_dist=True.*",
-    ".*instantiate_classes.*",
-    "LightningCLI's args parameter.*",
-)
 
 
 LOST_PROCESS = re.compile(
@@ -179,7 +142,7 @@ class GTNCLI(LightningCLI):
         except (ArgumentError, OmegaConfBaseException, ValueError, TypeError) as error:
             command = args[0] if args and args[0] in SUBCOMMANDS else None
             keys = [action.dest for action in self._parser(command)._actions]
-            raise RecipeError(_explained(str(getattr(error, "message", None) or error), keys, args)) from error
+            raise RecipeError(explained(str(getattr(error, "message", None) or error), keys, args)) from error
         config = self.config.get(self.config.get("subcommand") or "")
         if config is None:
             return
@@ -196,9 +159,9 @@ class GTNCLI(LightningCLI):
             )
         _reject_crowd(config.trainer)
         if config.ckpt_path == "last":
-            config.ckpt_path = str(_newest_checkpoint(Path(config.trainer.default_root_dir or "runs")))
+            config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or "runs")))
         if config.ckpt_path is not None:
-            self._checkpoint = _read_checkpoint(config.ckpt_path)
+            self._checkpoint = read_checkpoint(config.ckpt_path)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and point the loggers at it."""
@@ -209,7 +172,7 @@ class GTNCLI(LightningCLI):
         recipe.config = recipe.extends = None  # all that they said is in the recipe by now
         self.save_config_kwargs["recipe"] = recipe
         base = config.trainer.default_root_dir or "runs"
-        folder = self._run_folder(Path(base))
+        folder = choose_run_folder(Path(base))
         config.trainer.default_root_dir = str(folder)
         if config.trainer.enable_progress_bar is not False:
             # Not in the recipes: Lightning refuses a bar that is named while bars are switched off.
@@ -231,7 +194,7 @@ class GTNCLI(LightningCLI):
             told: BaseException = error
             while "Union subtypes" in str(told) and (behind := told.__cause__ or told.__context__):
                 told = behind
-            raise RecipeError(self._with_key(_flat(told))) from error
+            raise RecipeError(self._with_key(flat(told))) from error
 
     def after_instantiate_classes(self) -> None:
         """Load the teacher file's weights, and see that a checkpoint belongs to the model."""
@@ -285,8 +248,8 @@ class GTNCLI(LightningCLI):
                 raise InterruptedRunError("interrupted", checkpoint, 130) from None
             if isinstance(error, SIGTERMException):
                 raise InterruptedRunError("terminated", checkpoint, 128 + signal.SIGTERM) from None
-            if isinstance(error, ValueError) and not isinstance(error, RecipeError) and _is_lightnings(error):
-                raise RecipeError(f"trainer: {_flat(error).lstrip('` ')}") from error
+            if isinstance(error, ValueError) and not isinstance(error, RecipeError) and is_lightnings(error):
+                raise RecipeError(f"trainer: {flat(error).lstrip('` ')}") from error
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST_PROCESS.search(str(error)):
                 what = f"error: another process of this run has ended, its own output says why ({first_line(error)})"
                 raise InterruptedRunError(what, checkpoint, 1) from error
@@ -309,22 +272,6 @@ class GTNCLI(LightningCLI):
         key = next((key for key, path, _ in components(values) if path.rpartition(".")[2] == name), None)
         return f"{key}.init_args: {message}" if key else message
 
-    def _run_folder(self, base: Path) -> Path:
-        """Return a folder of its own for this run; nothing is created yet: a faulty recipe leaves nothing behind."""
-        inherited = os.environ.get(RUN_FOLDER)
-        if inherited and "LOCAL_RANK" in os.environ:
-            return Path(inherited)
-        job = os.environ.get("SLURM_JOB_ID")
-        name = f"slurm-{job}" if job else time.strftime("%Y%m%d-%H%M%S")
-        if job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
-            return base / name  # requeued: Lightning finds there what it saved before
-        folder, number = base / name, 1
-        while folder.exists():
-            number += 1
-            folder = base / f"{name}-{number}"
-        os.environ[RUN_FOLDER] = str(folder)
-        return folder
-
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -341,20 +288,20 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())
     try:
         if arguments == ["recipes"]:
-            print(_recipe_list())
+            print(recipe_list())
             return 0
-        with _quiet():
-            expanded = _with_teacher_recipe(_with_recipe_paths([a for a in arguments if a != OPTION]))
+        with quiet():
+            expanded = with_teacher_recipe(with_recipe_paths([a for a in arguments if a != OPTION]))
             if OPTION in arguments:
                 reject_untrusted(expanded)
-            if expanded[:1] == [COMMAND]:
-                search(expanded[1:], lambda message, keys: _explained(message, keys, expanded))
+            if expanded[:1] == [SEARCH]:
+                search(expanded[1:])
             else:
                 GTNCLI(expanded)
     except USER_ERRORS as error:
         if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
-        print(f"gtn: error: {_flat(error)}", file=sys.stderr)
+        print(f"gtn: error: {flat(error)}", file=sys.stderr)
         return 2
     except InterruptedRunError as interruption:
         again = shlex.join(["gtn", *arguments, "--ckpt_path", interruption.checkpoint])
@@ -364,7 +311,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"gtn: {interruption.what}; {kept}", file=sys.stderr)
         return interruption.code
     except KeyboardInterrupt:
-        if arguments[:1] == [COMMAND]:
+        if arguments[:1] == [SEARCH]:
             print(
                 f"gtn: interrupted; what is scored is kept, go on with: {shlex.join(['gtn', *arguments])}",
                 file=sys.stderr,
@@ -373,160 +320,6 @@ def main(args: Sequence[str] | None = None) -> int:
         print("gtn: interrupted before the run began; nothing was kept", file=sys.stderr)
         return 130
     return 0
-
-
-def _recipes() -> dict[str, Path]:
-    """Return the packaged recipes by name."""
-    folder = Path(str(resources.files("gtn_lightning.recipes")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def _recipe_list() -> str:
-    """Return one line per packaged recipe: its name and what it shows."""
-    lines = []
-    recipes = _recipes()
-    width = max(map(len, recipes))
-    for name, path in recipes.items():
-        comments = [line.lstrip("# ").rstrip() for line in path.read_text().splitlines() if line.startswith("#")]
-        lines.append(f"{name:{width}} {comments[1] if len(comments) > 1 else ''}")
-    return "\n".join(lines)
-
-
-def _with_recipe_paths(arguments: list[str]) -> list[str]:
-    """Replace the recipe's name behind ``--config`` by its path, and put the recipes that it extends before it.
-
-    Recipes come before everything else, so that an override wins wherever it stands: to the parser the last one does.
-    """
-    recipes: list[str] = []
-    others: list[str] = []
-    following = False
-    for argument in arguments:
-        if following or argument.startswith("--config="):
-            for path in _recipe_chain(argument.removeprefix("--config=")):
-                recipes += ["--config", path]
-            following = False
-        elif argument in ("--config", "-c"):
-            following = True
-        else:
-            others.append(argument)
-    if following:  # the parser says that a name is missing
-        others.append("--config")
-    command = 1 if others and others[0] in (*SUBCOMMANDS, COMMAND) else 0
-    return [*others[:command], *recipes, *others[command:]]
-
-
-def _explained(message: str, keys: list[str], arguments: Sequence[str]) -> str:
-    """Return what the parser says as one line."""
-    classes = [name for module in COMPONENTS for name in vars(module) if name[:1].isupper()]
-    return with_item(explain(message, keys, classes), _given(arguments))
-
-
-def _given(arguments: Sequence[str]) -> Iterator[Any]:
-    """Yield what recipes and overrides on the command line say, as plain data; what cannot be read is left out."""
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        key, equals, value = argument.removeprefix("--").partition("=")
-        with suppress(yaml.YAMLError, OSError):
-            if before == "--config":
-                yield yaml.safe_load(argument if argument.startswith("{") else Path(argument).read_text())
-            elif equals:
-                content = yaml.safe_load(value)
-                for name in reversed(key.split(".")):
-                    content = {name: content}
-                yield content
-
-
-def _recipe_chain(name: str) -> list[str]:
-    """Return the paths of the recipes that a recipe extends, the remotest first, and its own."""
-    recipes = _recipes()
-    chain: list[str] = []
-    wanted: str | None = name
-    while wanted is not None:
-        if not Path(wanted).is_file() and wanted not in recipes:
-            where = f"--config {name}" if not chain else f"{chain[0]}: extends: {wanted}"
-            raise RecipeError(
-                f"{where}: there is no such file and no packaged recipe of that name; "
-                f"give the path of a YAML file or one of: {', '.join(recipes)}"
-            )
-        path = wanted if Path(wanted).is_file() else str(recipes[wanted])
-        if path in chain:
-            raise RecipeError(f"{path}: extends: the recipe extends itself; name another one")
-        chain.insert(0, path)
-        try:
-            content = yaml.safe_load(Path(path).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(content, dict):
-            raise RecipeError(f"{path} is no recipe: expected a mapping with the keys model, data and trainer")
-        wanted = content.get("extends")
-    return chain
-
-
-def _with_teacher_recipe(arguments: list[str]) -> list[str]:
-    """Put the recipe inside a teacher file before the other options of ``validate``, ``test`` and ``predict``."""
-    if not arguments or arguments[0] not in SUBCOMMANDS[1:]:
-        return arguments
-    path = None
-    for index, argument in enumerate(arguments):
-        if argument.startswith("--teacher="):
-            path = argument.removeprefix("--teacher=")
-        elif argument == "--teacher" and index + 1 < len(arguments):
-            path = arguments[index + 1]
-    if path is None:
-        return arguments
-    folder = str(Path(path).parent / arguments[0])
-    recipe = read_recipe(path)
-    trainer = {
-        "default_root_dir": folder,
-        "logger": [_csv_logger(folder)],
-        "callbacks": [{"class_path": name} for name in ("LearningCurve", "SampleGrid", "SyntheticData", "RunSummary")],
-    }
-    try:
-        config = {key: as_recipe(recipe[key]) for key in ("model", "data") if recipe[key] is not None}
-    except (TypeError, ValueError, LookupError) as error:
-        raise RecipeError(f"{path}: its recipe is damaged ({_flat(error)}); take a whole file") from error
-    config["trainer"] = trainer
-    text = yaml.dump(config, Dumper=_Quoting, default_flow_style=True, width=sys.maxsize, allow_unicode=True)
-    return [arguments[0], "--config", text.strip(), *arguments[1:]]
-
-
-class _Quoting(yaml.SafeDumper):
-    """Writes every text in quotes: what is none to the parser of recipes, as ``1e-3``, stays one."""
-
-
-_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
-
-
-def _csv_logger(folder: str) -> dict[str, Any]:
-    """Return the description of a logger that writes ``metrics.csv`` straight into a folder."""
-    init_args = {"save_dir": folder, "name": "", "version": ""}
-    return {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": init_args}
-
-
-def _newest_checkpoint(base: Path) -> Path:
-    """Return the checkpoint of the latest run in a folder of runs."""
-    found = sorted(base.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise RecipeError(
-            f"--ckpt_path last: there is no checkpoint under {base}; give the path of one, or start without"
-        )
-    return found[-1]
-
-
-def _read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint before anything is made, and refuse what is none in one line."""
-    if not Path(path).is_file():
-        raise RecipeError(f"--ckpt_path {path}: there is no such file; give the path of a checkpoint, or last")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or ["empty"])[0][:80]
-        raise RecipeError(
-            f"--ckpt_path {path}: is no complete checkpoint ({reason}); give one that `gtn fit` wrote "
-            "(a teacher file goes to --teacher)"
-        ) from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise RecipeError(f"--ckpt_path {path}: is no Lightning checkpoint; give one that `gtn fit` wrote")
-    return checkpoint
 
 
 def _reject_crowd(trainer: Namespace) -> None:
@@ -541,38 +334,3 @@ def _reject_crowd(trainer: Namespace) -> None:
             f"trainer.devices must be at most {most} on the CPU of this machine, {PROCESSES_PER_CORE} processes for "
             f"every core; got {devices}: one per core is fastest"
         )
-
-
-def _is_lightnings(error: BaseException) -> bool:
-    """Return whether an error was raised by Lightning, about the trainer's arguments."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").startswith("pytorch_lightning.")
-
-
-def _flat(error: BaseException) -> str:
-    """Return an error's message as one line."""
-    message = " ".join(str(error).split())
-    if isinstance(error, OSError) and not isinstance(error, RecipeError):
-        name = error.filename or "a file of the run"
-        return f"{name}: {error.strerror or message}; see that it can be read or written, or choose another path"
-    return message
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what Lightning says to everybody and nobody here can act on."""
-
-    def worth_saying(record: logging.LogRecord) -> bool:
-        return not any(text in record.getMessage() for text in SAID_TO_EVERYBODY)
-
-    talkers = [logging.getLogger(name) for name in TALKERS]
-    for logger in talkers:
-        logger.addFilter(worth_saying)
-    try:
-        with warnings.catch_warnings():
-            for message in WARNED_TO_EVERYBODY:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        for logger in talkers:
-            logger.removeFilter(worth_saying)

@@ -10,10 +10,19 @@ import inspect
 import pkgutil
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import yaml
+
+from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
 from gtn_lightning.errors import RecipeError
+
+# Imported here so that recipes can name their classes without the path.
+COMPONENTS = (callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers)
 
 TOKENS = re.compile(
     r'Parser key "(?P<key>[^"]+)"'
@@ -41,7 +50,7 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
         return f"{names}: required and not given; name a recipe with --config (`gtn recipes` lists them)"
     match = re.match(r"argument (?:-\w/)?--([\w.]+): (.*)", message, re.DOTALL)
     if match and "Parser key" not in message:
-        return f"{match[1]}: {_flat(match[2])}"
+        return f"{match[1]}: {_one_line(match[2])}"
     if match := re.search(r"^(.*)\n\s+full_key: (?:\w+\.)?(model|data|trainer)(\S*)", message):
         return f"{match[2]}{match[3]}: {match[1]}; correct the reference"
 
@@ -81,13 +90,15 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
         nearest = _nearest(match[1], classes) or "; give the dotted path of one that can be imported"
         return f"{key}: there is no class {match[1]}{nearest}"
     if match := re.search(r"(No module named .*|module '\S+' has no attribute .*)", branch):
-        return f"{key}: {_flat(match[1])}; correct the class path, or put its file into this folder or on PYTHONPATH"
+        return (
+            f"{key}: {_one_line(match[1])}; correct the class path, or put its file into this folder or on PYTHONPATH"
+        )
     if re.search(
         r"argument of type '\w+' is not iterable|has no attribute 'keys'|unhashable type|dot import path", branch
     ):
         return f"{key}: expected a class by name, or class_path and init_args; correct the value"
     reason = [line.strip(" -") for line in branch.splitlines() if line.strip(" -") and "Parser key" not in line]
-    return f"{key}: {_flat(reason[-1])}" if key and reason else _flat(branch)
+    return f"{key}: {_one_line(reason[-1])}" if key and reason else _one_line(branch)
 
 
 def with_item(line: str, given: Iterable[Any]) -> str:
@@ -217,5 +228,42 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _flat(text: str) -> str:
+def _one_line(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\s*Got value: Namespace.*", "", text)).strip()
+
+
+def explained(message: str, keys: list[str], arguments: Sequence[str]) -> str:
+    """Return what the parser says as one line."""
+    classes = [name for module in COMPONENTS for name in vars(module) if name[:1].isupper()]
+    return with_item(explain(message, keys, classes), _given(arguments))
+
+
+def _given(arguments: Sequence[str]) -> Iterator[Any]:
+    """Yield what recipes and overrides on the command line say, as plain data; what cannot be read is left out."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key, equals, value = argument.removeprefix("--").partition("=")
+        with suppress(yaml.YAMLError, OSError):
+            if before == "--config":
+                yield yaml.safe_load(
+                    argument if argument.startswith("{") else Path(argument).read_text(encoding="utf-8")
+                )
+            elif equals:
+                content = yaml.safe_load(value)
+                for name in reversed(key.split(".")):
+                    content = {name: content}
+                yield content
+
+
+def flat(error: BaseException) -> str:
+    """Return an error's message as one line."""
+    message = " ".join(str(error).split())
+    if isinstance(error, OSError) and not isinstance(error, RecipeError):
+        name = error.filename or "a file of the run"
+        return f"{name}: {error.strerror or message}; see that it can be read or written, or choose another path"
+    return message
+
+
+def is_lightnings(error: BaseException) -> bool:
+    """Return whether an error was raised by Lightning, about the trainer's arguments."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").startswith("pytorch_lightning.")

@@ -26,7 +26,7 @@ WRONG = (None, True, -1, 0, 3, 0.5, math.nan, "text", "", [], {}, ["text"], {"cl
 
 
 def recipe() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((Path(__file__).parents[1] / "recipes" / "digits.yaml").read_text())
+    content: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "recipes" / "digits.yaml").read_text())
     content["trainer"]["logger"] = False
     content["trainer"]["callbacks"] = [{"class_path": "TeacherCheckpoint"}]
     return content
