@@ -1,20 +1,18 @@
 """Components as plain data and back: ``{"class_path": ..., "init_args": {...}}``, the form that recipes use.
 
 A component is described by its class and its constructor's arguments, which it stores under their own names. That
-convention, not pickle, is what lets a teacher file be read anywhere without running code from it.
+convention, not pickle, is what lets a teacher file be read anywhere without running code that it brings along.
 
 Values that JSON does not have are written with their kind, as ``{"$path": "data/mnist"}``; the kinds are a closed set.
 What is of none of them is refused when it is written, with its place.
 """
 
 import base64
-import importlib
 import inspect
 import json
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from enum import Enum
 from functools import partial
 from pathlib import Path, PosixPath, PurePosixPath, WindowsPath
@@ -29,6 +27,7 @@ from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.tasks import Task
+from gtn_lightning.trust import Trusted, find, refusal, resolve
 
 
 class Describable:
@@ -199,7 +198,7 @@ class _Describer:
         path = f"{cls.__module__}.{cls.__qualname__}"
         if self.rebuilt:
             try:
-                found = _found(path)
+                found = resolve(path)
             except (ImportError, AttributeError, ValueError):
                 found = None
             if found is not cls:
@@ -310,114 +309,130 @@ READERS: dict[str, Callable[[Any], Any]] = {
 KINDS = (*READERS, "$dict", "$enum", "$class", "$partial", "$built")
 
 
-def build(description: Any) -> Any:
+def build(description: Any, trust: Trusted = ()) -> Any:
     """Return the component that a description stands for; learner factories come back as ``functools.partial``.
 
+    Args:
+        description: what `describe` returned.
+        trust: classes that may be built beside this package's, or names of them or of their modules.
+
     Raises:
-        RecipeError: if the class cannot be found or is not a component, or a value is not what its kind says.
+        RecipeError: if a class is not allowed, cannot be found or is not a component, or a value is not what its kind
+            says.
     """
-    return _build(description, factory=False)
+    return _Builder(trust).value(description, factory=False)
 
 
-def _build(description: Any, factory: bool) -> Any:
-    if isinstance(description, list):
-        return [_build(item, factory) for item in description]
-    if not isinstance(description, Mapping):
-        return description
-    if set(description) == COMPONENT:
-        return _built(description, factory)
-    kind = _kind(description)
-    if kind is None:
-        return {key: _build(value, factory) for key, value in description.items()}
-    content = description[kind]
-    try:
-        if kind == "$class":
-            return _network(_texts(content))
-        if kind == "$partial":
-            cls = _network(_texts(content["class_path"]))
-            return partial(cls, **_arguments(cls, content["init_args"]))
-        if kind == "$built":
-            return _built(content, factory=False)
-        if kind == "$dict":
-            return {_build(key, False): _build(value, factory) for key, value in content}
-        return READERS[kind](_build(content, factory))
-    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
-        if isinstance(error, RecipeError):
-            raise
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"the file holds {kind} of something that is none ({reason}): take a whole file") from error
+class _Builder:
+    """Builds what descriptions stand for, of allowed classes alone."""
+
+    def __init__(self, trust: Trusted) -> None:
+        self.trust = trust
+
+    def value(self, description: Any, factory: bool) -> Any:
+        """Return what a description stands for.
+
+        Args:
+            description: plain data.
+            factory: whether it is an argument of a learner distribution, where networks are made and not parts.
+        """
+        if isinstance(description, list):
+            return [self.value(item, factory) for item in description]
+        if not isinstance(description, Mapping):
+            return description
+        if set(description) == COMPONENT:
+            return self._component(description, factory)
+        kind = _kind(description)
+        if kind is None:
+            return {key: self.value(value, factory) for key, value in description.items()}
+        content = description[kind]
+        try:
+            if kind == "$class":
+                return self._network(_texts(content))
+            if kind == "$partial":
+                cls = self._network(_texts(content["class_path"]))
+                return partial(cls, **self._arguments(cls, content["init_args"]))
+            if kind == "$built":
+                return self._component(content, factory=False)
+            if kind == "$dict":
+                return {self.value(key, False): self.value(value, factory) for key, value in content}
+            return READERS[kind](self.value(content, factory))
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
+            if isinstance(error, RecipeError):
+                raise
+            reason = " ".join(str(error).split())
+            raise RecipeError(
+                f"the file holds {kind} of something that is none ({reason}): take a whole file"
+            ) from error
+
+    def _component(self, description: Mapping[str, Any], factory: bool) -> Any:
+        path, arguments = description["class_path"], description["init_args"]
+        if not isinstance(path, str) or not isinstance(arguments, Mapping):
+            raise RecipeError(
+                f"the file names {path!r} with the arguments {arguments!r}: expected a class and a mapping"
+            )
+        cls = self._class(path)
+        inner = self._arguments(cls, arguments)
+        if factory and issubclass(cls, nn.Module):
+            return partial(cls, **inner)
+        try:
+            return cls(**inner)
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            RuntimeError,
+            ArithmeticError,
+            MemoryError,
+        ) as error:
+            # Values of a kind or a size that the constructor cannot work with.
+            if isinstance(error, RecipeError):
+                raise
+            reason = " ".join((str(error) or type(error).__name__).split())[:200]
+            raise RecipeError(f"{path} does not accept the arguments in the file: {reason}") from error
+
+    def _arguments(self, cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        # Inside a distribution, networks are what it makes, not parts of it.
+        within = issubclass(cls, LearnerDistribution)
+        return {name: self._argument(cls, name, value, within) for name, value in arguments.items()}
+
+    def _argument(self, cls: type, name: str, description: Any, factory: bool) -> Any:
+        if isinstance(description, Mapping) and _kind(description) == "$enum":
+            member = description["$enum"]
+            for kind in _annotated(cls, name):
+                if inspect.isclass(kind) and issubclass(kind, Enum) and member in kind.__members__:
+                    return kind[member]
+            raise RecipeError(
+                f"{cls.__qualname__}.{name}: the file names {member!r}, which is no member of its enumeration"
+            )
+        made = self.value(description, factory)
+        return tuple(made) if isinstance(description, list) and tuple in _annotated(cls, name) else made
+
+    def _class(self, path: str) -> type:
+        try:
+            cls = find(path, self.trust)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise RecipeError(
+                f"the class {path} named in the file cannot be imported ({error}): put its module on PYTHONPATH"
+            ) from error
+        if cls is None:
+            raise refusal("the file", path)
+        if not issubclass(cls, BUILDABLE):
+            raise RecipeError(f"the file names {path}, which is no teacher, curriculum, learner, optimizer or task")
+        return cls
+
+    def _network(self, path: str) -> type:
+        cls = self._class(path)
+        if not issubclass(cls, nn.Module):
+            raise RecipeError(f"the file names {path} where a class of networks is expected: take a whole file")
+        return cls
 
 
 def _kind(description: Mapping[str, Any]) -> str | None:
     """Return the kind of value that a description is of, None if it is none but a dictionary."""
     only = next(iter(description)) if len(description) == 1 else None
     return only if only in KINDS else None
-
-
-def _built(description: Mapping[str, Any], factory: bool) -> Any:
-    path, arguments = description["class_path"], description["init_args"]
-    if not isinstance(path, str) or not isinstance(arguments, Mapping):
-        raise RecipeError(f"the file names {path!r} with the arguments {arguments!r}: expected a class and a mapping")
-    cls = _class(path)
-    inner = _arguments(cls, arguments)
-    if factory and issubclass(cls, nn.Module):
-        return partial(cls, **inner)
-    try:
-        return cls(**inner)
-    except TypeError as error:
-        raise RecipeError(f"{path} does not accept the arguments in the file: {error}") from error
-
-
-def _arguments(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    # Inside a distribution, networks are what it makes, not parts of it.
-    within = issubclass(cls, LearnerDistribution)
-    return {name: _argument(cls, name, value, within) for name, value in arguments.items()}
-
-
-def _argument(cls: type, name: str, description: Any, factory: bool) -> Any:
-    if isinstance(description, Mapping) and _kind(description) == "$enum":
-        member = description["$enum"]
-        for kind in _annotated(cls, name):
-            if inspect.isclass(kind) and issubclass(kind, Enum) and member in kind.__members__:
-                return kind[member]
-        raise RecipeError(
-            f"{cls.__qualname__}.{name}: the file names {member!r}, which is no member of its enumeration"
-        )
-    made = _build(description, factory)
-    return tuple(made) if isinstance(description, list) and tuple in _annotated(cls, name) else made
-
-
-def _found(path: str) -> Any:
-    """Return what a path names: in a module, or in a class in one."""
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError:
-        outer = None
-        with suppress(ImportError, AttributeError, ValueError):
-            outer = _found(module)
-        if not inspect.isclass(outer):
-            raise
-        return getattr(outer, name)
-
-
-def _class(path: str) -> type:
-    try:
-        cls = _found(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RecipeError(
-            f"the class {path} named in the file cannot be imported ({error}): put its module on PYTHONPATH"
-        ) from error
-    if not (inspect.isclass(cls) and issubclass(cls, BUILDABLE)):
-        raise RecipeError(f"the file names {path}, which is no teacher, curriculum, learner, optimizer or task")
-    return cls
-
-
-def _network(path: str) -> type:
-    cls = _class(path)
-    if not issubclass(cls, nn.Module):
-        raise RecipeError(f"the file names {path} where a class of networks is expected: take a whole file")
-    return cls
 
 
 def as_recipe(description: Any) -> Any:

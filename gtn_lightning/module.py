@@ -30,9 +30,10 @@ from gtn_lightning.outer import OuterOptimization
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.recovery import Recovery
 from gtn_lightning.tasks import Task
-from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
+from gtn_lightning.teacher_file import TeacherRecipe, check_state, load_weights, read_recipe, read_shapes
 from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInput
 from gtn_lightning.teaching import Examination, LearningCurve, teach, teach_at_best_rate
+from gtn_lightning.trust import Trusted
 
 REAL_IMAGES = 10_000
 """How many real training images there are at most to the baseline and to a RealData teacher."""
@@ -164,20 +165,63 @@ class GTN(pl.LightningModule):
         self._training_began: float | None = None
 
     @classmethod
-    def from_teacher(cls, path: str | Path) -> "GTN":
+    def from_teacher(cls, path: str | Path, trust: Trusted = ()) -> "GTN":
         """Load a teacher file, the small self-describing one that ``gtn fit`` writes beside its checkpoints.
 
+        Args:
+            path: the teacher file.
+            trust: classes that the file may name beside this package's, or names of them or of their modules. What
+                this user's own runs have written needs none.
+
         Raises:
-            RecipeError: if the file is no teacher file, or names a class that cannot be imported.
+            RecipeError: if the file is no teacher file, is damaged, or names a class that is not allowed or cannot be
+                imported.
         """
-        gtn = cls.from_description(read_recipe(path)["model"])
+        recipe = read_recipe(path, trust)
+        cls.check_sizes(recipe, path)
+        gtn = cls.from_description(recipe.model, recipe.trust)
         load_weights(gtn, path)
         return gtn
 
     @classmethod
-    def from_description(cls, description: dict[str, Any]) -> "GTN":
-        """Return a GTN that is not meta-trained yet, from what ``description`` says of one."""
-        return cls(**{name: build(value) for name, value in description.items()})
+    def from_description(cls, description: dict[str, Any], trust: Trusted = ()) -> "GTN":
+        """Return a GTN that is not meta-trained yet, from what ``description`` says of one.
+
+        Args:
+            description: what `description` returned.
+            trust: see `from_teacher`.
+
+        Raises:
+            RecipeError: if it is damaged, or names a class that is not allowed.
+        """
+        arguments = {str(name): build(value, trust) for name, value in description.items()}
+        try:
+            return cls(**arguments)
+        except (TypeError, AttributeError) as error:
+            raise RecipeError(f"the file does not describe a GTN ({' '.join(str(error).split())})") from error
+
+    @classmethod
+    def check_sizes(cls, recipe: TeacherRecipe, path: str | Path) -> None:
+        """See that a teacher file's recipe makes no larger tensors than the file holds, before any memory is taken.
+
+        Raises:
+            RecipeError: if it is another architecture's.
+        """
+        held = read_shapes(path)
+        for part in ("teacher", "curriculum", "optimizer"):
+            with torch.device("meta"):
+                try:
+                    state = build(recipe.model.get(part), recipe.trust).state_dict()
+                except (RecipeError, AttributeError):  # said with the device that it is for
+                    continue
+            for name, tensor in state.items():
+                # What is in the one only is said by `load_weights`, which knows of earlier formats.
+                shape = held[f"{part}.{name}"].shape if f"{part}.{name}" in held else None
+                if shape is not None and shape != tensor.shape:
+                    raise RecipeError(
+                        f"{path} belongs to another architecture: {part}.{name} is {list(shape)} in the file and "
+                        f"{list(tensor.shape)} in the model; use the recipe that it was made with"
+                    )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put what was skipped beside the weights."""

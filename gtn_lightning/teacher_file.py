@@ -1,18 +1,20 @@
 """The teacher file: a meta-trained teacher, its curriculum and learned rates, with the recipe to rebuild them.
 
-It is a safetensors file. The tensors are the module's state; the metadata holds the recipe as JSON. Reading one
-executes nothing from it.
+It is a safetensors file. The tensors are the module's state; the metadata holds the recipe as JSON. The recipe names
+classes; which of them are allowed says `gtn_lightning.trust`.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gtn_lightning import trust as trusted
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
 from gtn_lightning.inner_loop.optimizers import shifted
@@ -25,6 +27,22 @@ FORMAT = "gtn-lightning teacher 2"
 
 EARLIER = ("gtn-lightning teacher 1",)
 """Formats that are read as well: inner hyperparameters without origins, recipes without kinds of values."""
+
+DEPTH = 100
+"""The deepest nesting of a recipe that is read."""
+
+
+class TeacherRecipe(NamedTuple):
+    """What a teacher file says of the module that it belongs to."""
+
+    model: dict[str, Any]
+    """The arguments of ``GTN`` as plain data, see `describe`."""
+    data: dict[str, Any] | None
+    """The data module that it was meta-trained on, if it can be described."""
+    trust: list[str | type]
+    """The classes beside this package's that may be built."""
+    own: bool
+    """Whether this user wrote the file."""
 
 
 def save_teacher(
@@ -39,7 +57,7 @@ def save_teacher(
         gtn: the module.
         path: where to write.
         data: description of the data module, so that the file alone suffices for ``gtn test``.
-        state: the module's tensors where they are others than it holds now.
+        state: the module's tensors if they are others than it holds now.
 
     Raises:
         RecipeError: if a component does not store its constructor's arguments, or the file cannot be written.
@@ -47,6 +65,7 @@ def save_teacher(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or gtn.state_dict()).items()}
     recipe = json.dumps({"model": gtn.description(), "data": data}, allow_nan=False)
     _write(path, tensors, {"format": FORMAT, "recipe": recipe, "meta_training": json.dumps(gtn.meta_training())})
+    trusted.remember(recipe)
 
 
 def record_meta_training(path: str | Path, spent: Mapping[str, float]) -> None:
@@ -69,8 +88,17 @@ def read_meta_training(path: str | Path) -> dict[str, float] | None:
     Raises:
         RecipeError: if there is no such file or it is no teacher file.
     """
-    spent = _metadata(path).get("meta_training")
-    return None if spent is None else dict(json.loads(spent))
+    text = _metadata(path).get("meta_training")
+    if text is None:
+        return None
+    spent = _parsed(text, path, "meta_training")
+    if not isinstance(spent, dict) or "seconds" not in spent or not all(map(_is_amount, spent.values())):
+        raise RecipeError(f"{path} is damaged: its meta_training is no mapping of amounts: take a whole teacher file")
+    return dict(spent)
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -92,14 +120,63 @@ def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str
         ) from error
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Return the recipe in a teacher file: ``{"model": ..., "data": ...}``.
+def read_recipe(path: str | Path, trust: trusted.Trusted = ()) -> TeacherRecipe:
+    """Return the recipe in a teacher file, once all classes that it names are known to be allowed.
+
+    Args:
+        path: the teacher file.
+        trust: classes beside this package's that may be built, or names of them or of their modules.
+
+    Raises:
+        RecipeError: if there is no such file, it is damaged or no teacher file, or it names a class that is not
+            allowed.
+    """
+    text = _metadata(path).get("recipe")
+    recipe = _parsed(text, path, "recipe")
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("model"), dict):
+        raise RecipeError(f"{path}: the recipe in the file has no model: take a whole file")
+    data = recipe.get("data")
+    if not (data is None or isinstance(data, dict)):
+        raise RecipeError(f"{path}: the data in the file's recipe is no mapping: take a whole file")
+    own = trusted.own_classes(str(text))
+    trusted.look_in_working_folder([*own, *(name for name in trust if isinstance(name, str))])
+    allowed = [*trust, *own]
+    trusted.check(recipe, str(path), allowed)
+    return TeacherRecipe(recipe["model"], data, allowed, bool(own))
+
+
+def read_shapes(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a teacher file without their contents, on the device ``meta``.
 
     Raises:
         RecipeError: if there is no such file or it is no teacher file.
     """
-    recipe: dict[str, Any] = json.loads(_metadata(path)["recipe"])
-    return recipe
+    _metadata(path)
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
+
+
+def _parsed(text: str | None, path: str | Path, name: str) -> Any:
+    """Return an entry of the metadata as plain data of a bounded depth."""
+    if text is None:
+        raise RecipeError(f"{path} is damaged: its metadata has no {name}: take a whole teacher file")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RecipeError(f"{path} is damaged: its {name} is no JSON ({reason}): take a whole teacher file") from error
+    level = [value]
+    for _ in range(DEPTH):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    raise RecipeError(f"{path} is damaged: its {name} is nested more than {DEPTH} levels deep: take a whole file")
 
 
 def _metadata(path: str | Path) -> dict[str, str]:

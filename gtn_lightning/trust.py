@@ -1,78 +1,309 @@
-"""Recipes from strangers: which classes they may name.
+"""Which classes a file may name: a teacher file, or a recipe under ``--trusted-only``.
 
-A recipe names classes, and a class is code: to read one is to import its module. With ``--trusted-only`` a recipe is
-looked through before anything of it is imported.
+A name in a file becomes a class here and nowhere else. Allowed are the classes in `KNOWN`, by identity: a name is
+looked up in that table and never followed through modules or attributes. Other classes are allowed
+
+* if the caller passes or names them (``GTN.from_teacher(path, trust=[...])``, ``--trust``, `trusting`), or
+* if this user wrote the file: `remember` keeps what `save_teacher` wrote, and `is_own` recognises it.
 """
 
+import hashlib
+import importlib.machinery
 import importlib.util
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.files import whole_file
 
-OPTION = "--trusted-only"
+KNOWN: dict[str, tuple[str, ...]] = {
+    "gtn_lightning.callbacks": (
+        *("GradientNorm", "LearningCurve", "MetaProgressBar", "NASProxy", "RunSummary", "SampleGrid"),
+        *("SyntheticData", "TeacherCheckpoint"),
+    ),
+    "gtn_lightning.curricula": ("Full", "NoCurriculum", "ShuffledAll", "ShuffledBatches", "ShuffledPasses"),
+    "gtn_lightning.data": ("DigitsData", "ImageData"),
+    "gtn_lightning.inner_loop": ("SGD", "Adam", "AdamW", "RMSprop"),
+    "gtn_lightning.learners": (
+        *("MLP", "ConvNet", "Fixed", "GTNCifarNet", "GTNMnistNet", "Mixture", "RandomWidth", "ResNet"),
+    ),
+    "gtn_lightning.loggers": ("TensorBoardLogger", "WandbLogger"),
+    "gtn_lightning.nas": (
+        *("FullTraining", "MeasuredReference", "RankedLearners", "SpaceLearners", "TableReference"),
+        *("FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy", "SynFlow"),
+    ),
+    "gtn_lightning.nas.proxies": (
+        *("FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy", "SynFlow"),
+    ),
+    "gtn_lightning.nas.spaces": ("ConvNetGrid", "MicroSpace", "NASBench201"),
+    "gtn_lightning.recovery": ("Recovery",),
+    "gtn_lightning.tasks": ("Classification",),
+    "gtn_lightning.teachers": ("Generator", "Pixels", "RealData"),
+    "pytorch_lightning.callbacks": (
+        *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler"),
+        *("LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar"),
+        *("StochasticWeightAveraging", "TQDMProgressBar", "Timer", "WeightAveraging"),
+    ),
+    "pytorch_lightning.loggers": ("CSVLogger",),
+    "pytorch_lightning.strategies": ("DDPStrategy", "SingleDeviceStrategy"),
+    "torch.optim": (
+        *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop"),
+        "SGD",
+    ),
+    "torch.optim.lr_scheduler": (
+        *("ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR"),
+        *("MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "StepLR"),
+    ),
+}
+"""The classes that any file may name, by the module that offers them."""
 
-TRUSTED = ("gtn_lightning.", "pytorch_lightning.", "lightning.", "torch.optim.")
-"""Where classes may come from: this package, Lightning, and torch's optimizers and their schedules."""
+Trusted = Sequence[str | type]
+"""Classes, or names of classes and modules, that are allowed beside `KNOWN`."""
 
-_DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
-_REFERENCE = re.compile(r"\$\{[\w.]+\}")
+_TRUSTED: ContextVar[tuple[str | type, ...]] = ContextVar("trusted", default=())
 
 
-def reject_untrusted(arguments: Sequence[str]) -> None:
-    """Refuse a command line that names code from elsewhere, in a recipe or an override.
+@contextmanager
+def trusting(*names: str | type) -> Iterator[None]:
+    """Allow further classes within a block.
 
     Args:
-        arguments: the command line with the recipes' paths.
+        names: classes, dotted names of classes, or names of modules, which allow the classes that they define.
 
     Raises:
-        RecipeError: if a value names something importable that is not trusted, or is put together in a way that cannot
-            be seen through.
+        RecipeError: if a name is no dotted name.
     """
-    for argument in arguments:
-        for text in _texts(argument.partition("=")[2] if argument.startswith("--") else argument, set()):
-            _reject(text)
+    for name in names:
+        if isinstance(name, str) and not _is_dotted(name):
+            raise RecipeError(
+                f"--trust {name}: expected the name of a module or of a class, such as my_module.MyTeacher"
+            )
+    token = _TRUSTED.set((*_TRUSTED.get(), *names))
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
 
 
-def _texts(value: Any, seen: set[str]) -> Iterator[str]:
-    """Yield every text in a value, and in the files that texts name."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts(key, seen)
-            yield from _texts(item, seen)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item, seen)
-    elif isinstance(value, str):
-        yield value.strip()
-        if value in seen:
+def find(path: str, trust: Trusted = ()) -> type | None:
+    """Return the class that a name stands for, or None if it is not allowed. Nothing else is imported.
+
+    Args:
+        path: the dotted name, where the class is defined or where it is offered.
+        trust: classes and names that are allowed beside `KNOWN`.
+
+    Raises:
+        ImportError: if the class is allowed but cannot be imported.
+    """
+    if (known := _known(path)) is not None:
+        return known
+    for allowed in (*_TRUSTED.get(), *trust):
+        if inspect.isclass(allowed):
+            if path == canonical(allowed):
+                return allowed
+        elif (path == allowed or path.startswith(f"{allowed}.")) and _is_dotted(path):
+            found = resolve(path)
+            # A module also offers what it imports: that is code from elsewhere.
+            if inspect.isclass(found) and _lies_in(canonical(found), str(allowed)):
+                return found
+    return None
+
+
+def known_paths() -> list[str]:
+    """Return every name of every class in `KNOWN`: where it is offered, and where it is defined."""
+    paths = []
+    for module, names in KNOWN.items():
+        offered = importlib.import_module(module)
+        for name in names:
+            paths += [f"{module}.{name}", canonical(getattr(offered, name))]
+    return list(dict.fromkeys(paths))
+
+
+def canonical(cls: type) -> str:
+    """Return where a class is defined."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def resolve(path: str) -> Any:
+    """Return what a path names, in a module or in a class of one. It imports the module: ask `find` about strangers'.
+
+    Raises:
+        ImportError: if there is no such module.
+        AttributeError: if the module has no such name.
+        ValueError: if the path is no dotted name.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError:
+        outer = None
+        with suppress(ImportError, AttributeError, ValueError):
+            outer = resolve(module)
+        if not inspect.isclass(outer):
+            raise
+        return getattr(outer, name)
+
+
+def names_in(description: Any) -> Iterator[str]:
+    """Yield the classes that a description names, see `describe`."""
+    if isinstance(description, list):
+        for item in description:
+            yield from names_in(item)
+    elif isinstance(description, dict):
+        for key, value in description.items():
+            if key in ("class_path", "$class") and isinstance(value, str):
+                yield value
+            else:
+                yield from names_in(value)
+
+
+def check(description: Any, source: str, trust: Trusted = ()) -> None:
+    """See that all classes in a description are allowed and can be imported.
+
+    Args:
+        description: a teacher file's recipe, or a part of it.
+        source: the file, for the error.
+        trust: classes and names that are allowed beside `KNOWN`.
+
+    Raises:
+        RecipeError: if one is not; the line says how to allow it.
+    """
+    for path in dict.fromkeys(names_in(description)):
+        try:
+            found = find(path, trust)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise RecipeError(
+                f"{source}: the class {path} cannot be imported ({error}): put its module on PYTHONPATH, or run in the "
+                "folder where it lies"
+            ) from error
+        if found is None:
+            raise refusal(source, path)
+
+
+def refusal(source: str, path: str) -> RecipeError:
+    """Return the error for a file that names a class that is not allowed."""
+    module = path.rpartition(".")[0] or path
+    if module.partition(".")[0] == "gtn_lightning":
+        return RecipeError(f"{source} names {path}, which is no component of this version of gtn-lightning")
+    return RecipeError(
+        f"{source} names {path}, which is not a class of gtn-lightning and could run any code: read that code, then "
+        f"allow it with --trust {module}, in Python with trust=[{module!r}]"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- one's own files
+
+
+def remember(recipe: str) -> None:
+    """Keep that this user wrote a file with a recipe, so that it is recognised later. Failing is no error.
+
+    Args:
+        recipe: the recipe as JSON, as it stands in the file.
+    """
+    foreign = [path for path in dict.fromkeys(names_in(json.loads(recipe))) if _known(path) is None]
+    if not foreign:
+        return  # the file needs no more trust than a stranger's
+    entry = _entry(recipe)
+    with suppress(OSError, RecipeError):
+        if entry.is_file():
             return
-        seen.add(value)
-        content: Any = None
-        with suppress(OSError, ValueError, yaml.YAMLError):
-            content = yaml.safe_load(Path(value).read_text() if Path(value).is_file() else value)
-        if isinstance(content, dict | list):
-            yield from _texts(content, seen)
+        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        origins = {path.partition(".")[0]: _origin(path.partition(".")[0]) for path in foreign}
+        with whole_file(entry) as part:
+            part.write_text(json.dumps({"classes": foreign, "origins": origins}), encoding="utf-8")
 
 
-def _reject(text: str) -> None:
-    if "${" in text and not _REFERENCE.fullmatch(text):
-        raise RecipeError(
-            f"{OPTION}: {text!r} is put together when it is read; only whole references such as ${{model.inner_steps}} "
-            "are allowed: write the value out"
+def own_classes(recipe: str) -> list[str]:
+    """Return the classes outside `KNOWN` that a file's recipe names, if this user wrote it; else nothing.
+
+    The modules have to lie where they lay when the file was written.
+
+    Args:
+        recipe: the recipe as JSON, as it stands in the file.
+    """
+    entry = _entry(recipe)
+    try:
+        for place in (entry.parent, entry):
+            status = place.stat()
+            if status.st_mode & 0o022 or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+                return []  # others could have written it
+        content = json.loads(entry.read_text(encoding="utf-8"))
+        same = all(_origin(module) == origin for module, origin in content["origins"].items())
+        return [str(path) for path in content["classes"]] if same else []
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
+
+
+def _entry(recipe: str) -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    digest = hashlib.sha256(recipe.encode("utf-8", "surrogatepass")).hexdigest()
+    with suppress(RuntimeError):  # there is no home folder
+        return Path(state).expanduser() / "gtn-lightning" / "own-recipes" / f"{digest}.json"
+    return Path(os.devnull) / "none"
+
+
+def _known(path: str) -> type | None:
+    """Return the class of `KNOWN` that has a name, where it is offered or where it is defined."""
+    name = path.rpartition(".")[2]
+    for module, names in KNOWN.items():
+        if name in names and path.startswith(f"{module}."):
+            cls: type = getattr(importlib.import_module(module), name)
+            if path in (f"{module}.{name}", canonical(cls)):
+                return cls
+    return None
+
+
+def _origin(module: str) -> str | list[str]:
+    """Return the file, or the folders, of a top-level module, which is looked for and not imported."""
+    loaded = sys.modules.get(module)
+    if loaded is not None:
+        file = getattr(loaded, "__file__", None)
+        return (
+            os.path.realpath(file) if file else [os.path.realpath(place) for place in getattr(loaded, "__path__", [])]
         )
-    if not _DOTTED.fullmatch(text) or text.startswith(TRUSTED):
-        return
-    known = None
+    spec = _spec(module)
+    if spec is None:
+        return ""
+    if spec.origin and spec.has_location:
+        return os.path.realpath(spec.origin)
+    return [os.path.realpath(place) for place in spec.submodule_search_locations or []]
+
+
+def _spec(module: str) -> Any:
     with suppress(ImportError, ValueError):
-        known = importlib.util.find_spec(text.partition(".")[0])
-    if known is not None:
-        raise RecipeError(
-            f"{OPTION}: {text} is code from elsewhere; allowed are {', '.join(f'{name}*' for name in TRUSTED)}: read "
-            f"it, and leave {OPTION} out if you trust it"
-        )
+        if found := importlib.util.find_spec(module):
+            return found
+    # The working folder is not on the path; one's own classes may lie in it.
+    return importlib.machinery.PathFinder.find_spec(module, [os.getcwd()])
+
+
+def look_in_working_folder(names: Iterable[str]) -> None:
+    """Put the working folder on the path, last, if one of the names can be found there only.
+
+    Args:
+        names: dotted names of classes and modules that the user trusts.
+    """
+    folder = os.getcwd()
+    if folder in sys.path:
+        return
+    for module in dict.fromkeys(name.partition(".")[0] for name in names):
+        here = Path(folder, f"{module}.py").is_file() or Path(folder, module, "__init__.py").is_file()
+        if here and module not in sys.modules and importlib.util.find_spec(module) is None:
+            sys.path.append(folder)
+            importlib.invalidate_caches()
+            return
+
+
+def _is_dotted(path: str) -> bool:
+    return all(part.isidentifier() for part in path.split("."))
+
+
+def _lies_in(path: str, name: str) -> bool:
+    return path == name or path.startswith(f"{name}.")

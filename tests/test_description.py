@@ -26,9 +26,11 @@ from gtn_lightning.teachers import Generator, Pixels, RealData, SyntheticBatch, 
 
 SHAPE = (1, 8, 8)
 
+TRUST = [__name__, "torch.nn", "no_such_module", "os.system"]
+
 
 def there_and_back(component: Any) -> Any:
-    return build(json.loads(json.dumps(describe(component))))
+    return build(json.loads(json.dumps(describe(component))), TRUST)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ VALUES = [
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_an_argument_comes_back_as_what_it_was(value: Any) -> None:
     described = json.dumps(describe(Fixed(partial(Net, argument=value))), allow_nan=False)
-    back = build(json.loads(described)).sample(torch.Generator()).argument
+    back = build(json.loads(described), TRUST).sample(torch.Generator()).argument
     assert back == value
     # NumPy's numbers are plain ones.
     expected = value.item() if isinstance(value, np.generic) else value
@@ -368,15 +370,18 @@ def named(path: str, **arguments: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        (named("no_such_module.Net"), r"the class no_such_module.Net named in the file cannot be imported"),
-        (named("gtn_lightning.teachers.Nonsense"), r"cannot be imported.*PYTHONPATH"),
-        (named("Net"), r"the class Net named in the file cannot be imported"),
-        (named("os.system", command="true"), r"the file names os.system, which is no teacher"),
-        (named("subprocess.Popen", args="true"), r"names subprocess.Popen, which is no teacher"),
-        (named("os.path.join.system"), r"the class os.path.join.system named in the file cannot be imported"),
-        ({"$class": "subprocess.Popen"}, r"names subprocess.Popen, which is no teacher"),
+        (named("no_such_module.Net"), r"the class no_such_module.Net named in the file cannot be imported.*PYTHONPATH"),
+        (
+            named("gtn_lightning.teachers.Nonsense"),
+            r"names gtn_lightning.teachers.Nonsense, which is no component of this version",
+        ),
+        (named("Net"), r"the file names Net, which is not a class of gtn-lightning"),
+        (named("os.system", command="true"), r"the file names os.system, which is not a class"),
+        (named("subprocess.Popen", args="true"), r"names subprocess.Popen, which is not a class.*--trust subprocess"),
+        (named("os.path.join.system"), r"names os.path.join.system, which is not a class"),
+        ({"$class": "subprocess.Popen"}, r"names subprocess.Popen, which is not a class.*--trust subprocess"),
         ({"$class": "gtn_lightning.tasks.Classification"}, r"where a class of networks is expected"),
-        ({"$partial": named("os.system")}, r"names os.system, which is no teacher"),
+        ({"$partial": named("os.system")}, r"names os.system, which is not a class"),
         ({"$built": named("subprocess.Popen")}, r"names subprocess.Popen"),
         ({"$torch": "load"}, r"the file holds \$torch of something that is none"),
         ({"$device": "nowhere"}, r"the file holds \$device of something that is none"),
@@ -392,7 +397,7 @@ def named(path: str, **arguments: Any) -> dict[str, Any]:
 )
 def test_what_cannot_be_built(description: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        build(description)
+        build(description, TRUST)
 
 
 def test_a_described_callable_is_never_run() -> None:

@@ -61,9 +61,9 @@ def test_the_file_explains_itself(tmp_path: Path) -> None:
     save_teacher(make_gtn(), path, data={"class_path": "gtn_lightning.data.DigitsData", "init_args": {}})
     assert load_file(path).keys() == make_gtn().state_dict().keys()
     recipe = read_recipe(path)
-    assert recipe["data"]["class_path"] == "gtn_lightning.data.DigitsData"
-    assert recipe["model"]["inner_steps"] == STEPS
-    assert recipe["model"]["learners"]["init_args"]["learner"]["init_args"]["hidden"] == [8]
+    assert recipe.data == {"class_path": "gtn_lightning.data.DigitsData", "init_args": {}}
+    assert recipe.model["inner_steps"] == STEPS
+    assert recipe.model["learners"]["init_args"]["learner"]["init_args"]["hidden"] == [8]
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["format"] == FORMAT
 
@@ -74,7 +74,7 @@ def test_a_file_of_the_first_format_means_what_it_meant(saved: Path) -> None:
         "optimizer.logs.lr": torch.tensor([-1.7, -2.3, -3.1]),
         "optimizer.logs.momentum": torch.tensor([0.4] * 3),
     }
-    recipe = json.dumps(read_recipe(saved))
+    recipe = json.dumps({"model": read_recipe(saved).model, "data": None})
     save_file(tensors, saved, {"format": "gtn-lightning teacher 1", "recipe": recipe})
     for _ in range(2):  # also after the cost of its meta-training was put into it, which writes it anew
         schedules = GTN.from_teacher(saved).optimizer.schedules(STEPS)
@@ -148,9 +148,9 @@ def test_a_file_of_another_architecture(saved: Path) -> None:
 
 
 def test_a_recipe_that_its_tensors_do_not_fit(saved: Path) -> None:
-    recipe = read_recipe(saved)
-    recipe["model"]["teacher"]["init_args"]["soft_labels"] = True
-    save_file(load_file(saved), saved, {"format": FORMAT, "recipe": json.dumps(recipe)})
+    model = read_recipe(saved).model
+    model["teacher"]["init_args"]["soft_labels"] = True
+    save_file(load_file(saved), saved, {"format": FORMAT, "recipe": json.dumps({"model": model, "data": None})})
     refused(saved, "belongs to another architecture: teacher.label_logits is nothing in the file")
 
 

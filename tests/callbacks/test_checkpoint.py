@@ -114,7 +114,7 @@ def test_keeping_none_is_refused():
 
 def test_the_teacher_file_tells_its_data(scripted, make_trainer, data, tmp_path):
     make_trainer([TeacherCheckpoint()], max_steps=1, val_check_interval=1).fit(scripted(0.3), data)
-    assert read_recipe(tmp_path / "teacher.safetensors")["data"]["init_args"]["batch_size"] == 64
+    assert read_recipe(tmp_path / "teacher.safetensors").data["init_args"]["batch_size"] == 64
 
 
 class FileData(DigitsData):
@@ -126,7 +126,7 @@ def test_data_that_the_teacher_file_cannot_name_are_spoken_of(scripted, make_tra
     trainer = make_trainer([TeacherCheckpoint()], max_steps=1, val_check_interval=1)
     with pytest.warns(UserWarning, match="the teacher file will not name its data.*FileData does not store its arg"):
         trainer.fit(scripted(0.3), FileData("digits.npz"))
-    assert read_recipe(tmp_path / "teacher.safetensors")["data"] is None
+    assert read_recipe(tmp_path / "teacher.safetensors").data is None
 
 
 @pytest.mark.parametrize("move", ["same folder", "renamed folder", "new folder"])

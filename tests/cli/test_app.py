@@ -502,7 +502,7 @@ def test_arguments_of_many_kinds_come_back_from_a_teacher_file(
     # Where no annotation says what the parser has to make of a text, it is not taken for what the file holds.
     gtn = GTN.from_teacher(teacher)
     gtn.learners = Fixed(partial(sys.modules["kinds"].Untyped, path=Path("a")))
-    save_teacher(gtn, tmp_path / "untyped.safetensors", read_recipe(teacher)["data"])
+    save_teacher(gtn, tmp_path / "untyped.safetensors", read_recipe(teacher).data)
     line = refused(["test", "--teacher", "untyped.safetensors"])
     assert "model.learners.init_args.learner.init_args.path is of another kind in the file" in line
     assert "annotate the argument with its type" in line

@@ -292,7 +292,9 @@ class GTNProxy(LiveGTNProxy):
         if untrained:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                gtn = GTN.from_description(read_recipe(teacher)["model"])
+                recipe = read_recipe(teacher)
+                GTN.check_sizes(recipe, teacher)
+                gtn = GTN.from_description(recipe.model, recipe.trust)
         else:
             gtn = GTN.from_teacher(teacher)
         super().__init__(gtn, steps, measure, rates, learners, images, tune)
