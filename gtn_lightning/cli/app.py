@@ -24,29 +24,38 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import wandb
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
 
-from gtn_lightning.cli.messages import components, explained, flat, is_lightnings, reject_nulls
+from gtn_lightning.cli.messages import check_numbers, components, explained, flat, is_lightnings, reject_nulls
 from gtn_lightning.cli.quiet import quiet
-from gtn_lightning.cli.recipes import SEARCH, SUBCOMMANDS, recipe_list, with_recipe_paths, with_teacher_recipe
+from gtn_lightning.cli.recipes import (
+    SEARCH,
+    SUBCOMMANDS,
+    CommandLine,
+    read_command_line,
+    recipe_list,
+    with_teacher_recipe,
+)
 from gtn_lightning.cli.runs import choose_run_folder, newest_checkpoint, read_checkpoint
 from gtn_lightning.cli.search import search
+from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
 from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import InnerLoopError
 from gtn_lightning.inner_loop.errors import first_line
 from gtn_lightning.module import GTN
-from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
-from gtn_lightning.trust import OPTION, reject_untrusted
+from gtn_lightning.teacher_file import TeacherRecipe, check_state, load_weights
+from gtn_lightning.trust import trusting
 
 EPILOG = """`gtn search` scores architectures; `gtn search --help` says how.
 `gtn recipes` lists the recipes that come with the package; --config takes their names.
-Recipes name classes and so can run code: --trusted-only allows this package's and Lightning's alone.
+Recipes name classes and so can run code. For a stranger's: --trusted-only allows this package's and Lightning's alone;
+--trust MODULE allows those of a module too, in a recipe and in a teacher file.
 GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""
 
 PROCESSES_PER_CORE = 4
@@ -60,6 +69,10 @@ LOST_PROCESS = re.compile(
     r"Connection (closed|reset) by (remote )?peer|gloo|NCCL|ProcessGroup|failed to recv|Broken pipe", re.IGNORECASE
 )
 """What torch's process groups say when a process at the other end has ended."""
+
+
+# A value of no declared type is a value, and no class to make; no recipe is read from an address.
+set_parsing_settings(instantiate_subclass_spec_in_any=False, config_read_mode_fsspec_enabled=False)
 
 
 class InterruptedRunError(Exception):
@@ -104,7 +117,10 @@ class RecipeCallback(SaveConfigCallback):
 class GTNCLI(LightningCLI):
     """LightningCLI for ``GTN`` and any data module."""
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, line: CommandLine, policy: Policy, teacher: TeacherRecipe | None = None) -> None:
+        self._line = line
+        self._policy = policy
+        self._teacher = teacher
         # Abbreviated keys would let a misspelt one pass for another.
         options = {"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False, "epilog": EPILOG}
         self._checkpoint: dict[str, Any] | None = None
@@ -116,7 +132,7 @@ class GTNCLI(LightningCLI):
             parser_kwargs=dict.fromkeys(SUBCOMMANDS, options) | options | {"prog": "gtn"},
             save_config_callback=RecipeCallback,
             save_config_kwargs={"save_to_log_dir": False},
-            args=args,
+            args=line.arguments(inline=policy.classes is not None),
             auto_configure_optimizers=False,
         )
 
@@ -137,16 +153,23 @@ class GTNCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, turning what the parser says about wrong input into one line."""
+        if self._policy.classes is not None:
+            ignore_files(parser)
         try:
             super().parse_arguments(parser, args)
         except (ArgumentError, OmegaConfBaseException, ValueError, TypeError) as error:
             command = args[0] if args and args[0] in SUBCOMMANDS else None
             keys = [action.dest for action in self._parser(command)._actions]
-            raise RecipeError(explained(str(getattr(error, "message", None) or error), keys, args)) from error
+            raise RecipeError(
+                explained(str(getattr(error, "message", None) or error), keys, self._line.given())
+            ) from error
         config = self.config.get(self.config.get("subcommand") or "")
         if config is None:
             return
-        reject_nulls(config.as_dict(), {"model": GTN})
+        values = config.as_dict()
+        self._policy.check(values)
+        check_numbers(values)
+        reject_nulls(values, {"model": GTN})
         if config.model.inner_steps < 1:
             # Before the curriculum, which would name its own argument.
             raise RecipeError(f"model.inner_steps must be at least 1; got {config.model.inner_steps}")
@@ -202,8 +225,8 @@ class GTNCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         if config.teacher is not None:
-            if self.subcommand != "fit":
-                self._check_kinds(read_recipe(config.teacher)["model"], config.teacher)
+            if self._teacher is not None:
+                self._check_kinds(self._teacher.model, config.teacher)
             load_weights(self.model, config.teacher)
         if self._checkpoint is not None:
             check_state(self.model, self._checkpoint["state_dict"], config.ckpt_path)
@@ -283,21 +306,12 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 for wrong input; 130, 143 or 1 for a run that was interrupted, terminated or left alone.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    # A user's own classes lie in the working folder; last, so that no file there shadows a library.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
         if arguments == ["recipes"]:
             print(recipe_list())
             return 0
         with quiet():
-            expanded = with_teacher_recipe(with_recipe_paths([a for a in arguments if a != OPTION]))
-            if OPTION in arguments:
-                reject_untrusted(expanded)
-            if expanded[:1] == [SEARCH]:
-                search(expanded[1:])
-            else:
-                GTNCLI(expanded)
+            _run(arguments)
     except USER_ERRORS as error:
         if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
@@ -320,6 +334,20 @@ def main(args: Sequence[str] | None = None) -> int:
         print("gtn: interrupted before the run began; nothing was kept", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(arguments: Sequence[str]) -> None:
+    others, strict, trust = take_options(arguments)
+    with trusting(*trust):
+        line, teacher = with_teacher_recipe(read_command_line(others), trust)
+        policy = policy_for(line, teacher, strict, trust)
+        if teacher is not None:
+            GTN.check_sizes(teacher, line.recipes[0].path)
+        with policy.enforced():
+            if line.command == [SEARCH]:
+                search(line, policy)
+            else:
+                GTNCLI(line, policy, teacher)
 
 
 def _reject_crowd(trainer: Namespace) -> None:

@@ -13,12 +13,12 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
 
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
+from gtn_lightning.cli.strict_yaml import load_yaml
 from gtn_lightning.errors import RecipeError
 
 # Imported here so that recipes can name their classes without the path.
@@ -147,6 +147,25 @@ def components(value: Any, key: str = "") -> Iterator[tuple[str, str, dict[str, 
             yield from components(item, f"{key}.{name}" if key else name)
 
 
+def check_numbers(values: Any, key: str = "") -> None:
+    """Refuse integers that no tensor and no library takes.
+
+    Args:
+        values: the recipe as it was parsed.
+        key: where it stands.
+
+    Raises:
+        RecipeError: if an integer has more than 64 bits.
+    """
+    if isinstance(values, int) and not -(2**63) <= values < 2**63:
+        raise RecipeError(f"{key}: expected an integer of at most 64 bits, got one of {values.bit_length()}")
+    items = (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list | tuple) else ()
+    )
+    for name, value in items:
+        check_numbers(value, f"{key}.{name}" if key else str(name))
+
+
 def reject_nulls(values: dict[str, Any], roots: Mapping[str, type]) -> None:
     """Refuse null for what is not optional in this package's classes.
 
@@ -232,23 +251,34 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\s*Got value: Namespace.*", "", text)).strip()
 
 
-def explained(message: str, keys: list[str], arguments: Sequence[str]) -> str:
-    """Return what the parser says as one line."""
+def explained(message: str, keys: list[str], given: Iterable[Any]) -> str:
+    """Return what the parser says as one line.
+
+    Args:
+        message: what it says.
+        keys: the keys that the parser knows, dotted.
+        given: the recipes and overrides as plain data, from the weakest to the strongest.
+    """
+    if match := re.search(r"Importing '([^']+)' is not allowed", message):
+        line = explain(re.sub(r"Importing '[^']+' is not allowed.*", "", message), keys, ())
+        key = line.partition(":")[0] if ":" in line else ""
+        named = match[1]
+        where = f"{key}: " if key and " " not in key else ""
+        return (
+            f"{where}{named} is code from elsewhere; allowed are the classes of gtn-lightning, and named ones of "
+            f"Lightning and torch.optim: read it, then allow it with --trust {named.rpartition('.')[0] or named}"
+        )
     classes = [name for module in COMPONENTS for name in vars(module) if name[:1].isupper()]
-    return with_item(explain(message, keys, classes), _given(arguments))
+    return with_item(explain(message, keys, classes), given)
 
 
-def _given(arguments: Sequence[str]) -> Iterator[Any]:
-    """Yield what recipes and overrides on the command line say, as plain data; what cannot be read is left out."""
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        key, equals, value = argument.removeprefix("--").partition("=")
-        with suppress(yaml.YAMLError, OSError):
-            if before == "--config":
-                yield yaml.safe_load(
-                    argument if argument.startswith("{") else Path(argument).read_text(encoding="utf-8")
-                )
-            elif equals:
-                content = yaml.safe_load(value)
+def overrides(words: Sequence[str]) -> Iterator[Any]:
+    """Yield what overrides on the command line say, as plain data; what cannot be read is left out."""
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if equals:
+            with suppress(yaml.YAMLError, ValueError):
+                content = load_yaml(value)
                 for name in reversed(key.split(".")):
                     content = {name: content}
                 yield content
