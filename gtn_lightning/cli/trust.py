@@ -203,14 +203,20 @@ def _foreign(key: str, path: str) -> RecipeError:
 def _check_arguments(key: str, path: str, arguments: dict[str, Any]) -> None:
     cls = find(path)
     settable = next((names for name, names in SETTABLE.items() if find(name) is cls), None)
-    if settable is None:
+    if cls is None or settable is None:
         return
-    defaults = {name: parameter.default for name, parameter in inspect.signature(cls.__init__).parameters.items()}  # type: ignore[misc]
+    # The parser writes out what is passed on to a base class, too.
+    defaults = {
+        name: parameter.default
+        for base in reversed(cls.__mro__)
+        if "__init__" in vars(base)
+        for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items()
+    }
     for name, value in arguments.items():
         if name not in settable and value is not None and value != defaults.get(name, inspect.Parameter.empty):
             raise RecipeError(
-                f"{OPTION}: {key}.init_args.{name} decides where your key or your data goes; give it on no recipe of a "
-                f"stranger's: allowed are {', '.join(sorted(settable))}"
+                f"{OPTION}: {key}.init_args.{name} may decide where your key and your data go, which no recipe of a "
+                f"stranger's may: leave it out; allowed are {', '.join(sorted(settable))}"
             )
 
 
