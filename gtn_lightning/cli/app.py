@@ -12,12 +12,10 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,7 @@ from gtn_lightning.cli.recipes import (
     recipe_list,
     with_teacher_recipe,
 )
-from gtn_lightning.cli.runs import choose_run_folder, newest_checkpoint, read_checkpoint
+from gtn_lightning.cli.runs import RunFolder, newest_checkpoint, read_checkpoint
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
 from gtn_lightning.description import changed_kinds
@@ -118,12 +116,19 @@ class GTNCLI(LightningCLI):
     """LightningCLI for ``GTN`` and any data module."""
 
     def __init__(self, line: CommandLine, policy: Policy, teacher: TeacherRecipe | None = None) -> None:
+        self._folder = RunFolder()
         self._line = line
         self._policy = policy
         self._teacher = teacher
         # Abbreviated keys would let a misspelt one pass for another.
         options = {"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False, "epilog": EPILOG}
         self._checkpoint: dict[str, Any] | None = None
+        try:
+            self._start(line, options)
+        finally:
+            self._folder.discard_if_empty()
+
+    def _start(self, line: CommandLine, options: dict[str, Any]) -> None:
         super().__init__(
             GTN,
             pl.LightningDataModule,
@@ -132,7 +137,7 @@ class GTNCLI(LightningCLI):
             parser_kwargs=dict.fromkeys(SUBCOMMANDS, options) | options | {"prog": "gtn"},
             save_config_callback=RecipeCallback,
             save_config_kwargs={"save_to_log_dir": False},
-            args=line.arguments(inline=policy.classes is not None),
+            args=line.arguments(inline=self._policy.classes is not None),
             auto_configure_optimizers=False,
         )
 
@@ -195,7 +200,7 @@ class GTNCLI(LightningCLI):
         recipe.config = recipe.extends = None  # all that they said is in the recipe by now
         self.save_config_kwargs["recipe"] = recipe
         base = config.trainer.default_root_dir or "runs"
-        folder = choose_run_folder(Path(base))
+        folder = self._folder.claim(Path(base))
         config.trainer.default_root_dir = str(folder)
         if config.trainer.enable_progress_bar is not False:
             # Not in the recipes: Lightning refuses a bar that is named while bars are switched off.
@@ -253,18 +258,14 @@ class GTNCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         folder = Path(self.trainer.default_root_dir)
-        new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             super()._run_subcommand(subcommand)
         except (Exception, SystemExit) as error:
             last = folder / "checkpoints" / "last.ckpt"
-            if folder in new and not last.exists() and self.trainer.is_global_zero and self._took_no_step():
-                # A faulty recipe leaves nothing behind, also where the fault shows only with the data at hand.
+            if not last.exists() and self._took_no_step():
+                # A faulty recipe leaves nothing behind, also if the fault shows only with the data at hand.
                 wandb.finish(exit_code=1)
-                shutil.rmtree(folder, ignore_errors=True)
-                for parent in new[1:]:
-                    with suppress(OSError):  # somebody else's run is in there
-                        parent.rmdir()
+                self._folder.discard()
             checkpoint = str(last) if last.exists() else ""
             # Lightning turns Ctrl-C into exit(1), after its callbacks have saved what there is.
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):

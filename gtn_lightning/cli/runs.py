@@ -1,12 +1,18 @@
 """Run folders and the checkpoints in them."""
 
+import hashlib
+import itertools
 import os
 import pickle
+import shutil
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from gtn_lightning.errors import RecipeError
 
@@ -14,21 +20,63 @@ RUN_FOLDER = "GTN_RUN_FOLDER"
 """Environment variable by which the processes that DDP starts learn the run folder."""
 
 
-def choose_run_folder(base: Path) -> Path:
-    """Return a folder of its own for this run; nothing is created yet: a faulty recipe leaves nothing behind."""
-    inherited = os.environ.get(RUN_FOLDER)
-    if inherited and "LOCAL_RANK" in os.environ:
-        return Path(inherited)
-    job = os.environ.get("SLURM_JOB_ID")
-    name = f"slurm-{job}" if job else time.strftime("%Y%m%d-%H%M%S")
-    if job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
-        return base / name  # requeued: Lightning finds there what it saved before
-    folder, number = base / name, 1
-    while folder.exists():
-        number += 1
-        folder = base / f"{name}-{number}"
-    os.environ[RUN_FOLDER] = str(folder)
-    return folder
+class RunFolder:
+    """A folder that belongs to one run, whatever else starts at the same moment.
+
+    The process of rank zero makes it; that succeeds for one of several runs only. All others are told its name, or
+    write nothing.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._made: list[Path] = []
+
+    def claim(self, base: Path) -> Path:
+        """Return a new folder in ``base``, named after the time, or after the job under SLURM.
+
+        A requeued job finds the folder again that the same command had before, and in it what Lightning saved.
+
+        Args:
+            base: the folder of runs.
+
+        Raises:
+            OSError: if it cannot be made.
+        """
+        inherited = os.environ.get(RUN_FOLDER)
+        if inherited and "LOCAL_RANK" in os.environ:
+            return Path(inherited)
+        job = os.environ.get("SLURM_JOB_ID")
+        # Several runs of one job differ in their commands.
+        command = hashlib.sha256("\0".join(sys.argv[1:]).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        name = f"slurm-{job}-{command}" if job else time.strftime("%Y%m%d-%H%M%S")
+        requeued = job is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        if getattr(rank_zero_only, "rank", 0) != 0 or (requeued and (base / name).is_dir()):
+            return base / name
+        above = [folder for folder in (base, *base.parents) if not folder.exists()]
+        base.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = base / (name if number == 1 else f"{name}-{number}")
+            with suppress(FileExistsError):
+                folder.mkdir()
+                break
+        self.path, self._made = folder, above
+        os.environ[RUN_FOLDER] = str(folder)
+        return folder
+
+    def discard(self) -> None:
+        """Remove the folder with all that is in it, and those above it that were made for it."""
+        if self.path is None:
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self._made:
+            with suppress(OSError):  # somebody else's run is in there
+                folder.rmdir()
+        self.path = None
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder if no file is in it."""
+        if self.path is not None and not any(path.is_file() for path in self.path.rglob("*")):
+            self.discard()
 
 
 def newest_checkpoint(base: Path) -> Path:
