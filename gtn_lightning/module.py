@@ -33,7 +33,7 @@ from gtn_lightning.tasks import Task
 from gtn_lightning.teacher_file import TeacherRecipe, check_state, load_weights, read_recipe, read_shapes
 from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInput
 from gtn_lightning.teaching import Examination, LearningCurve, teach, teach_at_best_rate
-from gtn_lightning.trust import Trusted
+from gtn_lightning.trust import Trusted, is_known
 
 REAL_IMAGES = 10_000
 """How many real training images there are at most to the baseline and to a RealData teacher."""
@@ -46,6 +46,17 @@ NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 WHERE = {"train": "the data", "val": "the validation data", "test": "the test data"}
 """What errors call their data."""
+
+
+PARTS: dict[str, type] = {
+    "teacher": Teacher,
+    "curriculum": Curriculum,
+    "learners": LearnerDistribution,
+    "optimizer": InnerOptimizer,
+    "task": Task,
+    "inner_steps": int,
+}
+"""What has to be given to a GTN, and of which kind."""
 
 
 class GTN(pl.LightningModule):
@@ -212,8 +223,10 @@ class GTN(pl.LightningModule):
             with torch.device("meta"):
                 try:
                     state = build(recipe.model.get(part), recipe.trust).state_dict()
-                except (RecipeError, AttributeError):  # said with the device that it is for
-                    continue
+                except (RecipeError, AttributeError) as error:
+                    if is_known(recipe.model.get(part)):
+                        raise RecipeError(f"{path}: {part}: {' '.join(str(error).split())}") from error
+                    continue  # a class of the user's own that looks at values: it is built as it is
             for name, tensor in state.items():
                 # What is in the one only is said by `load_weights`, which knows of earlier formats.
                 shape = held[f"{part}.{name}"].shape if f"{part}.{name}" in held else None
@@ -677,6 +690,9 @@ class GTN(pl.LightningModule):
         self._learners_fit = True
 
     def _check_parts(self) -> None:
+        for name, kind in PARTS.items():
+            if not isinstance(part := getattr(self, name), kind):
+                raise RecipeError(f"model.{name}: expected a {kind.__name__}, got a {type(part).__name__}")
         check_distribution(self.learners)
         if self.inner_steps < 1:
             raise RecipeError(f"model.inner_steps must be at least 1; got {self.inner_steps}")

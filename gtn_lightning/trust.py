@@ -164,6 +164,11 @@ def names_in(description: Any) -> Iterator[str]:
                 yield from names_in(value)
 
 
+def is_known(description: Any) -> bool:
+    """Return whether a description names classes of `KNOWN` alone."""
+    return all(_known(path) is not None for path in names_in(description))
+
+
 def check(description: Any, source: str, trust: Trusted = ()) -> None:
     """See that all classes in a description are allowed and can be imported.
 
