@@ -43,7 +43,7 @@ Start = Callable[[list[str], Path], "multiprocessing.process.BaseProcess"]
 @pytest.fixture(scope="module")
 def start() -> Start:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gtn_lightning.cli", "sklearn.datasets"])
+    context.set_forkserver_preload(["gtn_lightning.cli.app", "sklearn.datasets"])
 
     def started(arguments: list[str], folder: Path) -> "multiprocessing.process.BaseProcess":
         process = context.Process(target=command_line, args=(arguments, str(folder)))

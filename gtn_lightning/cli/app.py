@@ -3,7 +3,6 @@
 It is a LightningCLI: everything about its options and recipes works as LightningCLI users expect. Added are recipes
 by name, teacher files, one folder per run, and errors of one line.
 
-The exit code is 0, 2 for wrong input, 130 for Ctrl-C, 143 for SIGTERM, 1 where another process of the run is gone.
 Only errors that a user can cause become one line; an error of the package's own, or of a user's own class, keeps its
 traceback.
 """
@@ -25,7 +24,7 @@ import wandb
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
 
@@ -40,7 +39,9 @@ from gtn_lightning.cli.recipes import (
     with_teacher_recipe,
 )
 from gtn_lightning.cli.runs import RunFolder, newest_checkpoint, read_checkpoint
+from gtn_lightning.cli.safe_points import SafePoints
 from gtn_lightning.cli.search import search
+from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
 from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError
@@ -73,8 +74,8 @@ LOST_PROCESS = re.compile(
 set_parsing_settings(instantiate_subclass_spec_in_any=False, config_read_mode_fsspec_enabled=False)
 
 
-class InterruptedRunError(Exception):
-    """A run that was told to end, or whose other processes are gone.
+class EndedRunError(Exception):
+    """A run that ended before its time.
 
     Args:
         what: what happened, for the user.
@@ -115,7 +116,10 @@ class RecipeCallback(SaveConfigCallback):
 class GTNCLI(LightningCLI):
     """LightningCLI for ``GTN`` and any data module."""
 
-    def __init__(self, line: CommandLine, policy: Policy, teacher: TeacherRecipe | None = None) -> None:
+    def __init__(
+        self, line: CommandLine, policy: Policy, teacher: TeacherRecipe | None = None, signals: Signals | None = None
+    ) -> None:
+        self._signals = signals or Signals()
         self._folder = RunFolder()
         self._line = line
         self._policy = policy
@@ -135,6 +139,7 @@ class GTNCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             parser_kwargs=dict.fromkeys(SUBCOMMANDS, options) | options | {"prog": "gtn"},
+            trainer_defaults={"callbacks": SafePoints(self._signals)},
             save_config_callback=RecipeCallback,
             save_config_kwargs={"save_to_log_dir": False},
             args=line.arguments(inline=self._policy.classes is not None),
@@ -260,31 +265,34 @@ class GTNCLI(LightningCLI):
         folder = Path(self.trainer.default_root_dir)
         try:
             super()._run_subcommand(subcommand)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             last = folder / "checkpoints" / "last.ckpt"
             if not last.exists() and self._took_no_step():
                 # A faulty recipe leaves nothing behind, also if the fault shows only with the data at hand.
                 wandb.finish(exit_code=1)
                 self._folder.discard()
             checkpoint = str(last) if last.exists() else ""
-            # Lightning turns Ctrl-C into exit(1), after its callbacks have saved what there is.
-            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-                raise InterruptedRunError("interrupted", checkpoint, 130) from None
-            if isinstance(error, SIGTERMException):
-                raise InterruptedRunError("terminated", checkpoint, 128 + signal.SIGTERM) from None
+            if self._signals.received is not None:
+                # Whatever it became on its way; other processes may also have ended first.
+                interruption = InterruptedBySignal(self._signals.received)
+                raise EndedRunError(interruption.ending, checkpoint, interruption.code) from None
             if isinstance(error, ValueError) and not isinstance(error, RecipeError) and is_lightnings(error):
                 raise RecipeError(f"trainer: {flat(error).lstrip('` ')}") from error
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST_PROCESS.search(str(error)):
                 what = f"error: another process of this run has ended, its own output says why ({first_line(error)})"
-                raise InterruptedRunError(what, checkpoint, 1) from error
+                raise EndedRunError(what, checkpoint, 1) from error
             raise
         finally:
+            self._signals.hold()  # what follows is short, and the last
             # Another run of this process must not go on in this one's W&B run, nor with its environment.
             wandb.finish()
             wandb.teardown()
             # Lightning destroys NCCL's group alone. Gloo's threads, left running, may abort a process at its exit.
             if distributed.is_initialized() and distributed.get_backend() == "gloo":
                 distributed.destroy_process_group()
+            if self._signals.received is not None and (launcher := self.trainer.strategy.launcher) is not None:
+                # They have nothing to save, and may wait for this process in the middle of a meta-step.
+                launcher.kill(signal.SIGKILL)
 
     def _took_no_step(self) -> bool:
         return bool(self.trainer.fit_loop.epoch_loop.batch_progress.total.completed == 0)
@@ -297,47 +305,43 @@ class GTNCLI(LightningCLI):
         return f"{key}.init_args: {message}" if key else message
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line.
+def run(arguments: Sequence[str], signals: Signals) -> int:
+    """Run the command line; see `gtn_lightning.cli.main`.
 
     Args:
-        args: the arguments after the program's name; None for those of the process.
+        arguments: the arguments after the program's name.
+        signals: what makes exceptions of signals.
 
     Returns:
-        The exit code: 0; 2 for wrong input; 130, 143 or 1 for a run that was interrupted, terminated or left alone.
+        The exit code.
     """
-    arguments = list(sys.argv[1:] if args is None else args)
+    command = shlex.join(["gtn", *arguments])
     try:
-        if arguments == ["recipes"]:
+        if list(arguments) == ["recipes"]:
             print(recipe_list())
             return 0
         with quiet():
-            _run(arguments)
+            _run(arguments, signals)
     except USER_ERRORS as error:
         if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
         print(f"gtn: error: {flat(error)}", file=sys.stderr)
         return 2
-    except InterruptedRunError as interruption:
-        again = shlex.join(["gtn", *arguments, "--ckpt_path", interruption.checkpoint])
-        kept = (
-            f"{interruption.checkpoint} is kept, go on with: {again}" if interruption.checkpoint else "nothing was kept"
-        )
-        print(f"gtn: {interruption.what}; {kept}", file=sys.stderr)
+    except EndedRunError as end:
+        again = f"{command} {shlex.join(['--ckpt_path', end.checkpoint])}"
+        kept = f"{end.checkpoint} is kept, go on with: {again}" if end.checkpoint else "nothing was kept"
+        if not signals.is_child or signals.received is None:  # the main process says so for all
+            print(f"gtn: {end.what}; {kept}", file=sys.stderr)
+        return end.code
+    except InterruptedBySignal as interruption:
+        if arguments[:1] != [SEARCH]:
+            raise
+        print(f"gtn: {interruption.ending}; what is scored is kept, go on with: {command}", file=sys.stderr)
         return interruption.code
-    except KeyboardInterrupt:
-        if arguments[:1] == [SEARCH]:
-            print(
-                f"gtn: interrupted; what is scored is kept, go on with: {shlex.join(['gtn', *arguments])}",
-                file=sys.stderr,
-            )
-            return 130
-        print("gtn: interrupted before the run began; nothing was kept", file=sys.stderr)
-        return 130
     return 0
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _run(arguments: Sequence[str], signals: Signals) -> None:
     others, strict, trust = take_options(arguments)
     with trusting(*trust):
         line, teacher = with_teacher_recipe(read_command_line(others), trust)
@@ -348,7 +352,7 @@ def _run(arguments: Sequence[str]) -> None:
             if line.command == [SEARCH]:
                 search(line, policy)
             else:
-                GTNCLI(line, policy, teacher)
+                GTNCLI(line, policy, teacher, signals)
 
 
 def _reject_crowd(trainer: Namespace) -> None:
