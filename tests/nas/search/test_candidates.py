@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.proxies import Cost, Score
 from gtn_lightning.nas.search import Candidates
-from gtn_lightning.nas.search.candidates import open_storage
+from gtn_lightning.nas.search.storage import open_storage
 from tests.nas.search_run import COUNT, Sums, main, score
 from tests.tiny import ROOT
 
