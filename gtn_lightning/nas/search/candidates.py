@@ -315,7 +315,7 @@ class Candidates:
             if trials:
                 raise RecipeError(
                     f"search: the study {self._name!r} does not say what its scores depend on, so it is none of gtn "
-                    "search: give the search another name with --study"
+                    "search: give the search another study with --study"
                 )
             self._study.set_user_attr("settings", self._settings)
         self._check_settings()
@@ -330,16 +330,18 @@ class Candidates:
         if known == self._settings:
             return
         key = next(key for key in {**known, **self._settings} if known.get(key) != self._settings.get(key))
-        advice = f"give the search another name with --study, or the old {key}"
         if key not in known:
             raise RecipeError(
                 f"search: the study {self._name!r} was begun by a version that did not keep its {key}, so nobody can "
-                "tell whether its scores are comparable: give the search another name with --study"
+                "tell whether its scores are comparable: give the search another study with --study"
             )
         place, before, now = next(differences(known[key], self._settings.get(key, ABSENT), key))
+        what = f"{key} {before}, and now it is {now}"
+        if place != key:
+            what = f"other {key} ({place} was {before}, and now it is {now})"
         raise RecipeError(
-            f"search: the study {self._name!r} was begun with other {key} ({place} was {before}, and is {now} now): "
-            f"{advice}"
+            f"search: the study {self._name!r} was begun with {what}: give the search another study with --study, or "
+            f"the old {key}"
         )
 
 
