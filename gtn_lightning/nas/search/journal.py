@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from optuna.storages import JournalStorage
@@ -47,7 +48,8 @@ class WholeLines(JournalFileSymlinkLock):
         super().__init__(str(path))
         self._path = path
         self._identity = _identity(path)
-        self._size = 0
+        self._size = 0  # so long it was when this worker last wrote a whole line: no line that is whole goes away
+        self._held = False
 
     def acquire(self) -> bool:
         """Wait for the lock.
@@ -61,7 +63,18 @@ class WholeLines(JournalFileSymlinkLock):
         except BaseException:
             self.release()
             raise
+        self._held = True
         return held
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._held:
+            self._held = False
+            with suppress(OSError), self._path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                if not _torn_line(size, file.fileno())[1]:
+                    self._size = size
+        super().release()
 
     def _put_right(self) -> None:
         if _identity(self._path) != self._identity or self._path.stat().st_size < self._size:
@@ -79,7 +92,6 @@ class WholeLines(JournalFileSymlinkLock):
                     )
                 file.flush()
                 os.fsync(file.fileno())
-            self._size = file.seek(0, os.SEEK_END)
 
 
 def _identity(path: Path) -> tuple[int, int]:

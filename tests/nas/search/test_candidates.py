@@ -6,16 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.proxies import Cost, Score
 from gtn_lightning.nas.search import Candidates
-from gtn_lightning.nas.search.storage import open_storage
 from tests.nas.search_run import COUNT, Sums, main, score
 from tests.tiny import ROOT
 
@@ -152,47 +149,3 @@ def test_a_password_is_not_told() -> None:
     with pytest.raises(RecipeError, match=r"storage postgresql://me:\*\*\*@127\.0\.0\.1:9/none cannot") as caught:
         Candidates(Sums(), "test", "postgresql://me:secret@127.0.0.1:9/none", 5)
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("address", "file"),
-    [
-        ("sqlite:///~/x/s.db", "home/x/s.db"),
-        ("sqlite+pysqlite:///~/x/s.db", "home/x/s.db"),
-        ("~/x/s.journal", "home/x/s.journal"),
-        ("sqlite:///a%20b/s.db", "here/a%20b/s.db"),
-        ("sqlite:///a b/s.db?timeout=3", "here/a b/s.db"),
-        ("sqlite:////{root}/c%2Fd/s.db", "c%2Fd/s.db"),
-        ("sqlite:///e?x=1/s.db?", "here/e?x=1/s.db"),
-        ("sqlite:///e{1}/[f]/g@h:8/s#.db", "here/e{1}/[f]/g@h:8/s#.db"),
-        ("sqlite:///file:s.db?uri=true", "here/s.db"),
-    ],
-)
-def test_the_file_of_a_storage_is_the_one_that_is_written(
-    address: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("home", "here"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path / "here")
-    open_storage(address.replace("{root}", str(tmp_path).lstrip("/"))).create_new_study([StudyDirection.MAXIMIZE], "s")
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and ".cache" not in path.parts]
-    assert files == [tmp_path / file]
-    # Nor is there a folder that nothing lies in.
-    assert all(
-        any(path.iterdir()) for path in tmp_path.rglob("*") if path.is_dir() and path.name not in ("home", "here")
-    )
-
-
-@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:"])
-def test_a_storage_in_memory_leaves_nothing(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    open_storage(address)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_addresss_own_timeout_stands(tmp_path: Path) -> None:
-    for query, seconds in (("", 60), ("?timeout=3", 3)):
-        storage: Any = open_storage(sqlite(tmp_path) + query)
-        with storage.engine.connect() as connection:
-            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * seconds
