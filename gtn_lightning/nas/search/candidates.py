@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -190,8 +191,8 @@ class Candidates:
         number = as_number(value)
         with storage_errors(self._storage):
             try:
-                # Medians leave NaN out, but not -inf, with which they are none.
-                trial.report(number if math.isfinite(number) else math.nan, step)
+                # Of NaN or infinity there is no median.
+                trial.report(number if math.isfinite(number) else -sys.float_info.max, step)
                 return trial.should_prune()
             except UpdateFinishedTrialError:
                 return True
