@@ -55,7 +55,7 @@ def write_leaderboard(
         console: where the table is printed.
     """
     full = {name: values for group in trained for name, values in group.accuracies.items()}
-    with whole_file(folder / "leaderboard.csv") as part, part.open("w", newline="") as file:
+    with whole_file(folder / "leaderboard.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["rank", "architecture", "score", "pruned", "seconds", "test_accuracy"])
         for rank, candidate in enumerate(board, start=1):
@@ -66,18 +66,19 @@ def write_leaderboard(
         "proxy": proxy.name,
         "spent": asdict(spent),
         "overhead": asdict(proxy.overhead()),
-        "leaderboard": [asdict(c) | {"value": c.value if math.isfinite(c.value) else None} for c in board],
+        "leaderboard": [asdict(c) | {"value": c.value if math.isfinite(c.value) else str(c.value)} for c in board],
         "trained": [asdict(group) for group in trained],
     }
     with whole_file(folder / "leaderboard.json") as part:
-        part.write_text(json.dumps(content, indent=1))
+        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
     canvas = FigureCanvasAgg(draw_leaderboard(board, trained, proxy.name))
     with whole_file(folder / "leaderboard.png") as part:
         canvas.print_png(str(part))
     if trained:
         console.print(_trained_table(trained, spent))
         best = max(full, key=lambda name: statistics.fmean(full[name]))
-        console.print(f"best: {best}, {100 * statistics.fmean(full[best]):.2f} % on the test split", soft_wrap=True)
+        accuracy = 100 * statistics.fmean(full[best])
+        console.print(f"best: {best}, {accuracy:.2f} % on the test split", soft_wrap=True, markup=False)
     else:
         console.print(_board_table(board, proxy))
 
