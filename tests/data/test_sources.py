@@ -112,7 +112,12 @@ def test_folders_of_one_name_are_told_apart_wherever_they_are_read_from(
         make(tmp_path / name / "mydata", grey)
     for _ in range(2):
         for name, grey in (("A", 50), ("B", 150)):
-            for working, path in ((name, "mydata"), (f"{name}/mydata", "."), (name, "./mydata/"), (".", f"{name}/mydata")):
+            for working, path in (
+                (name, "mydata"),
+                (f"{name}/mydata", "."),
+                (name, "./mydata/"),
+                (".", f"{name}/mydata"),
+            ):
                 monkeypatch.chdir(tmp_path / working)
                 assert grey_of(path) == grey
 
@@ -222,7 +227,9 @@ def test_a_dataset_may_not_name_files_elsewhere(
 def test_nor_a_folder_elsewhere(tmp_path: Path) -> None:
     write(tmp_path / "outside", 50)
     folder = write(tmp_path / "inside", 150)
-    (folder / "README.md").write_text("---\nconfigs:\n- config_name: x\n  data_dir: ../outside\n---\n", encoding="utf-8")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: x\n  data_dir: ../outside\n---\n", encoding="utf-8"
+    )
     refused(str(folder), "names the file '../outside'")
 
 
@@ -333,6 +340,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
         yield handler
         server.shutdown()
