@@ -33,7 +33,7 @@ def open_image_folder(folder: Path, path: str) -> "DatasetDict | None":
     ``metadata.csv`` (or ``.jsonl``, ``.parquet``) they say what the classes are, as ``datasets`` reads them.
 
     Args:
-        folder: the folder.
+        folder: the folder, absolute and without links.
         path: what the user calls it.
 
     Raises:
@@ -53,9 +53,10 @@ def open_image_folder(folder: Path, path: str) -> "DatasetDict | None":
     if not images or others > sum(map(len, images.values())):
         return None
     if not names.isdisjoint(ImageFolder.METADATA_FILENAMES):
-        splits = split_folders(without_pattern(folder))
+        cache = folder_cache(folder)
+        splits = split_folders(without_pattern(folder, cache))
         patterns = {name: [f"{glob.escape(str(each))}/**" for each in splits[name]] for name in images}
-        loaded = load_dataset("imagefolder", data_files=patterns)
+        loaded = load_dataset("imagefolder", data_files=patterns, cache_dir=str(cache))
         assert isinstance(loaded, DatasetDict)
         return loaded
     _check_depth(splits, images, path)
@@ -94,22 +95,43 @@ def split_folders(folder: Path) -> dict[str, list[Path]]:
     return {name: splits[name] for name in SPLIT_NAMES if name in splits}
 
 
-def without_pattern(folder: Path) -> Path:
+def local_cache() -> Path:
+    """Return the folder in the cache of ``datasets`` that holds what was read from local folders."""
+    from datasets import config
+
+    return Path(config.HF_DATASETS_CACHE).absolute() / "gtn-lightning"
+
+
+def folder_cache(folder: Path) -> Path:
+    """Return where ``datasets`` may keep what it reads from a local folder: a place for this folder as it is now.
+
+    Left to itself, ``datasets`` keeps it under the folder's own name, where it also looks for names on the hub, and
+    takes a file for unchanged if its time is.
+
+    Args:
+        folder: the folder, absolute and without links.
+    """
+    state = hashlib.sha256(os.fsencode(folder))
+    for file in _files([folder], hidden=True):
+        found = file.stat()
+        # Beside the time of the content, which copying and unpacking set, that of the entry, which they cannot.
+        state.update(b"\0" + os.fsencode(file) + f"\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}".encode())
+    return local_cache() / state.hexdigest()[:32]
+
+
+def without_pattern(folder: Path, cache: Path) -> Path:
     """Return a folder with the same files whose path ``datasets`` does not take for a pattern: itself, or links.
 
-    The links stay in the cache of ``datasets``, where what it has read is kept by their paths.
+    Args:
+        folder: the folder.
+        cache: its ``folder_cache``, in which the links stay, as what is read is kept by their paths.
     """
     if not PATTERN.search(str(folder)):
         return folder
-    from datasets import config
-
-    plain = Path(config.HF_DATASETS_CACHE) / "linked" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    wanted = {plain / file.relative_to(folder): file for file in _files([folder], hidden=True)}
-    for link in plain.rglob("*"):
-        if link.is_symlink() and wanted.get(link) != link.readlink():
-            link.unlink(missing_ok=True)
+    plain = cache / "linked"
     plain.mkdir(parents=True, exist_ok=True)
-    for link, file in wanted.items():
+    for file in _files([folder], hidden=True):
+        link = plain / file.relative_to(folder)
         link.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):  # from before, or another process of this run
             link.symlink_to(file)

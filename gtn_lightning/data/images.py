@@ -1,29 +1,16 @@
 """Any image classification dataset that Hugging Face ``datasets`` can load, from the hub or from a folder."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from gtn_lightning.data.base import Split, Splits, TensorData, choose, hold_back
-from gtn_lightning.data.folders import open_image_folder, without_pattern
+from gtn_lightning.data.decoding import decode, read_labels
+from gtn_lightning.data.sources import open_dataset
 from gtn_lightning.errors import RecipeError
 
 if TYPE_CHECKING:
-    from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
-    from PIL.Image import Image as Picture
+    from datasets import ClassLabel, Dataset, Value
 
-HUB_TIMEOUT = 5.0
-"""Seconds to wait for the hub before a copy on this machine is looked for."""
-
-GREY_MODES = frozenset({"1", "L", "LA"})
-COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 LABEL_NAMES = ("label", "labels", "fine_label")
-FILE_FORMATS = frozenset({"arrow", "csv", "imagefolder", "json", "pandas", "parquet", "text", "webdataset"})
-"""What ``datasets`` takes for an order to read all such files below the working folder, not for a name."""
 
 
 class ImageData(TensorData):
@@ -35,7 +22,7 @@ class ImageData(TensorData):
 
     Args:
         path: name on the hub, such as ``ylecun/mnist``, or a local folder, such as ``~/data/mnist``; a folder
-            comes first.
+            comes first. What begins with ``./``, ``../``, ``/`` or ``~`` is never a name on the hub.
         batch_size: real images that a meta-loss is computed on, in each process.
         eval_batch_size: images in a batch of validation and testing.
         val_size: images held back from ``train`` to validate on.
@@ -84,7 +71,7 @@ class ImageData(TensorData):
 
     def load(self) -> Splits:
         """Decode all images, check them, and hold back the validation split."""
-        dataset = open_dataset(self.path, self.config)
+        dataset, folders = open_dataset(self.path, self.config)
         test_name = next((name for name in ("test", "validation", "valid") if name in dataset), None)
         if "train" not in dataset or test_name is None:
             raise RecipeError(
@@ -95,7 +82,7 @@ class ImageData(TensorData):
         whole, test = self._alike(
             *(
                 Split(
-                    decode(dataset[name], image_column, f"{self.path!r}, split {name!r}"),
+                    decode(dataset[name], image_column, f"{self.path!r}, split {name!r}", folders),
                     read_labels(dataset[name], label_column, f"{self.path!r}, split {name!r}"),
                 )
                 for name in ("train", test_name)
@@ -189,170 +176,3 @@ class ImageData(TensorData):
                     f"expected 0 to {classes - 1} for {classes} classes"
                 )
         return classes
-
-
-def open_dataset(path: str, config: str | None = None) -> "DatasetDict":
-    """Open a folder, or a dataset on the hub, or where the hub cannot be reached its copy in the cache.
-
-    Args:
-        path: a folder, or a name on the hub.
-        config: which configuration of the dataset, where it has several.
-
-    Raises:
-        RecipeError: if there is no such dataset, or it cannot be read; one line that says what to do.
-    """
-    from datasets import DatasetDict, load_dataset
-    from datasets import config as settings
-
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        dataset = _loaded(lambda: _open_folder(folder.absolute(), config, path), path)
-    elif folder.exists():
-        raise RecipeError(f"data.path: {path!r} is a file, expected a folder with train and test in the hub's layout")
-    elif path in FILE_FORMATS:
-        raise RecipeError(f"data.path: {path!r} is a file format, expected a folder or a name on the hub")
-    elif hub_answers(path):
-        dataset = _loaded(lambda: load_dataset(path, config), path)
-    else:
-        # Left to itself, `datasets` retries for half a minute before it looks into its cache.
-        offline, settings.HF_HUB_OFFLINE = settings.HF_HUB_OFFLINE, True
-        try:
-            dataset = load_dataset(path, config)
-        except Exception as error:
-            raise RecipeError(
-                f"data.path: there is no folder {path!r}, the Hugging Face hub cannot be reached, and its "
-                "cache has no copy: point data.path to a local copy, made elsewhere by "
-                f"'hf download {path} --repo-type dataset --local-dir FOLDER'"
-            ) from error
-        finally:
-            settings.HF_HUB_OFFLINE = offline
-    assert isinstance(dataset, DatasetDict)
-    return dataset
-
-
-def _open_folder(folder: Path, config: str | None, path: str) -> Any:
-    from datasets import load_dataset
-
-    # A README may say which files are meant, and a configuration does.
-    if config is None and not _names_files(folder) and (dataset := open_image_folder(folder, path)) is not None:
-        return dataset
-    return load_dataset(str(without_pattern(folder)), config)
-
-
-def _names_files(folder: Path) -> bool:
-    """Return whether a data set's README says where its files are."""
-    from huggingface_hub import DatasetCard
-
-    readme = folder / "README.md"
-    return readme.is_file() and bool(DatasetCard.load(readme).data.to_dict().get("configs"))
-
-
-def hub_answers(name: str) -> bool:
-    """Return whether the hub can be asked about a dataset, whatever its answer is.
-
-    Raises:
-        RecipeError: if the hub has no such names.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        HfApi().dataset_info(name, timeout=HUB_TIMEOUT)
-    except HfHubHTTPError:
-        return True
-    except HFValidationError:
-        raise RecipeError(
-            f"data.path: there is no folder {name!r}, and it cannot be a name on the Hugging Face hub"
-        ) from None
-    except Exception:  # No network, no name server, a proxy that refuses, offline mode: every one is a no.
-        return False
-    return True
-
-
-def _loaded(load: Callable[[], Any], path: str) -> Any:
-    """Return what ``load`` returns, or turn whatever it raises into one line for the user."""
-    try:
-        return load()
-    except RecipeError:
-        raise
-    except Exception as error:
-        reason: BaseException = error
-        # "An error occurred while generating the dataset" hides the actual one.
-        while reason.__cause__ is not None:
-            reason = reason.__cause__
-        lines = str(reason).strip().splitlines() or [type(reason).__name__]
-        advice = f": choose one with data.config ({lines[1]})" if "Config name is missing" in lines[0] else ""
-        raise RecipeError(f"data.path: cannot read {path!r}: {lines[0].removesuffix(':')}{advice}") from error
-
-
-def decode(dataset: "Dataset", column: str, where: str) -> Tensor:
-    """Return the images of a split, uint8 ``[N, C, H, W]``: three channels if any has colour, else one.
-
-    Args:
-        dataset: one split.
-        column: name of an image column.
-        where: the dataset and split, in words for an error.
-
-    Raises:
-        RecipeError: if there are no images, or one is missing, broken, of another size or over 8 bits.
-    """
-    feature: Image = dataset.features[column]
-    pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = None
-    row = 0
-    for table in dataset.select_columns([column]).with_format("arrow").iter(1000):
-        for value in table.column(column).to_pylist():
-            image = to_eight_bits(feature, value, f"{where}, row {row}")
-            array = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
-            if pixels is None:
-                pixels = np.empty((len(dataset), *array.shape), dtype=np.uint8)
-            if array.shape[1:] != pixels.shape[2:]:
-                sizes = [f"{height}x{width}" for height, width in (pixels.shape[2:], array.shape[1:])]
-                raise RecipeError(
-                    f"data.path: {where} has images of {sizes[0]} and, in row {row}, of {sizes[1]} pixels "
-                    "(height x width), expected one size: resize them first"
-                )
-            if len(array) > pixels.shape[1]:
-                pixels = pixels.repeat(len(array), axis=1)
-            pixels[row] = array
-            row += 1
-    if pixels is None:
-        raise RecipeError(f"data.path: {where} has no rows, expected images")
-    return torch.from_numpy(pixels)
-
-
-def to_eight_bits(feature: "Image", value: dict[str, Any] | None, where: str) -> "Picture":
-    """Decode one image to either grey or RGB, 8 bits a channel.
-
-    Args:
-        feature: the column's type, which knows how to decode.
-        value: what the column holds: an image file's bytes or its path.
-        where: the dataset, split and row, in words for an error.
-    """
-    if value is None:
-        raise RecipeError(f"data.path: {where} has no image, expected one in every row")
-    try:
-        image: Picture = feature.decode_example(value)
-    except Exception as error:
-        raise RecipeError(f"data.path: {where} has an image that cannot be decoded: {error}") from error
-    if image.mode in GREY_MODES:
-        return image.convert("L")
-    if image.mode in COLOUR_MODES:
-        return image.convert("RGB")
-    raise RecipeError(f"data.path: {where} has an image of mode {image.mode!r}, expected 8 bits a channel")
-
-
-def read_labels(dataset: "Dataset", column: str, where: str) -> Tensor:
-    """Return the labels of a split, int64 ``[N]``.
-
-    Args:
-        dataset: one split.
-        column: name of a column of class labels or integers.
-        where: the dataset and split, in words for an error.
-
-    Raises:
-        RecipeError: if a label is missing.
-    """
-    values = dataset.select_columns([column]).with_format("arrow")[:].column(column)
-    if values.null_count:
-        raise RecipeError(f"data.path: {where} lacks {values.null_count} labels, expected one in every row")
-    return torch.from_numpy(values.to_numpy().astype(np.int64))

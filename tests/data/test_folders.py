@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from gtn_lightning.data import ImageData
-from gtn_lightning.data.images import open_dataset
+from gtn_lightning.data.sources import open_dataset
 from gtn_lightning.errors import RecipeError
 
 
@@ -97,7 +97,7 @@ def test_classes_have_one_number_in_all_splits(tmp_path: Path) -> None:
 
 def test_rows_classes_and_splits_are_those_of_datasets(tmp_path: Path) -> None:
     draw_all(tmp_path, ["cat", "cat-2", "dog", "Zebra"], ["train", "valid", "test"], count=12)
-    ours, theirs = open_dataset(str(tmp_path)), datasets.load_dataset(str(tmp_path))
+    ours, theirs = open_dataset(str(tmp_path)).splits, datasets.load_dataset(str(tmp_path))
     assert list(ours) == list(theirs)
     for name in theirs:
         assert ours[name].features == theirs[name].features

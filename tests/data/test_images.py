@@ -2,8 +2,6 @@
 
 import io
 import os
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from PIL import Image
 
 from gtn_lightning.data import ImageData
-from gtn_lightning.data.images import decode
+from gtn_lightning.data.decoding import decode
 from gtn_lightning.errors import RecipeError
 
 Rows = list[dict[str, Any]]
@@ -318,6 +316,7 @@ def test_a_split_without_rows() -> None:
             datasets.Dataset.from_dict({"image": [], "label": []}, features=FEATURES),
             "image",
             "'somewhere', split 'test'",
+            (),
         )
 
 
@@ -356,39 +355,6 @@ def test_several_configurations_ask_for_one(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"choose one with data.config \(.*big.*small.*\)$"):
         ready(str(tmp_path), val_size=3)
     assert len(ready(str(tmp_path), val_size=3, config="small").splits.train.labels) == 9
-
-
-# --------------------------------------------------------------------------------------------------- the hub
-
-
-def test_without_the_hub_the_error_comes_at_once_and_says_what_to_do() -> None:
-    offline, started = datasets.config.HF_HUB_OFFLINE, time.monotonic()
-    with pytest.raises(RecipeError) as caught:
-        ImageData("someone/tiny").prepare_data()
-    assert time.monotonic() - started < 5
-    assert "the Hugging Face hub cannot be reached" in str(caught.value)
-    assert "point data.path to a local copy" in str(caught.value)
-    assert "hf download someone/tiny --repo-type dataset --local-dir" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert offline == datasets.config.HF_HUB_OFFLINE
-
-
-def test_what_the_hub_says_reaches_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise datasets.exceptions.DatasetNotFoundError("Dataset 'someone/tiny' is a gated dataset on the Hub.")
-
-    monkeypatch.setattr("gtn_lightning.data.images.hub_answers", lambda name: True)
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(RecipeError, match=r"data.path: cannot read 'someone/tiny': .* is a gated"):
-        ImageData("someone/tiny").prepare_data()
-
-
-def test_without_the_hub_an_earlier_download_serves(tmp_path: Path, cache: Path) -> None:
-    write(tmp_path / "tiny", train=grey_rows(12), test=grey_rows(3))
-    datasets.load_dataset(str(tmp_path / "tiny"))
-    # The cache names a hub dataset after its owner, a local one not; inside, both are alike.
-    shutil.move(cache / "tiny", cache / "someone___tiny")
-    assert ready("someone/tiny", val_size=3).classes == 3
 
 
 # ------------------------------------------------------------------------------------------------- real data

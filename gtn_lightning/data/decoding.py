@@ -1,0 +1,137 @@
+"""Rows to tensors: the images and the labels of a split, once each image is known to be the dataset's own."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gtn_lightning.errors import RecipeError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Image
+    from PIL.Image import Image as Picture
+
+GREY_MODES = frozenset({"1", "L", "LA"})
+COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
+POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
+"""How files begin that Pillow has another program draw, Ghostscript."""
+
+
+def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path]) -> Tensor:
+    """Return the images of a split, uint8 ``[N, C, H, W]``: three channels if any has colour, else one.
+
+    Args:
+        dataset: one split.
+        column: name of an image column.
+        where: the dataset and split, in words for an error.
+        folders: where a row may name an image file; none for a dataset that holds all images itself.
+
+    Raises:
+        RecipeError: if there are no images, or one is missing, broken, of another size or over 8 bits, or is none of
+            the dataset's own files.
+    """
+    feature: Image = dataset.features[column]
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+    row = 0
+    for table in dataset.select_columns([column]).with_format("arrow").iter(1000):
+        for value in table.column(column).to_pylist():
+            image = to_eight_bits(feature, value, f"{where}, row {row}", folders)
+            array = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+            if pixels is None:
+                pixels = np.empty((len(dataset), *array.shape), dtype=np.uint8)
+            if array.shape[1:] != pixels.shape[2:]:
+                sizes = [f"{height}x{width}" for height, width in (pixels.shape[2:], array.shape[1:])]
+                raise RecipeError(
+                    f"data.path: {where} has images of {sizes[0]} and, in row {row}, of {sizes[1]} pixels "
+                    "(height x width), expected one size: resize them first"
+                )
+            if len(array) > pixels.shape[1]:
+                pixels = pixels.repeat(len(array), axis=1)
+            pixels[row] = array
+            row += 1
+    if pixels is None:
+        raise RecipeError(f"data.path: {where} has no rows, expected images")
+    return torch.from_numpy(pixels)
+
+
+def to_eight_bits(feature: "Image", value: dict[str, Any] | None, where: str, folders: Sequence[Path]) -> "Picture":
+    """Decode one image to either grey or RGB, 8 bits a channel.
+
+    Args:
+        feature: the column's type, which knows how to decode.
+        value: what the column holds: an image file's bytes or its path.
+        where: the dataset, split and row, in words for an error.
+        folders: where the path may lead to.
+
+    Raises:
+        RecipeError: if there is no image, it cannot be decoded, has more than 8 bits, or is none of the dataset's own
+            files.
+    """
+    if value is None or (value["bytes"] is None and value["path"] is None):
+        raise RecipeError(f"data.path: {where} has no image, expected one in every row")
+    try:
+        content = value["bytes"] if value["bytes"] is not None else own_file(value["path"], where, folders)
+        if content.startswith(POSTSCRIPT):
+            raise RecipeError(
+                f"data.path: {where} has an image in PostScript, which is a program: convert it to PNG first"
+            )
+        image: Picture = feature.decode_example({"bytes": content, "path": None})
+    except RecipeError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"data.path: {where} has an image that cannot be decoded: {error}") from error
+    if image.mode in GREY_MODES:
+        return image.convert("L")
+    if image.mode in COLOUR_MODES:
+        return image.convert("RGB")
+    raise RecipeError(f"data.path: {where} has an image of mode {image.mode!r}, expected 8 bits a channel")
+
+
+def own_file(path: str, where: str, folders: Sequence[Path]) -> bytes:
+    """Read an image file that a row names, if it is one of the dataset's own.
+
+    Left to itself, ``datasets`` opens addresses of any kind, and files anywhere.
+
+    Args:
+        path: what the row says: an absolute path, or ``zip://INNER::ARCHIVE`` with the absolute path of an archive.
+        where: the dataset, split and row, in words for an error.
+        folders: the folders that hold the dataset's files, absolute. Links inside them are followed.
+
+    Raises:
+        RecipeError: if the file is in none of the folders, or is no file on this machine.
+        OSError: if it cannot be read.
+    """
+    inner, hop, archive = path.removeprefix("zip://").partition("::") if path.startswith("zip://") else ("", "", path)
+    file = PurePath(archive)
+    inside = any(file.is_relative_to(folder) for folder in folders)
+    if not inside or ".." in file.parts or not os.path.isfile(archive):
+        raise RecipeError(
+            f"data.path: {where} names the image {path!r}, expected a file in the dataset's own folder: a dataset may "
+            "not name files elsewhere, so put the image into the folder, or its bytes into the row"
+        )
+    if not hop:
+        return Path(archive).read_bytes()
+    with zipfile.ZipFile(archive) as opened:
+        return opened.read(inner)
+
+
+def read_labels(dataset: "Dataset", column: str, where: str) -> Tensor:
+    """Return the labels of a split, int64 ``[N]``.
+
+    Args:
+        dataset: one split.
+        column: name of a column of class labels or integers.
+        where: the dataset and split, in words for an error.
+
+    Raises:
+        RecipeError: if a label is missing.
+    """
+    values = dataset.select_columns([column]).with_format("arrow")[:].column(column)
+    if values.null_count:
+        raise RecipeError(f"data.path: {where} lacks {values.null_count} labels, expected one in every row")
+    return torch.from_numpy(values.to_numpy().astype(np.int64))
