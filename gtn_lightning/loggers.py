@@ -1,6 +1,7 @@
 """Loggers as recipes want them: W&B that never stands in the way of a run, and TensorBoard by one override."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import wandb
@@ -17,6 +18,10 @@ class WandbLogger(loggers.WandbLogger):
     ``WANDB_MODE`` is honoured where it is set. A server that cannot be reached turns the run into an offline one,
     with a warning; one that fails later keeps no run waiting for longer than a while at its end. ``wandb sync`` uploads
     what is missing.
+
+    Which server gets the key and the data is said by the environment, by the user's own settings (``wandb login``) and
+    by the arguments below. W&B also reads a file ``wandb/settings`` in the working folder, which may come from anybody;
+    this logger leaves out what it says, with a warning.
 
     Args:
         project: the W&B project; None for that of ``WANDB_PROJECT``, or ``gtn-lightning``.
@@ -63,6 +68,7 @@ class WandbLogger(loggers.WandbLogger):
     def experiment(self) -> Any:
         """Return the W&B run, starting it at first use."""
         if self._experiment is None:
+            leave_out_folder_settings()
             os.makedirs(self.save_dir or ".", exist_ok=True)
         try:
             if self._experiment is None and "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
@@ -76,6 +82,40 @@ class WandbLogger(loggers.WandbLogger):
             )
             self._wandb_init["mode"] = "offline"
             return super().experiment
+
+
+def leave_out_folder_settings() -> None:
+    """Take back what W&B has read from a settings file in the working folder, and warn of it.
+
+    Such a file may name the server, a proxy, headers, or files to read and upload. Settings from elsewhere stay: those
+    of the environment, of the user's own settings file, and what a program has set by ``wandb.setup``.
+    """
+    with_folder = wandb.Settings(silent=True)
+    file = Path(with_folder.settings_workspace)
+    if not file.exists():
+        return
+    in_force = wandb.setup().settings
+    # W&B looks for the file below the root folder, and nothing lies below this one.
+    without = wandb.Settings(silent=True, root_dir=os.devnull)
+    for settings in (with_folder, without):
+        # In the order of W&B itself, in which the environment stands above the files.
+        settings.settings_system = in_force.settings_system
+        settings.update_from_system_settings()
+        settings.update_from_env_vars(dict(os.environ))
+        settings.update_from_system_environment()
+    taken_back = [
+        name
+        for name in wandb.Settings.model_fields
+        if name not in ("root_dir", "anonymous") and getattr(with_folder, name) != getattr(without, name)
+    ]
+    for name in taken_back:
+        if getattr(in_force, name) == getattr(with_folder, name):
+            setattr(in_force, name, getattr(without, name))
+    if taken_back:
+        rank_zero_warn(
+            f"{file} may come from anybody and is not used; it would change {', '.join(taken_back)}. Set what you want "
+            f"to keep in the environment, as in WANDB_BASE_URL or WANDB_ENTITY, or in {in_force.settings_system}"
+        )
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):

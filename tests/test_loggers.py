@@ -1,9 +1,14 @@
 """Loggers: W&B offline, switched off and out of reach, and TensorBoard."""
 
+import base64
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -198,6 +203,105 @@ def test_a_server_that_fails_in_the_middle_of_a_run_does_not_keep_it(
     (path,) = tmp_path.glob("wandb/run-*/*.wandb")  # what `wandb sync` takes
     assert b"val/accuracy" in path.read_bytes()
     assert b"val/loss" in path.read_bytes()
+
+
+# ------------------------------------------------------------------- a settings file in the working folder
+
+
+def settle(folder: Path, text: str) -> None:
+    """Write a settings file of W&B into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings").write_text(f"[default]\n{text}\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "base_url = https://stranger.example",
+        "app_url_override = https://stranger.example",
+        "http_proxy = http://stranger.example",
+        "https_proxy = http://stranger.example",
+        "insecure_disable_ssl = true",
+        f"api_key = {'f' * 40}",
+        "identity_token_file = /home/user/secret",
+        "credentials_file = /home/user/secret",
+        "entity = stranger",
+        "mode = disabled",
+        "x_executable = /home/user/program",
+        "launch_config_path = /home/user/secret",
+        "x_stats_coreweave_metadata_base_url = http://stranger.example",
+        "no_such_setting = 1",  # for which W&B would leave out the user's own settings too
+    ],
+)
+def test_settings_in_the_working_folder_are_not_used(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settle(tmp_path / "config", "base_url = https://own.example\ninit_timeout = 17")
+    # W&B's folder has two names.
+    settle(tmp_path / (".wandb" if "base_url" in line else "wandb"), line)
+    usual = wandb.Settings()
+    with pytest.warns(UserWarning, match=r"wandb/settings may come from anybody and is not used; it would change"):
+        run = WandbLogger(save_dir=str(tmp_path / "run")).experiment
+    assert run.offline
+    in_force = wandb.setup().settings
+    assert (in_force.base_url, in_force.init_timeout) == ("https://own.example", 17)
+    setting = line.split(" = ")[0]
+    if setting not in ("base_url", "x_executable", "no_such_setting"):
+        assert getattr(in_force, setting) == getattr(usual, setting)
+    for text in ("stranger", "/home/user"):
+        assert text not in f"{in_force} {run.settings}"
+
+
+def test_settings_of_ones_own_and_of_the_program_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settle(tmp_path / "config", "base_url = https://own.example")
+    settle(tmp_path / "wandb", "base_url = https://own.example")  # says the same, changes nothing
+    wandb.setup(wandb.Settings(entity="team"))
+    WandbLogger(save_dir=str(tmp_path / "run")).experiment.finish()
+    in_force = wandb.setup().settings
+    assert (in_force.base_url, in_force.entity) == ("https://own.example", "team")
+    assert not [each for each in recwarn if "may come from anybody" in str(each.message)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["base_url = {}", "http_proxy = {}", "no_such_setting = {}"])
+def test_the_key_goes_to_the_users_own_server_whatever_the_folder_says(line: str, tmp_path: Path) -> None:
+    heard: dict[str, list[str]] = {"own": [], "stranger": []}
+    with listening(heard["own"]) as own, listening(heard["stranger"]) as stranger:
+        settle(tmp_path / "config", f"base_url = {own}")
+        settle(tmp_path / "wandb", line.format(stranger))
+        code = """
+from gtn_lightning.loggers import WandbLogger
+WandbLogger(save_dir="run", init_timeout=5).experiment.finish()
+"""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+        own_settings = {"WANDB_CONFIG_DIR": str(tmp_path / "config"), "WANDB_API_KEY": "k" * 40}
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=kept | own_settings, check=True)
+    key = base64.b64encode(b"api:" + b"k" * 40).decode()
+    assert any(key in header for header in heard["own"])
+    assert not heard["stranger"]
+
+
+@contextmanager
+def listening(heard: list[str]) -> Iterator[str]:
+    """Serve on an address of this machine, refuse everything, and note the credentials that came."""
+
+    class Noting(Failing):
+        def do_POST(self) -> None:
+            heard.append(self.headers.get("Authorization", ""))
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_error(400)
+
+        do_GET = do_HEAD = do_CONNECT = do_POST
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Noting) as found:
+        found.daemon_threads = True
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{found.server_address[1]}"
+        found.shutdown()
 
 
 def test_tensorboard_writes_into_the_run_folder(tmp_path: Path) -> None:
