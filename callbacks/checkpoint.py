@@ -14,7 +14,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.optim import Optimizer
 
+from gtn_lightning.callbacks.resumption import begins_with_validation, settle_counts
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
@@ -41,6 +43,8 @@ class TeacherCheckpoint(ModelCheckpoint):
     move at the end is a copy that a full disk cuts short, and that a read-only folder refuses without a word.
     And its checkpoint on an exception bears the name of a best one, and waits for all ranks, though the
     others may never come.
+
+    A run that was cut in the middle of a meta-step or of a validation is resumed with that, from its beginning.
 
     Callbacks that average weights put theirs in place for a validation and take them away after it. The teacher file
     holds what was scored, and a checkpoint that is written in between what meta-training goes on from.
@@ -85,6 +89,9 @@ class TeacherCheckpoint(ModelCheckpoint):
         )
         self.if_unwritable = if_unwritable
         self._training_began = False
+        self._stepping = False
+        self._validating = False
+        self._validates_at: int | None = None
         self._resumed_from: Path | None = None
         self._trained: dict[str, Tensor] | None = None
         self._scored: dict[str, Tensor] | None = None
@@ -106,10 +113,18 @@ class TeacherCheckpoint(ModelCheckpoint):
             self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
         super().setup(trainer, pl_module, stage)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the last validation of a run repeated that was cut in it: Lightning would find nothing left to do."""
+        if self._validates_at is not None and 0 <= trainer.max_steps <= self._validates_at:
+            trainer.fit_loop.epoch_loop.max_steps = self._validates_at + 1
+        else:
+            self._validates_at = None
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to keep checkpoints."""
         super().on_train_start(trainer, pl_module)
         self._training_began = True
+        self._stepping = self._validating = False
         self._trained = self._scored = None
         teacher = Path(trainer.default_root_dir) / TEACHER_FILE
         if self._resumed_from is None or not trainer.is_global_zero or teacher.exists():
@@ -120,10 +135,22 @@ class TeacherCheckpoint(ModelCheckpoint):
             with whole_file(teacher) as part:
                 part.write_bytes(brought.read_bytes())
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note that the weights are those between two meta-steps."""
+        self._stepping = False
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Note that the weights begin to change."""
+        self._stepping = True
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what meta-training goes on from: other callbacks may put averaged weights in its place."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validating = True
             self._trained = _copied(pl_module)
+            if self._validates_at is not None:
+                trainer.fit_loop.epoch_loop.max_steps = self._validates_at
+                self._validates_at = None
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -135,6 +162,7 @@ class TeacherCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the best, if this is it, and the last."""
         self._trained = None
+        self._validating = False
         try:
             if self._should_skip_saving_checkpoint(trainer):
                 return
@@ -143,6 +171,9 @@ class TeacherCheckpoint(ModelCheckpoint):
                 self._save_topk_checkpoint(trainer, candidates)
             with self._unless_unwritable(trainer):
                 self._save_last_checkpoint(trainer, candidates)
+        except BaseException:
+            self._validating = True  # what came out of it is not kept
+            raise
         finally:
             self._scored = None
 
@@ -175,6 +206,10 @@ class TeacherCheckpoint(ModelCheckpoint):
             return
         if not self._training_began:  # a resumed state may be restored by half, and no meta-step is lost
             return
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        if self._stepping and progress.processed < progress.ready:
+            rank_zero_warn(f"meta-step {trainer.global_step + 1} was cut while the outer optimizer was at work")
+            return
         self.last_model_path = self.format_checkpoint_name({}, self.CHECKPOINT_NAME_LAST)
         try:
             # Without a barrier: other ranks may be gone, or wait for this one elsewhere.
@@ -183,6 +218,15 @@ class TeacherCheckpoint(ModelCheckpoint):
             rank_zero_warn(f"meta-step {trainer.global_step} is lost: {error}")
         else:
             rank_zero_info(f"Saved meta-step {trainer.global_step} to {self.last_model_path}")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """See that a run is resumed with all that followed the weights that are kept."""
+        settle_counts(checkpoint["loops"], trainer.accumulate_grad_batches, self._validating)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note whether the run goes on with a validation."""
+        if trainer.state.fn == TrainerFn.FITTING and begins_with_validation(checkpoint.get("loops") or {}):
+            self._validates_at = checkpoint["global_step"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score and the files of the run that is resumed, wherever its folder is now.

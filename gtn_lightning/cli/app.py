@@ -11,10 +11,10 @@ import json
 import os
 import re
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from gtn_lightning.cli.recipes import (
     with_teacher_recipe,
 )
 from gtn_lightning.cli.runs import RunFolder, newest_checkpoint, read_checkpoint
-from gtn_lightning.cli.safe_points import SafePoints
+from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
@@ -117,9 +117,9 @@ class GTNCLI(LightningCLI):
     """LightningCLI for ``GTN`` and any data module."""
 
     def __init__(
-        self, line: CommandLine, policy: Policy, teacher: TeacherRecipe | None = None, signals: Signals | None = None
+        self, line: CommandLine, policy: Policy, signals: Signals, teacher: TeacherRecipe | None = None
     ) -> None:
-        self._signals = signals or Signals()
+        self._signals = signals
         self._folder = RunFolder()
         self._line = line
         self._policy = policy
@@ -263,9 +263,12 @@ class GTNCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         folder = Path(self.trainer.default_root_dir)
+        shield_children(self.trainer, self._signals)
         try:
             super()._run_subcommand(subcommand)
+            self._signals.release()
         except BaseException as error:
+            self._signals.hold()  # what follows is short, and the last, unless W&B's server stalls
             last = folder / "checkpoints" / "last.ckpt"
             if not last.exists() and self._took_no_step():
                 # A faulty recipe leaves nothing behind, also if the fault shows only with the data at hand.
@@ -283,16 +286,14 @@ class GTNCLI(LightningCLI):
                 raise EndedRunError(what, checkpoint, 1) from error
             raise
         finally:
-            self._signals.hold()  # what follows is short, and the last
-            # Another run of this process must not go on in this one's W&B run, nor with its environment.
-            wandb.finish()
-            wandb.teardown()
+            self._signals.hold()
+            with suppress(InterruptedBySignal):
+                # Another run of this process must not go on in this one's W&B run, nor with its environment.
+                wandb.finish()
+                wandb.teardown()
             # Lightning destroys NCCL's group alone. Gloo's threads, left running, may abort a process at its exit.
             if distributed.is_initialized() and distributed.get_backend() == "gloo":
                 distributed.destroy_process_group()
-            if self._signals.received is not None and (launcher := self.trainer.strategy.launcher) is not None:
-                # They have nothing to save, and may wait for this process in the middle of a meta-step.
-                launcher.kill(signal.SIGKILL)
 
     def _took_no_step(self) -> bool:
         return bool(self.trainer.fit_loop.epoch_loop.batch_progress.total.completed == 0)
@@ -322,22 +323,28 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
             return 0
         with quiet():
             _run(arguments, signals)
-    except USER_ERRORS as error:
+    except EndedRunError as end:
+        if end.checkpoint:
+            kept = f"{end.checkpoint} is kept, go on with: {command} {shlex.join(['--ckpt_path', end.checkpoint])}"
+        else:
+            kept = "nothing was kept" if arguments[:1] == ["fit"] else f"run it again: {command}"
+        if signals.received is None or signals.speaks:  # one process says for all that they were told to end
+            print(f"gtn: {end.what}; {kept}", file=sys.stderr)
+        return end.code
+    except (Exception, InterruptedBySignal) as error:
+        if signals.received is not None:
+            # A library that was cut may make an error of its own of that.
+            interruption = InterruptedBySignal(signals.received)
+            if arguments[:1] != [SEARCH]:
+                raise interruption from None
+            print(f"gtn: {interruption.ending}; what is scored is kept, go on with: {command}", file=sys.stderr)
+            return interruption.code
+        if not isinstance(error, USER_ERRORS):
+            raise
         if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
         print(f"gtn: error: {flat(error)}", file=sys.stderr)
         return 2
-    except EndedRunError as end:
-        again = f"{command} {shlex.join(['--ckpt_path', end.checkpoint])}"
-        kept = f"{end.checkpoint} is kept, go on with: {again}" if end.checkpoint else "nothing was kept"
-        if not signals.is_child or signals.received is None:  # the main process says so for all
-            print(f"gtn: {end.what}; {kept}", file=sys.stderr)
-        return end.code
-    except InterruptedBySignal as interruption:
-        if arguments[:1] != [SEARCH]:
-            raise
-        print(f"gtn: {interruption.ending}; what is scored is kept, go on with: {command}", file=sys.stderr)
-        return interruption.code
     return 0
 
 
@@ -352,7 +359,7 @@ def _run(arguments: Sequence[str], signals: Signals) -> None:
             if line.command == [SEARCH]:
                 search(line, policy)
             else:
-                GTNCLI(line, policy, teacher, signals)
+                GTNCLI(line, policy, signals, teacher)
 
 
 def _reject_crowd(trainer: Namespace) -> None:
