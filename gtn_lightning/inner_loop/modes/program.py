@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 from torch._inductor import compile as inductor_compile
+from torch._inductor import list_options
 from torch.fx import GraphModule
 
 from gtn_lightning.inner_loop.errors import first_line
+from gtn_lightning.inner_loop.modes.cache import headers_are_private, keep_programs_private
 from gtn_lightning.inner_loop.modes.captured import Captured, Key
 from gtn_lightning.inner_loop.modes.graphs import Halves, gradient_graph, linearised, product_graph
 from gtn_lightning.inner_loop.modes.reverse_over_reverse import Products
@@ -51,6 +53,7 @@ class Program:
         """Whether the last result was the first of a newly compiled graph, which nobody has looked at."""
         self._cuda_graphs = device.type == "cuda"
         self._reached: Captured | None = None
+        keep_programs_private()
         self._loss = torch.compile(_own(_loss), backend=self._backend, fullgraph=True, dynamic=False)
 
     def gradient(
@@ -173,7 +176,10 @@ class Program:
         return reached
 
     def _compiled(self, graph: GraphModule, inputs: Sequence[Tensor]) -> Flat:
-        compiled: Flat = inductor_compile(graph, list(inputs), options={"triton.cudagraphs": self._cuda_graphs})
+        options = {"triton.cudagraphs": self._cuda_graphs}
+        if (headers := "cpp_cache_precompile_headers") in list_options() and not headers_are_private():
+            options[headers] = False
+        compiled: Flat = inductor_compile(graph, list(inputs), options=options)
         if not self._cuda_graphs:
             return compiled
         # What a CUDA graph returns lies where its next replay writes.
