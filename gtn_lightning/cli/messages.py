@@ -9,12 +9,14 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, get_args, get_type_hints
 
+import torch
 import yaml
 
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
@@ -297,3 +299,34 @@ def is_lightnings(error: BaseException) -> bool:
     """Return whether an error was raised by Lightning, about the trainer's arguments."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return bool(frames) and frames[-1][0].f_globals.get("__name__", "").startswith("pytorch_lightning.")
+
+
+LIBRARIES = frozenset(
+    {
+        *("gtn_lightning", "jsonargparse", "lightning_fabric", "lightning_utilities", "numpy", "omegaconf"),
+        *("pytorch_lightning", "torch", "torchmetrics", "torchvision"),
+        *sys.stdlib_module_names - {"__main__"},
+    }
+)
+"""Packages whose errors are about what the user gave them, if nothing else is between."""
+
+
+def is_own_code(error: BaseException) -> bool:
+    """Return whether an error was raised in the user's own code, or in what that called."""
+    names = (frame.f_globals.get("__name__") or "torch" for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.partition(".")[0] not in LIBRARIES for name in names)
+
+
+def is_restoring(error: BaseException) -> bool:
+    """Return whether an error was raised while Lightning restored a checkpoint."""
+    return any(
+        frame.f_globals.get("__name__") == "pytorch_lightning.trainer.connectors.checkpoint_connector"
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is no memory left, on the host or on a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error)) is not None
