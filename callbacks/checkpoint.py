@@ -3,8 +3,7 @@
 import io
 import os
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,9 +142,10 @@ class TeacherCheckpoint(ModelCheckpoint):
             if self._should_skip_saving_checkpoint(trainer):
                 return
             candidates = self._monitor_candidates(trainer)
-            with self._unless_unwritable(trainer):
+            loss = f"meta-step {trainer.global_step} is not saved"
+            with unless_unwritable(trainer, "the best checkpoint", loss):
                 self._save_topk_checkpoint(trainer, candidates)
-            with self._unless_unwritable(trainer):
+            with unless_unwritable(trainer, "the last checkpoint", loss):
                 self._save_last_checkpoint(trainer, candidates)
         finally:
             self._scored = None
@@ -163,7 +163,8 @@ class TeacherCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last, if meta-steps followed the last validation, and note in the teacher file what it all cost."""
         if not self._should_skip_saving_checkpoint(trainer):
-            with self._unless_unwritable(trainer):
+            loss = f"meta-step {trainer.global_step} is not saved"
+            with unless_unwritable(trainer, "the last checkpoint at the end", loss):
                 self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         teacher = Path(trainer.default_root_dir) / TEACHER_FILE
         if trainer.is_global_zero and teacher.exists():
@@ -247,15 +248,6 @@ class TeacherCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(weakref.proxy(self))
-
-    @contextmanager
-    def _unless_unwritable(self, trainer: Trainer) -> Iterator[None]:
-        try:
-            yield
-        except UnwritableError as error:
-            if self.if_unwritable == "stop":
-                raise
-            rank_zero_warn(f"meta-step {trainer.global_step} is not saved: {error}")
 
     def _state(self, trainer: Trainer) -> dict[str, Any]:
         state: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)

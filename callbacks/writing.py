@@ -24,14 +24,15 @@ def goes_on(trainer: Trainer) -> bool:
 
 
 @contextmanager
-def unless_unwritable(trainer: Trainer, what: str) -> Iterator[None]:
+def unless_unwritable(trainer: Trainer, what: str, loss: str = "") -> Iterator[None]:
     """Go on with a warning if the block cannot write, provided that the run's ``TeacherCheckpoint`` says ``go_on``.
 
-    The block should do nothing but write. The same warning is not repeated until the block succeeds again.
+    The block should do nothing but write. No second warning of the same thing follows until the block has succeeded.
 
     Args:
         trainer: the trainer of the run.
-        what: what is written, for the warning.
+        what: what is written.
+        loss: what the warning says; by default that it is not written.
 
     Raises:
         OSError, UnwritableError: if the block raises it and the run is to stop.
@@ -39,14 +40,22 @@ def unless_unwritable(trainer: Trainer, what: str) -> Iterator[None]:
     said = _said.setdefault(trainer, set())
     try:
         yield
-    except (OSError, UnwritableError) as error:
-        if not goes_on(trainer):
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None or not goes_on(trainer):
             raise
         if what not in said:
             said.add(what)
-            rank_zero_warn(f"{what} is not written: {' '.join(str(error).split())}")
+            rank_zero_warn(f"{loss or f'{what} is not written'}: {' '.join(str(reason).split())}")
     else:
         said.discard(what)
+
+
+def _reason(error: BaseException | None) -> BaseException | None:
+    """Return the error of writing behind an error, or None: loggers raise their own about that of the system."""
+    while error is not None and not isinstance(error, OSError | UnwritableError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def let_loggers_go_on(trainer: Trainer) -> None:

@@ -58,7 +58,8 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = N
     """
     missing = [name for name in NEEDED if name not in checkpoint]
     if missing:
-        raise CheckpointError(f"it does not hold {', '.join(missing)}, as if saved with save_weights_only=True")
+        why = ", as if saved with save_weights_only=True" if "optimizer_states" in missing else ""
+        raise CheckpointError(f"it does not hold {', '.join(missing)}{why}")
     step = checkpoint["global_step"]
     if not is_count(step):
         raise CheckpointError(f"global_step: expected a number of meta-steps, got {shown(step)}")

@@ -25,6 +25,7 @@ import wandb
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
@@ -40,6 +41,7 @@ from gtn_lightning.cli.messages import (
     is_out_of_memory,
     is_own_code,
     is_restoring,
+    made_in,
     reject_nulls,
 )
 from gtn_lightning.cli.quiet import quiet
@@ -60,6 +62,7 @@ from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.inner_loop import InnerLoopError
 from gtn_lightning.inner_loop.errors import first_line
 from gtn_lightning.module import GTN
+from gtn_lightning.streams import escape_unencodable
 from gtn_lightning.teacher_file import TeacherRecipe, load_weights
 from gtn_lightning.trust import trusting
 
@@ -252,6 +255,11 @@ class GTNCLI(LightningCLI):
             while "Union subtypes" in str(told) and (behind := told.__cause__ or told.__context__):
                 told = behind
             raise RecipeError(self._with_key(flat(told))) from error
+        except Exception as error:
+            refusal = None if is_own_code(error) else self._cannot_be_made(error)
+            if refusal is None:
+                raise
+            raise refusal from error
 
     def after_instantiate_classes(self) -> None:
         """Load the teacher file's weights, and see that a checkpoint belongs to the model."""
@@ -296,10 +304,15 @@ class GTNCLI(LightningCLI):
             refusal = self._refused_checkpoint(error)
             if refusal is not None or (not last.exists() and self._took_no_step()):
                 # A faulty recipe leaves nothing behind, also if the fault shows only with the data at hand.
-                wandb.finish(exit_code=1)
+                _finish_wandb(exit_code=1)
                 self._folder.discard()
             if refusal is not None:
                 raise refusal from error
+            if self._took_no_step() and isinstance(error, Exception) and not isinstance(error, USER_ERRORS):
+                # Learners are made when the data is at hand; Lightning looks at some options no earlier than that.
+                refusal = None if is_own_code(error) else self._cannot_be_made(error)
+                if refusal is not None:
+                    raise refusal from error
             checkpoint = str(last) if last.exists() else ""
             # Lightning turns Ctrl-C into exit(1), after its callbacks have saved what there is.
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
@@ -313,13 +326,12 @@ class GTNCLI(LightningCLI):
                 raise InterruptedRunError(what, checkpoint, 1) from error
             if is_out_of_memory(error):
                 raise InterruptedRunError(f"error: {OUT_OF_MEMORY} ({first_line(error)})", checkpoint, 1) from error
-            if checkpoint and isinstance(error, OSError | UnwritableError):
+            if isinstance(error, OSError | UnwritableError) and subcommand == "fit" and not self._took_no_step():
                 raise InterruptedRunError(f"error: {flat(error)}", checkpoint, 2) from error
             raise
         finally:
             # Another run of this process must not go on in this one's W&B run, nor with its environment.
-            wandb.finish()
-            wandb.teardown()
+            _finish_wandb()
             # Lightning destroys NCCL's group alone. Gloo's threads, left running, may abort a process at its exit.
             if distributed.is_initialized() and distributed.get_backend() == "gloo":
                 distributed.destroy_process_group()
@@ -345,6 +357,17 @@ class GTNCLI(LightningCLI):
             return refused_checkpoint(path, f"{type(error).__name__}: {first_line(error)}")
         return None
 
+    def _cannot_be_made(self, error: Exception) -> RecipeError | None:
+        """Return what to say of an error that one of the recipe's components was made with; None if it was not."""
+        key = made_in(error, self.config[self.subcommand].as_dict())
+        if key is None and not is_lightnings(error):
+            return None
+        reason = first_line(error)
+        if not isinstance(error, ValueError | RuntimeError):
+            reason = f"{type(error).__name__}: {reason}"
+        advice = "there is not so much memory: make it smaller" if is_out_of_memory(error) else "correct the value"
+        return RecipeError(f"{key or 'trainer'}: {reason}; {advice}")
+
     def _with_key(self, message: str) -> str:
         """Put the key of the component that a message begins with before it."""
         name = message.partition(":")[0].partition(".")[0]
@@ -363,6 +386,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 for wrong input; 130, 143 or 1 for a run that was interrupted, terminated or left alone.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    escape_unencodable(sys.stdout, sys.stderr)
     try:
         if arguments == ["recipes"]:
             print(recipe_list())
@@ -405,6 +429,16 @@ def _run(arguments: Sequence[str]) -> None:
                 search(line, policy)
             else:
                 GTNCLI(line, policy, teacher)
+
+
+def _finish_wandb(exit_code: int | None = None) -> None:
+    """End the W&B run, which is no reason to lose what the run has come to."""
+    try:
+        wandb.finish(exit_code=exit_code)
+        if exit_code is None:
+            wandb.teardown()
+    except (OSError, wandb.errors.Error) as error:
+        rank_zero_warn(f"the log of W&B is not complete: {flat(error)}")
 
 
 def _reject_crowd(trainer: Namespace) -> None:
