@@ -1,15 +1,18 @@
-"""Loggers as recipes want them: W&B that never stands in the way of a run, and TensorBoard by one override."""
+"""Loggers as recipes want them: W&B that never stands in the way of a run, tables that lose no row, TensorBoard."""
 
+import csv
 import os
 from pathlib import Path
 from typing import Any
 
 import wandb
 from pytorch_lightning import loggers
+from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_warn
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.files import UnwritableError, whole_file
 
 
 class WandbLogger(loggers.WandbLogger):
@@ -116,6 +119,107 @@ def leave_out_folder_settings() -> None:
             f"{file} may come from anybody and is not used; it would change {', '.join(taken_back)}. Set what you want "
             f"to keep in the environment, as in WANDB_BASE_URL or WANDB_ENTITY, or in {in_force.settings_system}"
         )
+
+
+class CSVLogger(loggers.CSVLogger):
+    """Lightning's CSV logger, which loses no row if a file cannot be written.
+
+    Lightning's writes ``metrics.csv`` anew whenever a metric comes for the first time, and deletes that of an earlier
+    run in the folder, such as a requeued job's. Here a row that cannot be written waits for the next time, the rows
+    before it stay, and a run that finds a ``metrics.csv`` goes on with it. The arguments are Lightning's.
+
+    Raises:
+        OSError: in ``log_metrics``, ``save`` and ``finalize``, if the file cannot be written.
+    """
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Return the writer of the files, making it at first use."""
+        if self._experiment is None:
+            self._experiment = MetricsFile(Path(self.log_dir))
+        return self._experiment
+
+    def finalize(self, status: str) -> None:
+        """Write what is not written yet; an error that ended the run is not hidden by one of writing."""
+        try:
+            super().finalize(status)
+        except (OSError, UnwritableError) as error:
+            if status == "success":
+                raise
+            rank_zero_warn(f"the last rows of {Path(self.log_dir) / METRICS} are lost: {' '.join(str(error).split())}")
+
+
+METRICS = "metrics.csv"
+"""The table of `CSVLogger`."""
+
+
+class MetricsFile:
+    """Rows of metrics, on their way to ``metrics.csv``, and hyperparameters, to ``hparams.yaml``.
+
+    Args:
+        folder: where the files belong; it is made.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / METRICS
+        self.metrics: list[dict[str, Any]] = []
+        """Rows that are not written yet."""
+        self.hparams: dict[str, Any] = {}
+        self._header: list[str] = []
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Record hyperparameters and write all of them.
+
+        Raises:
+            UnwritableError: if the file cannot be written.
+        """
+        self.hparams.update(params)
+        with whole_file(self.path.with_name("hparams.yaml")) as part:
+            save_hparams_to_yaml(str(part), self.hparams)
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Record a row."""
+        row = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+        self.metrics.append(row | {"step": len(self.metrics) if step is None else step})
+
+    def save(self) -> None:
+        """Write the rows that are not written yet.
+
+        Raises:
+            OSError, UnwritableError: if the file cannot be written; it stays as it was, and so do the rows.
+        """
+        if not self.metrics:
+            return
+        known = self.path.exists()
+        if known and self._header and set().union(*self.metrics) <= set(self._header):
+            size = self.path.stat().st_size
+            try:
+                with self.path.open("a", newline="", encoding="utf-8") as file:
+                    csv.DictWriter(file, self._header).writerows(self.metrics)
+            except OSError:
+                os.truncate(self.path, size)
+                raise
+        else:
+            before = _rows(self.path) if known else []
+            header = sorted(set().union(*before, *self.metrics))
+            with whole_file(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, header)
+                writer.writeheader()
+                writer.writerows([*before, *self.metrics])
+            self._header = header
+        self.metrics = []
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Return the complete rows of a table: the last may have been cut short by a kill."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        whole = [line for line in file if line.endswith("\n")]
+    return [{name: value for name, value in row.items() if name is not None} for row in csv.DictReader(whole)]
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):

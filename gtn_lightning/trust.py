@@ -34,7 +34,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "gtn_lightning.learners": (
         *("MLP", "ConvNet", "Fixed", "GTNCifarNet", "GTNMnistNet", "Mixture", "RandomWidth", "ResNet"),
     ),
-    "gtn_lightning.loggers": ("TensorBoardLogger", "WandbLogger"),
+    "gtn_lightning.loggers": ("CSVLogger", "TensorBoardLogger", "WandbLogger"),
     "gtn_lightning.nas": (
         *("FullTraining", "MeasuredReference", "RankedLearners", "SpaceLearners", "TableReference"),
         *("FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy", "SynFlow"),

@@ -24,11 +24,25 @@ import wandb
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
 
-from gtn_lightning.cli.messages import check_numbers, components, explained, flat, is_lightnings, reject_nulls
+from gtn_lightning.callbacks.writing import unless_unwritable
+from gtn_lightning.checkpoints import CheckpointError
+from gtn_lightning.cli.messages import (
+    check_numbers,
+    components,
+    explained,
+    flat,
+    is_lightnings,
+    is_out_of_memory,
+    is_own_code,
+    is_restoring,
+    made_in,
+    reject_nulls,
+)
 from gtn_lightning.cli.quiet import quiet
 from gtn_lightning.cli.recipes import (
     SEARCH,
@@ -38,17 +52,19 @@ from gtn_lightning.cli.recipes import (
     recipe_list,
     with_teacher_recipe,
 )
-from gtn_lightning.cli.runs import RunFolder, newest_checkpoint, read_checkpoint
+from gtn_lightning.cli.runs import RunFolder, newest_checkpoint, read_checkpoint, refused_checkpoint
 from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
 from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.inner_loop import InnerLoopError
 from gtn_lightning.inner_loop.errors import first_line
 from gtn_lightning.module import GTN
-from gtn_lightning.teacher_file import TeacherRecipe, check_state, load_weights
+from gtn_lightning.streams import escape_unencodable
+from gtn_lightning.teacher_file import TeacherRecipe, load_weights
 from gtn_lightning.trust import trusting
 
 EPILOG = """`gtn search` scores architectures; `gtn search --help` says how.
@@ -56,6 +72,11 @@ EPILOG = """`gtn search` scores architectures; `gtn search --help` says how.
 Recipes name classes and so can run code. For a stranger's: --trusted-only allows this package's and Lightning's alone;
 --trust MODULE allows those of a module too, in a recipe and in a teacher file.
 GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""
+
+OUT_OF_MEMORY = (
+    "out of memory; less is needed with fewer model.inner_steps, with model.segment, with model.mode=remat, or with a "
+    "smaller model.population or batch_size"
+)
 
 PROCESSES_PER_CORE = 4
 """How many processes of a run a CPU core may be asked to carry."""
@@ -100,17 +121,28 @@ class RecipeCallback(SaveConfigCallback):
     def __init__(self, *args: Any, recipe: Namespace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config = recipe
+        self.began_with: int | None = None
+        """How many batches the run that goes on had trained on, or None before the first of this one."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember where this run began."""
+        self.began_with = trainer.fit_loop.epoch_loop.batch_progress.total.completed
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write ``recipe.yaml`` and log the hyperparameters; called on rank zero."""
         folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         stage = getattr(stage, "value", stage)  # an enumeration outside of fit
         name = "recipe.yaml" if stage == "fit" else f"recipe-{stage}.yaml"
-        self.parser.save(self.config, folder / name, skip_unset=False, overwrite=True, multifile=False)
+        # Not by the parser's own `save`, which writes in the locale's encoding and cuts an earlier file short.
+        text = self.parser.dump(self.config, skip_unset=False)
+        with unless_unwritable(trainer, name), whole_file(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
         values = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
         for logger in trainer.loggers:
-            logger.log_hyperparams({key: values[key] for key in ("model", "data", "seed_everything") if key in values})
+            with unless_unwritable(trainer, f"the log of {type(logger).__name__}"):
+                logger.log_hyperparams(
+                    {key: values[key] for key in ("model", "data", "seed_everything") if key in values}
+                )
 
 
 class GTNCLI(LightningCLI):
@@ -228,6 +260,11 @@ class GTNCLI(LightningCLI):
             while "Union subtypes" in str(told) and (behind := told.__cause__ or told.__context__):
                 told = behind
             raise RecipeError(self._with_key(flat(told))) from error
+        except Exception as error:
+            refusal = None if is_own_code(error) else self._cannot_be_made(error)
+            if refusal is None:
+                raise
+            raise refusal from error
 
     def after_instantiate_classes(self) -> None:
         """Load the teacher file's weights, and see that a checkpoint belongs to the model."""
@@ -239,9 +276,11 @@ class GTNCLI(LightningCLI):
                 self._check_kinds(self._teacher.model, config.teacher)
             load_weights(self.model, config.teacher)
         if self._checkpoint is not None:
-            check_state(self.model, self._checkpoint["state_dict"], config.ckpt_path)
-            if self.subcommand == "fit":
-                self.model.check_resumption(self._checkpoint)
+            trainer = self.trainer if self.subcommand == "fit" else None
+            try:
+                self.model.check_checkpoint(self._checkpoint, trainer, config.ckpt_path)
+            except CheckpointError as error:
+                raise refused_checkpoint(config.ckpt_path, flat(error)) from error
             self._checkpoint = None
 
     def _check_kinds(self, written: dict[str, Any], path: str) -> None:
@@ -270,12 +309,27 @@ class GTNCLI(LightningCLI):
         except BaseException as error:
             self._signals.hold()  # what follows is short, and the last, unless W&B's server stalls
             last = folder / "checkpoints" / "last.ckpt"
-            if not last.exists() and self._took_no_step():
+            told = self._signals.received is not None
+            refusal = None if told else self._refused_checkpoint(error)
+            if refusal is not None or (not last.exists() and self._took_no_step()):
                 # A faulty recipe leaves nothing behind, also if the fault shows only with the data at hand.
-                wandb.finish(exit_code=1)
+                _finish_wandb(exit_code=1)
                 self._folder.discard()
+            if refusal is not None:
+                raise refusal from error
+            if (
+                isinstance(error, Exception)
+                and not isinstance(error, USER_ERRORS)
+                and not told
+                and self._took_no_step()
+            ):
+                # Learners are made when the data is at hand; Lightning looks at some options no earlier than that.
+                refusal = None if is_own_code(error) else self._cannot_be_made(error)
+                if refusal is not None:
+                    raise refusal from error
             checkpoint = str(last) if last.exists() else ""
-            if self._signals.received is not None:
+            if told:
+                assert self._signals.received is not None
                 # Whatever it became on its way; other processes may also have ended first.
                 interruption = InterruptedBySignal(self._signals.received)
                 raise EndedRunError(interruption.ending, checkpoint, interruption.code) from None
@@ -284,19 +338,51 @@ class GTNCLI(LightningCLI):
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST_PROCESS.search(str(error)):
                 what = f"error: another process of this run has ended, its own output says why ({first_line(error)})"
                 raise EndedRunError(what, checkpoint, 1) from error
+            if isinstance(error, Exception) and is_out_of_memory(error):
+                raise EndedRunError(f"error: {OUT_OF_MEMORY} ({first_line(error)})", checkpoint, 1) from error
+            if isinstance(error, OSError | UnwritableError) and subcommand == "fit" and not self._took_no_step():
+                raise EndedRunError(f"error: {flat(error)}", checkpoint, 2) from error
             raise
         finally:
             self._signals.hold()
             with suppress(InterruptedBySignal):
                 # Another run of this process must not go on in this one's W&B run, nor with its environment.
-                wandb.finish()
-                wandb.teardown()
+                _finish_wandb()
             # Lightning destroys NCCL's group alone. Gloo's threads, left running, may abort a process at its exit.
             if distributed.is_initialized() and distributed.get_backend() == "gloo":
                 distributed.destroy_process_group()
 
     def _took_no_step(self) -> bool:
-        return bool(self.trainer.fit_loop.epoch_loop.batch_progress.total.completed == 0)
+        callback = next((entry for entry in self.trainer.callbacks if isinstance(entry, RecipeCallback)), None)
+        began_with = 0 if callback is None else callback.began_with
+        return began_with in (None, self.trainer.fit_loop.epoch_loop.batch_progress.total.completed)
+
+    def _refused_checkpoint(self, error: BaseException) -> RecipeError | None:
+        """Return what to say if the checkpoint is to blame for an error; None if it is not."""
+        path = self.config[self.subcommand].ckpt_path
+        if path is None or not isinstance(error, Exception):
+            return None
+        if isinstance(error, CheckpointError):
+            return refused_checkpoint(path, flat(error))
+        if isinstance(error, USER_ERRORS) or is_out_of_memory(error) or is_own_code(error):
+            return None
+        if self.trainer.world_size > 1 and LOST_PROCESS.search(str(error)):
+            return None
+        # What no check of the checkpoint has found shows while it is restored, or in the first meta-step.
+        if is_restoring(error) or (self.subcommand == "fit" and self._took_no_step()):
+            return refused_checkpoint(path, f"{type(error).__name__}: {first_line(error)}")
+        return None
+
+    def _cannot_be_made(self, error: Exception) -> RecipeError | None:
+        """Return what to say of an error that one of the recipe's components was made with; None if it was not."""
+        key = made_in(error, self.config[self.subcommand].as_dict())
+        if key is None and not is_lightnings(error):
+            return None
+        reason = first_line(error)
+        if not isinstance(error, ValueError | RuntimeError):
+            reason = f"{type(error).__name__}: {reason}"
+        advice = "there is not so much memory: make it smaller" if is_out_of_memory(error) else "correct the value"
+        return RecipeError(f"{key or 'trainer'}: {reason}; {advice}")
 
     def _with_key(self, message: str) -> str:
         """Put the key of the component that a message begins with before it."""
@@ -317,6 +403,7 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
         The exit code.
     """
     command = shlex.join(["gtn", *arguments])
+    escape_unencodable(sys.stdout, sys.stderr)
     try:
         if list(arguments) == ["recipes"]:
             print(recipe_list())
@@ -360,6 +447,16 @@ def _run(arguments: Sequence[str], signals: Signals) -> None:
                 search(line, policy)
             else:
                 GTNCLI(line, policy, signals, teacher)
+
+
+def _finish_wandb(exit_code: int | None = None) -> None:
+    """End the W&B run, which is no reason to lose what the run has come to."""
+    try:
+        wandb.finish(exit_code=exit_code)
+        if exit_code is None:
+            wandb.teardown()
+    except (OSError, wandb.errors.Error) as error:
+        rank_zero_warn(f"the log of W&B is not complete: {flat(error)}")
 
 
 def _reject_crowd(trainer: Namespace) -> None:

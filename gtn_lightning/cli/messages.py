@@ -9,12 +9,14 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, get_args, get_type_hints
 
+import torch
 import yaml
 
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
@@ -296,4 +298,67 @@ def flat(error: BaseException) -> str:
 def is_lightnings(error: BaseException) -> bool:
     """Return whether an error was raised by Lightning, about the trainer's arguments."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").startswith("pytorch_lightning.")
+    name = frames[-1][0].f_globals.get("__name__") or "" if frames else ""
+    return name.startswith(("pytorch_lightning.", "lightning_fabric."))
+
+
+LIBRARIES = frozenset(
+    {
+        *("gtn_lightning", "jsonargparse", "lightning_fabric", "lightning_utilities", "numpy", "omegaconf"),
+        *("pytorch_lightning", "torch", "torchmetrics", "torchvision"),
+        *sys.stdlib_module_names - {"__main__"},
+    }
+)
+"""Packages whose errors are about what the user gave them, if nothing else is between."""
+
+
+def is_own_code(error: BaseException) -> bool:
+    """Return whether an error was raised in the user's own code, or in what that called."""
+    names = (frame.f_globals.get("__name__") or "torch" for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.partition(".")[0] not in LIBRARIES for name in names)
+
+
+def is_restoring(error: BaseException) -> bool:
+    """Return whether an error was raised while Lightning restored a checkpoint."""
+    return any(
+        frame.f_globals.get("__name__") == "pytorch_lightning.trainer.connectors.checkpoint_connector"
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is no memory left, on the host or on a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error)) is not None
+
+
+def made_in(error: BaseException, values: dict[str, Any]) -> str | None:
+    """Return the key of the component or argument that could not be made, None if it was something else.
+
+    Args:
+        error: what was raised.
+        values: the recipe as it was parsed.
+    """
+    places: dict[str, list[tuple[str, dict[str, Any]]]] = {"gtn_lightning.module.GTN": [("model", values["model"])]}
+    places["pytorch_lightning.trainer.trainer.Trainer"] = [("trainer", values["trainer"])]
+    for key, path, arguments in components(values):
+        with suppress(ImportError, AttributeError, ValueError):
+            cls = pkgutil.resolve_name(path)
+            places.setdefault(f"{cls.__module__}.{cls.__qualname__}", []).append((f"{key}.init_args", arguments))
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        cls = type(frame.f_locals.get("self"))
+        if frame.f_code.co_name == "__init__" and (there := places.get(f"{cls.__module__}.{cls.__qualname__}")):
+            key, arguments = there[0]
+            numbers = {name: _numbers(value) for name, value in arguments.items()}
+            # An argument that is named in what is said, as a size that no tensor can have is.
+            named = [name for name, given in numbers.items() if any(str(n) in str(error) for n in given if n > 99)]
+            found = f"{key}.{named[0]}" if len(named) == 1 else key
+    return found
+
+
+def _numbers(value: Any) -> list[int | float]:
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) else []

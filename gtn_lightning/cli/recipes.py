@@ -175,7 +175,7 @@ def with_teacher_recipe(line: CommandLine, trust: list[str]) -> tuple[CommandLin
         "logger": [
             # metrics.csv straight in the folder
             {
-                "class_path": "pytorch_lightning.loggers.CSVLogger",
+                "class_path": "gtn_lightning.loggers.CSVLogger",
                 "init_args": {"save_dir": folder, "name": "", "version": ""},
             }
         ],

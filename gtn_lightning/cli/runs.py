@@ -3,10 +3,10 @@
 import hashlib
 import itertools
 import os
-import pickle
 import shutil
 import sys
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
+from gtn_lightning.checkpoints import CheckpointError, check_state_dict
+from gtn_lightning.cli.messages import flat
 from gtn_lightning.errors import RecipeError
 
 RUN_FOLDER = "GTN_RUN_FOLDER"
@@ -90,17 +92,45 @@ def newest_checkpoint(base: Path) -> Path:
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint before anything is made, and refuse what is none in one line."""
-    if not Path(path).is_file():
+    """Read a checkpoint before anything is made, and refuse what is none in one line.
+
+    Args:
+        path: the checkpoint.
+
+    Raises:
+        RecipeError: if there is no such file, or it is no checkpoint.
+    """
+    try:
+        is_file = Path(path).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_file = False
+    if not is_file:
         raise RecipeError(f"--ckpt_path {path}: there is no such file; give the path of a checkpoint, or last")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or ["empty"])[0][:80]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of archives of other kinds, which are refused below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        check_state_dict(checkpoint)
+    except OSError:
+        raise
+    except CheckpointError as error:
+        raise refused_checkpoint(path, flat(error)) from error
+    except Exception as error:  # what is made of damaged bytes raises almost anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise RecipeError(
             f"--ckpt_path {path}: is no complete checkpoint ({reason}); give one that `gtn fit` wrote "
             "(a teacher file goes to --teacher)"
         ) from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise RecipeError(f"--ckpt_path {path}: is no Lightning checkpoint; give one that `gtn fit` wrote")
-    return checkpoint
+    return dict(checkpoint)
+
+
+def refused_checkpoint(path: str, reason: str) -> RecipeError:
+    """Return the error that says why no run can go on from a checkpoint, and what to do.
+
+    Args:
+        path: the checkpoint.
+        reason: what is wrong with it.
+    """
+    return RecipeError(
+        f"--ckpt_path {path}: {reason}; give another checkpoint, or begin from teacher.safetensors with --teacher"
+    )
