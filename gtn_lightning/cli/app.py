@@ -333,6 +333,9 @@ class GTNCLI(LightningCLI):
                 # Whatever it became on its way; other processes may also have ended first.
                 interruption = InterruptedBySignal(self._signals.received)
                 raise EndedRunError(interruption.ending, checkpoint, interruption.code) from None
+            # Lightning turns a Ctrl-C that is raised by something else into exit(1).
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+                raise EndedRunError("interrupted", checkpoint, 130) from None
             if isinstance(error, ValueError) and not isinstance(error, RecipeError) and is_lightnings(error):
                 raise RecipeError(f"trainer: {flat(error).lstrip('` ')}") from error
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST_PROCESS.search(str(error)):

@@ -18,6 +18,7 @@ from jsonargparse import set_parsing_settings
 
 from gtn_lightning.cli.messages import components
 from gtn_lightning.cli.recipes import CommandLine
+from gtn_lightning.description import TORCH
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.teacher_file import TeacherRecipe
 from gtn_lightning.trust import canonical, find, known_paths, look_in_working_folder, resolve
@@ -43,6 +44,9 @@ SETTABLE = {
     ),
 }
 """Classes of which a trusted recipe may set these arguments only: others say where a key and data are sent."""
+
+CONSTANTS = ("torch.dtype", "torch.layout", "torch.memory_format", *(f"torch.{name}" for name in TORCH))
+"""What values of arguments may be named beside classes."""
 
 SUFFIXES = frozenset({"ckpt", "csv", "db", "journal", "json", "safetensors", "sqlite", "yaml", "yml"})
 """Endings of the names of files."""
@@ -97,7 +101,8 @@ class Policy:
         # There is no public way to take settings back; tests/cli/test_trust.py says what is relied on.
         settings = jsonargparse._common.parsing_settings
         before = dict(settings)
-        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*known_paths(), *self.classes])
+        allowed = [*known_paths(), *CONSTANTS, *self.classes]
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
         try:
             yield
         finally:
@@ -115,18 +120,27 @@ class Policy:
         if self.classes is None:
             return
         for key, path, arguments in components(values):
-            if find(path) is None and path not in self.classes:
+            if not self._allows(path):
                 raise _foreign(key, path)
             if self.strict:
                 _check_arguments(key, path, arguments)
         for key, value in _leaves(values):
             if inspect.isroutine(value) or inspect.isclass(value):
                 path = f"{value.__module__}.{value.__qualname__}"
-                if find(path) is None and path not in self.classes:
+                if not self._allows(path):
                     raise _foreign(key, path)
             name = next((part for part in reversed(key.split(".")) if not part.isdigit()), "")
             if name in self.files and isinstance(value, str | Path) and str(value) not in self.chosen:
                 _check_file(key, str(value))
+
+    def _allows(self, path: str) -> bool:
+        """Return whether a class that the parser has imported is allowed: it names each by its shortest path."""
+        if self.classes is None or find(path) is not None or path in self.classes:
+            return True
+        with suppress(ImportError, AttributeError, ValueError):
+            found = resolve(path)
+            return inspect.isclass(found) and canonical(found) in self.classes
+        return False
 
 
 def policy_for(line: CommandLine, teacher: TeacherRecipe | None, strict: bool, trust: Sequence[str]) -> Policy:
