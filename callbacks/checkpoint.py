@@ -87,7 +87,7 @@ class TeacherCheckpoint(ModelCheckpoint):
         )
         self.if_unwritable = if_unwritable
         self._training_began = False
-        self._stepping = False
+        self._stepping_in = -1
         self._validating = False
         self._validates_at: int | None = None
         self._began_at = 0
@@ -125,7 +125,7 @@ class TeacherCheckpoint(ModelCheckpoint):
         """Begin to keep checkpoints."""
         super().on_train_start(trainer, pl_module)
         self._training_began = True
-        self._stepping = self._validating = False
+        self._stepping_in, self._validating = -1, False
         self._began_at = trainer.global_step
         self._trained = self._scored = None
         teacher = Path(trainer.default_root_dir) / TEACHER_FILE
@@ -137,13 +137,9 @@ class TeacherCheckpoint(ModelCheckpoint):
             with unless_unwritable(trainer, f"{TEACHER_FILE} of the run that goes on"), whole_file(teacher) as part:
                 part.write_bytes(brought.read_bytes())
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note that the weights are those between two meta-steps."""
-        self._stepping = False
-
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Note that the weights begin to change."""
-        self._stepping = True
+        """Note in which batch the weights begin to change."""
+        self._stepping_in = trainer.fit_loop.epoch_loop.total_batch_idx
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what meta-training goes on from: other callbacks may put averaged weights in its place."""
@@ -210,8 +206,9 @@ class TeacherCheckpoint(ModelCheckpoint):
             return
         if not self._training_began:  # a resumed state may be restored by half, and no meta-step is lost
             return
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        if self._stepping and progress.processed < progress.ready:
+        loop = trainer.fit_loop.epoch_loop
+        counts = loop.batch_progress.current
+        if self._stepping_in == loop.total_batch_idx and counts.processed < counts.ready:
             rank_zero_warn(f"meta-step {trainer.global_step + 1} was cut while the outer optimizer was at work")
             return
         if trainer.global_step == self._began_at and isinstance(exception, Exception):

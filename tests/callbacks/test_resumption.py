@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from gtn_lightning.callbacks import TeacherCheckpoint
 from gtn_lightning.data import DigitsData
+from tests.callbacks.conftest import build_gtn, build_trainer
 
 MICRO = 2
 """Batches per meta-step."""
@@ -72,8 +73,6 @@ def logged(folder: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Story, dict[str, torch.Tensor], list[tuple[str, str]]]:
-    from tests.callbacks.conftest import build_gtn, build_trainer
-
     folder = tmp_path_factory.mktemp("whole")
     gtn, story = build_gtn(mode="remat"), Story()
     logger = CSVLogger(folder, name="", version="log")
@@ -137,6 +136,24 @@ def test_so_it_is_when_it_is_cut_twice(whole, make_gtn, make_trainer, tmp_path):
     assert told.validations == story.validations
     for name, tensor in gtn.state_dict().items():
         assert torch.equal(tensor, state[name]), name
+
+
+def test_a_checkpoint_between_accumulated_batches_repeats_them(make_gtn, make_trainer, tmp_path):
+    options = OPTIONS | {"val_check_interval": 3}  # meta-steps of two batches
+    story, whole = Story(), make_gtn(mode="remat")
+    make_trainer([story, TeacherCheckpoint()], default_root_dir=tmp_path / "whole", **options).fit(whole, data())
+    with pytest.raises(CutError):
+        make_trainer([TeacherCheckpoint(), Cut("on_train_batch_start", 4)], **options).fit(
+            make_gtn(mode="remat"), data()
+        )
+    resumed, gtn = Story(), make_gtn(mode="remat")
+    make_trainer([resumed, TeacherCheckpoint()], default_root_dir=tmp_path / "again", **options).fit(
+        gtn, data(), ckpt_path=tmp_path / "checkpoints/last.ckpt"
+    )
+    assert resumed.steps == story.steps[2:]
+    assert resumed.validations == story.validations
+    for name, tensor in gtn.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
 
 
 def test_a_half_done_outer_step_is_not_kept(make_gtn, make_trainer, tmp_path):
