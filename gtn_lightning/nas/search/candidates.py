@@ -162,7 +162,8 @@ class Candidates:
                 except UpdateFinishedTrialError:  # it took so long that others thought the worker dead
                     architecture = None
                 except BaseException:
-                    self._give_back(trial)
+                    with suppress(Exception):  # what ended it in the middle is what counts
+                        self._give_back(trial)
                     raise
                 if architecture is not None:
                     self._start_heartbeat(trial)

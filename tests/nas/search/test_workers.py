@@ -96,7 +96,7 @@ def test_signs_of_life_come_until_they_are_stopped_whatever_they_raise(monkeypat
         raise OSError("the storage is away for a moment")
 
     heartbeat = Heartbeat(beat)
-    assert third.wait(60)
+    assert third.wait(600)
     heartbeat.stop()
     after = count
     assert not threading.Event().wait(0.1)
