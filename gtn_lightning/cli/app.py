@@ -42,6 +42,7 @@ from gtn_lightning.cli.messages import (
     is_restoring,
     made_in,
     reject_nulls,
+    wanted_memory,
 )
 from gtn_lightning.cli.quiet import quiet
 from gtn_lightning.cli.recipes import (
@@ -342,7 +343,7 @@ class GTNCLI(LightningCLI):
                 what = f"error: another process of this run has ended, its own output says why ({first_line(error)})"
                 raise EndedRunError(what, checkpoint, 1) from error
             if isinstance(error, Exception) and is_out_of_memory(error):
-                raise EndedRunError(f"error: {OUT_OF_MEMORY} ({first_line(error)})", checkpoint, 1) from error
+                raise EndedRunError(f"error: {OUT_OF_MEMORY} ({wanted_memory(error)})", checkpoint, 1) from error
             if isinstance(error, OSError | UnwritableError) and subcommand == "fit" and not self._took_no_step():
                 raise EndedRunError(f"error: {flat(error)}", checkpoint, 2) from error
             raise
@@ -381,11 +382,10 @@ class GTNCLI(LightningCLI):
         key = made_in(error, self.config[self.subcommand].as_dict())
         if key is None and not is_lightnings(error):
             return None
-        reason = first_line(error)
-        if not isinstance(error, ValueError | RuntimeError):
-            reason = f"{type(error).__name__}: {reason}"
-        advice = "there is not so much memory: make it smaller" if is_out_of_memory(error) else "correct the value"
-        return RecipeError(f"{key or 'trainer'}: {reason}; {advice}")
+        if is_out_of_memory(error):
+            return RecipeError(f"{key or 'trainer'}: there is not so much memory ({wanted_memory(error)}): lower it")
+        kind = "" if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: "
+        return RecipeError(f"{key or 'trainer'}: {kind}{first_line(error)}; correct the value")
 
     def _with_key(self, message: str) -> str:
         """Put the key of the component that a message begins with before it."""

@@ -22,6 +22,7 @@ import yaml
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
 from gtn_lightning.cli.strict_yaml import load_yaml
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.inner_loop.errors import first_line
 
 # Imported here so that recipes can name their classes without the path.
 COMPONENTS = (callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers)
@@ -333,6 +334,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error)) is not None
 
 
+LARGE = 1_000_000
+"""From here on a number passes for a size that is too large."""
+
+
+def wanted_memory(error: Exception) -> str:
+    """Return how much memory could not be had, in words, or what else an error says on its first line."""
+    found = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+    return found[0].lower().replace("gib", "GiB").replace("mib", "MiB") if found else first_line(error)
+
+
 def made_in(error: BaseException, values: dict[str, Any]) -> str | None:
     """Return the key of the component or argument that could not be made, None if it was something else.
 
@@ -352,9 +363,11 @@ def made_in(error: BaseException, values: dict[str, Any]) -> str | None:
         if frame.f_code.co_name == "__init__" and (there := places.get(f"{cls.__module__}.{cls.__qualname__}")):
             key, arguments = there[0]
             numbers = {name: _numbers(value) for name, value in arguments.items()}
-            # An argument that is named in what is said, as a size that no tensor can have is.
+            # Torch says the size that it refuses, or nothing of use.
             named = [name for name, given in numbers.items() if any(str(n) in str(error) for n in given if n > 99)]
-            found = f"{key}.{named[0]}" if len(named) == 1 else key
+            large = [name for name, given in numbers.items() if any(n >= LARGE for n in given)]
+            suspects = named if len(named) == 1 else large
+            found = f"{key}.{suspects[0]}" if len(suspects) == 1 else key
     return found
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 import warnings
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         path: the checkpoint.
 
     Raises:
-        RecipeError: if there is no such file, or it is no checkpoint.
+        RecipeError: if there is no such file, or it is no checkpoint or a damaged one.
+        OSError: if it cannot be read.
     """
     try:
         is_file = Path(path).is_file()
@@ -106,13 +108,16 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         is_file = False
     if not is_file:
         raise RecipeError(f"--ckpt_path {path}: there is no such file; give the path of a checkpoint, or last")
+    with open(path, "rb"):  # so that what is raised below is about what the file holds
+        pass
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of archives of other kinds, which are refused below
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         check_state_dict(checkpoint)
-    except OSError:
-        raise
+        # Torch does not look at the checksums that it writes, and would go on with other numbers.
+        if torch.serialization.get_crc32_options() and (part := zipfile.ZipFile(path).testzip()) is not None:
+            raise CheckpointError(f"it is damaged, in {part}")
     except CheckpointError as error:
         raise refused_checkpoint(path, flat(error)) from error
     except Exception as error:  # what is made of damaged bytes raises almost anything
