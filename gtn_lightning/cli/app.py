@@ -357,7 +357,8 @@ class GTNCLI(LightningCLI):
                 distributed.destroy_process_group()
 
     def _took_no_step(self) -> bool:
-        callback = next((entry for entry in self.trainer.callbacks if isinstance(entry, RecipeCallback)), None)
+        trainer: Any = self.trainer
+        callback = next((entry for entry in trainer.callbacks if isinstance(entry, RecipeCallback)), None)
         began_with = 0 if callback is None else callback.began_with
         return began_with in (None, self.trainer.fit_loop.epoch_loop.batch_progress.total.completed)
 

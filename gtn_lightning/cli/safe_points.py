@@ -36,7 +36,7 @@ class SafePoints(Callback):
             if number not in NUMBERS:
                 register(number, self.signals.whole(handler) if callable(handler) else handler)
 
-        connector._register_signal = register_others  # type: ignore[method-assign]
+        connector._register_signal = register_others  # type: ignore[method-assign, assignment]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hold: what is resumed may still be changed."""
