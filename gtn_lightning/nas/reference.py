@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -212,7 +213,7 @@ class MeasuredReference(Reference):
         """Return the accuracy of one training, from the file if it was made before.
 
         Raises:
-            RecipeError: no data is attached, or the file cannot be used.
+            RecipeError: no data is attached, the file cannot be used, or an accuracy is no number from 0 to 1.
         """
         if self._data is None:
             raise RecipeError("MeasuredReference: there is no data to train on; attach a data module first")
@@ -222,9 +223,13 @@ class MeasuredReference(Reference):
                 "SELECT accuracy FROM trainings WHERE settings = ? AND architecture = ? AND seed = ?", key
             ).fetchone()
         if row is not None:
-            return float(row[0])
+            return _accuracy(row[0], f"{self.cache} holds for {architecture}", "name another file")
         began = time.perf_counter()
-        accuracy = self.training.accuracy(space, architecture, self._data, seed, self._device)
+        accuracy = _accuracy(
+            self.training.accuracy(space, architecture, self._data, seed, self._device),
+            f"{type(self.training).__name__} returned for {architecture}",
+            "correct its method accuracy",
+        )
         with self._database() as database:
             values = (*key, accuracy, time.perf_counter() - began)
             database.execute("INSERT OR IGNORE INTO trainings VALUES (?, ?, ?, ?, ?)", values)
@@ -242,11 +247,12 @@ class MeasuredReference(Reference):
     def _settings(self, space: SearchSpace, data: TensorData) -> str:
         """Return a digest of whatever an accuracy depends on besides architecture and seed."""
         facts = {
-            "space": describe(space, rebuilt=False),
+            "space": space.settings(),
             "training": describe(self.training, rebuilt=False),
             # A training has batches of its own, in an order of its own. Those of the evaluation stay: norms that take
             # a batch's statistics in evaluation too tell apart how many images there are in one.
-            "data": data_settings(data, without=("batch_size", "seed")),
+            # A class derived from it may read those of the data.
+            "data": data_settings(data, ("batch_size", "seed") if type(self.training) is FullTraining else ()),
             # Of the trainer around it, whose data module converts images to that precision.
             "precision": str(data.trainer.precision) if data.trainer is not None else "32-true",
         }
@@ -267,3 +273,10 @@ class MeasuredReference(Reference):
             raise RecipeError(
                 f"MeasuredReference: {self.cache} cannot be used as a cache ({error}); name another file"
             ) from error
+
+
+def _accuracy(value: Any, what: str, advice: str) -> float:
+    """Return an accuracy, or raise RecipeError if it is no number from 0 to 1."""
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise RecipeError(f"MeasuredReference: {what} the accuracy {value!r}, expected a number from 0 to 1: {advice}")
+    return float(value)

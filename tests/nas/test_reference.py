@@ -1,5 +1,6 @@
 """What architectures are really worth."""
 
+import math
 import multiprocessing
 import signal
 import sqlite3
@@ -12,7 +13,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from gtn_lightning.data import DigitsData, Splits
+from gtn_lightning.data import DigitsData, Splits, TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas import ConvNetGrid, FullTraining, MeasuredReference, TableReference
 from gtn_lightning.nas.spaces import NASBench201, SearchSpace
@@ -253,3 +254,46 @@ def test_a_digest_is_of_what_a_table_says(tmp_path: Path) -> None:
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"cannot be read .*; give a CSV file"):
         TableReference(str(tmp_path / "none.csv"))
+
+
+class Broken(FullTraining):
+    """A training that returns what is no accuracy."""
+
+    def accuracy(
+        self, space: SearchSpace, architecture: str, data: TensorData, seed: int, device: torch.device | str = "cpu"
+    ) -> float:
+        return math.nan
+
+
+def test_what_is_no_accuracy_is_not_kept(data: DigitsData, tmp_path: Path) -> None:
+    reference = MeasuredReference(Broken(1), 1, str(tmp_path / "cache.sqlite"))
+    reference.attach(data)
+    for _ in range(2):
+        with pytest.raises(RecipeError, match=f"Broken returned for {ONE} the accuracy nan, expected a number from 0"):
+            reference.measure(GRID, ONE, 0)
+
+
+def test_an_accuracy_in_the_cache_that_is_none_is_refused(data: DigitsData, tmp_path: Path) -> None:
+    measured(tmp_path, data, steps=1, seeds=1).accuracies(GRID, [ONE])
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as database, database:
+        database.execute("UPDATE trainings SET accuracy = 'high'")
+    with pytest.raises(RecipeError, match=rf"cache.sqlite holds for {ONE} the accuracy 'high', .* name another file"):
+        measured(tmp_path, data, steps=1, seeds=1).accuracies(GRID, [ONE])
+
+
+class OnTheDatasBatches(FullTraining):
+    """A training that takes the data module's own batches."""
+
+    def accuracy(
+        self, space: SearchSpace, architecture: str, data: TensorData, seed: int, device: torch.device | str = "cpu"
+    ) -> float:
+        return data.batch_size / 100
+
+
+def test_a_training_of_ones_own_may_depend_on_the_datas_batches(tmp_path: Path) -> None:
+    for size in (16, 32):
+        data = DigitsData(size)
+        data.setup()
+        reference = MeasuredReference(OnTheDatasBatches(1), 1, str(tmp_path / "cache.sqlite"))
+        reference.attach(data)
+        assert reference.measure(GRID, ONE, 0) == size / 100

@@ -294,3 +294,32 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert "\n" not in said
     assert re.search(message, said), said
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_space_with_other_decisions_is_refused_though_its_arguments_are_the_same(tmp_path: Path) -> None:
+    search(tmp_path, best=0).run()
+    less = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1])
+    less.decisions = {**less.decisions, "pooling": ["max"]}
+    with pytest.raises(RecipeError, match="begun with other space"):
+        search(tmp_path, best=0, candidates=6, space=less).run()
+
+
+class Bracketed(Proxy):
+    """Has a name that Rich would take for an order, and does not know what it costs."""
+
+    name = "mine [/b]"
+
+    def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
+        return Score(float(len(architecture)), Cost(math.nan))
+
+
+def test_names_are_printed_as_they_are_and_the_json_file_is_json(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    search(tmp_path, proxy=Bracketed()).run()
+    assert "best 1 by mine [/b]" in capfd.readouterr().out
+    text = (tmp_path / "search" / "leaderboard.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=refuse)["spent"]["seconds"] == "nan"

@@ -7,10 +7,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gtn_lightning.files import whole_file
@@ -66,11 +68,11 @@ def write_leaderboard(
         "proxy": proxy.name,
         "spent": asdict(spent),
         "overhead": asdict(proxy.overhead()),
-        "leaderboard": [asdict(c) | {"value": c.value if math.isfinite(c.value) else str(c.value)} for c in board],
+        "leaderboard": [asdict(candidate) for candidate in board],
         "trained": [asdict(group) for group in trained],
     }
     with whole_file(folder / "leaderboard.json") as part:
-        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        part.write_text(json.dumps(_with_texts(content), indent=1), encoding="utf-8")
     canvas = FigureCanvasAgg(draw_leaderboard(board, trained, proxy.name))
     with whole_file(folder / "leaderboard.png") as part:
         canvas.print_png(str(part))
@@ -83,14 +85,26 @@ def write_leaderboard(
         console.print(_board_table(board, proxy))
 
 
+def _with_texts(content: Any) -> Any:
+    """Return plain data with a text, such as ``"nan"``, for every number that JSON does not have."""
+    if isinstance(content, dict):
+        return {key: _with_texts(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_with_texts(value) for value in content]
+    return str(content) if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def _board_table(board: Sequence[Candidate], proxy: Proxy) -> Table:
-    table = Table(title=f"the best of {len(board)} candidates by {proxy.name}", title_justify="left")
+    table = Table(title=f"the best of {len(board)} candidates by {escape(proxy.name)}", title_justify="left")
     for column, justify in (("rank", "right"), ("architecture", "left"), ("score", "right"), ("seconds", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for rank, candidate in enumerate(board[:SHOWN], start=1):
         given_up = " (given up)" if candidate.pruned else ""
         table.add_row(
-            str(rank), candidate.architecture, f"{candidate.value:.4g}{given_up}", f"{candidate.cost.seconds:.1f}"
+            str(rank),
+            escape(candidate.architecture),
+            f"{candidate.value:.4g}{given_up}",
+            f"{candidate.cost.seconds:.1f}",
         )
     return table
 
@@ -106,7 +120,7 @@ def _trained_table(trained: Sequence[Trained], spent: Cost) -> Table:
         means = group.means()
         spread = f" ± {100 * statistics.stdev(means):.2f}" if len(means) > 1 else ""
         table.add_row(
-            group.name,
+            escape(group.name),
             str(group.candidates),
             f"{100 * statistics.fmean(means):.2f}{spread} %",
             f"{100 * max(means):.2f} %",

@@ -13,10 +13,10 @@ import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gtn_lightning.data import TensorData
-from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.data_settings import data_settings
 from gtn_lightning.nas.full_training import FullTraining
@@ -158,7 +158,7 @@ class Search:
 
     def _study(self, name: str, proxy: Proxy, count: int, sampler: str) -> Candidates:
         settings = {
-            "space": describe(self.space, rebuilt=False),
+            "space": self.space.settings(),
             "proxy": proxy.settings(),
             # Scores are made of batches of the proxy's own, whatever size those of an evaluation have.
             "data": data_settings(self.data, without=("eval_batch_size",)),
@@ -183,7 +183,7 @@ class Search:
             TextColumn("{task.fields[best]}", markup=False),
         )
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(f"candidates by {self.proxy.name}", total=self.candidates, best="")
+            task = progress.add_task(f"candidates by {escape(self.proxy.name)}", total=self.candidates, best="")
 
             def show() -> None:
                 board = candidates.leaderboard()
@@ -256,7 +256,7 @@ class Search:
         # As many as there are, up to a number that no search waits for: a space of cells has billions of them.
         there_are = sum(1 for _ in islice(self.space.draws(keyed_generator(self.seed, DRAWS)), RIVAL_CANDIDATES))
         candidates = self._study(f"{self.study}, rival", self.rival, there_are, "random")
-        with self.console.status(f"{self.rival.name} searches for as long: {spent.seconds:.0f} seconds"):
+        with self.console.status(f"{escape(self.rival.name)} searches for as long: {spent.seconds:.0f} seconds"):
             while True:
                 scored = candidates.scored()
                 used = sum((candidate.cost.seconds for candidate in scored), self.rival.overhead().seconds)
