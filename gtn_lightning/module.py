@@ -416,9 +416,7 @@ class GTN(pl.LightningModule):
         """Check that data, teacher, learners and task fit together before the first meta-step."""
         resumed_at, self._resumed_at = self._resumed_at, None
         if resumed_at not in (None, self.global_step):
-            raise CheckpointError(
-                f"global_step is {resumed_at}, but the loops count {self.global_step} meta-steps"
-            )
+            raise CheckpointError(f"global_step is {resumed_at}, but the loops count {self.global_step} meta-steps")
         # No earlier: loaders that are given to the trainer without a data module are not there before.
         self._prepare()
         self._follow_recipe()
