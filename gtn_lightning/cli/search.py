@@ -52,5 +52,6 @@ def search(line: CommandLine, policy: Policy) -> None:
         keys = [action.dest for action in parser._actions]
         raise RecipeError(explained(str(getattr(error, "message", None) or error), keys, line.given())) from error
     options = {key: value for key, value in made.items() if key not in ("config", "extends")}
+    chosen = Search(**options)  # which refuses seeds that are none
     seed_everything(options["seed"], verbose=False)
-    Search(**options).run()
+    chosen.run()

@@ -47,9 +47,7 @@ def test_a_file_that_is_no_utf_8(tmp_path: Path) -> None:
 
 
 def test_numbers_are_what_recipes_take_them_for() -> None:
-    found = load_yaml(
-        "{a: 1e-3, b: 1., c: .5, d: .inf, e: 12, f: 2020-01-01, g: '1', h: yes, i: -9223372036854775807}"
-    )
+    found = load_yaml("{a: 1e-3, b: 1., c: .5, d: .inf, e: 12, f: 2020-01-01, g: '1', h: yes, i: -9223372036854775807}")
     assert found == {"a": 0.001, "b": 1.0, "c": 0.5, "d": float("inf"), "e": 12} | {
         "f": "2020-01-01",
         "g": "1",
