@@ -303,7 +303,6 @@ LEADING = {
     "insecure_disable_ssl": "true",
     "code_dir": "/",
     "save_code": "true",
-    "config_paths": '["/etc/passwd"]',
     "sweep_param_path": "/etc/passwd",
     "x_extra_http_headers": '{"X-Key": "1"}',
     "x_stats_open_metrics_endpoints": '{"inside": "http://127.0.0.1:9"}',
@@ -311,7 +310,7 @@ LEADING = {
     "x_stats_coreweave_metadata_base_url": "http://127.0.0.1:9",
     "x_files_dir": "/tmp/elsewhere",
     "launch_config_path": "/etc/passwd",
-    "console": "wrap",
+    "console": "off",
     "host": "another",
 }
 
