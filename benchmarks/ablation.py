@@ -67,7 +67,7 @@ def run(variant: str, seed: int, steps: int, output: Path) -> tuple[float, float
         teachers = sorted(folder.glob("*/teacher.safetensors"))
     _call([*gtn, "test", "--teacher", str(teachers[-1])], environment, folder.with_suffix(".log"))
     metrics = sorted(teachers[-1].parent.glob("test/*/metrics.csv"))[-1]
-    with metrics.open() as file:
+    with metrics.open(encoding="utf-8") as file:
         row = list(csv.DictReader(file))[-1]
     print(f"{variant}, seed {seed}: {float(row['test/accuracy']):.4f}", flush=True)
     return float(row["test/accuracy"]), float(row["test/accuracy_real"])
@@ -75,7 +75,7 @@ def run(variant: str, seed: int, steps: int, output: Path) -> tuple[float, float
 
 def _call(command: list[str], environment: dict[str, str], log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         result = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
     if result.returncode:
         sys.exit(f"{' '.join(command)} failed with exit code {result.returncode}: see {log}")

@@ -80,7 +80,7 @@ def main() -> None:
         if cell is not None:
             print(*case, cell, flush=True)
             settings = {"batch_size": options.batch_size, "threads": options.threads}
-            path.write_text(json.dumps({"case": case, **settings, **cell}))
+            path.write_text(json.dumps({"case": case, **settings, **cell}), encoding="utf-8")
     report(options)
 
 
@@ -176,14 +176,14 @@ def peak() -> float:
     """Return the peak of this process's memory since ``reset_peak`` in MB."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return float(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def report(options: argparse.Namespace) -> None:
     """Write the table and the picture of all that was measured."""
-    cells = [json.loads(path.read_text()) for path in options.output.glob("*.json")]
+    cells = [json.loads(path.read_text(encoding="utf-8")) for path in options.output.glob("*.json")]
     settings = options.batch_size, options.threads
     cells = [cell for cell in cells if (cell["batch_size"], cell["threads"]) == settings]
     cells.sort(key=lambda cell: _order(*cell["case"]))

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="measure these proxies and write no report")
     options = parser.parse_args()
     space, data = ground(options.data)
-    with TABLE.open(newline="") as file:
+    with TABLE.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = {
         part: list(dict.fromkeys(row["architecture"] for row in rows if row["part"] == part))
@@ -91,7 +91,7 @@ def courses(
     file = cache / f"{name.replace(' ', '_').replace(',', '')}.jsonl"
     known = {}
     if file.exists():
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         known = {row["architecture"]: row["points"] for row in rows if {name: row[name] for name in key} == key}
     for architecture in names:
         if architecture in known:
@@ -108,7 +108,7 @@ def courses(
             }
             for points in zip(*tried, strict=True)
         ]
-        with file.open("a") as out:
+        with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps({"architecture": architecture, **key, "points": known[architecture]}) + "\n")
         print(name, "|", seed, "|", architecture, "|", f"{known[architecture][-1]['accuracy']:.3f}", flush=True)
     found = []

@@ -52,10 +52,10 @@ def main() -> None:
         print(*rows[-1], flush=True)
     if shares > 1:
         return
-    with TABLE.open(newline="") as file:
+    with TABLE.open(newline="", encoding="utf-8") as file:
         header, *others = csv.reader(file)
     kept = [row for row in others if row[0] not in options.parts]
-    with TABLE.open("w", newline="") as file:
+    with TABLE.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *kept, *rows])
     for part, reference in references.items():
         print(f"{part}: {reference.seconds(space, names[part]):.0f} seconds on {torch.get_num_threads()} threads")

@@ -67,7 +67,7 @@ def measure(name: str, norms: tuple[str, ...], setting: Setting) -> list[list[fl
     torch.set_num_threads(1)
     file = setting.output / f"{name.replace(' ', '_')}.json"
     asked_for = {key: value for key, value in setting._asdict().items() if key != "output"}
-    known = json.loads(file.read_text()) if file.exists() else {}
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     found: list[list[float]] = known.get("accuracies", [])
     if known.get("setting") == asked_for:
         return found
@@ -84,7 +84,7 @@ def measure(name: str, norms: tuple[str, ...], setting: Setting) -> list[list[fl
         [proxy.evaluate(architecture).value for architecture in unmet(space, norm, setting.networks)] for norm in NORMS
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"setting": asked_for, "accuracies": found}))
+    file.write_text(json.dumps({"setting": asked_for, "accuracies": found}), encoding="utf-8")
     print(name, "|", *(f"{norm} {sum(row) / len(row):.3f}" for norm, row in zip(NORMS, found, strict=True)), flush=True)
     return found
 
@@ -105,7 +105,7 @@ def teacher(folder: Path, norms: tuple[str, ...], setting: Setting) -> str:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
         log = folder.with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as out:
+        with log.open("w", encoding="utf-8") as out:
             subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT, check=True)
         made = sorted(folder.glob("*/teacher.safetensors"))
     return str(made[-1])

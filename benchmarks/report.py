@@ -43,4 +43,4 @@ def write_report(name: str, title: str, body: str, note: str = "") -> None:
     )
     print(text)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text)
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")

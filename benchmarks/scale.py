@@ -48,7 +48,7 @@ def seconds(recipe: str, processes: int, steps: int, overrides: list[str]) -> fl
         more = [f"--trainer.max_steps={steps}", "--trainer.limit_val_batches=0", "--trainer.log_every_n_steps=1"]
         more += [f"--trainer.devices={processes}", "--trainer.strategy=ddp"]
         run = fit(recipe, folder, [*overrides, *more], {"OMP_NUM_THREADS": "1"})
-        with (run / "metrics.csv").open() as file:
+        with (run / "metrics.csv").open(encoding="utf-8") as file:
             found = [float(row["time/meta_step"]) for row in csv.DictReader(file) if row["time/meta_step"]]
     return statistics.median(found[WARM_UP:])
 

@@ -74,7 +74,7 @@ class Profiled(pl.Callback):
         seconds = {name: spent(part) for name, part in PARTS.items()}
         seconds["teacher and inner optimizer, backward"] = spent(BACKWARD) - seconds[LEARNER[1]]
         seconds["everything else"] = self._whole / MEASURED - sum(seconds.values())
-        (Path(trainer.default_root_dir) / "seconds.json").write_text(json.dumps(seconds))
+        (Path(trainer.default_root_dir) / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
 
 
 def main() -> None:
@@ -111,7 +111,7 @@ def measured(recipe: str, overrides: list[str]) -> dict[str, float]:
         more += ["--trainer.callbacks+=benchmarks.shares.Profiled"]
         root = str(Path(__file__).resolve().parent.parent)
         run = fit(recipe, folder, [*RECIPES[recipe], *overrides, *more], {"PYTHONPATH": root})
-        seconds: dict[str, float] = json.loads((run / "seconds.json").read_text())
+        seconds: dict[str, float] = json.loads((run / "seconds.json").read_text(encoding="utf-8"))
     return seconds
 
 

@@ -3,8 +3,7 @@
 import io
 import os
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,17 +13,17 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.optim import Optimizer
 
+from gtn_lightning.callbacks.resumption import begins_with_validation, settle_counts
+from gtn_lightning.callbacks.writing import let_loggers_go_on, unless_unwritable
+from gtn_lightning.checkpoints import CheckpointError, is_number, misfit, shown
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.files import whole_file
+from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.teacher_file import record_meta_training, save_teacher
 
 TEACHER_FILE = "teacher.safetensors"
-
-
-class UnwritableError(RecipeError):
-    """A file of the run cannot be written."""
 
 
 class TeacherCheckpoint(ModelCheckpoint):
@@ -42,6 +41,8 @@ class TeacherCheckpoint(ModelCheckpoint):
     And its checkpoint on an exception bears the name of a best one, and waits for all ranks, though the
     others may never come.
 
+    A run that was cut in the middle of a meta-step or of a validation is resumed with that, from its beginning.
+
     Callbacks that average weights put theirs in place for a validation and take them away after it. The teacher file
     holds what was scored, and a checkpoint that is written in between what meta-training goes on from.
 
@@ -51,8 +52,9 @@ class TeacherCheckpoint(ModelCheckpoint):
         monitor: the logged name that decides which is best.
         mode: ``max`` if more of it is better, ``min`` if less is.
         save_top_k: how many of the best checkpoints are kept; -1 keeps one per validation.
-        if_unwritable: what happens if a file cannot be written, on a full disk for instance: ``stop`` ends the run
-            with an error, ``go_on`` warns and tries again after the next validation. Earlier files stay as they were.
+        if_unwritable: what happens if a file of the run cannot be written, on a full disk for instance: ``stop`` ends
+            the run with an error, ``go_on`` warns and tries again next time. It holds for what this package's callbacks
+            and the loggers write as well. Earlier files stay as they were.
 
     Raises:
         RecipeError: if ``save_top_k`` is 0, with which there would be no best teacher.
@@ -85,6 +87,10 @@ class TeacherCheckpoint(ModelCheckpoint):
         )
         self.if_unwritable = if_unwritable
         self._training_began = False
+        self._stepping_in = -1
+        self._validating = False
+        self._validates_at: int | None = None
+        self._began_at = 0
         self._resumed_from: Path | None = None
         self._trained: dict[str, Tensor] | None = None
         self._scored: dict[str, Tensor] | None = None
@@ -102,14 +108,25 @@ class TeacherCheckpoint(ModelCheckpoint):
                 _described_data(trainer)
             except (RecipeError, ValueError) as error:  # a data module of the user's own need not be describable
                 rank_zero_warn(f"the teacher file will not name its data, to use it again give --data ({error})")
+        if self.if_unwritable == "go_on":
+            let_loggers_go_on(trainer)
         if self.dirpath is None:
             self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
         super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the last validation of a run repeated that was cut in it: Lightning would find nothing left to do."""
+        if self._validates_at is not None and 0 <= trainer.max_steps <= self._validates_at:
+            trainer.fit_loop.epoch_loop.max_steps = self._validates_at + 1
+        else:
+            self._validates_at = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to keep checkpoints."""
         super().on_train_start(trainer, pl_module)
         self._training_began = True
+        self._stepping_in, self._validating = -1, False
+        self._began_at = trainer.global_step
         self._trained = self._scored = None
         teacher = Path(trainer.default_root_dir) / TEACHER_FILE
         if self._resumed_from is None or not trainer.is_global_zero or teacher.exists():
@@ -117,13 +134,21 @@ class TeacherCheckpoint(ModelCheckpoint):
         # In a new run folder, the best score so far may never be beaten: its teacher comes along.
         brought = self._resumed_from.parent / TEACHER_FILE
         if brought.exists():
-            with whole_file(teacher) as part:
+            with unless_unwritable(trainer, f"{TEACHER_FILE} of the run that goes on"), whole_file(teacher) as part:
                 part.write_bytes(brought.read_bytes())
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Note in which batch the weights begin to change."""
+        self._stepping_in = trainer.fit_loop.epoch_loop.total_batch_idx
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what meta-training goes on from: other callbacks may put averaged weights in its place."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validating = True
             self._trained = _copied(pl_module)
+            if self._validates_at is not None:
+                trainer.fit_loop.epoch_loop.max_steps = self._validates_at
+                self._validates_at = None
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -135,14 +160,19 @@ class TeacherCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the best, if this is it, and the last."""
         self._trained = None
+        self._validating = False
         try:
             if self._should_skip_saving_checkpoint(trainer):
                 return
             candidates = self._monitor_candidates(trainer)
-            with self._unless_unwritable(trainer):
+            loss = f"meta-step {trainer.global_step} is not saved"
+            with unless_unwritable(trainer, "the best checkpoint", loss):
                 self._save_topk_checkpoint(trainer, candidates)
-            with self._unless_unwritable(trainer):
+            with unless_unwritable(trainer, "the last checkpoint", loss):
                 self._save_last_checkpoint(trainer, candidates)
+        except BaseException:
+            self._validating = True  # what came out of it is not kept
+            raise
         finally:
             self._scored = None
 
@@ -159,7 +189,8 @@ class TeacherCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last, if meta-steps followed the last validation, and note in the teacher file what it all cost."""
         if not self._should_skip_saving_checkpoint(trainer):
-            with self._unless_unwritable(trainer):
+            loss = f"meta-step {trainer.global_step} is not saved"
+            with unless_unwritable(trainer, "the last checkpoint at the end", loss):
                 self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         teacher = Path(trainer.default_root_dir) / TEACHER_FILE
         if trainer.is_global_zero and teacher.exists():
@@ -175,6 +206,13 @@ class TeacherCheckpoint(ModelCheckpoint):
             return
         if not self._training_began:  # a resumed state may be restored by half, and no meta-step is lost
             return
+        loop = trainer.fit_loop.epoch_loop
+        counts: Any = loop.batch_progress.current
+        if self._stepping_in == loop.total_batch_idx and counts.processed < counts.ready:
+            rank_zero_warn(f"meta-step {trainer.global_step + 1} was cut while the outer optimizer was at work")
+            return
+        if trainer.global_step == self._began_at and isinstance(exception, Exception):
+            return  # what the first meta-step fails with may be in the checkpoint that is gone on from
         self.last_model_path = self.format_checkpoint_name({}, self.CHECKPOINT_NAME_LAST)
         try:
             # Without a barrier: other ranks may be gone, or wait for this one elsewhere.
@@ -184,12 +222,26 @@ class TeacherCheckpoint(ModelCheckpoint):
         else:
             rank_zero_info(f"Saved meta-step {trainer.global_step} to {self.last_model_path}")
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """See that a run is resumed with all that followed the weights that are kept."""
+        settle_counts(checkpoint["loops"], trainer.accumulate_grad_batches, self._validating)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note whether the run goes on with a validation."""
+        if trainer.state.fn == TrainerFn.FITTING and begins_with_validation(checkpoint.get("loops") or {}):
+            self._validates_at = checkpoint["global_step"]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score and the files of the run that is resumed, wherever its folder is now.
 
         Lightning forgets the score if the folder has another name than before, and the next validation,
         however bad, would then pass for the best.
+
+        Raises:
+            CheckpointError: if it is not what `state_dict` returns.
         """
+        if fault := _misfit(state_dict):
+            raise CheckpointError(f"the state of TeacherCheckpoint: {fault}")
         assert self.dirpath is not None
         folder = Path(self.dirpath)
 
@@ -237,15 +289,6 @@ class TeacherCheckpoint(ModelCheckpoint):
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(weakref.proxy(self))
 
-    @contextmanager
-    def _unless_unwritable(self, trainer: Trainer) -> Iterator[None]:
-        try:
-            yield
-        except UnwritableError as error:
-            if self.if_unwritable == "stop":
-                raise
-            rank_zero_warn(f"meta-step {trainer.global_step} is not saved: {error}")
-
     def _state(self, trainer: Trainer) -> dict[str, Any]:
         state: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
         if self._trained is None:
@@ -279,6 +322,26 @@ class TeacherCheckpoint(ModelCheckpoint):
 def _copied(module: LightningModule) -> dict[str, Tensor]:
     """Return a module's state as it is now."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
+
+
+def _misfit(state: Any) -> str | None:
+    """Return what is wrong with a state of `TeacherCheckpoint`, or None."""
+    names = ("best_model_path", "kth_best_model_path", "last_model_path", "dirpath")
+    if fault := misfit(state, dict.fromkeys(names, "") | {"best_k_models": {}}, "state"):
+        return fault
+    paths = state["best_k_models"]
+    if not all(isinstance(path, str) for path in paths):
+        return "best_k_models: expected paths"
+    # There is no score before the first validation.
+    scores = {name: state.get(name) for name in ("best_model_score", "kth_value")} | paths
+    return next(
+        (
+            f"{name}: expected a score, got {shown(score)}"
+            for name, score in scores.items()
+            if score is not None and not (isinstance(score, Tensor) and is_number(score))
+        ),
+        None,
+    )
 
 
 def _described_data(trainer: Trainer) -> Any:

@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gtn_lightning.callbacks.figures import save_figure
+from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.files import whole_file
 
 COLUMNS = ["steps", "synthetic_mean", "synthetic_std", "real_mean", "real_std"]
@@ -38,7 +39,8 @@ class LearningCurve(Callback):
         if curve is None or not trainer.is_global_zero:
             return
         statistics = curve_statistics(curve.synthetic, curve.real)
-        write_curve(Path(trainer.default_root_dir) / f"{name}.csv", curve.steps, statistics)
+        with unless_unwritable(trainer, f"{name}.csv"):
+            write_curve(Path(trainer.default_root_dir) / f"{name}.csv", curve.steps, statistics)
         title = f"{len(curve.synthetic)} never-seen learners, {split} split"
         if trainer.global_step:  # unknown where a teacher was only loaded
             title += f", after {trainer.global_step} meta-steps"
@@ -64,7 +66,7 @@ def curve_statistics(synthetic: Tensor, real: Tensor | None) -> dict[str, list[f
 
 def write_curve(path: Path, steps: list[int], statistics: dict[str, list[float]]) -> None:
     """Write the curve as CSV, one row per point; the columns of what was not measured stay empty."""
-    with whole_file(path) as part, part.open("w", newline="") as file:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row, step in enumerate(steps):

@@ -1,5 +1,6 @@
 """Figures, to the run folder and to whichever logger is on."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
+from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.files import whole_file
 
 
@@ -27,14 +29,19 @@ def save_figure(trainer: Trainer, figure: Figure, name: str, meta_step: int) -> 
         return
     path = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
     canvas = FigureCanvasAgg(figure)
-    with whole_file(path) as part:
-        canvas.print_png(str(part))
+    content = BytesIO()
+    canvas.print_png(content)
+    with unless_unwritable(trainer, f"pictures/{name}.png"):
+        with whole_file(path) as part:
+            part.write_bytes(content.getvalue())
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"pictures/{name}", [str(path)], step=meta_step, caption=[f"meta-step {meta_step}"])
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(f"pictures/{name}", [str(path)], step=meta_step, caption=[f"meta-step {meta_step}"])
-        elif isinstance(logger, TensorBoardLogger):
+        if isinstance(logger, TensorBoardLogger):
             pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-            logger.experiment.add_image(f"pictures/{name}", pixels, meta_step, dataformats="HWC")
+            with unless_unwritable(trainer, f"the picture {name} in the log of TensorBoardLogger"):
+                logger.experiment.add_image(f"pictures/{name}", pixels, meta_step, dataformats="HWC")
 
 
 def metric_text(metric: str, value: float) -> str:

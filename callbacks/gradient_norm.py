@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from gtn_lightning.checkpoints import CheckpointError, misfit
 from gtn_lightning.errors import RecipeError
 
 
@@ -66,7 +67,13 @@ class GradientNorm(Callback):
         return {"sum": self._sum, "weight": self._weight}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's running mean."""
+        """Go on from a checkpoint's running mean.
+
+        Raises:
+            CheckpointError: if it is not what `state_dict` returns.
+        """
+        if fault := misfit(state_dict, {"sum": 0.0, "weight": 0.0}, "the state of GradientNorm"):
+            raise CheckpointError(fault)
         self._sum, self._weight = state_dict["sum"], state_dict["weight"]
 
 

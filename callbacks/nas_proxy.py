@@ -14,6 +14,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from gtn_lightning.callbacks.figures import save_figure
+from gtn_lightning.callbacks.writing import unless_unwritable
+from gtn_lightning.checkpoints import CheckpointError, misfit
 from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
@@ -117,7 +119,13 @@ class NASProxy(Callback):
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint.
+
+        Raises:
+            CheckpointError: if it is not what `state_dict` returns.
+        """
+        if fault := misfit(state_dict, {"validations": 0}, "the state of NASProxy", counts=True):
+            raise CheckpointError(fault)
         self._validations = state_dict["validations"]
 
     def _rank(self, trainer: Trainer, gtn: Any) -> None:
@@ -171,7 +179,11 @@ class NASProxy(Callback):
         rows = zip(
             self._sample, self._scores.tolist(), self._parameters.tolist(), self._accuracies.tolist(), strict=True
         )
-        with whole_file(Path(trainer.default_root_dir) / "nas_proxy.csv") as part, part.open("w", newline="") as file:
+        with (
+            unless_unwritable(trainer, "nas_proxy.csv"),
+            whole_file(Path(trainer.default_root_dir) / "nas_proxy.csv") as part,
+            part.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["architecture", "score", "parameters", "accuracy"])
             writer.writerows(rows)

@@ -1,5 +1,6 @@
 """One progress bar for the whole of meta-training."""
 
+import sys
 import time
 from datetime import timedelta
 from typing import Any
@@ -8,6 +9,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from rich import get_console
 from rich.progress import ProgressColumn
+
+from gtn_lightning.streams import Escaping
 
 # Reading a metric waits for the device; a person does not read faster than this many seconds.
 METRICS_EVERY = 0.2
@@ -84,7 +87,7 @@ class MetaProgressBar(RichProgressBar):
         super().on_validation_end(trainer, pl_module)
         self._rename("meta-steps")
         if self._lines and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            print(self._line(trainer, pl_module), flush=True)
+            print(self._line(trainer, pl_module), file=Escaping(sys.stdout), flush=True)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return the meta-loss and the validation metric, the numbers that tell how it goes."""

@@ -1,8 +1,9 @@
 """What came out, in a few lines at the end."""
 
 import shlex
+import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -14,6 +15,7 @@ from rich.table import Table
 from gtn_lightning.callbacks.checkpoint import TEACHER_FILE
 from gtn_lightning.callbacks.curve import curve_statistics
 from gtn_lightning.callbacks.figures import metric_text
+from gtn_lightning.streams import Escaping
 from gtn_lightning.teaching import LearningCurve as Curve
 
 SPLITS = {"fit": "validation", "test": "test"}
@@ -34,7 +36,7 @@ class RunSummary(Callback):
         if trainer.progress_bar_callback is not None:
             # A bar that is still alive would be drawn once more, below.
             trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
-        console = Console(highlight=False)
+        console = Console(highlight=False, file=cast(IO[str], Escaping(sys.stdout)))
         gtn: Any = pl_module
         if gtn.learning_curve is not None:
             curve = gtn.learning_curve

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from safetensors.torch import save
 from torch import Tensor
 
+from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.files import whole_file
 
 FORMAT = "gtn-lightning synthetic data 1"
@@ -65,5 +66,6 @@ class SyntheticData(BasePredictionWriter):
             "description": json.dumps(meanings),
         }
         # Serialised in memory: the library's own writer hides the system's reason when it fails.
-        with whole_file(Path(trainer.default_root_dir) / "synthetic.safetensors") as part:
+        path = Path(trainer.default_root_dir) / "synthetic.safetensors"
+        with unless_unwritable(trainer, path.name), whole_file(path) as part:
             part.write_bytes(save(tensors, metadata))

@@ -8,6 +8,10 @@ from pathlib import Path
 from gtn_lightning.errors import RecipeError
 
 
+class UnwritableError(RecipeError):
+    """A file cannot be written."""
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a name to write to, which takes the place of ``path`` once the block has ended without error.
@@ -19,7 +23,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         path: where the file belongs; its folder is made if there is none.
 
     Raises:
-        RecipeError: if the file system refuses, for instance because the disk is full.
+        UnwritableError: if the file system refuses, for instance because the disk is full.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -29,7 +33,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())  # network file systems report a full disk no earlier than here
         os.replace(part, path)
     except OSError as error:
-        raise RecipeError(
+        raise UnwritableError(
             f"cannot write {path}: {error.strerror or error}; see that its folder is writable and has space "
             "left, or choose another run folder with trainer.default_root_dir"
         ) from error

@@ -1,34 +1,30 @@
-"""Loggers as recipes want them: W&B that never stands in the way of a run, and TensorBoard by one override."""
+"""Loggers as recipes want them: W&B that never stands in the way of a run, tables that lose no row, TensorBoard."""
 
-import configparser
+import csv
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import wandb
 from pytorch_lightning import loggers
+from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_warn
 
 from gtn_lightning.errors import RecipeError
-
-SENDS_NOTHING = ("offline", "dryrun", "disabled")
-"""W&B's modes in which nothing leaves this machine."""
-
-OF_THE_PROCESS = frozenset({"root_dir", "settings_system", "silent"})
-"""W&B's settings that say nothing about a server or an account."""
+from gtn_lightning.files import UnwritableError, whole_file
 
 
 class WandbLogger(loggers.WandbLogger):
     """Lightning's W&B logger, offline unless the user is logged in.
 
-    ``WANDB_MODE`` is honoured if it is set. W&B's settings are those of the environment and of the user's own file,
-    ``~/.config/wandb/settings``, where ``wandb login --host`` notes the server. A file ``wandb/settings`` in the
-    working folder, which may have come with the folder, can only switch W&B off.
+    ``WANDB_MODE`` is honoured where it is set. A server that cannot be reached turns the run into an offline one,
+    with a warning; one that fails later keeps no run waiting for longer than a while at its end. ``wandb sync`` uploads
+    what is missing.
 
-    A server that cannot be reached turns the run into an offline one, with a warning; one that fails later keeps no run
-    waiting for longer than a while at its end. ``wandb sync`` uploads what is missing.
+    Which server gets the key and the data is said by the environment, by the user's own settings (``wandb login``) and
+    by the arguments below. W&B also reads a file ``wandb/settings`` in the working folder, which may come from anybody;
+    this logger leaves out what it says, with a warning.
 
     Args:
         project: the W&B project; None for that of ``WANDB_PROJECT``, or ``gtn-lightning``.
@@ -42,8 +38,7 @@ class WandbLogger(loggers.WandbLogger):
         kwargs: what else Lightning's logger takes, such as ``name``, ``tags``, ``group`` or ``entity``.
 
     Raises:
-        RecipeError: if there is no such setting, or it has no such value; from ``experiment``, if ``wandb/settings``
-            cannot be read.
+        RecipeError: if there is no such setting, or it has no such value.
     """
 
     def __init__(
@@ -76,8 +71,8 @@ class WandbLogger(loggers.WandbLogger):
     def experiment(self) -> Any:
         """Return the W&B run, starting it at first use."""
         if self._experiment is None:
+            leave_out_folder_settings()
             os.makedirs(self.save_dir or ".", exist_ok=True)
-            forget_folder_settings()
         try:
             if self._experiment is None and "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
                 self._wandb_init["mode"] = "offline"
@@ -92,68 +87,139 @@ class WandbLogger(loggers.WandbLogger):
             return super().experiment
 
 
-def forget_folder_settings() -> None:
-    """Set W&B's settings to what they would be without a file ``wandb/settings`` in the working folder.
+def leave_out_folder_settings() -> None:
+    """Take back what W&B has read from a settings file in the working folder, and warn of it.
 
-    W&B puts what is in such a file above the user's own: the server that gets the key, proxies, the account. Whoever
-    the folder comes from would decide on them. A ``mode`` that sends nothing is kept. What else the file says is named
-    in a warning. Settings that a program has made itself, with ``wandb.setup``, are kept too.
-
-    Raises:
-        RecipeError: if the file cannot be read.
+    Such a file may name the server, a proxy, headers, or files to read and upload. Settings from elsewhere stay: those
+    of the environment, of the user's own settings file, and what a program has set by ``wandb.setup``.
     """
-    defaults = wandb.Settings()
-    file = Path(defaults.settings_workspace)
-    if not file.is_file():
+    with_folder = wandb.Settings(silent=True)
+    file = Path(with_folder.settings_workspace)
+    if not file.exists():
         return
-    try:
-        parser = configparser.ConfigParser()
-        parser.read(file, encoding="utf-8")
-        said = dict(parser.items("default")) if parser.has_section("default") else {}
-        # Loads them, if nothing has yet. Nobody is asked for anything.
-        settings = wandb.setup().settings
-    except (OSError, ValueError, configparser.Error) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{file}: cannot be read as W&B's settings ({reason}); correct or remove it") from error
-    own = _settings_without_folder(settings.settings_system)
-    ignored = []
-    for name, value in _one_by_one(said).items():
-        if name == "mode" and value in SENDS_NOTHING:
-            continue
-        if getattr(settings, name) == value != getattr(own, name):
-            setattr(settings, name, getattr(own, name))
-            ignored.append(name)
-    # One value that cannot be, and W&B takes nothing from the user's own file either.
-    for name in own.model_fields_set - OF_THE_PROCESS:
-        if getattr(settings, name) == getattr(defaults, name) != getattr(own, name):
-            setattr(settings, name, getattr(own, name))
-    if ignored:
+    in_force = wandb.setup().settings
+    # W&B looks for the file below the root folder, and nothing lies below this one.
+    without = wandb.Settings(silent=True, root_dir=os.devnull)
+    for settings in (with_folder, without):
+        # In the order of W&B itself, in which the environment stands above the files.
+        settings.settings_system = in_force.settings_system
+        settings.update_from_system_settings()
+        settings.update_from_env_vars(dict(os.environ))
+        settings.update_from_system_environment()
+    taken_back = [
+        name
+        for name in wandb.Settings.model_fields
+        if name not in ("root_dir", "anonymous") and getattr(with_folder, name) != getattr(without, name)
+    ]
+    for name in taken_back:
+        if getattr(in_force, name) == getattr(with_folder, name):
+            setattr(in_force, name, getattr(without, name))
+    if taken_back:
         rank_zero_warn(
-            f"{file}: not used ({', '.join(ignored)}), because the file may have come with the folder; set in the "
-            f"environment or in {settings.settings_system} what you want of it"
+            f"{file} may come from anybody and is not used; it would change {', '.join(taken_back)}. Set what you want "
+            f"to keep in the environment, as in WANDB_BASE_URL or WANDB_ENTITY, or in {in_force.settings_system}"
         )
 
 
-def _settings_without_folder(system: str | None) -> wandb.Settings:
-    """Return what W&B would take from the user's own file and the environment."""
-    with tempfile.TemporaryDirectory() as empty:
-        own = wandb.Settings(root_dir=empty, settings_system=system, silent=True)
-        own.update_from_system_settings()
-        own.update_from_env_vars(dict(os.environ))
-        own.update_from_system_environment()
-    return own
+class CSVLogger(loggers.CSVLogger):
+    """Lightning's CSV logger, which loses no row if a file cannot be written.
 
+    Lightning's writes ``metrics.csv`` anew whenever a metric comes for the first time, and deletes that of an earlier
+    run in the folder, such as a requeued job's. Here a row that cannot be written waits for the next time, the rows
+    before it stay, and a run that finds a ``metrics.csv`` goes on with it. The arguments are Lightning's.
 
-def _one_by_one(said: dict[str, str]) -> dict[str, Any]:
-    """Return the settings in a file as W&B understands each, but those that it would not take."""
-    understood: dict[str, Any] = {}
-    for name, text in said.items():
+    Raises:
+        OSError: in ``log_metrics``, ``save`` and ``finalize``, if the file cannot be written.
+    """
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Return the writer of the files, making it at first use."""
+        if self._experiment is None:
+            self._experiment = MetricsFile(Path(self.log_dir))  # type: ignore[assignment]
+        return self._experiment
+
+    def finalize(self, status: str) -> None:
+        """Write what is not written yet; an error that ended the run is not hidden by one of writing."""
         try:
-            one = wandb.Settings(**{name: text})  # type: ignore[arg-type]
-        except (ValueError, TypeError, wandb.errors.Error):
-            continue
-        understood |= {field: getattr(one, field) for field in one.model_fields_set - OF_THE_PROCESS}
-    return understood
+            super().finalize(status)
+        except (OSError, UnwritableError) as error:
+            if status == "success":
+                raise
+            rank_zero_warn(f"the last rows of {Path(self.log_dir) / METRICS} are lost: {' '.join(str(error).split())}")
+
+
+METRICS = "metrics.csv"
+"""The table of `CSVLogger`."""
+
+
+class MetricsFile:
+    """Rows of metrics, on their way to ``metrics.csv``, and hyperparameters, to ``hparams.yaml``.
+
+    Args:
+        folder: where the files belong; it is made.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / METRICS
+        self.metrics: list[dict[str, Any]] = []
+        """Rows that are not written yet."""
+        self.hparams: dict[str, Any] = {}
+        self._header: list[str] = []
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Record hyperparameters and write all of them.
+
+        Raises:
+            UnwritableError: if the file cannot be written.
+        """
+        self.hparams.update(params)
+        with whole_file(self.path.with_name("hparams.yaml")) as part:
+            save_hparams_to_yaml(str(part), self.hparams)
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Record a row."""
+        row = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+        self.metrics.append(row | {"step": len(self.metrics) if step is None else step})
+
+    def save(self) -> None:
+        """Write the rows that are not written yet.
+
+        Raises:
+            OSError, UnwritableError: if the file cannot be written; it stays as it was, and so do the rows.
+        """
+        if not self.metrics:
+            return
+        known = self.path.exists()
+        if known and self._header and set().union(*self.metrics) <= set(self._header):
+            size = self.path.stat().st_size
+            try:
+                with self.path.open("a", newline="", encoding="utf-8") as file:
+                    csv.DictWriter(file, self._header).writerows(self.metrics)
+            except OSError:
+                os.truncate(self.path, size)
+                raise
+        else:
+            before = _rows(self.path) if known else []
+            header = sorted(set().union(*before, *self.metrics))
+            with whole_file(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, header)
+                writer.writeheader()
+                writer.writerows([*before, *self.metrics])
+            self._header = header
+        self.metrics = []
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Return the complete rows of a table: the last may have been cut short by a kill."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        whole = [line for line in file if line.endswith("\n")]
+    return [{name: value for name, value in row.items() if name is not None} for row in csv.DictReader(whole)]
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):

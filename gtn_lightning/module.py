@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from gtn_lightning.agreement import check_agreement, unsuitable
+from gtn_lightning.checkpoints import CheckpointError, check_progress, check_state_dict, is_number, shown
 from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.data.pairs import batches_of, check_finite, check_pair, has_length, only_loader
@@ -33,7 +34,7 @@ from gtn_lightning.tasks import Task
 from gtn_lightning.teacher_file import TeacherRecipe, check_state, load_weights, read_recipe, read_shapes
 from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInput
 from gtn_lightning.teaching import Examination, LearningCurve, teach, teach_at_best_rate
-from gtn_lightning.trust import Trusted
+from gtn_lightning.trust import Trusted, is_known
 
 REAL_IMAGES = 10_000
 """How many real training images there are at most to the baseline and to a RealData teacher."""
@@ -46,6 +47,17 @@ NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 WHERE = {"train": "the data", "val": "the validation data", "test": "the test data"}
 """What errors call their data."""
+
+
+PARTS: dict[str, type] = {
+    "teacher": Teacher,
+    "curriculum": Curriculum,
+    "learners": LearnerDistribution,
+    "optimizer": InnerOptimizer,
+    "task": Task,
+    "inner_steps": int,
+}
+"""What has to be given to a GTN, and of which kind."""
 
 
 class GTN(pl.LightningModule):
@@ -160,6 +172,7 @@ class GTN(pl.LightningModule):
         self._splits_fit: set[str] = set()
         self._meta_loss: Tensor | None = None
         self._outer_then: dict[str, Any] | None = None
+        self._resumed_at: int | None = None
         self._started = 0.0
         self._spent_before = 0.0
         self._training_began: float | None = None
@@ -212,8 +225,10 @@ class GTN(pl.LightningModule):
             with torch.device("meta"):
                 try:
                     state = build(recipe.model.get(part), recipe.trust).state_dict()
-                except (RecipeError, AttributeError):  # said with the device that it is for
-                    continue
+                except (RecipeError, AttributeError) as error:
+                    if is_known(recipe.model.get(part)):
+                        raise RecipeError(f"{path}: {part}: {' '.join(str(error).split())}") from error
+                    continue  # a class of the user's own that looks at values: it is built as it is
             for name, tensor in state.items():
                 # What is in the one only is said by `load_weights`, which knows of earlier formats.
                 shape = held[f"{part}.{name}"].shape if f"{part}.{name}" in held else None
@@ -231,10 +246,11 @@ class GTN(pl.LightningModule):
             checkpoint["outer"] = self._outer().plan()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another architecture, or of another outer optimizer, in one line."""
-        check_state(self, checkpoint["state_dict"], "the checkpoint")
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
-            self.check_resumption(checkpoint)
+        """Take what was skipped and spent from a checkpoint that belongs to this module, see `check_checkpoint`."""
+        going_on = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        self.check_checkpoint(checkpoint, self._trainer if going_on else None)
+        if going_on:
+            self._resumed_at = checkpoint["global_step"]
             if "outer" in checkpoint and self._has_own_outer():
                 self._outer_then = checkpoint["outer"]
                 if self._outer_then["schedule"] != self._outer().plan()["schedule"]:
@@ -242,14 +258,32 @@ class GTN(pl.LightningModule):
         if "recovery" in checkpoint:
             self.recovery.load_state_dict(checkpoint["recovery"])
         if "meta_training" in checkpoint:
-            self._spent_before = checkpoint["meta_training"]["seconds"]
+            self._spent_before = float(checkpoint["meta_training"]["seconds"])
 
-    def check_resumption(self, checkpoint: dict[str, Any]) -> None:
-        """See that meta-training can go on from a checkpoint's outer optimizer.
+    def check_checkpoint(
+        self, checkpoint: dict[str, Any], trainer: pl.Trainer | None = None, source: str = "the checkpoint"
+    ) -> None:
+        """See that a checkpoint belongs to this module, and that nothing odd is in it.
+
+        Args:
+            checkpoint: what the file holds.
+            trainer: the trainer of the run that is to go on from it; None if only the weights are taken.
+            source: what errors about another architecture call it.
 
         Raises:
-            RecipeError: if it belongs to another one, or the schedule is over by then.
+            CheckpointError: if it lacks something, or holds what no run has put there.
+            RecipeError: if it is another architecture's or another outer optimizer's, or the schedule is over by then.
         """
+        check_state_dict(checkpoint)
+        check_state(self, checkpoint["state_dict"], source)
+        Recovery().load_state_dict(checkpoint.get("recovery", Recovery().state_dict()))
+        spent = checkpoint.get("meta_training", {"seconds": 0.0})
+        seconds = spent.get("seconds") if isinstance(spent, dict) else None
+        if seconds is None or not is_number(seconds) or not 0 <= float(seconds) < float("inf"):
+            raise CheckpointError(f"meta_training: expected seconds of 0 or more, got {shown(seconds)}")
+        if trainer is None:
+            return
+        check_progress(checkpoint, trainer)
         if not self._has_own_outer():
             return
         if "outer" not in checkpoint:
@@ -257,7 +291,9 @@ class GTN(pl.LightningModule):
                 "the checkpoint does not say what its outer optimizer was, as those of earlier versions: begin anew "
                 "from the run's teacher.safetensors with --teacher in place of --ckpt_path"
             )
-        self._outer().check(checkpoint["outer"], checkpoint["global_step"])
+        outer = self._outer()
+        outer.check(checkpoint["outer"], checkpoint["global_step"])
+        outer.check_state(checkpoint)
 
     def meta_training(self) -> dict[str, float]:
         """Return what meta-training cost so far.
@@ -391,6 +427,9 @@ class GTN(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Check that data, teacher, learners and task fit together before the first meta-step."""
+        resumed_at, self._resumed_at = self._resumed_at, None
+        if resumed_at not in (None, self.global_step):
+            raise CheckpointError(f"global_step is {resumed_at}, but the loops count {self.global_step} meta-steps")
         # No earlier: loaders that are given to the trainer without a data module are not there before.
         self._prepare()
         self._follow_recipe()
@@ -677,6 +716,9 @@ class GTN(pl.LightningModule):
         self._learners_fit = True
 
     def _check_parts(self) -> None:
+        for name, kind in PARTS.items():
+            if not isinstance(part := getattr(self, name), kind):
+                raise RecipeError(f"model.{name}: expected a {kind.__name__}, got a {type(part).__name__}")
         check_distribution(self.learners)
         if self.inner_steps < 1:
             raise RecipeError(f"model.inner_steps must be at least 1; got {self.inner_steps}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from gtn_lightning.checkpoints import CheckpointError, is_number, misfit, shown
 from gtn_lightning.errors import RecipeError
 
 REFUSALS = (ValueError, TypeError, RuntimeError, ArithmeticError)
@@ -91,7 +92,9 @@ class OuterOptimization:
 
         Raises:
             RecipeError: if the optimizer's state does not belong to this optimizer, or the schedule is over by then.
+            CheckpointError: if the earlier plan is none.
         """
+        _check_plan(then)
         now = self.plan()
         anew = "or begin anew from the run's teacher.safetensors with --teacher in place of --ckpt_path"
         if then["optimizer"] != now["optimizer"]:
@@ -128,6 +131,73 @@ class OuterOptimization:
                 f"model.outer_optimizer.init_args: {', '.join(sorted(different - {'lr'}))} cannot be changed in a run "
                 f"that goes on, for the checkpoint lacks the state for it: leave it as it was, {anew}"
             ) from error
+
+    def check_state(self, checkpoint: Mapping[str, Any]) -> None:
+        """See that the state of optimizer and schedule in a checkpoint is whole and of the parameters' shapes.
+
+        Args:
+            checkpoint: a checkpoint whose plan `check` has passed.
+
+        Raises:
+            CheckpointError: if it is not.
+        """
+        then, now, states = checkpoint["outer"], self.plan(), checkpoint["optimizer_states"]
+        if len(states) != 1:
+            raise CheckpointError(f"optimizer_states: expected that of one optimizer, got {len(states)}")
+        fresh = self._after_one_step(then["groups"])
+        groups, wanted = states[0].get("param_groups"), fresh["param_groups"]
+        if not isinstance(groups, list) or len(groups) != len(wanted):
+            raise CheckpointError(
+                f"optimizer_states.0.param_groups: expected {len(wanted)} groups, got {shown(groups)}"
+            )
+        for number, (group, template) in enumerate(zip(groups, wanted, strict=True)):
+            place = f"optimizer_states.0.param_groups.{number}"
+            numbers = {name: value for name, value in template.items() if isinstance(value, int | float | list | tuple)}
+            numbers = {name: value for name, value in numbers.items() if not isinstance(value, bool)}
+            if fault := misfit(group, numbers, place):
+                raise CheckpointError(fault)
+            if group["params"] != template["params"]:
+                raise CheckpointError(f"{place}.params: expected {shown(template['params'])}, got others")
+        state, known = states[0].get("state"), fresh["state"]
+        if not isinstance(state, Mapping):
+            raise CheckpointError(f"optimizer_states.0.state: expected a mapping, got {shown(state)}")
+        skipped = checkpoint.get("recovery", {}).get("skipped", 0)
+        if any(known.values()) and not state and checkpoint["global_step"] > skipped:
+            raise CheckpointError("optimizer_states.0.state: it is empty")
+        for number, entry in state.items():
+            if fault := misfit(entry, known.get(number, {}), f"optimizer_states.0.state.{number}"):
+                raise CheckpointError(fault)
+        schedules = checkpoint["lr_schedulers"]
+        if len(schedules) != (then["schedule"] is not None):
+            raise CheckpointError(f"lr_schedulers: expected that of {then['schedule']}, got {len(schedules)}")
+        # A schedule with other arguments than before takes nothing from the checkpoint.
+        if self.lr_scheduler is not None and (then["schedule"], then["arguments"]) == (
+            now["schedule"],
+            now["arguments"],
+        ):
+            schedule = self.lr_scheduler(self._over(self._stand_ins()))
+            if fault := misfit(schedules[0], schedule.state_dict(), "lr_schedulers.0", whole=False):
+                raise CheckpointError(fault)
+
+    def _after_one_step(self, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the state of an optimizer with such options after one step, its tensors without their contents.
+
+        It is empty for an optimizer that takes no step without contents.
+        """
+        shapes: dict[str, list[Tensor]] = {
+            name: [nn.Parameter(torch.empty_like(parameter, device="meta")) for parameter in part]
+            for name, part in self.parameters.items()
+        }
+        made = self._over(shapes)
+        for group, options in zip(made.param_groups, groups, strict=True):
+            group |= {name: value for name, value in options.items() if name in group}
+            for parameter in group["params"]:
+                parameter.grad = torch.empty_like(parameter)
+        try:
+            made.step()
+        except (LookupError, AttributeError, *REFUSALS):
+            made = self._over(shapes)
+        return made.state_dict()
 
     def follow(
         self,
@@ -265,6 +335,30 @@ class OuterOptimization:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # no optimizer step before it
                 _made("model.lr_scheduler", self.lr_scheduler, schedule.step)
+
+
+def _check_plan(plan: Any) -> None:
+    """Raise ``CheckpointError`` unless something is what `OuterOptimization.plan` returns."""
+    if not isinstance(plan, Mapping) or not isinstance(plan.get("optimizer"), str):
+        raise CheckpointError(f"outer: expected what the outer optimizer was, got {shown(plan)}")
+    if not isinstance(plan.get("schedule"), str | None) or "schedule" not in plan:
+        raise CheckpointError("outer.schedule: expected the name of a schedule or nothing")
+    if not isinstance(plan.get("arguments"), Mapping):
+        raise CheckpointError(f"outer.arguments: expected a mapping, got {shown(plan.get('arguments'))}")
+    for key in ("groups", "scheduled"):
+        groups = plan.get(key)
+        if not isinstance(groups, list) or not groups:
+            raise CheckpointError(f"outer.{key}: expected a list of groups, got {shown(groups)}")
+        for number, group in enumerate(groups):
+            place = f"outer.{key}.{number}"
+            if fault := misfit(group, {}, place):
+                raise CheckpointError(fault)
+            if not isinstance(group.get("name", ""), str) or not all(isinstance(name, str) for name in group):
+                raise CheckpointError(f"{place}: expected the name of a part and options of an optimizer")
+            if not is_number(group.get("lr", 0.0)):
+                raise CheckpointError(f"{place}.lr: expected a number, got {shown(group['lr'])}")
+    if len(plan["groups"]) != len(plan["scheduled"]):
+        raise CheckpointError("outer.scheduled: expected as many groups as in outer.groups")
 
 
 def scale_rates(optimizer: Optimizer, schedules: Iterable[Any], factor: float) -> None:

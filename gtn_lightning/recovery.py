@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from gtn_lightning.checkpoints import CheckpointError, is_number, misfit, shown
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.outer import scale_rates
 
@@ -118,6 +119,15 @@ class Recovery:
         return counts | {"reduction": self.reduction}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint.
+
+        Raises:
+            CheckpointError: if it is not what `state_dict` returns.
+        """
+        if fault := misfit(state, dict.fromkeys(("skipped", "in_a_row", "returned"), 0), "recovery", counts=True):
+            raise CheckpointError(fault)
+        reduction = state.get("reduction", self.factor ** state["returned"])
+        if not is_number(reduction) or not 0 < reduction <= 1:
+            raise CheckpointError(f"recovery.reduction: expected a number above 0, at most 1, got {shown(reduction)}")
         self.skipped, self._in_a_row, self._returned = state["skipped"], state["in_a_row"], state["returned"]
-        self.reduction = state.get("reduction", self.factor**self._returned)
+        self.reduction = reduction

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gtn_lightning import trust as trusted
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.files import whole_file
+from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.inner_loop.optimizers import shifted
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str
             save_file(tensors, part, metadata)
     except SafetensorError as error:
         # The library wraps the system's error in its own.
-        raise RecipeError(
+        raise UnwritableError(
             f"cannot write {path}: {error}; choose a folder that is writable and has space left"
         ) from error
 

@@ -34,7 +34,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "gtn_lightning.learners": (
         *("MLP", "ConvNet", "Fixed", "GTNCifarNet", "GTNMnistNet", "Mixture", "RandomWidth", "ResNet"),
     ),
-    "gtn_lightning.loggers": ("TensorBoardLogger", "WandbLogger"),
+    "gtn_lightning.loggers": ("CSVLogger", "TensorBoardLogger", "WandbLogger"),
     "gtn_lightning.nas": (
         *("FullTraining", "MeasuredReference", "RankedLearners", "SpaceLearners", "TableReference"),
         *("FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy", "SynFlow"),
@@ -162,6 +162,11 @@ def names_in(description: Any) -> Iterator[str]:
                 yield value
             else:
                 yield from names_in(value)
+
+
+def is_known(description: Any) -> bool:
+    """Return whether a description names classes of `KNOWN` alone."""
+    return all(_known(path) is not None for path in names_in(description))
 
 
 def check(description: Any, source: str, trust: Trusted = ()) -> None:

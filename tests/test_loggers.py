@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ import pytest
 import wandb
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.loggers import TensorBoardLogger, WandbLogger, forget_folder_settings
+from gtn_lightning.loggers import TensorBoardLogger, WandbLogger
 
 
 @pytest.fixture(autouse=True)
@@ -205,185 +205,103 @@ def test_a_server_that_fails_in_the_middle_of_a_run_does_not_keep_it(
     assert b"val/loss" in path.read_bytes()
 
 
-class Asked(BaseHTTPRequestHandler):
-    """A server that refuses everything, and remembers the keys that it was sent."""
-
-    keys: ClassVar[list[str]]
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        kind, _, key = self.headers.get("Authorization", "").partition(" ")
-        self.keys.append(base64.b64decode(key).decode() if kind == "Basic" else "no key")
-        self.send_response(400)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_GET = do_CONNECT = do_POST
-
-    def log_message(self, *_: Any) -> None:
-        pass
+# ------------------------------------------------------------------- a settings file in the working folder
 
 
-@pytest.fixture
-def asked() -> Iterator[Any]:
-    """Start servers, each of which knows its `address` and the `keys` that it was sent."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def start() -> type[Asked]:
-        handler = type("Handler", (Asked,), {"keys": []})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
-        server.block_on_close = False
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        handler.address = f"http://127.0.0.1:{server.server_address[1]}"
-        servers.append(server)
-        return handler
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def say(file: Path, *lines: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(["[default]", *lines]), encoding="utf-8")
-
-
-LOGGING = """
-from gtn_lightning.loggers import WandbLogger
-logger = WandbLogger(save_dir="run", init_timeout=5, finish_timeout=2)
-logger.log_metrics({"val/accuracy": 0.5}, step=1)
-assert logger.experiment.offline
-logger.experiment.finish()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("folder", ["wandb", ".wandb"])
-@pytest.mark.parametrize("own", ["environment", "user's file"])
-def test_a_file_in_the_working_folder_does_not_get_the_key(own: str, folder: str, tmp_path: Path, asked: Any) -> None:
-    good, bad = asked(), asked()
-    environment = os.environ | {"WANDB_API_KEY": "0" * 40}
-    if own == "environment":
-        environment["WANDB_BASE_URL"] = good.address
-    else:
-        say(tmp_path / "config" / "settings", f"base_url = {good.address}")
-    lines = [f"{name} = {bad.address}" for name in ("base_url", "http_proxy", "https_proxy", "app_url_override")]
-    say(tmp_path / "work" / folder / "settings", *lines)
-    done = subprocess.run(
-        [sys.executable, "-c", LOGGING], cwd=tmp_path / "work", env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert bad.keys == []
-    assert f"api:{'0' * 40}" in good.keys
-    assert f"{folder}/settings: not used (" in done.stderr
-
-
-def taken(*said: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[wandb.Settings, str]:
-    """Return W&B's settings in a folder whose file says this, and what is warned of."""
-    say(folder / "wandb" / "settings", *said)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        forget_folder_settings()
-    return wandb.setup().settings, " ".join(str(each.message) for each in caught)
-
-
-LEADING = {
-    "base_url": "http://127.0.0.1:9",
-    "http_proxy": "http://127.0.0.1:9",
-    "https_proxy": "http://127.0.0.1:9",
-    "api_key": "1" * 40,
-    "entity": "stranger",
-    "project": "theirs",
-    "identity_token_file": "/etc/passwd",
-    "credentials_file": "/etc/passwd",
-    "insecure_disable_ssl": "true",
-    "code_dir": "/",
-    "save_code": "true",
-    "sweep_param_path": "/etc/passwd",
-    "x_extra_http_headers": '{"X-Key": "1"}',
-    "x_stats_open_metrics_endpoints": '{"inside": "http://127.0.0.1:9"}',
-    "x_stats_dcgm_exporter": "http://127.0.0.1:9",
-    "x_stats_coreweave_metadata_base_url": "http://127.0.0.1:9",
-    "x_files_dir": "/tmp/elsewhere",
-    "launch_config_path": "/etc/passwd",
-    "console": "off",
-    "host": "another",
-}
-
-
-@pytest.mark.parametrize("name", LEADING)
-def test_no_setting_is_taken_from_the_working_folder(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")  # keeps its service from starting, and changes nothing else
-    plain = wandb.setup().settings.model_copy()
-    wandb.teardown()
-    settings, warning = taken(f"{name} = {LEADING[name]}", folder=tmp_path / "work", monkeypatch=monkeypatch)
-    assert getattr(settings, name) == getattr(plain, name)
-    assert f"wandb/settings: not used ({name}), because" in warning
-
-
-def test_the_users_own_settings_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setenv("WANDB_ENTITY", "my-team")
-    say(tmp_path / "config" / "settings", "base_url = https://wandb.example.org", "project = mine")
-    said = ["base_url = http://127.0.0.1:9", "entity = stranger", "project = theirs"]
-    settings, warning = taken(*said, folder=tmp_path / "work", monkeypatch=monkeypatch)
-    assert (settings.base_url, settings.entity, settings.project) == ("https://wandb.example.org", "my-team", "mine")
-    assert "not used (base_url, project), " in warning  # what is in the environment stands above it anyway
-    assert str(tmp_path / "config" / "settings") in warning
-
-
-def test_a_folder_that_says_what_is_so_anyway_is_not_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    say(tmp_path / "config" / "settings", "base_url = https://wandb.example.org")
-    said = ["base_url = https://wandb.example.org"]
-    assert taken(*said, folder=tmp_path / "work", monkeypatch=monkeypatch)[1] == ""
-
-
-def test_a_value_that_cannot_be_does_not_hide_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    say(tmp_path / "config" / "settings", "base_url = https://wandb.example.org")
-    settings, _ = taken("nonsense = 1", "entity = me", folder=tmp_path / "work", monkeypatch=monkeypatch)
-    assert (settings.base_url, settings.entity) == ("https://wandb.example.org", None)
-
-
-def test_what_a_program_has_set_up_itself_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    wandb.setup(wandb.Settings(base_url="https://wandb.example.org", entity="me"))
-    said = ["base_url = http://127.0.0.1:9", "entity = stranger"]
-    settings, _ = taken(*said, folder=tmp_path / "work", monkeypatch=monkeypatch)
-    assert (settings.base_url, settings.entity) == ("https://wandb.example.org", "me")
-
-
-def test_a_folder_can_switch_wandb_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
-    server = asked()
-    monkeypatch.setenv("WANDB_BASE_URL", server.address)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    say(tmp_path / "wandb" / "settings", "mode = offline")  # what the command `wandb offline` writes
-    monkeypatch.chdir(tmp_path)
-    assert WandbLogger(save_dir=str(tmp_path / "run")).experiment.offline
-    assert f"api:{'0' * 40}" not in server.keys
+def settle(folder: Path, text: str) -> None:
+    """Write a settings file of W&B into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings").write_text(f"[default]\n{text}\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    "content", ["no section", "[default]\na = %(b)s", "[default]\na\n= 1\n=", "[default]\na = \xe9"]
+    "line",
+    [
+        "base_url = https://stranger.example",
+        "app_url_override = https://stranger.example",
+        "http_proxy = http://stranger.example",
+        "https_proxy = http://stranger.example",
+        "insecure_disable_ssl = true",
+        f"api_key = {'f' * 40}",
+        "identity_token_file = /home/user/secret",
+        "credentials_file = /home/user/secret",
+        "entity = stranger",
+        "mode = disabled",
+        "x_executable = /home/user/program",
+        "launch_config_path = /home/user/secret",
+        "x_stats_coreweave_metadata_base_url = http://stranger.example",
+        "no_such_setting = 1",  # for which W&B would leave out the user's own settings too
+    ],
 )
-def test_a_file_that_cannot_be_read_gets_one_line(
-    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_settings_in_the_working_folder_are_not_used(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "wandb").mkdir()
-    (tmp_path / "wandb" / "settings").write_bytes(content.encode("latin-1"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        RecipeError, match=r"wandb/settings: cannot be read as W&B's settings .*; correct or rem"
-    ) as caught:
-        WandbLogger(save_dir=str(tmp_path / "run")).experiment  # noqa: B018  starts the run
-    assert "\n" not in str(caught.value)
+    settle(tmp_path / "config", "base_url = https://own.example\ninit_timeout = 17")
+    # W&B's folder has two names.
+    settle(tmp_path / (".wandb" if "base_url" in line else "wandb"), line)
+    usual = wandb.Settings()
+    with pytest.warns(UserWarning, match=r"wandb/settings may come from anybody and is not used; it would change"):
+        run = WandbLogger(save_dir=str(tmp_path / "run")).experiment
+    assert run.offline
+    in_force = wandb.setup().settings
+    assert (in_force.base_url, in_force.init_timeout) == ("https://own.example", 17)
+    setting = line.split(" = ")[0]
+    if setting not in ("base_url", "x_executable", "no_such_setting"):
+        assert getattr(in_force, setting) == getattr(usual, setting)
+    for text in ("stranger", "/home/user"):
+        assert text not in f"{in_force} {run.settings}"
+
+
+def test_settings_of_ones_own_and_of_the_program_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settle(tmp_path / "config", "base_url = https://own.example")
+    settle(tmp_path / "wandb", "base_url = https://own.example")  # says the same, changes nothing
+    wandb.setup(wandb.Settings(entity="team"))
+    WandbLogger(save_dir=str(tmp_path / "run")).experiment.finish()
+    in_force = wandb.setup().settings
+    assert (in_force.base_url, in_force.entity) == ("https://own.example", "team")
+    assert not [each for each in recwarn if "may come from anybody" in str(each.message)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["base_url = {}", "http_proxy = {}", "no_such_setting = {}"])
+def test_the_key_goes_to_the_users_own_server_whatever_the_folder_says(line: str, tmp_path: Path) -> None:
+    heard: dict[str, list[str]] = {"own": [], "stranger": []}
+    with listening(heard["own"]) as own, listening(heard["stranger"]) as stranger:
+        settle(tmp_path / "config", f"base_url = {own}")
+        settle(tmp_path / "wandb", line.format(stranger))
+        code = """
+from gtn_lightning.loggers import WandbLogger
+WandbLogger(save_dir="run", init_timeout=5).experiment.finish()
+"""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+        own_settings = {"WANDB_CONFIG_DIR": str(tmp_path / "config"), "WANDB_API_KEY": "k" * 40}
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=kept | own_settings, check=True)
+    key = base64.b64encode(b"api:" + b"k" * 40).decode()
+    assert any(key in header for header in heard["own"])
+    assert not heard["stranger"]
+
+
+@contextmanager
+def listening(heard: list[str]) -> Iterator[str]:
+    """Serve on an address of this machine, refuse everything, and note the credentials that came."""
+
+    class Noting(Failing):
+        def do_POST(self) -> None:
+            heard.append(self.headers.get("Authorization", ""))
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_error(400)
+
+        do_GET = do_HEAD = do_CONNECT = do_POST
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Noting) as found:
+        found.daemon_threads = True
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{found.server_address[1]}"
+        found.shutdown()
 
 
 def test_tensorboard_writes_into_the_run_folder(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,11 @@ RUN = [
     *("--trainer.logger=false", "--trainer.callbacks=[{class_path: TeacherCheckpoint}]"),
 ]
 
-KILLS = 20
+ENDS = int(os.environ.get("GTN_TEST_ENDS", "20"))
+"""How many times a run is ended; one of two processes a fifth as often, since it takes longer to begin."""
+
+TOLD = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+"""The exit codes of a run that is told to end."""
 
 
 def command_line(arguments: list[str], folder: str) -> None:
@@ -43,7 +48,7 @@ Start = Callable[[list[str], Path], "multiprocessing.process.BaseProcess"]
 @pytest.fixture(scope="module")
 def start() -> Start:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gtn_lightning.cli", "sklearn.datasets"])
+    context.set_forkserver_preload(["gtn_lightning.cli.app", "sklearn.datasets"])
 
     def started(arguments: list[str], folder: Path) -> "multiprocessing.process.BaseProcess":
         process = context.Process(target=command_line, args=(arguments, str(folder)))
@@ -62,33 +67,25 @@ def newest(folder: Path, name: str) -> Path:
     return max(folder.glob(f"runs/digits/*/{name}"), key=lambda path: path.stat().st_mtime)
 
 
-@pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_teacher(start: Start, tmp_path: Path) -> None:
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    for folder in (undisturbed, disturbed):
-        folder.mkdir()
-    for _ in range(2):  # the first also starts the process that the others are forked from
-        began = time.monotonic()
-        assert finished(start(RUN, undisturbed)) == 0, (undisturbed / "output.txt").read_text()
-    whole = time.monotonic() - began
+def hears(process: int) -> bool:
+    """Return whether a process handles SIGTERM by now."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
-    moments = random.Random(0)
-    killed = 0
-    while True:
-        again = ["--ckpt_path", "last"] if list(disturbed.glob("runs/digits/*/checkpoints/last.ckpt")) else []
-        process = start([*RUN, *again], disturbed)
-        if killed < KILLS:
-            process.join(moments.uniform(0.2, 0.9) * whole)
-            if process.is_alive():
-                process.kill()
-                killed += 1
-        code = finished(process)
-        assert code in (0, -signal.SIGKILL), (disturbed / "output.txt").read_text()
-        if code == 0 and killed == KILLS:
-            break
-        if code == 0:  # done before the last kill: begin again from the start
-            for path in disturbed.glob("runs/digits/*/checkpoints/last.ckpt"):
-                path.unlink()
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def same(disturbed: Path, undisturbed: Path) -> None:
+    """See that two runs have come to the same end."""
     # A killed process may leave the part that it was writing; nothing takes it for the file.
     for name in ("checkpoints/last.ckpt", "teacher.safetensors"):
         assert newest(disturbed, name).is_file()
@@ -101,6 +98,125 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_teacher(start: 
     teachers = [load_file(newest(folder, "teacher.safetensors")) for folder in (disturbed, undisturbed)]
     for name, tensor in teachers[1].items():
         assert torch.equal(teachers[0][name], tensor), name
+
+
+def begin_anew(folder: Path) -> None:
+    for path in folder.glob("runs/digits/*/checkpoints/last.ckpt"):
+        path.unlink()
+
+
+def resuming(folder: Path) -> list[str]:
+    return ["--ckpt_path", "last"] if list(folder.glob("runs/digits/*/checkpoints/last.ckpt")) else []
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_again_and_again_comes_to_the_same_teacher(start: Start, tmp_path: Path) -> None:
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    for folder in (undisturbed, disturbed):
+        folder.mkdir()
+    for _ in range(2):  # the first also starts the process that the others are forked from
+        began = time.monotonic()
+        assert finished(start(RUN, undisturbed)) == 0, (undisturbed / "output.txt").read_text()
+    whole = time.monotonic() - began
+
+    moments = random.Random(0)
+    ended = 0
+    while True:
+        process = start([*RUN, *resuming(disturbed)], disturbed)
+        expected = {0}
+        if ended < ENDS:
+            assert process.pid is not None
+            pid = process.pid
+            until(lambda: hears(pid) or not process.is_alive(), 120, "it does not begin")  # noqa: B023
+            process.join(moments.uniform(0, 0.9) * whole)
+            number = moments.choice([signal.SIGKILL, *TOLD])
+            if process.is_alive():
+                os.kill(pid, number)
+                expected = {0, TOLD.get(number, -number)}  # 0: it was done in that moment
+                ended += 1
+        code = finished(process)
+        output = (disturbed / "output.txt").read_text()
+        assert code in expected, output
+        assert "Traceback" not in output
+        if code == 0 and ended == ENDS:
+            break
+        if code == 0:
+            begin_anew(disturbed)
+    same(disturbed, undisturbed)
+
+
+def processes_of(group: int) -> list[int]:
+    """Return the processes of a group that have not ended."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = status.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z":
+                found.append(int(status.parent.name))
+    return found
+
+
+def start_two(arguments: list[str], folder: Path) -> "subprocess.Popen[bytes]":
+    """Run ``gtn`` on two processes, in a group of their own."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "WANDB_MODE": "disabled",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    with (folder / "output.txt").open("a") as output:
+        return subprocess.Popen(
+            [Path(sys.executable).with_name("gtn"), *arguments, "--trainer.devices=2", "--trainer.strategy=ddp"],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_ended_again_and_again_come_to_the_same_teacher(tmp_path: Path) -> None:
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    for folder in (undisturbed, disturbed):
+        folder.mkdir()
+    began = time.monotonic()
+    assert start_two(RUN, undisturbed).wait(600) == 0, (undisturbed / "output.txt").read_text()
+    whole = time.monotonic() - began
+
+    moments = random.Random(1)
+    ended = 0
+    while True:
+        first = start_two([*RUN, *resuming(disturbed)], disturbed)
+        expected = {0}
+        whom, number = "", signal.SIGTERM
+        if ended < ENDS // 5:
+            until(lambda: hears(first.pid) or first.poll() is not None, 120, "it does not begin")  # noqa: B023
+            with suppress(subprocess.TimeoutExpired):
+                first.wait(moments.uniform(0, 1) * whole)
+            number = moments.choice([signal.SIGKILL, *TOLD])
+            whom = moments.choice(["all", "the first", "the second"])
+            if first.poll() is None:
+                others = children(first.pid)
+                if whom == "the second" and others:
+                    os.kill(others[0], number)
+                elif whom == "the first":
+                    os.kill(first.pid, number)
+                else:
+                    os.killpg(first.pid, number)
+                ended += 1
+                # A lost process is found out by the others, or by Lightning, which kills them.
+                expected = {0, TOLD[number]} if number in TOLD else {0, 1, -number}
+        code = first.wait(300)
+        output = (disturbed / "output.txt").read_text()
+        print(f"{signal.Signals(number).name} to {whom}: {code}", flush=True)
+        assert code in expected, output
+        assert "Traceback" not in output
+        until(lambda: not processes_of(first.pid), 120, "somebody hangs")  # noqa: B023
+        if code == 0 and ended == ENDS // 5:
+            break
+        if code == 0:
+            begin_anew(disturbed)
+    same(disturbed, undisturbed)
 
 
 def when_training(folder: Path, process: "multiprocessing.process.BaseProcess") -> None:
@@ -128,35 +244,45 @@ def test_sigterm_saves_the_last_meta_step_and_says_how_to_go_on(start: Start, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_others_end_when_one_process_is_killed(rank: int, tmp_path: Path) -> None:
-    many = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=100000"]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "WANDB_MODE": "disabled",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    with (tmp_path / "output.txt").open("w") as output:
-        first = subprocess.Popen(
-            [Path(sys.executable).with_name("gtn"), *RUN, *many],
-            cwd=tmp_path,
-            env=environment,
-            stdout=output,
-            stderr=output,
-        )
-    deadline = time.monotonic() + 200
-    while not list(tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")):
-        assert first.poll() is None, (tmp_path / "output.txt").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    (other,) = children(first.pid)
+    first = start_two([*RUN, "--trainer.max_steps=100000"], tmp_path)
+    other = when_two_are_training(first, tmp_path)
     os.kill(first.pid if rank == 0 else other, signal.SIGKILL)
-    ends = time.monotonic() + 60
-    while first.poll() is None or Path(f"/proc/{other}").exists():
-        assert time.monotonic() < ends, "somebody hangs"
-        time.sleep(0.1)
+    until(lambda: first.poll() is not None and not processes_of(first.pid), 60, "somebody hangs")
     assert first.returncode != 0
     said = (tmp_path / "output.txt").read_text()
     assert "gtn: error: another process of this run has ended" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["all", "the first", "the second"])
+def test_two_processes_are_told_to_end(whom: str, tmp_path: Path) -> None:
+    first = start_two([*RUN, "--trainer.max_steps=100000"], tmp_path)
+    other = when_two_are_training(first, tmp_path)
+    before = torch.load(newest(tmp_path, "checkpoints/last.ckpt"), weights_only=True)["global_step"]
+    if whom == "all":
+        os.killpg(first.pid, signal.SIGTERM)
+    else:
+        os.kill(first.pid if whom == "the first" else other, signal.SIGTERM)
+    until(lambda: first.poll() is not None and not processes_of(first.pid), 120, "somebody hangs")
+    said = (tmp_path / "output.txt").read_text()
+    assert first.returncode == 143, said
+    assert "Traceback" not in said
+    (line,) = (line for line in said.splitlines() if line.startswith("gtn: "))
+    assert line.startswith("gtn: terminated; runs/digits/")
+    assert torch.load(newest(tmp_path, "checkpoints/last.ckpt"), weights_only=True)["global_step"] >= before
+
+
+def when_two_are_training(first: "subprocess.Popen[bytes]", folder: Path) -> int:
+    """Wait until a run of two processes has saved something, and return the second of them."""
+
+    def saved() -> bool:
+        assert first.poll() is None, (folder / "output.txt").read_text()
+        return bool(list(folder.glob("runs/digits/*/checkpoints/last.ckpt")))
+
+    until(saved, 300, "it does not begin")
+    (other,) = children(first.pid)
+    return other
 
 
 def children(process: int) -> list[int]:

@@ -1,5 +1,34 @@
 """The command line ``gtn``."""
 
-from gtn_lightning.cli.app import main
+import sys
+from collections.abc import Sequence
+
+from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 
 __all__ = ["main"]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: the arguments after the program's name; None for those of the process, which then ends with this.
+
+    Returns:
+        The exit code: 0; 2 for wrong input; 128 and the signal's number for a run that was told to end (130 for
+        Ctrl-C, 143 for SIGTERM, 129 for a closed terminal); 1 for a run whose other processes are gone.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    with Signals(until_exit=args is None) as signals:
+        try:
+            try:
+                from gtn_lightning.cli.app import run  # seconds, in which one may change one's mind
+            except Exception:
+                signals.release()  # a library that was cut while it was imported may make an error of its own of that
+                raise
+            signals.release()
+            return run(arguments, signals)
+        except InterruptedBySignal as interruption:
+            if signals.speaks:
+                print(f"gtn: {interruption.ending} before the run began; nothing was kept", file=sys.stderr)
+            return interruption.code

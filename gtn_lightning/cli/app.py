@@ -3,7 +3,6 @@
 It is a LightningCLI: everything about its options and recipes works as LightningCLI users expect. Added are recipes
 by name, teacher files, one folder per run, and errors of one line.
 
-The exit code is 0, 2 for wrong input, 130 for Ctrl-C, 143 for SIGTERM, 1 where another process of the run is gone.
 Only errors that a user can cause become one line; an error of the package's own, or of a user's own class, keeps its
 traceback.
 """
@@ -12,8 +11,6 @@ import json
 import os
 import re
 import shlex
-import shutil
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,30 +21,63 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import wandb
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
 
-from gtn_lightning.cli.messages import components, explained, flat, is_lightnings, reject_nulls
+from gtn_lightning.callbacks.writing import unless_unwritable
+from gtn_lightning.checkpoints import CheckpointError
+from gtn_lightning.cli.messages import (
+    check_numbers,
+    components,
+    explained,
+    flat,
+    is_lightnings,
+    is_out_of_memory,
+    is_own_code,
+    is_restoring,
+    made_in,
+    reject_nulls,
+    wanted_memory,
+)
 from gtn_lightning.cli.quiet import quiet
-from gtn_lightning.cli.recipes import SEARCH, SUBCOMMANDS, recipe_list, with_recipe_paths, with_teacher_recipe
-from gtn_lightning.cli.runs import choose_run_folder, newest_checkpoint, read_checkpoint
+from gtn_lightning.cli.recipes import (
+    SEARCH,
+    SUBCOMMANDS,
+    CommandLine,
+    read_command_line,
+    recipe_list,
+    with_teacher_recipe,
+)
+from gtn_lightning.cli.runs import RunFolder, newest_checkpoint, read_checkpoint, refused_checkpoint
+from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.search import search
+from gtn_lightning.cli.signals import InterruptedBySignal, Signals
+from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
 from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.inner_loop import InnerLoopError
 from gtn_lightning.inner_loop.errors import first_line
 from gtn_lightning.module import GTN
-from gtn_lightning.teacher_file import check_state, load_weights, read_recipe
-from gtn_lightning.trust import OPTION, reject_untrusted
+from gtn_lightning.streams import escape_unencodable
+from gtn_lightning.teacher_file import TeacherRecipe, load_weights
+from gtn_lightning.trust import trusting
 
 EPILOG = """`gtn search` scores architectures; `gtn search --help` says how.
 `gtn recipes` lists the recipes that come with the package; --config takes their names.
-Recipes name classes and so can run code: --trusted-only allows this package's and Lightning's alone.
+Recipes name classes and so can run code. For a stranger's: --trusted-only allows this package's and Lightning's alone;
+--trust MODULE allows those of a module too, in a recipe and in a teacher file.
 GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""
+
+OUT_OF_MEMORY = (
+    "out of memory; less is needed with fewer model.inner_steps, with model.segment, with model.mode=remat, or with a "
+    "smaller model.population or batch_size"
+)
 
 PROCESSES_PER_CORE = 4
 """How many processes of a run a CPU core may be asked to carry."""
@@ -62,8 +92,12 @@ LOST_PROCESS = re.compile(
 """What torch's process groups say when a process at the other end has ended."""
 
 
-class InterruptedRunError(Exception):
-    """A run that was told to end, or whose other processes are gone.
+# A value of no declared type is a value, and no class to make; no recipe is read from an address.
+set_parsing_settings(instantiate_subclass_spec_in_any=False, config_read_mode_fsspec_enabled=False)
+
+
+class EndedRunError(Exception):
+    """A run that ended before its time.
 
     Args:
         what: what happened, for the user.
@@ -88,35 +122,60 @@ class RecipeCallback(SaveConfigCallback):
     def __init__(self, *args: Any, recipe: Namespace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config = recipe
+        self.began_with: int | None = None
+        """How many batches the run that goes on had trained on, or None before the first of this one."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember where this run began."""
+        self.began_with = trainer.fit_loop.epoch_loop.batch_progress.total.completed
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write ``recipe.yaml`` and log the hyperparameters; called on rank zero."""
         folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         stage = getattr(stage, "value", stage)  # an enumeration outside of fit
         name = "recipe.yaml" if stage == "fit" else f"recipe-{stage}.yaml"
-        self.parser.save(self.config, folder / name, skip_unset=False, overwrite=True, multifile=False)
+        # Not by the parser's own `save`, which writes in the locale's encoding and cuts an earlier file short.
+        text = self.parser.dump(self.config, skip_unset=False)
+        with unless_unwritable(trainer, name), whole_file(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
         values = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
         for logger in trainer.loggers:
-            logger.log_hyperparams({key: values[key] for key in ("model", "data", "seed_everything") if key in values})
+            with unless_unwritable(trainer, f"the log of {type(logger).__name__}"):
+                logger.log_hyperparams(
+                    {key: values[key] for key in ("model", "data", "seed_everything") if key in values}
+                )
 
 
 class GTNCLI(LightningCLI):
     """LightningCLI for ``GTN`` and any data module."""
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(
+        self, line: CommandLine, policy: Policy, signals: Signals, teacher: TeacherRecipe | None = None
+    ) -> None:
+        self._signals = signals
+        self._folder = RunFolder()
+        self._line = line
+        self._policy = policy
+        self._teacher = teacher
         # Abbreviated keys would let a misspelt one pass for another.
         options = {"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False, "epilog": EPILOG}
         self._checkpoint: dict[str, Any] | None = None
+        try:
+            self._start(line, options)
+        finally:
+            self._folder.discard_if_empty()
+
+    def _start(self, line: CommandLine, options: dict[str, Any]) -> None:
         super().__init__(
             GTN,
             pl.LightningDataModule,
             subclass_mode_data=True,
             seed_everything_default=0,
             parser_kwargs=dict.fromkeys(SUBCOMMANDS, options) | options | {"prog": "gtn"},
+            trainer_defaults={"callbacks": SafePoints(self._signals)},
             save_config_callback=RecipeCallback,
             save_config_kwargs={"save_to_log_dir": False},
-            args=args,
+            args=line.arguments(inline=self._policy.classes is not None),
             auto_configure_optimizers=False,
         )
 
@@ -137,16 +196,23 @@ class GTNCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, turning what the parser says about wrong input into one line."""
+        if self._policy.classes is not None:
+            ignore_files(parser)
         try:
             super().parse_arguments(parser, args)
         except (ArgumentError, OmegaConfBaseException, ValueError, TypeError) as error:
             command = args[0] if args and args[0] in SUBCOMMANDS else None
             keys = [action.dest for action in self._parser(command)._actions]
-            raise RecipeError(explained(str(getattr(error, "message", None) or error), keys, args)) from error
+            raise RecipeError(
+                explained(str(getattr(error, "message", None) or error), keys, self._line.given())
+            ) from error
         config = self.config.get(self.config.get("subcommand") or "")
         if config is None:
             return
-        reject_nulls(config.as_dict(), {"model": GTN})
+        values = config.as_dict()
+        self._policy.check(values)
+        check_numbers(values)
+        reject_nulls(values, {"model": GTN})
         if config.model.inner_steps < 1:
             # Before the curriculum, which would name its own argument.
             raise RecipeError(f"model.inner_steps must be at least 1; got {config.model.inner_steps}")
@@ -172,7 +238,7 @@ class GTNCLI(LightningCLI):
         recipe.config = recipe.extends = None  # all that they said is in the recipe by now
         self.save_config_kwargs["recipe"] = recipe
         base = config.trainer.default_root_dir or "runs"
-        folder = choose_run_folder(Path(base))
+        folder = self._folder.claim(Path(base))
         config.trainer.default_root_dir = str(folder)
         if config.trainer.enable_progress_bar is not False:
             # Not in the recipes: Lightning refuses a bar that is named while bars are switched off.
@@ -195,6 +261,11 @@ class GTNCLI(LightningCLI):
             while "Union subtypes" in str(told) and (behind := told.__cause__ or told.__context__):
                 told = behind
             raise RecipeError(self._with_key(flat(told))) from error
+        except Exception as error:
+            refusal = None if is_own_code(error) else self._cannot_be_made(error)
+            if refusal is None:
+                raise
+            raise refusal from error
 
     def after_instantiate_classes(self) -> None:
         """Load the teacher file's weights, and see that a checkpoint belongs to the model."""
@@ -202,13 +273,15 @@ class GTNCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         if config.teacher is not None:
-            if self.subcommand != "fit":
-                self._check_kinds(read_recipe(config.teacher)["model"], config.teacher)
+            if self._teacher is not None:
+                self._check_kinds(self._teacher.model, config.teacher)
             load_weights(self.model, config.teacher)
         if self._checkpoint is not None:
-            check_state(self.model, self._checkpoint["state_dict"], config.ckpt_path)
-            if self.subcommand == "fit":
-                self.model.check_resumption(self._checkpoint)
+            trainer = self.trainer if self.subcommand == "fit" else None
+            try:
+                self.model.check_checkpoint(self._checkpoint, trainer, config.ckpt_path)
+            except CheckpointError as error:
+                raise refused_checkpoint(config.ckpt_path, flat(error)) from error
             self._checkpoint = None
 
     def _check_kinds(self, written: dict[str, Any], path: str) -> None:
@@ -230,40 +303,90 @@ class GTNCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         folder = Path(self.trainer.default_root_dir)
-        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        shield_children(self.trainer, self._signals)
         try:
             super()._run_subcommand(subcommand)
-        except (Exception, SystemExit) as error:
+            self._signals.release()
+        except BaseException as error:
+            self._signals.hold()  # what follows is short, and the last, unless W&B's server stalls
             last = folder / "checkpoints" / "last.ckpt"
-            if folder in new and not last.exists() and self.trainer.is_global_zero and self._took_no_step():
-                # A faulty recipe leaves nothing behind, also where the fault shows only with the data at hand.
-                wandb.finish(exit_code=1)
-                shutil.rmtree(folder, ignore_errors=True)
-                for parent in new[1:]:
-                    with suppress(OSError):  # somebody else's run is in there
-                        parent.rmdir()
+            told = self._signals.received is not None
+            refusal = None if told else self._refused_checkpoint(error)
+            if refusal is not None or (not last.exists() and self._took_no_step()):
+                # A faulty recipe leaves nothing behind, also if the fault shows only with the data at hand.
+                _finish_wandb(exit_code=1)
+                self._folder.discard()
+            if refusal is not None:
+                raise refusal from error
+            if (
+                isinstance(error, Exception)
+                and not isinstance(error, USER_ERRORS)
+                and not told
+                and self._took_no_step()
+            ):
+                # Learners are made when the data is at hand; Lightning looks at some options no earlier than that.
+                refusal = None if is_own_code(error) else self._cannot_be_made(error)
+                if refusal is not None:
+                    raise refusal from error
             checkpoint = str(last) if last.exists() else ""
-            # Lightning turns Ctrl-C into exit(1), after its callbacks have saved what there is.
+            if told:
+                assert self._signals.received is not None
+                # Whatever it became on its way; other processes may also have ended first.
+                interruption = InterruptedBySignal(self._signals.received)
+                raise EndedRunError(interruption.ending, checkpoint, interruption.code) from None
+            # Lightning turns a Ctrl-C that is raised by something else into exit(1).
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-                raise InterruptedRunError("interrupted", checkpoint, 130) from None
-            if isinstance(error, SIGTERMException):
-                raise InterruptedRunError("terminated", checkpoint, 128 + signal.SIGTERM) from None
+                raise EndedRunError("interrupted", checkpoint, 130) from None
             if isinstance(error, ValueError) and not isinstance(error, RecipeError) and is_lightnings(error):
                 raise RecipeError(f"trainer: {flat(error).lstrip('` ')}") from error
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST_PROCESS.search(str(error)):
                 what = f"error: another process of this run has ended, its own output says why ({first_line(error)})"
-                raise InterruptedRunError(what, checkpoint, 1) from error
+                raise EndedRunError(what, checkpoint, 1) from error
+            if isinstance(error, Exception) and is_out_of_memory(error):
+                raise EndedRunError(f"error: {OUT_OF_MEMORY} ({wanted_memory(error)})", checkpoint, 1) from error
+            if isinstance(error, OSError | UnwritableError) and subcommand == "fit" and not self._took_no_step():
+                raise EndedRunError(f"error: {flat(error)}", checkpoint, 2) from error
             raise
         finally:
-            # Another run of this process must not go on in this one's W&B run, nor with its environment.
-            wandb.finish()
-            wandb.teardown()
+            self._signals.hold()
+            with suppress(InterruptedBySignal):
+                # Another run of this process must not go on in this one's W&B run, nor with its environment.
+                _finish_wandb()
             # Lightning destroys NCCL's group alone. Gloo's threads, left running, may abort a process at its exit.
             if distributed.is_initialized() and distributed.get_backend() == "gloo":
                 distributed.destroy_process_group()
 
     def _took_no_step(self) -> bool:
-        return bool(self.trainer.fit_loop.epoch_loop.batch_progress.total.completed == 0)
+        trainer: Any = self.trainer
+        callback = next((entry for entry in trainer.callbacks if isinstance(entry, RecipeCallback)), None)
+        began_with = 0 if callback is None else callback.began_with
+        return began_with in (None, self.trainer.fit_loop.epoch_loop.batch_progress.total.completed)
+
+    def _refused_checkpoint(self, error: BaseException) -> RecipeError | None:
+        """Return what to say if the checkpoint is to blame for an error; None if it is not."""
+        path = self.config[self.subcommand].ckpt_path
+        if path is None or not isinstance(error, Exception):
+            return None
+        if isinstance(error, CheckpointError):
+            return refused_checkpoint(path, flat(error))
+        if isinstance(error, USER_ERRORS) or is_out_of_memory(error) or is_own_code(error):
+            return None
+        if self.trainer.world_size > 1 and LOST_PROCESS.search(str(error)):
+            return None
+        # What no check of the checkpoint has found shows while it is restored, or in the first meta-step.
+        if is_restoring(error) or (self.subcommand == "fit" and self._took_no_step()):
+            return refused_checkpoint(path, f"{type(error).__name__}: {first_line(error)}")
+        return None
+
+    def _cannot_be_made(self, error: Exception) -> RecipeError | None:
+        """Return what to say of an error that one of the recipe's components was made with; None if it was not."""
+        key = made_in(error, self.config[self.subcommand].as_dict())
+        if key is None and not is_lightnings(error):
+            return None
+        if is_out_of_memory(error):
+            return RecipeError(f"{key or 'trainer'}: there is not so much memory ({wanted_memory(error)}): lower it")
+        kind = "" if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: "
+        return RecipeError(f"{key or 'trainer'}: {kind}{first_line(error)}; correct the value")
 
     def _with_key(self, message: str) -> str:
         """Put the key of the component that a message begins with before it."""
@@ -273,53 +396,71 @@ class GTNCLI(LightningCLI):
         return f"{key}.init_args: {message}" if key else message
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line.
+def run(arguments: Sequence[str], signals: Signals) -> int:
+    """Run the command line; see `gtn_lightning.cli.main`.
 
     Args:
-        args: the arguments after the program's name; None for those of the process.
+        arguments: the arguments after the program's name.
+        signals: what makes exceptions of signals.
 
     Returns:
-        The exit code: 0; 2 for wrong input; 130, 143 or 1 for a run that was interrupted, terminated or left alone.
+        The exit code.
     """
-    arguments = list(sys.argv[1:] if args is None else args)
-    # A user's own classes lie in the working folder; last, so that no file there shadows a library.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    command = shlex.join(["gtn", *arguments])
+    escape_unencodable(sys.stdout, sys.stderr)
     try:
-        if arguments == ["recipes"]:
+        if list(arguments) == ["recipes"]:
             print(recipe_list())
             return 0
         with quiet():
-            expanded = with_teacher_recipe(with_recipe_paths([a for a in arguments if a != OPTION]))
-            if OPTION in arguments:
-                reject_untrusted(expanded)
-            if expanded[:1] == [SEARCH]:
-                search(expanded[1:])
-            else:
-                GTNCLI(expanded)
-    except USER_ERRORS as error:
+            _run(arguments, signals)
+    except EndedRunError as end:
+        if end.checkpoint:
+            kept = f"{end.checkpoint} is kept, go on with: {command} {shlex.join(['--ckpt_path', end.checkpoint])}"
+        else:
+            kept = "nothing was kept" if arguments[:1] == ["fit"] else f"run it again: {command}"
+        if signals.received is None or signals.speaks:  # one process says for all that they were told to end
+            print(f"gtn: {end.what}; {kept}", file=sys.stderr)
+        return end.code
+    except (Exception, InterruptedBySignal) as error:
+        if signals.received is not None:
+            # A library that was cut may make an error of its own of that.
+            interruption = InterruptedBySignal(signals.received)
+            if arguments[:1] != [SEARCH]:
+                raise interruption from None
+            print(f"gtn: {interruption.ending}; what is scored is kept, go on with: {command}", file=sys.stderr)
+            return interruption.code
+        if not isinstance(error, USER_ERRORS):
+            raise
         if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
         print(f"gtn: error: {flat(error)}", file=sys.stderr)
         return 2
-    except InterruptedRunError as interruption:
-        again = shlex.join(["gtn", *arguments, "--ckpt_path", interruption.checkpoint])
-        kept = (
-            f"{interruption.checkpoint} is kept, go on with: {again}" if interruption.checkpoint else "nothing was kept"
-        )
-        print(f"gtn: {interruption.what}; {kept}", file=sys.stderr)
-        return interruption.code
-    except KeyboardInterrupt:
-        if arguments[:1] == [SEARCH]:
-            print(
-                f"gtn: interrupted; what is scored is kept, go on with: {shlex.join(['gtn', *arguments])}",
-                file=sys.stderr,
-            )
-            return 130
-        print("gtn: interrupted before the run began; nothing was kept", file=sys.stderr)
-        return 130
     return 0
+
+
+def _run(arguments: Sequence[str], signals: Signals) -> None:
+    others, strict, trust = take_options(arguments)
+    with trusting(*trust):
+        line, teacher = with_teacher_recipe(read_command_line(others), trust)
+        policy = policy_for(line, teacher, strict, trust)
+        if teacher is not None:
+            GTN.check_sizes(teacher, line.recipes[0].path)
+        with policy.enforced():
+            if line.command == [SEARCH]:
+                search(line, policy)
+            else:
+                GTNCLI(line, policy, signals, teacher)
+
+
+def _finish_wandb(exit_code: int | None = None) -> None:
+    """End the W&B run, which is no reason to lose what the run has come to."""
+    try:
+        wandb.finish(exit_code=exit_code)
+        if exit_code is None:
+            wandb.teardown()
+    except (OSError, wandb.errors.Error) as error:
+        rank_zero_warn(f"the log of W&B is not complete: {flat(error)}")
 
 
 def _reject_crowd(trainer: Namespace) -> None:

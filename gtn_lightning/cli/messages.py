@@ -9,17 +9,20 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import torch
 import yaml
 
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
+from gtn_lightning.cli.strict_yaml import load_yaml
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.inner_loop.errors import first_line
 
 # Imported here so that recipes can name their classes without the path.
 COMPONENTS = (callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers)
@@ -147,6 +150,25 @@ def components(value: Any, key: str = "") -> Iterator[tuple[str, str, dict[str, 
             yield from components(item, f"{key}.{name}" if key else name)
 
 
+def check_numbers(values: Any, key: str = "") -> None:
+    """Refuse integers that no tensor and no library takes.
+
+    Args:
+        values: the recipe as it was parsed.
+        key: where it stands.
+
+    Raises:
+        RecipeError: if an integer has more than 64 bits.
+    """
+    if isinstance(values, int) and not -(2**63) <= values < 2**63:
+        raise RecipeError(f"{key}: expected an integer of at most 64 bits, got one of {values.bit_length()}")
+    items = (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list | tuple) else ()
+    )
+    for name, value in items:
+        check_numbers(value, f"{key}.{name}" if key else str(name))
+
+
 def reject_nulls(values: dict[str, Any], roots: Mapping[str, type]) -> None:
     """Refuse null for what is not optional in this package's classes.
 
@@ -232,23 +254,34 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\s*Got value: Namespace.*", "", text)).strip()
 
 
-def explained(message: str, keys: list[str], arguments: Sequence[str]) -> str:
-    """Return what the parser says as one line."""
+def explained(message: str, keys: list[str], given: Iterable[Any]) -> str:
+    """Return what the parser says as one line.
+
+    Args:
+        message: what it says.
+        keys: the keys that the parser knows, dotted.
+        given: the recipes and overrides as plain data, from the weakest to the strongest.
+    """
+    if match := re.search(r"Importing '([^']+)' is not allowed", message):
+        line = explain(re.sub(r"Importing '[^']+' is not allowed.*", "", message), keys, ())
+        key = line.partition(":")[0] if ":" in line else ""
+        named = match[1]
+        where = f"{key}: " if key and " " not in key else ""
+        return (
+            f"{where}{named} is code from elsewhere; allowed are the classes of gtn-lightning, and named ones of "
+            f"Lightning and torch.optim: read it, then allow it with --trust {named.rpartition('.')[0] or named}"
+        )
     classes = [name for module in COMPONENTS for name in vars(module) if name[:1].isupper()]
-    return with_item(explain(message, keys, classes), _given(arguments))
+    return with_item(explain(message, keys, classes), given)
 
 
-def _given(arguments: Sequence[str]) -> Iterator[Any]:
-    """Yield what recipes and overrides on the command line say, as plain data; what cannot be read is left out."""
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        key, equals, value = argument.removeprefix("--").partition("=")
-        with suppress(yaml.YAMLError, OSError):
-            if before == "--config":
-                yield yaml.safe_load(
-                    argument if argument.startswith("{") else Path(argument).read_text(encoding="utf-8")
-                )
-            elif equals:
-                content = yaml.safe_load(value)
+def overrides(words: Sequence[str]) -> Iterator[Any]:
+    """Yield what overrides on the command line say, as plain data; what cannot be read is left out."""
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if equals:
+            with suppress(yaml.YAMLError, ValueError):
+                content = load_yaml(value)
                 for name in reversed(key.split(".")):
                     content = {name: content}
                 yield content
@@ -266,4 +299,79 @@ def flat(error: BaseException) -> str:
 def is_lightnings(error: BaseException) -> bool:
     """Return whether an error was raised by Lightning, about the trainer's arguments."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").startswith("pytorch_lightning.")
+    name = frames[-1][0].f_globals.get("__name__") or "" if frames else ""
+    return name.startswith(("pytorch_lightning.", "lightning_fabric."))
+
+
+LIBRARIES = frozenset(
+    {
+        *("gtn_lightning", "jsonargparse", "lightning_fabric", "lightning_utilities", "numpy", "omegaconf"),
+        *("pytorch_lightning", "torch", "torchmetrics", "torchvision"),
+        *sys.stdlib_module_names - {"__main__"},
+    }
+)
+"""Packages whose errors are about what the user gave them, if nothing else is between."""
+
+
+def is_own_code(error: BaseException) -> bool:
+    """Return whether an error was raised in the user's own code, or in what that called."""
+    names = (frame.f_globals.get("__name__") or "torch" for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.partition(".")[0] not in LIBRARIES for name in names)
+
+
+def is_restoring(error: BaseException) -> bool:
+    """Return whether an error was raised while Lightning restored a checkpoint."""
+    return any(
+        frame.f_globals.get("__name__") == "pytorch_lightning.trainer.connectors.checkpoint_connector"
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is no memory left, on the host or on a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error)) is not None
+
+
+LARGE = 1_000_000
+"""From here on a number passes for a size that is too large."""
+
+
+def wanted_memory(error: Exception) -> str:
+    """Return how much memory could not be had, in words, or what else an error says on its first line."""
+    found = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+    return found[0].lower().replace("gib", "GiB").replace("mib", "MiB") if found else first_line(error)
+
+
+def made_in(error: BaseException, values: dict[str, Any]) -> str | None:
+    """Return the key of the component or argument that could not be made, None if it was something else.
+
+    Args:
+        error: what was raised.
+        values: the recipe as it was parsed.
+    """
+    places: dict[str, list[tuple[str, dict[str, Any]]]] = {"gtn_lightning.module.GTN": [("model", values["model"])]}
+    places["pytorch_lightning.trainer.trainer.Trainer"] = [("trainer", values["trainer"])]
+    for key, path, arguments in components(values):
+        with suppress(ImportError, AttributeError, ValueError):
+            cls = pkgutil.resolve_name(path)
+            places.setdefault(f"{cls.__module__}.{cls.__qualname__}", []).append((f"{key}.init_args", arguments))
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        cls = type(frame.f_locals.get("self"))
+        if frame.f_code.co_name == "__init__" and (there := places.get(f"{cls.__module__}.{cls.__qualname__}")):
+            key, arguments = there[0]
+            numbers = {name: _numbers(value) for name, value in arguments.items()}
+            # Torch says the size that it refuses, or nothing of use.
+            named = [name for name, given in numbers.items() if any(str(n) in str(error) for n in given if n > 99)]
+            large = [name for name, given in numbers.items() if any(n >= LARGE for n in given)]
+            suspects = named if len(named) == 1 else large
+            found = f"{key}.{suspects[0]}" if len(suspects) == 1 else key
+    return found
+
+
+def _numbers(value: Any) -> list[int | float]:
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) else []

@@ -1,9 +1,14 @@
 """What Lightning says to everybody and no user of the command line can act on is not shown."""
 
 import logging
+import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import gtn_lightning
+from gtn_lightning import callbacks
 
 LOGGERS = (
     "pytorch_lightning.utilities.rank_zero",
@@ -32,7 +37,21 @@ WARNINGS = (
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Lightning says to everybody and nobody here can act on."""
+    """Silence what Lightning says to everybody and nobody here can act on, and give warnings of ours one line each."""
+    own = tuple(f"{folder}{os.sep}" for package in (gtn_lightning, callbacks) for folder in package.__path__)
+    in_full, shown, in_threads = warnings.formatwarning, logging.raiseExceptions, threading.excepthook
+
+    def in_a_thread(arguments: threading.ExceptHookArgs) -> None:
+        # TensorBoard writes in one; its logger reports the same error to whoever logs next.
+        if not isinstance(arguments.exc_value, OSError):
+            in_threads(arguments)
+
+    def in_one_line(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if filename.startswith(own):
+            return f"warning: {' '.join(str(message).split())}\n"
+        return in_full(message, category, filename, lineno, line)
 
     def worth_saying(record: logging.LogRecord) -> bool:
         return not any(text in record.getMessage() for text in MESSAGES)
@@ -44,7 +63,12 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             for message in WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
+            warnings.formatwarning = in_one_line
+            # W&B keeps a log of its own, of which every line would be a traceback on a full disk.
+            logging.raiseExceptions = False
+            threading.excepthook = in_a_thread
             yield
     finally:
+        warnings.formatwarning, logging.raiseExceptions, threading.excepthook = in_full, shown, in_threads
         for logger in loggers:
             logger.removeFilter(worth_saying)

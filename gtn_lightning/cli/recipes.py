@@ -1,16 +1,17 @@
 """Recipes: where they are, what they extend, and the one inside a teacher file."""
 
-import sys
+import locale
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from gtn_lightning.cli.messages import flat
+from gtn_lightning.cli.messages import flat, overrides
+from gtn_lightning.cli.strict_yaml import dump_yaml, read_yaml
 from gtn_lightning.description import as_recipe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.teacher_file import read_recipe
+from gtn_lightning.teacher_file import TeacherRecipe, read_recipe
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 """Commands of Lightning."""
@@ -19,8 +20,55 @@ SEARCH = "search"
 """The command of architecture search."""
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as it was read."""
+
+    path: Path
+    content: dict[str, Any]
+    packaged: bool
+    """Whether it comes with this package."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What stands on the command line, apart: recipes with all that they extend, and the user's own words."""
+
+    command: list[str]
+    """The command, if there is one."""
+    recipes: list[Recipe]
+    """From the weakest to the strongest."""
+    words: list[str]
+    """Everything else, in its order."""
+
+    def arguments(self, inline: bool = False) -> list[str]:
+        """Return the arguments for the parser: recipes first, so that an override wins wherever it stands.
+
+        Args:
+            inline: whether recipes are handed over as what was read, so that nothing reads them a second time.
+        """
+        given = []
+        for recipe in self.recipes:
+            given += ["--config", dump_yaml(recipe.content) if inline or _needs_inline(recipe) else str(recipe.path)]
+        return [*self.command, *given, *self.words]
+
+    def given(self) -> list[Any]:
+        """Return recipes and overrides as plain data, from the weakest to the strongest."""
+        return [*(recipe.content for recipe in self.recipes), *overrides(self.words)]
+
+    def option(self, name: str) -> str | None:
+        """Return the last value given to an option on the command line, None if there is none."""
+        value = None
+        for index, word in enumerate(self.words):
+            if word.startswith(f"{name}="):
+                value = word.partition("=")[2]
+            elif word == name and index + 1 < len(self.words):
+                value = self.words[index + 1]
+        return value
+
+
 def packaged_recipes() -> dict[str, Path]:
-    """Return the packaged recipes by name."""
+    """Return the recipes that come with the package, by name."""
     folder = Path(str(resources.files("gtn_lightning.recipes")))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
@@ -31,98 +79,134 @@ def recipe_list() -> str:
     recipes = packaged_recipes()
     width = max(map(len, recipes))
     for name, path in recipes.items():
-        comments = [
-            line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")
-        ]
+        text = path.read_text(encoding="utf-8")
+        comments = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")]
         lines.append(f"{name:{width}} {comments[1] if len(comments) > 1 else ''}")
     return "\n".join(lines)
 
 
-def with_recipe_paths(arguments: list[str]) -> list[str]:
-    """Replace the recipe's name behind ``--config`` by its path, and put the recipes that it extends before it.
+def read_command_line(arguments: list[str]) -> CommandLine:
+    """Read the recipes that ``--config`` or ``-c`` name, and what they extend.
 
-    Recipes come before everything else, so that an override wins wherever it stands: to the parser the last one does.
+    Raises:
+        RecipeError: if one cannot be found or is no recipe.
     """
-    recipes: list[str] = []
-    others: list[str] = []
+    recipes: list[Recipe] = []
+    words: list[str] = []
     following = False
     for argument in arguments:
-        if following or argument.startswith("--config="):
-            for path in _recipe_chain(argument.removeprefix("--config=")):
-                recipes += ["--config", path]
+        if following:
+            recipes += recipe_chain(argument)
             following = False
         elif argument in ("--config", "-c"):
             following = True
+        elif argument.startswith("--config="):
+            recipes += recipe_chain(argument.removeprefix("--config="))
+        elif argument.startswith("-c") and not argument.startswith("--"):
+            recipes += recipe_chain(argument.removeprefix("-c").removeprefix("="))
         else:
-            others.append(argument)
+            words.append(argument)
     if following:  # the parser says that a name is missing
-        others.append("--config")
-    command = 1 if others and others[0] in (*SUBCOMMANDS, SEARCH) else 0
-    return [*others[:command], *recipes, *others[command:]]
+        words.append("--config")
+    command = 1 if words and words[0] in (*SUBCOMMANDS, SEARCH) else 0
+    return CommandLine(words[:command], recipes, words[command:])
 
 
-def _recipe_chain(name: str) -> list[str]:
-    """Return the paths of the recipes that a recipe extends, the remotest first, and its own."""
-    recipes = packaged_recipes()
-    chain: list[str] = []
-    wanted: str | None = name
+def recipe_chain(name: str) -> list[Recipe]:
+    """Return the recipes that a recipe extends, the remotest first, and itself.
+
+    Args:
+        name: a packaged recipe's name, or a path.
+
+    Raises:
+        RecipeError: if one cannot be found or is no recipe.
+    """
+    known = packaged_recipes()
+    chain: list[Recipe] = []
+    wanted: Any = name
     while wanted is not None:
-        if not Path(wanted).is_file() and wanted not in recipes:
-            where = f"--config {name}" if not chain else f"{chain[0]}: extends: {wanted}"
+        where = f"--config {name}" if not chain else f"{chain[0].path}: extends"
+        if not isinstance(wanted, str) or "\0" in wanted:
+            raise RecipeError(f"{where}: expected the name or the path of a recipe, got {wanted!r}")
+        path = Path(wanted)
+        if not _is_file(path) and wanted not in known:
             raise RecipeError(
-                f"{where}: there is no such file and no packaged recipe of that name; "
-                f"give the path of a YAML file or one of: {', '.join(recipes)}"
+                f"{where}{'' if not chain else f': {wanted}'}: there is no such file and no packaged recipe of that "
+                f"name; give the path of a YAML file or one of: {', '.join(known)}"
             )
-        path = wanted if Path(wanted).is_file() else str(recipes[wanted])
-        if path in chain:
+        packaged = not _is_file(path)
+        path = known[wanted] if packaged else path
+        if path in [recipe.path for recipe in chain]:
             raise RecipeError(f"{path}: extends: the recipe extends itself; name another one")
-        chain.insert(0, path)
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        content = read_yaml(path)
         if not isinstance(content, dict):
             raise RecipeError(f"{path} is no recipe: expected a mapping with the keys model, data and trainer")
+        chain.insert(0, Recipe(path, content, packaged))
         wanted = content.get("extends")
     return chain
 
 
-def with_teacher_recipe(arguments: list[str]) -> list[str]:
-    """Put the recipe inside a teacher file before the other options of ``validate``, ``test`` and ``predict``."""
-    if not arguments or arguments[0] not in SUBCOMMANDS[1:]:
-        return arguments
-    path = None
-    for index, argument in enumerate(arguments):
-        if argument.startswith("--teacher="):
-            path = argument.removeprefix("--teacher=")
-        elif argument == "--teacher" and index + 1 < len(arguments):
-            path = arguments[index + 1]
-    if path is None:
-        return arguments
-    folder = str(Path(path).parent / arguments[0])
-    recipe = read_recipe(path)
-    trainer = {
-        "default_root_dir": folder,
-        "logger": [_csv_logger(folder)],
-        "callbacks": [{"class_path": name} for name in ("LearningCurve", "SampleGrid", "SyntheticData", "RunSummary")],
-    }
+def with_teacher_recipe(line: CommandLine, trust: list[str]) -> tuple[CommandLine, TeacherRecipe | None]:
+    """Put the recipe inside a teacher file before the others of ``validate``, ``test`` and ``predict``.
+
+    Args:
+        line: the command line.
+        trust: modules and classes that the user allows.
+
+    Raises:
+        RecipeError: if the file is no teacher file, is damaged, or names a class that is not allowed.
+    """
+    path = line.option("--teacher")
+    if path is None or line.command not in [[name] for name in SUBCOMMANDS[1:]]:
+        return line, None
+    recipe = read_recipe(path, trust)
+    for text in _texts([recipe.model, recipe.data]):
+        if "${" in text:
+            raise RecipeError(f"{path}: the recipe in the file holds the reference {text[:80]!r}: take a whole file")
+    folder = str(Path(path).parent / line.command[0])
     try:
-        config = {key: as_recipe(recipe[key]) for key in ("model", "data") if recipe[key] is not None}
+        parts = {"model": recipe.model, "data": recipe.data}
+        content = {key: as_recipe(value) for key, value in parts.items() if value is not None}
     except (TypeError, ValueError, LookupError) as error:
         raise RecipeError(f"{path}: its recipe is damaged ({flat(error)}); take a whole file") from error
-    config["trainer"] = trainer
-    text = yaml.dump(config, Dumper=_Quoting, default_flow_style=True, width=sys.maxsize, allow_unicode=True)
-    return [arguments[0], "--config", text.strip(), *arguments[1:]]
+    names = ("LearningCurve", "SampleGrid", "SyntheticData", "RunSummary")
+    content["trainer"] = {
+        "default_root_dir": folder,
+        "logger": [
+            # metrics.csv straight in the folder
+            {
+                "class_path": "gtn_lightning.loggers.CSVLogger",
+                "init_args": {"save_dir": folder, "name": "", "version": ""},
+            }
+        ],
+        "callbacks": [{"class_path": name} for name in names],
+    }
+    inside = Recipe(Path(path), content, packaged=False)
+    return CommandLine(line.command, [inside, *line.recipes], line.words), recipe
 
 
-class _Quoting(yaml.SafeDumper):
-    """Writes every text in quotes: what is none to the parser of recipes, as ``1e-3``, stays one."""
+def _needs_inline(recipe: Recipe) -> bool:
+    """Return whether a recipe has to be handed over as it was read: the parser opens files in the locale's encoding."""
+    if recipe.path.suffix == ".safetensors":
+        return True
+    foreign = locale.getpreferredencoding(False).lower().replace("-", "") != "utf8"
+    return foreign and not recipe.path.read_bytes().isascii()
 
 
-_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
-def _csv_logger(folder: str) -> dict[str, Any]:
-    """Return the description of a logger that writes ``metrics.csv`` straight into a folder."""
-    init_args = {"save_dir": folder, "name": "", "version": ""}
-    return {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": init_args}
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)

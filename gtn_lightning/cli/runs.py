@@ -1,34 +1,85 @@
 """Run folders and the checkpoints in them."""
 
+import hashlib
+import itertools
 import os
-import pickle
+import shutil
+import sys
 import time
+import warnings
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
+from gtn_lightning.checkpoints import CheckpointError, check_state_dict
+from gtn_lightning.cli.messages import flat
 from gtn_lightning.errors import RecipeError
 
 RUN_FOLDER = "GTN_RUN_FOLDER"
 """Environment variable by which the processes that DDP starts learn the run folder."""
 
 
-def choose_run_folder(base: Path) -> Path:
-    """Return a folder of its own for this run; nothing is created yet: a faulty recipe leaves nothing behind."""
-    inherited = os.environ.get(RUN_FOLDER)
-    if inherited and "LOCAL_RANK" in os.environ:
-        return Path(inherited)
-    job = os.environ.get("SLURM_JOB_ID")
-    name = f"slurm-{job}" if job else time.strftime("%Y%m%d-%H%M%S")
-    if job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
-        return base / name  # requeued: Lightning finds there what it saved before
-    folder, number = base / name, 1
-    while folder.exists():
-        number += 1
-        folder = base / f"{name}-{number}"
-    os.environ[RUN_FOLDER] = str(folder)
-    return folder
+class RunFolder:
+    """A folder that belongs to one run, whatever else starts at the same moment.
+
+    The process of rank zero makes it; that succeeds for one of several runs only. All others are told its name, or
+    write nothing.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._made: list[Path] = []
+
+    def claim(self, base: Path) -> Path:
+        """Return a new folder in ``base``, named after the time, or after the job under SLURM.
+
+        A requeued job finds the folder again that the same command had before, and in it what Lightning saved.
+
+        Args:
+            base: the folder of runs.
+
+        Raises:
+            OSError: if it cannot be made.
+        """
+        inherited = os.environ.get(RUN_FOLDER)
+        if inherited and "LOCAL_RANK" in os.environ:
+            return Path(inherited)
+        job = os.environ.get("SLURM_JOB_ID")
+        # Several runs of one job differ in their commands.
+        command = hashlib.sha256("\0".join(sys.argv[1:]).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        name = f"slurm-{job}-{command}" if job else time.strftime("%Y%m%d-%H%M%S")
+        requeued = job is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        if getattr(rank_zero_only, "rank", 0) != 0 or (requeued and (base / name).is_dir()):
+            return base / name
+        above = [folder for folder in (base, *base.parents) if not folder.exists()]
+        base.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = base / (name if number == 1 else f"{name}-{number}")
+            with suppress(FileExistsError):
+                folder.mkdir()
+                break
+        self.path, self._made = folder, above
+        os.environ[RUN_FOLDER] = str(folder)
+        return folder
+
+    def discard(self) -> None:
+        """Remove the folder with all that is in it, and those above it that were made for it."""
+        if self.path is None:
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self._made:
+            with suppress(OSError):  # somebody else's run is in there
+                folder.rmdir()
+        self.path = None
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder if no file is in it."""
+        if self.path is not None and not any(path.is_file() for path in self.path.rglob("*")):
+            self.discard()
 
 
 def newest_checkpoint(base: Path) -> Path:
@@ -42,17 +93,49 @@ def newest_checkpoint(base: Path) -> Path:
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint before anything is made, and refuse what is none in one line."""
-    if not Path(path).is_file():
-        raise RecipeError(f"--ckpt_path {path}: there is no such file; give the path of a checkpoint, or last")
+    """Read a checkpoint before anything is made, and refuse what is none in one line.
+
+    Args:
+        path: the checkpoint.
+
+    Raises:
+        RecipeError: if there is no such file, or it is no checkpoint or a damaged one.
+        OSError: if it cannot be read.
+    """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or ["empty"])[0][:80]
+        is_file = Path(path).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_file = False
+    if not is_file:
+        raise RecipeError(f"--ckpt_path {path}: there is no such file; give the path of a checkpoint, or last")
+    with open(path, "rb"):  # so that what is raised below is about what the file holds
+        pass
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of archives of other kinds, which are refused below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        check_state_dict(checkpoint)
+        # Torch does not look at the checksums that it writes, and would go on with other numbers.
+        if torch.serialization.get_crc32_options() and (part := zipfile.ZipFile(path).testzip()) is not None:
+            raise CheckpointError(f"it is damaged, in {part}")
+    except CheckpointError as error:
+        raise refused_checkpoint(path, flat(error)) from error
+    except Exception as error:  # what is made of damaged bytes raises almost anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise RecipeError(
             f"--ckpt_path {path}: is no complete checkpoint ({reason}); give one that `gtn fit` wrote "
             "(a teacher file goes to --teacher)"
         ) from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise RecipeError(f"--ckpt_path {path}: is no Lightning checkpoint; give one that `gtn fit` wrote")
-    return checkpoint
+    return dict(checkpoint)
+
+
+def refused_checkpoint(path: str, reason: str) -> RecipeError:
+    """Return the error that says why no run can go on from a checkpoint, and what to do.
+
+    Args:
+        path: the checkpoint.
+        reason: what is wrong with it.
+    """
+    return RecipeError(
+        f"--ckpt_path {path}: {reason}; give another checkpoint, or begin from teacher.safetensors with --teacher"
+    )

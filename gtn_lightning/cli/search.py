@@ -1,20 +1,21 @@
 """``gtn search``: a search from a recipe."""
 
-from collections.abc import Sequence
-
 from jsonargparse import ArgumentError, ArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 
-from gtn_lightning.cli.messages import explained, reject_nulls
+from gtn_lightning.cli.messages import check_numbers, explained, reject_nulls
+from gtn_lightning.cli.recipes import CommandLine
+from gtn_lightning.cli.trust import Policy, ignore_files
 from gtn_lightning.errors import RecipeError
 
 
-def search(arguments: Sequence[str]) -> None:
+def search(line: CommandLine, policy: Policy) -> None:
     """Run a search.
 
     Args:
-        arguments: what stands behind ``gtn search``, recipes by their paths.
+        line: the command line.
+        policy: what its recipes may name.
 
     Raises:
         RecipeError: the recipe cannot be used, or Optuna is not installed.
@@ -32,8 +33,13 @@ def search(arguments: Sequence[str]) -> None:
     parser.add_argument("--extends", type=str | None, default=None, help="In a recipe: the recipe that it changes.")
     parser.add_class_arguments(Search)
     try:
-        parsed = parser.parse_args(list(arguments))
-        reject_nulls(parsed.as_dict(), {"": Search})
+        if policy.classes is not None:
+            ignore_files(parser)
+        parsed = parser.parse_args(line.arguments(inline=policy.classes is not None)[1:])
+        values = parsed.as_dict()
+        policy.check(values)
+        check_numbers(values)
+        reject_nulls(values, {"": Search})
         made = parser.instantiate(parsed)
     except RecipeError:
         raise
@@ -44,7 +50,8 @@ def search(arguments: Sequence[str]) -> None:
                 raise told from error
             told = told.__cause__ or told.__context__
         keys = [action.dest for action in parser._actions]
-        raise RecipeError(explained(str(getattr(error, "message", None) or error), keys, arguments)) from error
+        raise RecipeError(explained(str(getattr(error, "message", None) or error), keys, line.given())) from error
     options = {key: value for key, value in made.items() if key not in ("config", "extends")}
+    chosen = Search(**options)  # which refuses seeds that are none
     seed_everything(options["seed"], verbose=False)
-    Search(**options).run()
+    chosen.run()

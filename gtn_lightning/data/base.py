@@ -1,5 +1,6 @@
 """What every dataset that fits into memory has in common: splits, batches, normalisation, augmentation."""
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -91,6 +92,7 @@ class TensorData(LightningDataModule, ABC):
         self.scale = scale
         self.shift = shift
         self._splits: Splits | None = None
+        self._digest: str | None = None
 
     @abstractmethod
     def load(self) -> Splits:
@@ -109,6 +111,7 @@ class TensorData(LightningDataModule, ABC):
             )
         self.mean, self.std = channel_statistics(splits.train.images)
         self._splits = splits
+        self._digest = None
 
     def _check(self, splits: Splits) -> None:
         shape = list(splits.train.images.shape[1:])
@@ -157,6 +160,24 @@ class TensorData(LightningDataModule, ABC):
     def classes(self) -> int:
         """Number of classes."""
         return self.splits.classes
+
+    def digest(self) -> str:
+        """Return a digest of everything that was read: every image and every label of the three splits.
+
+        It does not depend on the place that the data were read from. It is computed once.
+
+        Returns:
+            SHA-256, 64 hexadecimal digits.
+        """
+        if self._digest is None:
+            digest = hashlib.sha256(str(self.classes).encode())
+            for split in self.splits[:3]:
+                for part in split:
+                    # The shape tells apart splits that hold the same bytes in another form.
+                    digest.update(str(tuple(part.shape)).encode())
+                    digest.update(part.cpu().contiguous().numpy().data)
+            self._digest = digest.hexdigest()
+        return self._digest
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn raw images into what a network sees.

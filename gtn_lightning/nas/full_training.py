@@ -57,6 +57,10 @@ class FullTraining:
             seed: of the initial parameters and of the order of the images; with the name, which makes every
                 training independent of every other.
             device: where it runs.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted.
+            RuntimeError: it ended before its last step.
         """
         device = torch.device(device)
         with (
@@ -77,7 +81,15 @@ class FullTraining:
             )
             module = _Classifier(space.build(architecture), data, self)
             order = keyed_seed(seed, "full training", architecture) % 2**32
-            trainer.fit(module, RealBatches(*data.splits.train, self.batch_size, order, epoch_length=self.steps))
+            try:
+                trainer.fit(module, RealBatches(*data.splits.train, self.batch_size, order, epoch_length=self.steps))
+            except SystemExit as error:
+                if isinstance(error.__context__, KeyboardInterrupt):
+                    # Lightning would end the process, with exit code 1: that is for whoever trains to decide.
+                    raise KeyboardInterrupt from None
+                raise
+            if trainer.global_step < self.steps:  # what is measured then is kept for good
+                raise RuntimeError(f"FullTraining: ended after {trainer.global_step} of {self.steps} steps")
             return module.accuracy()
 
 

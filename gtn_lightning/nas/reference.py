@@ -3,19 +3,22 @@
 import csv
 import hashlib
 import json
+import math
 import sqlite3
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gtn_lightning.data import TensorData
+from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.nas.data_settings import data_settings
 from gtn_lightning.nas.full_training import FullTraining
 from gtn_lightning.nas.spaces import SearchSpace
 
@@ -69,7 +72,8 @@ class TableReference(Reference):
         percent: accuracies are in per cent.
 
     Raises:
-        RecipeError: the file cannot be read, or a column is missing or holds what is no number.
+        RecipeError: the file cannot be read, or a column is missing or holds what is no accuracy: a number from 0 to 1,
+            or from 0 to 100 where they are in per cent.
     """
 
     def __init__(
@@ -80,24 +84,23 @@ class TableReference(Reference):
         self.key = key
         self.percent = percent
         try:
-            with Path(path).expanduser().open(newline="") as file:
+            # The mark that some programs write at the beginning of UTF-8 is no part of the first column's name.
+            with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise RecipeError(f"TableReference: {path} cannot be read ({error}); give a CSV file") from error
+        whole = 100.0 if percent else 1.0
         self._table: dict[str, list[float]] = {}
         self._seconds: dict[str, float] = {}
         for number, row in enumerate(rows, start=2):
             missing = [column for column in (key, *self.columns) if row.get(column) is None]
             if missing:
                 raise RecipeError(
-                    f"TableReference: {path} has no column {missing[0]!r} in line {number}; it has {', '.join(row)}: "
-                    "set key and columns"
+                    f"TableReference: {path} has no column {missing[0]!r} in line {number}; it has "
+                    f"{', '.join(filter(None, row))}: set key and columns"
                 )
-            try:
-                values = [float(row[column]) / (100 if percent else 1) for column in self.columns]
-                seconds = float(row.get("seconds") or 0)
-            except ValueError as error:
-                raise RecipeError(f"TableReference: {path}, line {number}: {error}; expected accuracies") from error
+            values = [self._number(row[column], number, column, whole) / whole for column in self.columns]
+            seconds = self._number(row.get("seconds") or "0", number, "seconds", math.inf)
             self._table.setdefault(row[key], []).extend(values)
             self._seconds[row[key]] = self._seconds.get(row[key], 0.0) + seconds
         if not self._table:
@@ -136,6 +139,23 @@ class TableReference(Reference):
         """Return what the table says that these architectures' trainings took; an isomorph's costs nothing more."""
         return sum(self._seconds.get(architecture, 0.0) for architecture in architectures)
 
+    def digest(self) -> str:
+        """Return a digest of what the table says, wherever it lies: SHA-256, 64 hexadecimal digits."""
+        return hashlib.sha256(json.dumps([self._table, self._seconds]).encode()).hexdigest()
+
+    def _number(self, text: str, line: int, column: str, most: float) -> float:
+        """Return the number in a field, from 0 to `most`, or below it if that is infinite."""
+        where = f"TableReference: {self.path}, line {line}"
+        expected = "seconds, 0 or more" if math.isinf(most) else f"accuracies from 0 to {most:.0f}"
+        try:
+            number = float(text)
+        except ValueError as error:
+            raise RecipeError(f"{where}: {error}; expected {expected}") from error
+        if 0 <= number <= most and math.isfinite(number):
+            return number
+        advice = "; set percent to true if they are in per cent" if most == 1 < number else ""
+        raise RecipeError(f"{where}: {column} {text}, expected {expected}{advice}")
+
     def _find(self, space: SearchSpace, architecture: str) -> list[float]:
         if architecture in self._table:
             return self._table[architecture]
@@ -151,7 +171,9 @@ class MeasuredReference(Reference):
     """Accuracies measured by full training on real data, and kept in a file.
 
     The file is an SQLite database that several processes may write to at once; each training is written when it ends,
-    so that a killed process loses the one it was at. What was measured with other settings or other data stays apart.
+    so that a killed process loses the one it was at. What was measured in another space, with other settings of the
+    training, with other images or labels, or with another augmentation stays apart. What was measured on another device
+    does not: its rounding differs, as another seed does.
 
     Args:
         training: how a network is trained.
@@ -191,7 +213,7 @@ class MeasuredReference(Reference):
         """Return the accuracy of one training, from the file if it was made before.
 
         Raises:
-            RecipeError: no data is attached, or the file cannot be used.
+            RecipeError: no data is attached, the file cannot be used, or an accuracy is no number from 0 to 1.
         """
         if self._data is None:
             raise RecipeError("MeasuredReference: there is no data to train on; attach a data module first")
@@ -201,9 +223,13 @@ class MeasuredReference(Reference):
                 "SELECT accuracy FROM trainings WHERE settings = ? AND architecture = ? AND seed = ?", key
             ).fetchone()
         if row is not None:
-            return float(row[0])
+            return _accuracy(row[0], f"{self.cache} holds for {architecture}", "name another file")
         began = time.perf_counter()
-        accuracy = self.training.accuracy(space, architecture, self._data, seed, self._device)
+        accuracy = _accuracy(
+            self.training.accuracy(space, architecture, self._data, seed, self._device),
+            f"{type(self.training).__name__} returned for {architecture}",
+            "correct its method accuracy",
+        )
         with self._database() as database:
             values = (*key, accuracy, time.perf_counter() - began)
             database.execute("INSERT OR IGNORE INTO trainings VALUES (?, ?, ?, ?, ?)", values)
@@ -220,16 +246,17 @@ class MeasuredReference(Reference):
 
     def _settings(self, space: SearchSpace, data: TensorData) -> str:
         """Return a digest of whatever an accuracy depends on besides architecture and seed."""
-        splits = data.splits
-        contents = [[len(split.labels), split.labels[:1000].tolist()] for split in splits[:3]]
         facts = {
-            "space": type(space).__name__,
-            "shape": data.image_shape,
-            "training": asdict(self.training),
-            "data": [contents, data.mean.tolist(), data.std.tolist()],
-            "augmentation": [data.crop, data.flip, data.rotate, data.scale, data.shift],
+            "space": space.settings(),
+            "training": describe(self.training, rebuilt=False),
+            # A training has batches of its own, in an order of its own. Those of the evaluation stay: norms that take
+            # a batch's statistics in evaluation too tell apart how many images there are in one.
+            # A class derived from it may read those of the data.
+            "data": data_settings(data, ("batch_size", "seed") if type(self.training) is FullTraining else ()),
+            # Of the trainer around it, whose data module converts images to that precision.
+            "precision": str(data.trainer.precision) if data.trainer is not None else "32-true",
         }
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
@@ -246,3 +273,10 @@ class MeasuredReference(Reference):
             raise RecipeError(
                 f"MeasuredReference: {self.cache} cannot be used as a cache ({error}); name another file"
             ) from error
+
+
+def _accuracy(value: Any, what: str, advice: str) -> float:
+    """Return an accuracy, or raise RecipeError if it is no number from 0 to 1."""
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise RecipeError(f"MeasuredReference: {what} the accuracy {value!r}, expected a number from 0 to 1: {advice}")
+    return float(value)

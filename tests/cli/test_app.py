@@ -595,10 +595,13 @@ def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[
 
 def test_a_requeued_slurm_job_finds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # to Lightning, an interactive job
+    for name in ("PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
     assert main(FIT) == 0
     (folder,) = tmp_path.glob("runs/digits/*")
-    assert folder.name == "slurm-17"
+    assert folder.name.startswith("slurm-17-")
     # As Lightning saves when the job is told that it will be requeued.
     (folder / "checkpoints" / "last.ckpt").rename(folder / "hpc_ckpt_1.ckpt")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")

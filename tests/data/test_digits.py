@@ -164,6 +164,30 @@ def test_what_load_may_not_return(name: str, images: Tensor, labels: Tensor, mes
     assert "\n" not in str(caught.value)
 
 
+def digest(name: str, images: Tensor, labels: Tensor = LABELS) -> str:
+    data = Given(name, Split(images, labels))
+    data.setup()
+    return data.digest()
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_a_digest_tells_every_image_and_label_apart(name: str) -> None:
+    same = digest(name, IMAGES)
+    assert digest(name, IMAGES.clone()) == same
+    assert digest(name, IMAGES.expand(12, 1, 4, 4).transpose(2, 3)) == same  # whatever the order in memory
+    last_pixel, last_label = IMAGES.clone(), LABELS.clone()
+    last_pixel[-1, -1, -1, -1] = 1
+    last_label[-1] = 0
+    others = {digest(name, last_pixel), digest(name, IMAGES, last_label), digest(name, IMAGES[:-2], LABELS[:-2])}
+    assert len(others | {same}) == 4
+
+
+def test_a_digest_is_of_the_contents_alone(digits: DigitsData) -> None:
+    other = DigitsData(64, 128, seed=7, rotate=3.0)
+    other.setup()
+    assert other.digest() == digits.digest()
+
+
 def test_splits_have_images_of_one_shape() -> None:
     with pytest.raises(RecipeError, match=r"^Given.load: the split test has images of shape \[1, 4, 3\] .*\[1, 4, 4\]"):
         Given("test", Split(IMAGES[..., :3], LABELS)).setup()

@@ -1,15 +1,22 @@
 """What architectures are really worth."""
 
+import math
 import multiprocessing
+import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import nn
 
-from gtn_lightning.data import DigitsData
+from gtn_lightning.data import DigitsData, Splits, TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas import ConvNetGrid, FullTraining, MeasuredReference, TableReference
-from gtn_lightning.nas.spaces import SearchSpace
+from gtn_lightning.nas.spaces import NASBench201, SearchSpace
 from tests.tiny import SHAPE
 
 GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1])
@@ -43,6 +50,87 @@ def test_what_was_measured_is_not_measured_again(data: DigitsData, tmp_path: Pat
     assert again.seconds(GRID, [ONE]) == spent
     # Other settings are other trainings.
     assert not torch.equal(measured(tmp_path, data, steps=5).accuracies(GRID, [ONE]), first)
+
+
+CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
+
+
+class Wavering(FullTraining):
+    """A way of training of a user's own."""
+
+
+class Negative(DigitsData):
+    """The digits, of which those to test on are in negative: the labels are the same."""
+
+    def load(self) -> Splits:
+        splits = super().load()
+        return splits._replace(test=splits.test._replace(images=16 - splits.test.images))
+
+
+def kept_apart(folder: Path, one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    """Return whether a cache holds two trainings after an architecture was measured in two ways."""
+    for space, training, data in (one, other):
+        assert isinstance(data, DigitsData)
+        data.setup()
+        reference = MeasuredReference(training, 1, str(folder / "cache.sqlite"))  # type: ignore[arg-type]
+        reference.attach(data)
+        reference.measure(space, CELL if isinstance(space, NASBench201) else ONE, 0)  # type: ignore[arg-type]
+    with closing(sqlite3.connect(folder / "cache.sqlite")) as database:
+        (rows,) = database.execute("SELECT count(*) FROM trainings").fetchone()
+    assert rows in (1, 2)
+    return bool(rows == 2)
+
+
+TRAINING = FullTraining(2, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            (NASBench201(SHAPE, 10, cells=1, channels=2), TRAINING, DigitsData(32)),
+            (NASBench201(SHAPE, 10, cells=1, channels=4), TRAINING, DigitsData(32)),
+        ),
+        ((GRID, TRAINING, DigitsData(32)), (GRID, FullTraining(2, batch_size=8, lr=0.1), DigitsData(32))),
+        ((GRID, TRAINING, DigitsData(32)), (GRID, Wavering(2, batch_size=8), DigitsData(32))),
+        ((GRID, TRAINING, DigitsData(32)), (GRID, TRAINING, Negative(32))),
+        ((GRID, TRAINING, DigitsData(32)), (GRID, TRAINING, DigitsData(32, rotate=5.0))),
+        # Norms take the statistics of the batch that is evaluated.
+        ((GRID, TRAINING, DigitsData(32)), (GRID, TRAINING, DigitsData(32, eval_batch_size=100))),
+    ],
+)
+def test_what_accuracies_depend_on_keeps_them_apart(
+    one: tuple[object, ...], other: tuple[object, ...], tmp_path: Path
+) -> None:
+    assert kept_apart(tmp_path, one, other)
+
+
+def test_what_accuracies_do_not_depend_on_is_shared(tmp_path: Path) -> None:
+    assert not kept_apart(tmp_path, (GRID, TRAINING, DigitsData(32)), (GRID, TRAINING, DigitsData(64, seed=3)))
+
+
+def test_the_precision_of_a_trainer_around_it_counts(tmp_path: Path) -> None:
+    around = DigitsData(32)
+    around.trainer = pl.Trainer(precision="bf16-true", logger=False, enable_checkpointing=False, accelerator="cpu")
+    assert kept_apart(tmp_path, (GRID, TRAINING, DigitsData(32)), (GRID, TRAINING, around))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_leaves_no_accuracy(number: signal.Signals, data: DigitsData, tmp_path: Path) -> None:
+    class Told(ConvNetGrid):
+        def build(self, architecture: str) -> nn.Module:
+            network = super().build(architecture)
+            calls = iter(range(10))
+            network.register_forward_hook(lambda *_: signal.raise_signal(number) if next(calls) == 3 else None)
+            return network
+
+    reference = measured(tmp_path, data)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SIGTERMException):
+        reference.measure(Told(SHAPE, 10, widths=[4], depths=[1]), ONE, 0)
+    assert signal.getsignal(number) == before
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as database:
+        assert database.execute("SELECT * FROM trainings").fetchall() == []
 
 
 def work(folder: str) -> None:
@@ -123,6 +211,13 @@ def test_candidates_of_a_table_are_different_and_held_out(tmp_path: Path) -> Non
         ("name,accuracy\na,0.5\n", "has no column 'architecture' in line 2; it has name, accuracy"),
         ("architecture,accuracy\na,high\n", "line 2: could not convert"),
         ("architecture,accuracy\na\n", "has no column 'accuracy' in line 2"),
+        ("name,more\na,0.5,9\n", "has no column 'architecture' in line 2; it has name, more"),
+        ("architecture,accuracy\na,0.5\nb,nan\n", "line 3: accuracy nan, expected accuracies from 0 to 1$"),
+        ("architecture,accuracy\na,inf\n", "line 2: accuracy inf, expected accuracies from 0 to 1"),
+        ("architecture,accuracy\na,-0.1\n", "line 2: accuracy -0.1, expected accuracies from 0 to 1$"),
+        ("architecture,accuracy\na,93.2\n", "accuracy 93.2, expected accuracies from 0 to 1; set percent to true"),
+        ("architecture,accuracy,seconds\na,0.5,nan\n", "line 2: seconds nan, expected seconds, 0 or more"),
+        ("architecture,accuracy,seconds\na,0.5,-1\n", "line 2: seconds -1, expected seconds, 0 or more"),
     ],
 )
 def test_a_faulty_table_is_refused_in_one_line(content: str, message: str, tmp_path: Path) -> None:
@@ -133,6 +228,72 @@ def test_a_faulty_table_is_refused_in_one_line(content: str, message: str, tmp_p
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("accuracy", ["100.5", "-1", "nan"])
+def test_per_cent_end_at_a_hundred(accuracy: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(f"architecture,accuracy\na,100\nb,{accuracy}\n")
+    with pytest.raises(RecipeError, match=rf"line 3: accuracy {accuracy}, expected accuracies from 0 to 100$"):
+        TableReference(str(path), percent=True)
+
+
+def test_a_table_is_utf_8_with_or_without_a_mark_at_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes("\ufeffarchitecture,accuracy\nbreit-größer,0.5\n".encode())
+    assert TableReference(str(path)).architectures == ["breit-größer"]
+
+
+def test_a_digest_is_of_what_a_table_says(tmp_path: Path) -> None:
+    texts = ("architecture,accuracy\na,0.5\n", "architecture,accuracy\na,0.50\n", "architecture,accuracy\na,0.6\n")
+    digests = []
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.csv").write_text(text)
+        digests.append(TableReference(str(tmp_path / f"{number}.csv")).digest())
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"cannot be read .*; give a CSV file"):
         TableReference(str(tmp_path / "none.csv"))
+
+
+class Broken(FullTraining):
+    """A training that returns what is no accuracy."""
+
+    def accuracy(
+        self, space: SearchSpace, architecture: str, data: TensorData, seed: int, device: torch.device | str = "cpu"
+    ) -> float:
+        return math.nan
+
+
+def test_what_is_no_accuracy_is_not_kept(data: DigitsData, tmp_path: Path) -> None:
+    reference = MeasuredReference(Broken(1), 1, str(tmp_path / "cache.sqlite"))
+    reference.attach(data)
+    for _ in range(2):
+        with pytest.raises(RecipeError, match=f"Broken returned for {ONE} the accuracy nan, expected a number from 0"):
+            reference.measure(GRID, ONE, 0)
+
+
+def test_an_accuracy_in_the_cache_that_is_none_is_refused(data: DigitsData, tmp_path: Path) -> None:
+    measured(tmp_path, data, steps=1, seeds=1).accuracies(GRID, [ONE])
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as database, database:
+        database.execute("UPDATE trainings SET accuracy = 'high'")
+    with pytest.raises(RecipeError, match=rf"cache.sqlite holds for {ONE} the accuracy 'high', .* name another file"):
+        measured(tmp_path, data, steps=1, seeds=1).accuracies(GRID, [ONE])
+
+
+class OnTheDatasBatches(FullTraining):
+    """A training that takes the data module's own batches."""
+
+    def accuracy(
+        self, space: SearchSpace, architecture: str, data: TensorData, seed: int, device: torch.device | str = "cpu"
+    ) -> float:
+        return data.batch_size / 100
+
+
+def test_a_training_of_ones_own_may_depend_on_the_datas_batches(tmp_path: Path) -> None:
+    for size in (16, 32):
+        data = DigitsData(size)
+        data.setup()
+        reference = MeasuredReference(OnTheDatasBatches(1), 1, str(tmp_path / "cache.sqlite"))
+        reference.attach(data)
+        assert reference.measure(GRID, ONE, 0) == size / 100

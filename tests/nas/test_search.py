@@ -2,18 +2,22 @@
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 import wandb
 from pytorch_lightning.loggers import CSVLogger
 
 from gtn_lightning.cli import main
-from gtn_lightning.data import DigitsData
+from gtn_lightning.data import DigitsData, Splits
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.loggers import WandbLogger
 from gtn_lightning.nas import ConvNetGrid, FullTraining, NumParameters, RealDataProxy
+from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
 from gtn_lightning.nas.search import Search
 from gtn_lightning.teacher_file import save_teacher
 from tests.tiny import SHAPE, make_gtn
@@ -78,6 +82,14 @@ def test_a_search_by_places_predicted_from_known_accuracies(teacher: str, tmp_pa
     assert board["spent"]["seconds"] > 7.0 * len(known)
 
 
+class Wide(ConvNetGrid):
+    """More architectures than Python's `len` can say."""
+
+    def __init__(self) -> None:
+        super().__init__(SHAPE, 10, depths=[1])
+        self.decisions = {f"digit {number}": list(range(10)) for number in range(30)}
+
+
 def search(folder: Path, **options: object) -> Search:
     arguments: dict[str, object] = {
         "space": ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1]),
@@ -129,9 +141,133 @@ def test_pruning_gives_candidates_up(tmp_path: Path) -> None:
     assert all(candidate.cost.steps < 24 for candidate in found.leaderboard if candidate.pruned)
 
 
-def test_more_best_than_candidates_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="best 6 given, expected from 0 to the number of candidates, 5"):
-        search(tmp_path, best=6)
+class Drawer(DigitsData):
+    """Digits of one class and one set of arguments, with other contents in another drawer."""
+
+    drawer = 0
+
+    def load(self) -> Splits:
+        splits = super().load()
+        return splits._replace(val=splits.val._replace(images=splits.val.images + self.drawer))
+
+
+def drawer(number: int) -> Drawer:
+    data = Drawer(32)
+    data.drawer = number
+    return data
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": drawer(1)}, "begun with other data .data.contents was"),
+        (
+            {"data": Drawer(32, rotate=3.0)},
+            r"begun with other data .data.init_args.rotate was 0.0, and now it is 3.0",
+        ),
+        ({"prune": True}, "begun with prune false, and now it is true"),
+        ({"seed": 1}, "begun with seed 0, and now it is 1"),
+    ],
+)
+def test_a_worker_with_other_data_or_options_does_not_join(
+    options: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    search(tmp_path, best=0, data=drawer(0)).run()
+    before = (tmp_path / "search" / "leaderboard.csv").read_bytes()
+    with pytest.raises(RecipeError, match=message):
+        search(tmp_path, **{"best": 0, "candidates": 8, "data": drawer(0)} | options).run()
+    assert (tmp_path / "search" / "leaderboard.csv").read_bytes() == before
+
+
+def test_a_worker_with_the_same_data_joins_however_it_evaluates(tmp_path: Path) -> None:
+    search(tmp_path, best=0).run()
+    found = search(tmp_path, best=0, candidates=8, data=DigitsData(32, eval_batch_size=100)).run()
+    assert len(found.leaderboard) == 8
+
+
+class Fickle(Proxy):
+    """Says what it is told to, one thing for each architecture."""
+
+    name = "fickle"
+
+    def __init__(self, values: list[Any]) -> None:
+        super().__init__()
+        self.values = values
+        self._left = iter(values)
+
+    def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
+        value = next(self._left)
+        if isinstance(value, type):
+            raise value
+        return Score(value, Cost(seconds=1.0))
+
+
+def test_scores_that_are_no_numbers_are_shown_and_not_chosen(tmp_path: Path) -> None:
+    values = [math.inf, 0.5, math.nan, None, -math.inf]
+    found = search(tmp_path, proxy=Fickle(values), best=2).run()
+    assert found.leaderboard[0].value == 0.5
+    assert found.trained[0].name == "best 1 by fickle"
+    assert list(found.trained[0].accuracies) == [found.leaderboard[0].architecture]
+    text = (tmp_path / "search" / "leaderboard.json").read_text(encoding="utf-8")
+    shown = [row["value"] for row in json.loads(text, parse_constant=pytest.fail)["leaderboard"]]
+    assert shown[0] == 0.5
+    assert sorted(shown[1:]) == ["-inf", "inf", "nan", "nan"]
+    rows = list(csv.DictReader((tmp_path / "search" / "leaderboard.csv").open(encoding="utf-8")))
+    assert [row["score"] for row in rows] == [str(value) for value in shown]
+
+
+def test_a_search_without_a_single_number_says_so_once_all_is_written(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(RecipeError, match=r"fickle gave none of the 5 candidates a finite number.*leaderboard.csv"):
+            search(tmp_path, proxy=Fickle([math.nan] * 5)).run()
+        assert len((tmp_path / "search" / "leaderboard.csv").read_text().splitlines()) == 6
+
+
+def test_a_rival_without_a_single_number_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = search(tmp_path, proxy=Fickle([1.0] * 5), rival=Fickle([math.nan] * 5)).run()
+    assert len(found.trained) == 2
+    assert "fickle gave none of 5 candidates a finite number" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("phase", ["search", "rival"])
+def test_whoever_is_interrupted_gives_the_claim_back(phase: str, tmp_path: Path) -> None:
+    proxies = {"search": Fickle([1.0, 2.0, 3.0, 4.0, 5.0]), "rival": Fickle([6.0] * 5)}
+    broken = Fickle([1.0, KeyboardInterrupt])
+    broken.values = proxies[phase].values
+    options: dict[str, object] = {"proxy": proxies["search"], "rival": proxies["rival"]}
+    options["proxy" if phase == "search" else "rival"] = broken
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, **options).run()
+    name = "search" if phase == "search" else "search, rival"
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path / 'search' / 'study.sqlite'}")
+    assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "FAIL"]
+    proxies = {"search": Fickle([1.0, 2.0, 3.0, 4.0, 5.0]), "rival": Fickle([6.0] * 5)}
+    found = search(tmp_path, proxy=proxies["search"], rival=proxies["rival"]).run()
+    assert len(found.leaderboard) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"best": 6}, "best 6 given, expected from 0 to the number of candidates, 5"),
+        ({"candidates": 0, "best": 0}, "candidates 0 given, expected from 1 to 90"),
+        ({"candidates": 91}, "candidates 91 given, expected from 1 to 90, the number of architectures in the space"),
+        ({"candidates": 10**30}, "candidates 10+ given, expected from 1 to 90"),
+        ({"space": Wide(), "candidates": 10**8}, "candidates 100000000 given, expected from 1 to 100000, what a study"),
+        ({"training_seeds": 0}, "training_seeds 0 given, expected 1 or more"),
+        ({"seed": -1}, "seed -1 given, expected from 0 to 4294967295"),
+        ({"seed": 2**64}, "seed 18446744073709551616 given"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' cannot be used \(.*\); give cpu"),
+        ({"device": "nonsense"}, r"device 'nonsense' cannot be used"),
+        ({"device": ""}, r"device '' cannot be used"),
+        ({"device": "meta"}, r"device 'meta' cannot be used \(nothing is computed there\)"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(options: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"^search: {message}") as caught:
+        search(tmp_path, **options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -158,3 +294,32 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert "\n" not in said
     assert re.search(message, said), said
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_space_with_other_decisions_is_refused_though_its_arguments_are_the_same(tmp_path: Path) -> None:
+    search(tmp_path, best=0).run()
+    less = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1])
+    less.decisions = {**less.decisions, "pooling": ["max"]}
+    with pytest.raises(RecipeError, match="begun with other space"):
+        search(tmp_path, best=0, candidates=6, space=less).run()
+
+
+class Bracketed(Proxy):
+    """Has a name that Rich would take for an order, and does not know what it costs."""
+
+    name = "mine [/b]"
+
+    def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
+        return Score(float(len(architecture)), Cost(math.nan))
+
+
+def test_names_are_printed_as_they_are_and_the_json_file_is_json(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    search(tmp_path, proxy=Bracketed()).run()
+    assert "best 1 by mine [/b]" in capfd.readouterr().out
+    text = (tmp_path / "search" / "leaderboard.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=refuse)["spent"]["seconds"] == "nan"

@@ -11,7 +11,8 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from gtn_lightning.cli.app import GTNCLI, main
-from gtn_lightning.cli.recipes import packaged_recipes, with_recipe_paths
+from gtn_lightning.cli.recipes import packaged_recipes, read_command_line
+from gtn_lightning.cli.trust import policy_for
 
 ALL = packaged_recipes()
 RECIPES = {name: path for name, path in ALL.items() if not name.startswith("search_")}
@@ -30,7 +31,8 @@ class Instantiated(GTNCLI):
 def instantiate(*arguments: str) -> Instantiated:
     if "nas_mnist_ranked" in arguments:  # its table is read from the repository's folder
         arguments = (*arguments, f"--model.learners.init_args.reference.init_args.path={TABLE}")
-    return Instantiated(with_recipe_paths(["fit", *arguments]))
+    line = read_command_line(["fit", *arguments])
+    return Instantiated(line, policy_for(line, None, strict=True, trust=[]))
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +46,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_recipe_builds_its_model_without_data(name: str, tmp_path: Path) -> None:
     cli = instantiate("--config", name, "--trainer.accelerator=cpu")
     assert cli.model.inner_steps == cli.model.curriculum.steps
-    assert list(tmp_path.iterdir()) == []  # nothing is downloaded or written before the run
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))  # nothing is downloaded or written before the run
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,6 +89,12 @@ class PredictedRank(CombinedProxy):
             self._predictor = self._fit()
         inputs, costs = self._inputs(architectures, seed)
         return [Score(value, cost) for value, cost in zip(self._predictor.predict(inputs), costs, strict=True)]
+
+    def settings(self) -> Any:
+        """Return what its scores hang on; see the base class. Of the table it is the contents, not the place."""
+        described = super().settings()
+        described["init_args"]["reference"] = self.reference.digest()
+        return described
 
     def overhead(self) -> Cost:
         """Return what the known accuracies cost, and the parts' overhead; their scores of the known, once made."""

@@ -1,6 +1,7 @@
 """Proxies that teach a fresh network for a few steps and look at what it has learned."""
 
 import hashlib
+import json
 import math
 import time
 from abc import abstractmethod
@@ -13,6 +14,7 @@ from torch import nn
 
 from gtn_lightning.curricula import ShuffledPasses
 from gtn_lightning.data import TensorData
+from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import Adam, Functional, InnerOptimizer, Snapshot
 from gtn_lightning.module import GTN, REAL_IMAGES
@@ -317,7 +319,11 @@ class GTNProxy(LiveGTNProxy):
 
     def settings(self) -> Any:
         """Return what its scores hang on; see the base class. Of the teacher it is the contents, not the place."""
-        digest = hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in self.gtn.state_dict().values()))
+        parts = (self.gtn.task, self.gtn.teacher, self.gtn.curriculum, self.gtn.optimizer)
+        digest = hashlib.sha256(json.dumps([describe(part, rebuilt=False) for part in parts]).encode())
+        for name, tensor in self.gtn.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().numpy().tobytes())
         described = super().settings()
         described["init_args"]["teacher"] = digest.hexdigest()[:16]
         return described

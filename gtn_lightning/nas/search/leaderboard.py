@@ -7,10 +7,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gtn_lightning.files import whole_file
@@ -55,7 +57,7 @@ def write_leaderboard(
         console: where the table is printed.
     """
     full = {name: values for group in trained for name, values in group.accuracies.items()}
-    with whole_file(folder / "leaderboard.csv") as part, part.open("w", newline="") as file:
+    with whole_file(folder / "leaderboard.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["rank", "architecture", "score", "pruned", "seconds", "test_accuracy"])
         for rank, candidate in enumerate(board, start=1):
@@ -66,30 +68,43 @@ def write_leaderboard(
         "proxy": proxy.name,
         "spent": asdict(spent),
         "overhead": asdict(proxy.overhead()),
-        "leaderboard": [asdict(c) | {"value": c.value if math.isfinite(c.value) else None} for c in board],
+        "leaderboard": [asdict(candidate) for candidate in board],
         "trained": [asdict(group) for group in trained],
     }
     with whole_file(folder / "leaderboard.json") as part:
-        part.write_text(json.dumps(content, indent=1))
+        part.write_text(json.dumps(_with_texts(content), indent=1), encoding="utf-8")
     canvas = FigureCanvasAgg(draw_leaderboard(board, trained, proxy.name))
     with whole_file(folder / "leaderboard.png") as part:
         canvas.print_png(str(part))
     if trained:
         console.print(_trained_table(trained, spent))
         best = max(full, key=lambda name: statistics.fmean(full[name]))
-        console.print(f"best: {best}, {100 * statistics.fmean(full[best]):.2f} % on the test split", soft_wrap=True)
+        accuracy = 100 * statistics.fmean(full[best])
+        console.print(f"best: {best}, {accuracy:.2f} % on the test split", soft_wrap=True, markup=False)
     else:
         console.print(_board_table(board, proxy))
 
 
+def _with_texts(content: Any) -> Any:
+    """Return plain data with a text, such as ``"nan"``, for every number that JSON does not have."""
+    if isinstance(content, dict):
+        return {key: _with_texts(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_with_texts(value) for value in content]
+    return str(content) if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def _board_table(board: Sequence[Candidate], proxy: Proxy) -> Table:
-    table = Table(title=f"the best of {len(board)} candidates by {proxy.name}", title_justify="left")
+    table = Table(title=f"the best of {len(board)} candidates by {escape(proxy.name)}", title_justify="left")
     for column, justify in (("rank", "right"), ("architecture", "left"), ("score", "right"), ("seconds", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for rank, candidate in enumerate(board[:SHOWN], start=1):
         given_up = " (given up)" if candidate.pruned else ""
         table.add_row(
-            str(rank), candidate.architecture, f"{candidate.value:.4g}{given_up}", f"{candidate.cost.seconds:.1f}"
+            str(rank),
+            escape(candidate.architecture),
+            f"{candidate.value:.4g}{given_up}",
+            f"{candidate.cost.seconds:.1f}",
         )
     return table
 
@@ -105,7 +120,7 @@ def _trained_table(trained: Sequence[Trained], spent: Cost) -> Table:
         means = group.means()
         spread = f" ± {100 * statistics.stdev(means):.2f}" if len(means) > 1 else ""
         table.add_row(
-            group.name,
+            escape(group.name),
             str(group.candidates),
             f"{100 * statistics.fmean(means):.2f}{spread} %",
             f"{100 * max(means):.2f} %",

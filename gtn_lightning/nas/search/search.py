@@ -2,30 +2,39 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gtn_lightning.data import TensorData
-from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.nas.data_settings import data_settings
 from gtn_lightning.nas.full_training import FullTraining
 from gtn_lightning.nas.proxies import Cost, Proxy
 from gtn_lightning.nas.reference import MeasuredReference
-from gtn_lightning.nas.search.candidates import DRAWS, SAMPLERS, Candidate, Candidates
+from gtn_lightning.nas.search.candidates import DRAWS, SAMPLERS, Candidate, Candidates, as_number
 from gtn_lightning.nas.search.leaderboard import Trained, write_leaderboard
 from gtn_lightning.nas.spaces import SearchSpace
 from gtn_lightning.randomness import keyed_generator
 
 RIVAL_CANDIDATES = 2000
 """A rival scores no more candidates than these, even if time is left."""
+
+MOST_CANDIDATES = 100_000
+"""A study of more is too slow: every claim looks at all that were made before."""
+
+SEEDS = 2**32
+"""Seeds are below this: so many does NumPy have, which Lightning's ``seed_everything`` seeds too."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +99,22 @@ class Search:
         device: str = "cpu",
         logger: Logger | None = None,
     ) -> None:
+        there_are = math.prod(len(options) for options in space.decisions.values())
+        most = min(MOST_CANDIDATES, there_are)
+        if not 1 <= candidates <= most:
+            limit = "the number of architectures in the space" if most == there_are else "what a study can hold"
+            raise RecipeError(f"search: candidates {candidates} given, expected from 1 to {most}, {limit}")
         if best < 0 or best > candidates:
             raise RecipeError(f"search: best {best} given, expected from 0 to the number of candidates, {candidates}")
+        if training_seeds < 1:
+            raise RecipeError(f"search: training_seeds {training_seeds} given, expected 1 or more")
+        if not 0 <= seed < SEEDS:
+            raise RecipeError(f"search: seed {seed} given, expected from 0 to {SEEDS - 1}")
         if sampler not in SAMPLERS:
             raise RecipeError(f"search: sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
         if not isinstance(data, TensorData):
             raise RecipeError(f"search: data is a {type(data).__name__}; expected a TensorData, such as ImageData")
+        _check_device(device)
         self.space = space
         self.proxy = proxy
         self.data = data
@@ -125,21 +144,34 @@ class Search:
         spent = sum((candidate.cost for candidate in board), self.proxy.overhead())
         found = Found(board, [], spent)
         self._write(found)
+        if not math.isfinite(board[0].value):
+            raise RecipeError(
+                f"search: {self.proxy.name} gave none of the {len(board)} candidates a finite number, so that there is "
+                f"no best one: see {self.folder / 'leaderboard.csv'}, and choose another proxy"
+            )
         if self.best:
             found = replace(found, trained=self._train_groups(board, spent))
             self._write(found)
         self._log(found)
-        self.console.print(f"search: {self.folder}", soft_wrap=True)
+        self._say_line(f"search: {self.folder}")
         return found
 
     def _study(self, name: str, proxy: Proxy, count: int, sampler: str) -> Candidates:
         settings = {
-            "space": describe(self.space, rebuilt=False),
+            "space": self.space.settings(),
             "proxy": proxy.settings(),
+            # Scores are made of batches of the proxy's own, whatever size those of an evaluation have.
+            "data": data_settings(self.data, without=("eval_batch_size",)),
             "seed": self.seed,
             "sampler": sampler,
+            "prune": self.prune,
         }
-        return Candidates(self.space, name, self.storage, count, sampler, self.seed, self.prune, settings)
+        return Candidates(
+            self.space, name, self.storage, count, sampler, self.seed, self.prune, settings, self._say_line
+        )
+
+    def _say_line(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def _score_all(self, candidates: Candidates) -> None:
         columns = (
@@ -148,14 +180,15 @@ class Search:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[best]}"),
+            TextColumn("{task.fields[best]}", markup=False),
         )
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(f"candidates by {self.proxy.name}", total=self.candidates, best="")
+            task = progress.add_task(f"candidates by {escape(self.proxy.name)}", total=self.candidates, best="")
 
             def show() -> None:
                 board = candidates.leaderboard()
-                best = f"best {board[0].architecture}: {board[0].value:.4g}" if board else ""
+                known = board and math.isfinite(board[0].value)
+                best = f"best {board[0].architecture}: {board[0].value:.4g}" if known else ""
                 progress.update(task, completed=len(board), best=best)
 
             show()
@@ -172,27 +205,30 @@ class Search:
             given_up = candidates.report(trial, step, value)
             return given_up
 
-        try:
+        with _abandoning(candidates, trial):
             score = self.proxy.evaluate(architecture, self.seed, report if self.prune else None)
-        except BaseException:
-            candidates.abandon(trial)
-            raise
-        candidates.finish(trial, score, given_up)
+            candidates.finish(trial, score, given_up)
         if self.logger is not None:
-            metrics = {"search/score": score.value, "search/seconds": score.cost.seconds}
+            metrics = {"search/score": as_number(score.value), "search/seconds": score.cost.seconds}
             self.logger.log_metrics(metrics, step=trial.number)
 
     def _train_groups(self, board: Sequence[Candidate], spent: Cost) -> list[Trained]:
         """Train the best, as many at random, and the rival's best."""
-        drawn = self.space.draw(min(self.best, len(self.space)), keyed_generator(self.seed, "at random"))
+        drawn = self.space.draw(self.best, keyed_generator(self.seed, "at random"))
+        chosen = self._chosen(board)
         groups = [
-            (f"best {self.best} by {self.proxy.name}", [c.architecture for c in board[: self.best]], len(board)),
+            (f"best {len(chosen)} by {self.proxy.name}", chosen, len(board)),
             (f"{self.best} at random", drawn, len(board)),
         ]
         if self.rival is not None:
             rivals = self._rival_search(spent)
-            name = f"best {self.best} by {self.rival.name}, equal cost"
-            groups.append((name, [c.architecture for c in rivals[: self.best]], len(rivals)))
+            chosen = self._chosen(rivals)
+            groups.append((f"best {len(chosen)} by {self.rival.name}, equal cost", chosen, len(rivals)))
+            if not chosen:
+                groups.pop()
+                self._say_line(
+                    f"search: {self.rival.name} gave none of {len(rivals)} candidates a finite number, and is left out"
+                )
         reference = MeasuredReference(self.training, self.training_seeds, str(self.folder / "trainings.sqlite"))
         reference.attach(self.data, self.device)
         trained = []
@@ -209,6 +245,10 @@ class Search:
                 trained.append(Trained(name, accuracies, candidates))
         return trained
 
+    def _chosen(self, board: Sequence[Candidate]) -> list[str]:
+        """Return the best of those candidates that have a finite score: the others are as good as any."""
+        return [candidate.architecture for candidate in board if math.isfinite(candidate.value)][: self.best]
+
     def _rival_search(self, spent: Cost) -> list[Candidate]:
         """Let the rival score the same candidates in the same order for as many seconds as were spent."""
         assert self.rival is not None
@@ -216,15 +256,16 @@ class Search:
         # As many as there are, up to a number that no search waits for: a space of cells has billions of them.
         there_are = sum(1 for _ in islice(self.space.draws(keyed_generator(self.seed, DRAWS)), RIVAL_CANDIDATES))
         candidates = self._study(f"{self.study}, rival", self.rival, there_are, "random")
-        with self.console.status(f"{self.rival.name} searches for as long: {spent.seconds:.0f} seconds"):
+        with self.console.status(f"{escape(self.rival.name)} searches for as long: {spent.seconds:.0f} seconds"):
             while True:
                 scored = candidates.scored()
                 used = sum((candidate.cost.seconds for candidate in scored), self.rival.overhead().seconds)
                 enough = used >= spent.seconds and len(scored) >= self.best
                 if enough or (claimed := candidates.claim()) is None:
-                    return sorted(scored, key=lambda c: (-c.value, c.architecture))
+                    return candidates.leaderboard()
                 trial, architecture = claimed
-                candidates.finish(trial, self.rival.evaluate(architecture, self.seed))
+                with _abandoning(candidates, trial):
+                    candidates.finish(trial, self.rival.evaluate(architecture, self.seed))
 
     def _write(self, found: Found) -> None:
         write_leaderboard(self.folder, found.leaderboard, found.trained, found.spent, self.proxy, self.console)
@@ -243,3 +284,27 @@ class Search:
             rows = [[c.architecture, c.value, c.cost.seconds, c.pruned] for c in found.leaderboard]
             table(key="search/leaderboard", columns=["architecture", "score", "seconds", "pruned"], data=rows)
         self.logger.finalize("success")
+
+
+@contextmanager
+def _abandoning(candidates: Candidates, trial: Any) -> Iterator[None]:
+    """Give a claim back if the block ends in the middle, by an error or because the worker was told to end."""
+    try:
+        yield
+    except BaseException:
+        with suppress(RecipeError):  # a storage that failed is not told; what ended the block is what counts
+            candidates.abandon(trial)
+        raise
+
+
+def _check_device(device: str) -> None:
+    """Raise RecipeError unless networks can run on a device."""
+    try:
+        usable = torch.empty(0, device=device).device.type != "meta"
+        reason = "nothing is computed there"
+    except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
+        usable, reason = False, (str(error).splitlines() or [type(error).__name__])[0]
+    if not usable:
+        raise RecipeError(
+            f"search: device {device!r} cannot be used ({reason}); give cpu, or cuda where there is a GPU"
+        )

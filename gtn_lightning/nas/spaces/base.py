@@ -5,11 +5,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice, product
+from typing import Any
 
 import torch
 from torch import nn
 
-from gtn_lightning.description import Describable
+from gtn_lightning.description import Describable, describe
 from gtn_lightning.errors import RecipeError
 
 Choice = str | int
@@ -58,6 +59,15 @@ class SearchSpace(Describable, ABC):
     def family(self, architecture: str) -> str:
         """Return the family by which results are told apart; here there is only one."""
         return "all"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what its members depend on, as plain data: its class, its arguments, and its decisions.
+
+        Raises:
+            RecipeError: an argument of its constructor is not stored under its own name.
+        """
+        decisions = {key: list(options) for key, options in self.decisions.items()}
+        return {"description": describe(self, rebuilt=False), "decisions": decisions}
 
     def __len__(self) -> int:
         """Return the number of members, isomorphic ones counted apart."""

@@ -103,10 +103,19 @@ def test_trainings_and_scores_of_the_known_are_paid_for_once(tmp_path: Path) -> 
 
 
 def test_a_proxy_that_fails_for_some_counts_as_its_worst(tmp_path: Path) -> None:
-    known = table(tmp_path, {name: hidden(name) for name in KNOWN})
+    known = table(tmp_path, {name: 1 / (1 + math.exp(-hidden(name))) for name in KNOWN})
     proxy = attached(PredictedRank(known, [Hint(invalid=(KNOWN[0], HELD_OUT[0]))], choices=False))
     worst = min(KNOWN[1:], key=hidden)
     assert proxy(HELD_OUT[0]) == pytest.approx(proxy(worst))
+
+
+def test_settings_tell_other_accuracies_apart_and_not_other_places(tmp_path: Path) -> None:
+    told = {name: worth(name) for name in KNOWN}
+    for folder in ("here", "there", "other"):
+        (tmp_path / folder).mkdir()
+    here = PredictedRank(table(tmp_path / "here", told), [Hint()]).settings()
+    assert PredictedRank(table(tmp_path / "there", told), [Hint()]).settings() == here
+    assert PredictedRank(table(tmp_path / "other", told | {KNOWN[3]: 0.5}), [Hint()]).settings() != here
 
 
 def test_what_is_beyond_all_numbers_counts_as_the_most_or_least_that_was_seen() -> None:

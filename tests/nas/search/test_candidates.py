@@ -1,21 +1,29 @@
 """Claims of architectures that several workers share."""
 
+import math
 import os
 import random
+import re
+import socket
 import subprocess
 import sys
 import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
-from optuna.study import StudyDirection
+import torch
 from optuna.trial import TrialState
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.proxies import Cost, Score
-from gtn_lightning.nas.search import Candidates
-from gtn_lightning.nas.search.candidates import open_storage
+from gtn_lightning.nas.search import Candidates, open_storage, workers
+from gtn_lightning.nas.search import candidates as module
+from gtn_lightning.nas.search.workers import Worker
 from tests.nas.search_run import COUNT, Sums, main, score
 from tests.tiny import ROOT
 
@@ -70,7 +78,7 @@ def test_three_workers_killed_five_times_leave_the_undisturbed_leaderboard(kind:
     storage = database() if kind == "database" else storages[kind]
     moments = random.Random(0)
     workers = [start(storage) for _ in range(3)]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while kind != "database" and not list(tmp_path.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -80,7 +88,7 @@ def test_three_workers_killed_five_times_leave_the_undisturbed_leaderboard(kind:
         workers[kill % 3].communicate()
         workers[kill % 3] = start(storage)
     for worker in workers:
-        assert worker.wait(120) == 0, worker.communicate()[1]
+        assert worker.wait(600) == 0, worker.communicate()[1]
 
     disturbed = Candidates(Sums(), "test", storage, COUNT)
     main(sqlite(tmp_path / "undisturbed"), "random")
@@ -127,10 +135,198 @@ def test_candidates_that_do_worse_than_the_median_are_given_up_and_come_last(tmp
     assert {candidate.architecture for candidate in board[-len(given_up) :]} == given_up
 
 
-def test_other_settings_are_refused(tmp_path: Path) -> None:
-    Candidates(Sums(), "test", sqlite(tmp_path), 5, settings={"seed": 0})
-    with pytest.raises(RecipeError, match=r"'test' was begun with seed 0, and now it is 1: .*another study"):
-        Candidates(Sums(), "test", sqlite(tmp_path), 5, settings={"seed": 1})
+@pytest.mark.parametrize(
+    ("known", "now", "message"),
+    [
+        (
+            {"seed": 0},
+            {"seed": 1},
+            r"begun with seed 0, and now it is 1: .*another study with --study, or the old seed",
+        ),
+        (
+            {"data": {"path": ["a", 1], "contents": "12"}},
+            {"data": {"path": ["a", 1], "contents": "34"}},
+            r'begun with other data \(data.contents was "12", and now it is "34"\): .* or the old data',
+        ),
+        ({"data": {"a": None}}, {"data": {}}, r"begun with other data \(data.a was null, and now it is not given\)"),
+        (
+            {"data": [1, {"a": 2}]},
+            {"data": [1, {"a": 3}]},
+            r"begun with other data \(data\[1\].a was 2, and now it is 3\)",
+        ),
+        ({"data": "x" * 999}, {"data": ["x" * 999]}, r"begun with data .{40}…, and now it is .{40}…:"),
+        ({"seed": 0}, {"seed": 0, "data": {"contents": "12"}}, r"begun by a version that did not keep its data"),
+    ],
+)
+def test_other_settings_are_refused(
+    known: dict[str, object], now: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    for storage in (sqlite(tmp_path), str(tmp_path / "s.journal")):
+        Candidates(Sums(), "test", storage, 5, settings=known)
+        Candidates(Sums(), "test", storage, 5, settings=known)
+        with pytest.raises(RecipeError, match=f"'test' was {message}") as caught:
+            Candidates(Sums(), "test", storage, 5, settings=now)
+        assert "\n" not in str(caught.value)
+
+
+def test_workers_that_begin_at_the_same_moment_with_other_settings_mix_no_scores(tmp_path: Path) -> None:
+    first = Candidates(Sums(), "test", sqlite(tmp_path), 2, settings={"seed": 0})
+    claimed = first.claim()
+    assert claimed is not None
+    # What the first did not see when it looked: a second that was a moment later.
+    study = optuna.load_study(study_name="test", storage=sqlite(tmp_path))
+    study.set_user_attr("settings", {"seed": 1})
+    for late in (lambda: first.finish(claimed[0], Score(1.0, Cost())), first.claim):
+        with pytest.raises(RecipeError, match="begun with seed 1, and now it is 0"):
+            late()
+    assert not [trial for trial in study.get_trials() if trial.state == TrialState.COMPLETE]
+
+
+def test_the_study_of_another_program_is_refused_and_left(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="test", storage=sqlite(tmp_path))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(RecipeError, match=r"'test' does not say what its scores depend on, .* another study"):
+        Candidates(Sums(), "test", sqlite(tmp_path), 5)
+    assert len(study.get_trials()) == 1
+    assert not study.user_attrs
+
+
+NO_NUMBERS = (math.nan, math.inf, None, "high", torch.zeros(2), 1j, 10**400)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_score_that_is_no_number_counts_as_the_worst_and_is_not_asked_for_again(
+    sampler: str, kind: str, tmp_path: Path
+) -> None:
+    storage = sqlite(tmp_path) if kind == "sqlite" else str(tmp_path / "s.journal")
+    candidates = Candidates(Sums(), "test", storage, 12, sampler)
+    given: list[Any] = [*NO_NUMBERS, 3.0, -1.0, -math.inf, np.float32(2.0), torch.tensor(1.0)]
+    said = {}
+    for value in given:
+        claimed = candidates.claim()
+        assert claimed is not None
+        said[claimed[1]] = value
+        candidates.finish(claimed[0], Score(value, Cost()))
+    assert len(said) == 12
+    assert candidates.claim() is None
+    board = Candidates(Sums(), "test", storage, 12, sampler).leaderboard()
+    assert [candidate.value for candidate in board[:4]] == [3.0, 2.0, 1.0, -1.0]
+    for candidate in board[4:]:
+        value = said[candidate.architecture]
+        expected = value if isinstance(value, float) else math.nan
+        assert candidate.value == pytest.approx(expected, nan_ok=True)
+        assert candidate.rank_value == -math.inf
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_search_in_which_nothing_is_a_number_ends(sampler: str, tmp_path: Path) -> None:
+    candidates = Candidates(Sums(), "test", sqlite(tmp_path), 16, sampler)
+    while (claimed := candidates.claim()) is not None:
+        candidates.finish(claimed[0], Score(math.nan, Cost()))
+    assert [math.isnan(candidate.value) for candidate in candidates.leaderboard()] == [True] * 16
+
+
+def test_a_report_that_is_no_number_is_worse_than_any_and_spoils_no_median(tmp_path: Path) -> None:
+    candidates = Candidates(Sums(), "test", sqlite(tmp_path), 14, prune=True)
+    given_up = []
+    for reported in (1.0, 2.0, 3.0, 4.0, 5.0, math.nan, None, -math.inf, math.inf, "high", 2.0, 4.0):
+        claimed = candidates.claim()
+        assert claimed is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            pruned = candidates.report(claimed[0], 1, reported)  # type: ignore[arg-type]
+        given_up.append(pruned)
+        candidates.finish(claimed[0], Score(reported, Cost()), pruned)  # type: ignore[arg-type]
+    assert given_up == [False] * 5 + [True] * 5 + [True, False]
+    assert [candidate.value for candidate in candidates.leaderboard()[:6]] == [5.0, 4.0, 4.0, 3.0, 2.0, 1.0]
+
+
+def left_behind(storage: str, worker: object, count: int = 1) -> None:
+    """Leave a claim behind as a worker would that was killed."""
+    Candidates(Sums(), "test", storage, count)
+    trial = optuna.load_study(study_name="test", storage=storage).ask()
+    if worker is not None:
+        trial.set_user_attr("worker", worker)
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [
+        f"{socket.gethostname()} 1 deadbeef",  # as it was written before; process 1 always lives
+        f"{socket.gethostname()} x",
+        {"host": socket.gethostname(), "pid": 1},
+        replace(Worker.this(), pid=1, started=1).written(),
+        replace(Worker.this(), token="earlier").written(),
+    ],
+)
+def test_a_claim_does_not_hold_because_its_process_number_lives_again(worker: object, tmp_path: Path) -> None:
+    left_behind(sqlite(tmp_path), worker)
+    candidates = Candidates(Sums(), "test", sqlite(tmp_path), 1)
+    claimed = candidates.claim()
+    assert claimed is not None
+    candidates.finish(claimed[0], Score(1.0, Cost()))
+    assert candidates.claim() is None
+
+
+@pytest.mark.parametrize("worker", [replace(Worker.this(), host="elsewhere").written(), None])
+def test_a_worker_that_cannot_be_looked_at_is_waited_for_as_long_as_it_gives_signs_of_life(
+    worker: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("SILENCE", 0.6), ("NAMELESS", 0.6), ("PATIENCE", 0.0), ("POLL", 0.05)):
+        monkeypatch.setattr(module, name, seconds)
+    left_behind(sqlite(tmp_path), worker)
+    said: list[str] = []
+    candidates = Candidates(Sums(), "test", sqlite(tmp_path), 1, say=said.append)
+    began = time.monotonic()
+    claimed = candidates.claim()
+    assert time.monotonic() - began > 0.6
+    assert claimed is not None
+    who = "process [0-9]+ on elsewhere" if worker else "a worker that has not said who it is"
+    (line,) = said  # once, however often it was looked
+    assert re.fullmatch(f"search: waiting for candidate .*, claimed by {who}; it counts as lost after .*", line), line
+
+
+def test_signs_of_life_hold_a_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_behind(sqlite(tmp_path), replace(Worker.this(), host="elsewhere").written())
+    candidates = Candidates(Sums(), "test", sqlite(tmp_path), 1)
+    study = optuna.load_study(study_name="test", storage=sqlite(tmp_path))
+    storage, (trial,) = study._storage, study.get_trials()
+    monkeypatch.setattr(module, "SILENCE", 0.0)  # whatever is seen unchanged a second time is too old
+    for sign in range(3):
+        storage.set_trial_user_attr(trial._trial_id, "sign of life", sign)
+        candidates._fail_lost()
+        assert study.get_trials()[0].state == TrialState.RUNNING
+    candidates._fail_lost()
+    assert study.get_trials()[0].state == TrialState.FAIL
+
+
+def test_a_worker_gives_signs_of_life_while_it_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "BEAT", 0.02)
+    for storage in (sqlite(tmp_path), str(tmp_path / "s.journal")):
+        candidates = Candidates(Sums(), "test", storage, 1)
+        claimed = candidates.claim()
+        assert claimed is not None
+        study = optuna.load_study(study_name="test", storage=open_storage(storage))
+        seen: set[object] = set()
+        deadline = time.monotonic() + 600
+        while len(seen) < 4:
+            assert time.monotonic() < deadline
+            seen.add(study.get_trials()[0].user_attrs.get("sign of life"))
+        candidates.finish(claimed[0], Score(1.0, Cost()))
+        assert [candidate.value for candidate in candidates.scored()] == [1.0]
+
+
+def test_a_claim_that_was_taken_away_in_the_meantime_is_given_up_quietly(tmp_path: Path) -> None:
+    candidates = Candidates(Sums(), "test", sqlite(tmp_path), 1, prune=True)
+    claimed = candidates.claim()
+    assert claimed is not None
+    study = optuna.load_study(study_name="test", storage=sqlite(tmp_path))
+    study.tell(claimed[0].number, state=TrialState.FAIL)
+    assert candidates.report(claimed[0], 1, 0.5)
+    candidates.finish(claimed[0], Score(0.5, Cost()))
+    candidates.abandon(claimed[0])
+    assert candidates.scored() == []
 
 
 @pytest.mark.parametrize(
@@ -152,47 +348,3 @@ def test_a_password_is_not_told() -> None:
     with pytest.raises(RecipeError, match=r"storage postgresql://me:\*\*\*@127\.0\.0\.1:9/none cannot") as caught:
         Candidates(Sums(), "test", "postgresql://me:secret@127.0.0.1:9/none", 5)
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("address", "file"),
-    [
-        ("sqlite:///~/x/s.db", "home/x/s.db"),
-        ("sqlite+pysqlite:///~/x/s.db", "home/x/s.db"),
-        ("~/x/s.journal", "home/x/s.journal"),
-        ("sqlite:///a%20b/s.db", "here/a%20b/s.db"),
-        ("sqlite:///a b/s.db?timeout=3", "here/a b/s.db"),
-        ("sqlite:////{root}/c%2Fd/s.db", "c%2Fd/s.db"),
-        ("sqlite:///e?x=1/s.db?", "here/e?x=1/s.db"),
-        ("sqlite:///e{1}/[f]/g@h:8/s#.db", "here/e{1}/[f]/g@h:8/s#.db"),
-        ("sqlite:///file:s.db?uri=true", "here/s.db"),
-    ],
-)
-def test_the_file_of_a_storage_is_the_one_that_is_written(
-    address: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("home", "here"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path / "here")
-    open_storage(address.replace("{root}", str(tmp_path).lstrip("/"))).create_new_study([StudyDirection.MAXIMIZE], "s")
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and ".cache" not in path.parts]
-    assert files == [tmp_path / file]
-    # Nor is there a folder that nothing lies in.
-    assert all(
-        any(path.iterdir()) for path in tmp_path.rglob("*") if path.is_dir() and path.name not in ("home", "here")
-    )
-
-
-@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:"])
-def test_a_storage_in_memory_leaves_nothing(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    open_storage(address)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_addresss_own_timeout_stands(tmp_path: Path) -> None:
-    for query, seconds in (("", 60), ("?timeout=3", 3)):
-        storage: Any = open_storage(sqlite(tmp_path) + query)
-        with storage.engine.connect() as connection:
-            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * seconds

@@ -1,0 +1,145 @@
+"""What a checkpoint has to hold, so that nothing odd in it is met in the middle of a run."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from gtn_lightning.errors import RecipeError
+
+VERSION = "pytorch-lightning_version"
+"""Lightning's key for its version."""
+
+NEEDED = ("global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+"""What a run goes on with, beside the state of the module."""
+
+
+class CheckpointError(RecipeError):
+    """A checkpoint lacks something, or holds something that no run has put there."""
+
+
+def check_state_dict(checkpoint: Any) -> None:
+    """See that something is a Lightning checkpoint that holds the state of a module.
+
+    Args:
+        checkpoint: what the file holds.
+
+    Raises:
+        CheckpointError: if it is not.
+    """
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise CheckpointError("it is no Lightning checkpoint")
+    if not re.match(r"\d+\.\d+", str(checkpoint.get(VERSION))):
+        raise CheckpointError("it does not say which version of Lightning wrote it")
+    state = checkpoint["state_dict"]
+    if not state:
+        raise CheckpointError("its state_dict is empty")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"state_dict.{name}: expected a tensor, got a {type(tensor).__name__}")
+        if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized or tensor.is_meta:
+            raise CheckpointError(f"state_dict.{name}: expected a dense tensor of real numbers, got {tensor.type()}")
+
+
+def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = None) -> None:
+    """See that a checkpoint holds what a run needs to go on.
+
+    Args:
+        checkpoint: a Lightning checkpoint.
+        trainer: the trainer of the run that is to go on, for the counts that its loops keep. A checkpoint of another
+            version of Lightning is not compared with it.
+
+    Raises:
+        CheckpointError: if it does not.
+    """
+    missing = [name for name in NEEDED if name not in checkpoint]
+    if missing:
+        why = ", as if saved with save_weights_only=True" if "optimizer_states" in missing else ""
+        raise CheckpointError(f"it does not hold {', '.join(missing)}{why}")
+    step = checkpoint["global_step"]
+    if not is_count(step):
+        raise CheckpointError(f"global_step: expected a number of meta-steps, got {shown(step)}")
+    for name, kind in (("loops", dict), ("callbacks", dict), ("optimizer_states", list), ("lr_schedulers", list)):
+        value = checkpoint[name]
+        if not isinstance(value, kind):
+            raise CheckpointError(f"{name}: expected a {kind.__name__}, got {shown(value)}")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if not isinstance(item, dict):
+                raise CheckpointError(f"{name}.{key}: expected a dict, got {shown(item)}")
+    if trainer is not None and checkpoint[VERSION] == pl.__version__:
+        loops = {"fit_loop": trainer.fit_loop.state_dict()}
+        if fault := misfit(checkpoint["loops"], loops, "loops", counts=True):
+            raise CheckpointError(fault)
+
+
+def misfit(given: Any, template: Any, place: str, counts: bool = False, whole: bool = True) -> str | None:
+    """Return in what a value is of another kind than a template, or None if it is of the same kind.
+
+    Args:
+        given: the value, as plain data; what it holds beyond the template is not looked at.
+        template: a value of the expected kind.
+        place: what the value is called.
+        counts: whether integers have to be 0 or more.
+        whole: whether mappings have to hold everything that those of the template hold.
+    """
+    if isinstance(template, Mapping):
+        if not isinstance(given, Mapping):
+            return f"{place}: expected a mapping, got {shown(given)}"
+        for name, item in template.items():
+            if name in given:
+                if fault := misfit(given[name], item, f"{place}.{name}", counts, whole):
+                    return fault
+            elif whole:
+                return f"{place}.{name}: it is missing"
+        return None
+    if isinstance(template, Tensor):
+        if isinstance(given, Tensor) and given.shape == template.shape:
+            return None
+        return f"{place}: expected a tensor of shape {list(template.shape)}, got {shown(given)}"
+    if isinstance(template, list | tuple):
+        if not isinstance(given, list | tuple):
+            return f"{place}: expected a list, got {shown(given)}"
+        if len(given) != len(template):
+            return f"{place}: expected {len(template)} values, got {len(given)}"
+        items = enumerate(zip(given, template, strict=True))
+        return next(
+            (fault for n, (one, other) in items if (fault := misfit(one, other, f"{place}.{n}", counts, whole))), None
+        )
+    if isinstance(template, bool | str):
+        expected = "true or false" if isinstance(template, bool) else "a text"
+        return None if isinstance(given, type(template)) else f"{place}: expected {expected}, got {shown(given)}"
+    if counts and isinstance(template, int):
+        return None if is_count(given) else f"{place}: expected a number of steps, got {shown(given)}"
+    if isinstance(template, int | float) and not is_number(given):
+        return f"{place}: expected a number, got {shown(given)}"
+    return None
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is an integer of 0 or more that a tensor can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number, infinite ones among them."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex() and not math.isnan(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float) and not math.isnan(value)
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it: short, on one line."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str)):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "an integer of more than 64 bits"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"{text[:37]}..."

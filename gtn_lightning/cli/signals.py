@@ -1,0 +1,188 @@
+"""Signals that ask the program to end, as an exception that is raised when nothing is half done.
+
+This module is imported before anything heavy, so that Ctrl-C works from the first moment.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType, TracebackType
+
+MAIN_PROCESS = "GTN_MAIN_PROCESS"
+"""Environment variable by which the processes that DDP starts know the one that started them."""
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""Environment variables that say which of a run's processes this is; the first that is set counts."""
+
+ENDINGS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "ended, its terminal was closed"}
+"""The signals that end a run, and what is said of it."""
+
+NUMBERS = tuple(getattr(signal, name) for name in ENDINGS if hasattr(signal, name))
+"""Their numbers; there is no SIGHUP on Windows."""
+
+PATIENCE = 1.0
+"""Seconds after which a second signal no longer waits for the moment at which nothing is half done."""
+
+GIVE_UP = 10.0
+"""Seconds after which a further signal also ends a program that is saving."""
+
+AGAIN = 0.05
+"""Seconds after which an exception is raised again that Python has dropped."""
+
+Handler = signal.Handlers | Callable[[int, FrameType | None], object] | int | None
+
+
+class InterruptedBySignal(BaseException):
+    """The program was told to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """The signal."""
+        self.ending = ENDINGS[signal.Signals(number).name]
+        """What is said of the run."""
+        self.code = 128 + number
+        """The exit code."""
+        super().__init__(self.ending)
+
+
+class Signals:
+    """Turns SIGINT, SIGTERM and SIGHUP into `InterruptedBySignal`.
+
+    It is raised at once, or, between `hold` and `release`, at the end of what must not be cut. A second signal is not
+    kept waiting. While the run is saved, further ones are ignored for some seconds.
+
+    The processes that Lightning starts for DDP tell the main process and go on until that ends them: nobody waits for a
+    process that has left. A signal that is ignored when the program starts, as by ``nohup``, stays ignored.
+
+    Args:
+        until_exit: whether the process ends after this. Then signals that come later end it without a word.
+    """
+
+    def __init__(self, until_exit: bool = False) -> None:
+        self.received: int | None = None
+        """The first signal that came."""
+        self.is_child = os.environ.get(MAIN_PROCESS) == str(os.getppid()) and "LOCAL_RANK" in os.environ
+        """Whether Lightning has started this process for DDP."""
+        self.speaks = next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
+        """Whether this process says how the run ended: that of rank zero does."""
+        self._until_exit = until_exit
+        self._process = os.getpid()
+        self._held = False
+        self._postponed: list[Callable[[], None]] = []
+        self._raised_at: float | None = None
+        self._received_at = 0.0
+        self._before: dict[int, Handler] = {}
+        self._hook_before = sys.unraisablehook
+
+    def __enter__(self) -> "Signals":
+        """Begin to handle signals, in the main thread; elsewhere Python does not allow it."""
+        if threading.current_thread() is threading.main_thread():
+            for number in NUMBERS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
+            self._hook_before, sys.unraisablehook = sys.unraisablehook, self._raise_what_is_dropped
+            if self.is_child:
+                self.unblock()  # see `block`
+            else:
+                os.environ[MAIN_PROCESS] = str(self._process)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Handle signals as before."""
+        if not self._before:
+            return
+        for number, handler in self._before.items():
+            # Python's own handler of Ctrl-C would print a traceback out of the interpreter's last moments.
+            signal.signal(number, signal.SIG_DFL if self._until_exit else handler)
+        sys.unraisablehook = self._hook_before
+        if not self.is_child:
+            os.environ.pop(MAIN_PROCESS, None)
+
+    def hold(self) -> None:
+        """Begin something that must not be cut."""
+        self._held = True
+
+    def release(self) -> None:
+        """End it.
+
+        Raises:
+            InterruptedBySignal: if a signal has come, in the meantime or earlier.
+        """
+        self._held = False
+        while self._postponed:
+            self._postponed.pop(0)()
+        if self.received is not None and not self.is_child:
+            self._raise()
+
+    def whole(self, handler: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
+        """Return another signal's handler as one that waits for `release`, and is not cut itself."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._held:
+                self._postponed.append(lambda: handle(number, None))
+                return
+            self.hold()
+            try:
+                handler(number, frame)
+            finally:
+                self._held = False
+
+        return handle
+
+    def block(self) -> None:
+        """Keep the signals from processes that are started now, until they can handle them.
+
+        A process inherits what is blocked, and unblocks it itself. This process still gets them, after `unblock` at the
+        latest.
+        """
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+
+    def unblock(self) -> None:
+        """End it."""
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            os._exit(0)  # forked, for instance to load data: the main process is told too, and what it needs it has
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._received_at = number, now
+            if self.is_child and self._has_main_process():
+                with suppress(ProcessLookupError):
+                    os.kill(os.getppid(), number)
+        if self.is_child:
+            if not self._has_main_process():
+                self._raise()
+        elif self._raised_at is not None:
+            # All processes of a group, and children that pass it on, report one signal several times.
+            if now - self._raised_at > GIVE_UP:
+                self._raise()
+        elif not self._held or now - self._received_at > PATIENCE:
+            self._raise()
+
+    def _has_main_process(self) -> bool:
+        return os.environ.get(MAIN_PROCESS) == str(os.getppid())
+
+    def _raise(self) -> None:
+        assert self.received is not None
+        self._raised_at = time.monotonic()
+        raise InterruptedBySignal(self.received)
+
+    def _raise_what_is_dropped(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Raise again what was raised where Python drops exceptions, such as in a ``__del__``."""
+        if not isinstance(unraisable.exc_value, InterruptedBySignal):
+            self._hook_before(unraisable)
+            return
+        self._raised_at = None
+        # Not from here, where it would be dropped too.
+        again = threading.Timer(AGAIN, os.kill, (self._process, unraisable.exc_value.number))
+        again.daemon = True
+        again.start()

@@ -1,0 +1,269 @@
+"""What a recipe from a stranger may say: ``--trusted-only``.
+
+The parser itself refuses to import what is not allowed (`Policy.enforced`). What it made of the recipe is looked at
+once more (`Policy.check`): every class by identity, every file name, every argument that decides where data goes.
+"""
+
+import inspect
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from jsonargparse import set_parsing_settings
+
+from gtn_lightning.cli.messages import components
+from gtn_lightning.cli.recipes import CommandLine
+from gtn_lightning.description import TORCH
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.teacher_file import TeacherRecipe
+from gtn_lightning.trust import canonical, find, known_paths, look_in_working_folder, resolve
+
+OPTION = "--trusted-only"
+
+TRUST = "--trust"
+
+FILES = frozenset(
+    {
+        *("cache", "ckpt_path", "default_root_dir", "dir", "dirpath", "filename", "folder", "name", "path"),
+        *("save_dir", "storage", "study", "teacher", "version"),
+    }
+)
+"""Arguments that name files or folders, in all classes that a trusted recipe may name."""
+
+WRITTEN = FILES - {"path", "teacher", "ckpt_path"}
+"""Those of them that are written to."""
+
+SETTABLE = {
+    "gtn_lightning.loggers.WandbLogger": frozenset(
+        {"project", "save_dir", "init_timeout", "finish_timeout", "name", "tags", "group", "notes", "job_type"}
+    ),
+}
+"""Classes of which a trusted recipe may set these arguments only: others say where a key and data are sent."""
+
+CONSTANTS = ("torch.dtype", "torch.layout", "torch.memory_format", *(f"torch.{name}" for name in TORCH))
+"""What values of arguments may be named beside classes."""
+
+SUFFIXES = frozenset({"ckpt", "csv", "db", "journal", "json", "safetensors", "sqlite", "yaml", "yml"})
+"""Endings of the names of files."""
+
+_REFERENCE = re.compile(r"\$\{[\w.]+\}")
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
+
+def take_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
+    """Take ``--trusted-only`` and all ``--trust NAME`` out of a command line.
+
+    Returns:
+        The other arguments; whether recipes are a stranger's; the modules and classes that the user allows.
+
+    Raises:
+        RecipeError: if a name is missing.
+    """
+    others, trust = [], []
+    following = False
+    for argument in arguments:
+        if following or argument.startswith(f"{TRUST}="):
+            trust.append(argument.removeprefix(f"{TRUST}="))
+            following = False
+        elif argument == TRUST:
+            following = True
+        elif argument != OPTION:
+            others.append(argument)
+    if following:
+        raise RecipeError(f"{TRUST}: expected the name of a module or of a class behind it")
+    return others, OPTION in arguments, trust
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which classes and files the recipes of a command may name."""
+
+    classes: Sequence[str] | None
+    """Names that are allowed beside `gtn_lightning.trust.KNOWN`; None allows every class."""
+    files: frozenset[str]
+    """Arguments whose values have to lie in the working folder."""
+    chosen: frozenset[str]
+    """Values that the user gave and that may lie anywhere."""
+    strict: bool
+    """Whether recipes are a stranger's: ``--trusted-only``."""
+
+    @contextmanager
+    def enforced(self) -> Iterator[None]:
+        """Let the parser import nothing but allowed classes within a block."""
+        if self.classes is None:
+            yield
+            return
+        # There is no public way to take settings back; tests/cli/test_trust.py says what is relied on.
+        settings = jsonargparse._common.parsing_settings
+        before = dict(settings)
+        allowed = [*known_paths(), *CONSTANTS, *self.classes]
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
+        try:
+            yield
+        finally:
+            settings.update(before)
+
+    def check(self, values: dict[str, Any]) -> None:
+        """See that what the parser made of the recipes names allowed classes and files alone.
+
+        Args:
+            values: the recipe as it was parsed.
+
+        Raises:
+            RecipeError: if it names anything else.
+        """
+        if self.classes is None:
+            return
+        for key, path, arguments in components(values):
+            if not self._allows(path):
+                raise _foreign(key, path)
+            if self.strict:
+                _check_arguments(key, path, arguments)
+        for key, value in _leaves(values):
+            if inspect.isroutine(value) or inspect.isclass(value):
+                path = f"{value.__module__}.{value.__qualname__}"
+                if not self._allows(path):
+                    raise _foreign(key, path)
+            name = next((part for part in reversed(key.split(".")) if not part.isdigit()), "")
+            if name in self.files and isinstance(value, str | Path) and str(value) not in self.chosen:
+                _check_file(key, str(value))
+
+    def _allows(self, path: str) -> bool:
+        """Return whether a class that the parser has imported is allowed: it names each by its shortest path."""
+        if self.classes is None or find(path) is not None or path in self.classes:
+            return True
+        with suppress(ImportError, AttributeError, ValueError):
+            found = resolve(path)
+            return inspect.isclass(found) and canonical(found) in self.classes
+        return False
+
+
+def policy_for(line: CommandLine, teacher: TeacherRecipe | None, strict: bool, trust: Sequence[str]) -> Policy:
+    """Return what the recipes of a command line may name, and look for the user's own modules in the working folder.
+
+    Args:
+        line: the command line, the recipe in a teacher file among its recipes.
+        teacher: that recipe, if there is one.
+        strict: whether ``--trusted-only`` was given.
+        trust: the modules and classes that ``--trust`` names.
+
+    Raises:
+        RecipeError: if a recipe refers to what is outside of it though it is a stranger's.
+    """
+    chosen = {word.partition("=")[2] if word.startswith("--") else word for word in line.words}
+    if teacher is not None:
+        chosen.add(line.recipes[0].content["trainer"]["default_root_dir"])
+    if strict:
+        look_in_working_folder(trust)
+        _reject_resolvers(line)
+        own = [] if teacher is None else [name for name in teacher.trust if isinstance(name, str)]
+        return Policy([*trust, *own], FILES, frozenset(chosen), strict)
+    theirs = line.recipes if teacher is None else line.recipes[1:]
+    texts = [value for recipe in theirs for _, value in _leaves(recipe.content) if isinstance(value, str)]
+    # A packaged recipe names nothing of the user's; what looks like a class in it must not open a stranger's folder.
+    named = [value for recipe in theirs if not recipe.packaged for _, value in _leaves(recipe.content)]
+    words = list(filter(_may_be_class, map(str, (*named, *chosen))))
+    look_in_working_folder([*trust, *words])
+    if teacher is None:
+        return Policy(None, frozenset(), frozenset(), strict)
+    allowed = [*trust, *(name for name in teacher.trust if isinstance(name, str))]
+    for word in (*texts, *chosen):
+        if _may_be_class(word):
+            with suppress(ImportError, AttributeError, ValueError):
+                allowed += [word, canonical(resolve(word))]
+    files = frozenset() if teacher.own else WRITTEN
+    return Policy(list(dict.fromkeys(allowed)), files, frozenset(chosen | set(texts)), strict)
+
+
+def ignore_files(parser: jsonargparse.ArgumentParser) -> None:
+    """Let a parser and its subcommands take texts for values alone, never for the names of files to read.
+
+    ``sub_configs`` of jsonargparse says so, but Lightning and ``add_subclass_arguments`` switch it on by themselves.
+    """
+    for action in parser._actions:
+        if getattr(action, "_enable_path", False):
+            action._enable_path = False  # type: ignore[attr-defined]
+        if isinstance(kwargs := getattr(action, "sub_add_kwargs", None), dict):
+            kwargs["sub_configs"] = False
+        choices = action.choices
+        for inner in choices.values() if isinstance(choices, dict) else ():
+            if isinstance(inner, jsonargparse.ArgumentParser):
+                ignore_files(inner)
+
+
+def _reject_resolvers(line: CommandLine) -> None:
+    """Refuse references to anything but other values of the recipe, such as environment variables."""
+    for recipe in line.recipes:
+        for key, value in _leaves(recipe.content):
+            if isinstance(value, str) and "${" in _REFERENCE.sub("", value):
+                raise RecipeError(
+                    f"{OPTION}: {recipe.path}: {key}: {value!r} refers to something outside the recipe; only "
+                    "references such as ${model.inner_steps} are allowed: write the value out"
+                )
+
+
+def _foreign(key: str, path: str) -> RecipeError:
+    return RecipeError(
+        f"{key}: {path} is code from elsewhere; allowed are the classes of gtn-lightning, and named ones of Lightning "
+        f"and torch.optim: read it, then allow it with {TRUST} {path.rpartition('.')[0] or path}"
+    )
+
+
+def _check_arguments(key: str, path: str, arguments: dict[str, Any]) -> None:
+    cls = find(path)
+    settable = next((names for name, names in SETTABLE.items() if find(name) is cls), None)
+    if cls is None or settable is None:
+        return
+    # The parser writes out what is passed on to a base class, too.
+    defaults = {
+        name: parameter.default
+        for base in reversed(cls.__mro__)
+        if "__init__" in vars(base)
+        for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items()
+    }
+    for name, value in arguments.items():
+        if name not in settable and value is not None and value != defaults.get(name, inspect.Parameter.empty):
+            raise RecipeError(
+                f"{OPTION}: {key}.init_args.{name} may decide where your key and your data go, which no recipe of a "
+                f"stranger's may: leave it out; allowed are {', '.join(sorted(settable))}"
+            )
+
+
+def _check_file(key: str, value: str) -> None:
+    path = value.removeprefix("sqlite:///") if key.endswith("storage") else value
+    try:
+        here = os.path.realpath(os.getcwd())
+        inside = os.path.realpath(os.path.join(here, path)).startswith(os.path.join(here, ""))
+        inside = inside or os.path.realpath(os.path.join(here, path)) == here
+    except ValueError:
+        inside = False
+    if not inside or os.path.isabs(path) or path.startswith("~") or "://" in path or "::" in path:
+        raise RecipeError(
+            f"{OPTION}: {key}: {value!r} lies outside the working folder; give a path inside it, or give this one on "
+            "the command line"
+        )
+
+
+def _may_be_class(text: str) -> bool:
+    """Return whether a text can be the name of a class in a module, and is not that of a file."""
+    if not _DOTTED.fullmatch(text) or text.rpartition(".")[2] in SUFFIXES:
+        return False
+    return not os.path.lexists(text)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield everything in plain data that holds nothing further, with its key."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield key, name
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple | set):
+        for number, item in enumerate(value):
+            yield from _leaves(item, f"{key}.{number}" if key else str(number))
+    else:
+        yield key, value

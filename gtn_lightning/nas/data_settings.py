@@ -1,0 +1,42 @@
+"""What scores and accuracies depend on of a data module."""
+
+from collections.abc import Collection
+from typing import Any
+
+from gtn_lightning.data import TensorData
+from gtn_lightning.description import describe
+from gtn_lightning.errors import RecipeError
+
+PLACES = frozenset({"path"})
+"""Arguments that say where data lie: another worker may have the same data in another place."""
+
+OWN = ("batch_size", "eval_batch_size", "seed", "crop", "flip", "rotate", "scale", "shift")
+"""The arguments that every data module stores under their names."""
+
+
+def data_settings(data: TensorData, without: Collection[str] = ()) -> dict[str, Any]:
+    """Return what results depend on of a data module, as plain data: its class, its arguments and its contents.
+
+    Two data modules that read the same images and labels from two places have the same settings; two that read
+    different ones from places of the same name do not.
+
+    Args:
+        data: the data module, set up.
+        without: names of arguments that the results do not depend on.
+    """
+    try:
+        described = describe(data, rebuilt=False)
+    except RecipeError:
+        # A data module may keep its own arguments to itself: what they make of the data is in the contents.
+        cls = type(data)
+        path = f"{cls.__module__}.{cls.__qualname__}"
+        described = {"class_path": path, "init_args": {name: getattr(data, name) for name in OWN}}
+    unwanted = PLACES | {*without}
+    arguments = {name: value for name, value in described["init_args"].items() if name not in unwanted}
+    return {
+        "class_path": described["class_path"],
+        "init_args": arguments,
+        "mean": [f"{value:.5g}" for value in data.mean.tolist()],
+        "std": [f"{value:.5g}" for value in data.std.tolist()],
+        "contents": data.digest(),
+    }

@@ -1,0 +1,253 @@
+"""Runs that go on from a checkpoint with something wrong in it: one line and exit code 2, or a run; nothing else."""
+
+import copy
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gtn_lightning.cli import main
+
+RESUME = [
+    *("fit", "--config", "digits", "--trainer.max_steps=3", "--trainer.val_check_interval=1", "--trainer.logger=false"),
+    *("--model.inner_steps=2", "--model.eval_learners=1", "--model.real_rates=[0.1]"),
+    *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=1"),
+    "--trainer.callbacks=[{class_path: TeacherCheckpoint}, {class_path: GradientNorm}]",
+]
+
+EXAMPLES = int(os.environ.get("GTN_CHECKPOINT_EXAMPLES", "12"))
+"""How many damaged checkpoints are tried; by hand, thousands."""
+
+WRONG: tuple[Any, ...] = (
+    *(None, True, -1, 0, 3, 0.5, math.nan, math.inf, "text", "", [], {}, ["text"], {"a": 1}, 10**30, 2**63, ("a",)),
+    *(torch.zeros(3), torch.tensor(math.nan), torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse()),
+    "../../elsewhere/best-1.ckpt",
+)
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["gtn"])
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("GTN_TRACEBACK", raising=False)
+
+
+@pytest.fixture(scope="module")
+def last(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of a run of two meta-steps."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["gtn"])
+        patch.setenv("WANDB_MODE", "disabled")
+        assert main([*RESUME, "--trainer.max_steps=2"]) == 0
+    (path,) = folder.glob("runs/digits/*/checkpoints/last.ckpt")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(last: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(last, weights_only=True)
+    return content
+
+
+Refused = Callable[[], str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Go on from ``odd.ckpt``, which must be refused in one line and leave nothing; return the reason."""
+
+    def run() -> str:
+        assert main([*RESUME, "--ckpt_path", "odd.ckpt"]) == 2
+        err = capfd.readouterr().err
+        assert "Traceback" not in err
+        (line,) = (line for line in err.splitlines() if line.startswith("gtn: "))
+        before, after = "gtn: error: --ckpt_path odd.ckpt: ", "; give another checkpoint, or begin from"
+        assert line.startswith(before)
+        assert not (tmp_path / "runs").exists()
+        return line.removeprefix(before).partition(after)[0]
+
+    return run
+
+
+def test_weights_alone(whole: dict[str, Any], refused: Refused) -> None:
+    kept = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops")
+    torch.save({name: whole[name] for name in kept}, "odd.ckpt")
+    assert refused() == (
+        "it does not hold callbacks, optimizer_states, lr_schedulers, as if saved with save_weights_only=True"
+    )
+    assert main(["test", *RESUME[1:], "--ckpt_path", "odd.ckpt"]) == 0
+
+
+def test_a_module_of_another_kind(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": torch.nn.Linear(2, 2).state_dict(), "pytorch-lightning_version": "2.6.0"}, "odd.ckpt")
+    assert main([*RESUME, "--ckpt_path", "odd.ckpt"]) == 2
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("gtn: "))
+    assert line.startswith("gtn: error: odd.ckpt belongs to another architecture: bias is [2] in the file and nothing")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("score", ["best_model_score", "best_k_models", "dirpath"])
+def test_the_state_of_a_callback(score: str, whole: dict[str, Any], refused: Refused) -> None:
+    content = copy.deepcopy(whole)
+    (state,) = (state for name, state in content["callbacks"].items() if name.startswith("TeacherCheckpoint"))
+    state[score] = {"best.ckpt": "high"} if score == "best_k_models" else 3
+    torch.save(content, "odd.ckpt")
+    assert refused().startswith("the state of TeacherCheckpoint: ")
+
+
+def test_what_no_check_knows_of(whole: dict[str, Any], refused: Refused) -> None:
+    content = copy.deepcopy(whole)
+    content["callbacks"] = {
+        name: state | {"sum": 1e400, "weight": 0.0} if name == "GradientNorm" else state
+        for name, state in content["callbacks"].items()
+    }
+    del content["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    content["loops"]["fit_loop"]["state_dict"]["combined_loader"] = ["odd"] * 5
+    torch.save(content, "odd.ckpt")
+    assert "RuntimeError" in refused()
+
+
+def test_bytes_that_are_other_than_written(last: Path, refused: Refused) -> None:
+    content = bytearray(last.read_bytes())
+    weights = torch.load(last, weights_only=True)["state_dict"]["teacher.network.0.weight"]
+    content[content.find(weights.numpy().tobytes()[:64]) + 100] ^= 1
+    Path("odd.ckpt").write_bytes(content)
+    assert refused().startswith("it is damaged, in archive/data/")
+
+
+@pytest.mark.parametrize("name", ["folder", "fifo", "a" * 5000, "nul\0"])
+def test_what_is_no_file(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    if name == "folder":
+        Path(name).mkdir()
+    elif name == "fifo":
+        os.mkfifo(name)
+    assert main([*RESUME, "--ckpt_path", name]) == 2
+    assert "there is no such file; give the path of a checkpoint, or last" in capfd.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------- anything at all
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the way to everything in a checkpoint."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+def mutate(content: dict[str, Any], way: str, share: float, value: Any) -> None:
+    """Replace, leave out or rename one thing."""
+    # By depth, or most of what is tried would be the optimizer's state.
+    everything = list(places(content))
+    depths = sorted({len(path) for path in everything})
+    depth = depths[int(share * len(depths))]
+    candidates = [path for path in everything if len(path) == depth]
+    path = candidates[int(share * len(depths) % 1 * len(candidates))]
+    parent: Any = content
+    for key in path[:-1]:
+        parent = parent[key]
+    if way == "replace":
+        parent[path[-1]] = value
+    else:
+        old = parent.pop(path[-1])
+        if way == "rename" and isinstance(parent, dict):
+            parent[f"{path[-1]}s"] = old
+
+
+class Watch:
+    """Notes what is written outside of a folder, what is started and what is connected to, while it is switched on."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.seen: list[str] = []
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.folder is None:
+            return
+        if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect"):
+            self.seen.append(f"{event} {arguments}")
+        elif event == "open" and isinstance(arguments[0], str | bytes):
+            flags = arguments[2] or 0
+            path = Path(os.path.abspath(os.fsdecode(arguments[0])))
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not path.is_relative_to(self.folder / "runs"):
+                self.seen.append(f"open {path}")
+
+
+@pytest.fixture(scope="module")
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="GTN_CHECKPOINT_EXAMPLES" not in os.environ,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    st.sampled_from(["replace", "replace", "leave out", "rename", "two", "flip", "cut"]),
+    st.floats(0, 1, exclude_max=True),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from(range(len(WRONG))),
+)
+def test_a_mutated_checkpoint_is_gone_on_from_or_refused_in_one_line(
+    whole: dict[str, Any],
+    last: Path,
+    watch: Watch,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    way: str,
+    share: float,
+    second: float,
+    number: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("odd")
+    monkeypatch.chdir(folder)
+    odd = folder / "odd.ckpt"
+    if way in ("flip", "cut"):
+        content = bytearray(last.read_bytes())
+        place = int(share * len(content))
+        content[place] ^= 1 << int(8 * second)
+        odd.write_bytes(content if way == "flip" else content[:place])
+    else:
+        mutated = copy.deepcopy(whole)
+        mutate(mutated, "replace" if way == "two" else way, share, WRONG[number])
+        if way == "two":
+            mutate(mutated, "leave out", second, None)
+        torch.save(mutated, odd)
+    before, modules = odd.read_bytes(), set(sys.modules)
+    capfd.readouterr()
+    watch.seen, watch.folder = [], folder
+    try:
+        code = main([*RESUME, "--ckpt_path", "odd.ckpt"])
+    finally:
+        watch.folder = None
+    err = capfd.readouterr().err
+    assert [event for event in watch.seen if "gtn-lightning" not in event and os.devnull not in event] == []
+    assert not {name for name in set(sys.modules) - modules if name.partition(".")[0] == "odd"}
+    assert odd.read_bytes() == before
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if line.startswith("gtn: ")]
+    if code == 0:
+        assert lines == []
+    else:
+        assert code == 2
+        assert len(lines) == 1
+        assert lines[0].startswith("gtn: error: ")
+        assert not (folder / "runs").exists()
+    shutil.rmtree(folder)
