@@ -1,5 +1,6 @@
 """Loggers as recipes want them: W&B that never stands in the way of a run, tables that lose no row, TensorBoard."""
 
+import configparser
 import csv
 import os
 from pathlib import Path
@@ -14,6 +15,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
 
+OFFLINE = ("offline", "dryrun")
+"""W&B's names of the mode in which everything is logged and nothing leaves this machine."""
+
 
 class WandbLogger(loggers.WandbLogger):
     """Lightning's W&B logger, offline unless the user is logged in.
@@ -24,7 +28,8 @@ class WandbLogger(loggers.WandbLogger):
 
     Which server gets the key and the data is said by the environment, by the user's own settings (``wandb login``) and
     by the arguments below. W&B also reads a file ``wandb/settings`` in the working folder, which may come from anybody;
-    this logger leaves out what it says, with a warning.
+    this logger leaves out what it says, with a warning, except for ``mode = offline``, which the command ``wandb
+    offline`` writes there.
 
     Args:
         project: the W&B project; None for that of ``WANDB_PROJECT``, or ``gtn-lightning``.
@@ -38,7 +43,8 @@ class WandbLogger(loggers.WandbLogger):
         kwargs: what else Lightning's logger takes, such as ``name``, ``tags``, ``group`` or ``entity``.
 
     Raises:
-        RecipeError: if there is no such setting, or it has no such value.
+        RecipeError: if there is no such setting, or it has no such value; from ``experiment``, if ``wandb/settings``
+            cannot be read.
     """
 
     def __init__(
@@ -91,13 +97,22 @@ def leave_out_folder_settings() -> None:
     """Take back what W&B has read from a settings file in the working folder, and warn of it.
 
     Such a file may name the server, a proxy, headers, or files to read and upload. Settings from elsewhere stay: those
-    of the environment, of the user's own settings file, and what a program has set by ``wandb.setup``.
+    of the environment, of the user's own settings file, and what a program has set by ``wandb.setup``. ``mode =
+    offline`` stays as well: whoever has said so in a folder does not want its runs uploaded.
+
+    Raises:
+        RecipeError: if the file cannot be read.
     """
     with_folder = wandb.Settings(silent=True)
     file = Path(with_folder.settings_workspace)
     if not file.exists():
         return
-    in_force = wandb.setup().settings
+    try:
+        in_force = wandb.setup().settings
+    except (ValueError, configparser.Error) as error:
+        raise RecipeError(
+            f"{file}: W&B cannot read it ({' '.join(str(error).split())}); correct or remove it"
+        ) from error
     # W&B looks for the file below the root folder, and nothing lies below this one.
     without = wandb.Settings(silent=True, root_dir=os.devnull)
     for settings in (with_folder, without):
@@ -109,7 +124,9 @@ def leave_out_folder_settings() -> None:
     taken_back = [
         name
         for name in wandb.Settings.model_fields
-        if name not in ("root_dir", "anonymous") and getattr(with_folder, name) != getattr(without, name)
+        if name not in ("root_dir", "anonymous")
+        and getattr(with_folder, name) != getattr(without, name)
+        and not (name == "mode" and with_folder.mode in OFFLINE)
     ]
     for name in taken_back:
         if getattr(in_force, name) == getattr(with_folder, name):

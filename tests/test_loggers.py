@@ -253,6 +253,34 @@ def test_settings_in_the_working_folder_are_not_used(
         assert text not in f"{in_force} {run.settings}"
 
 
+def test_a_folder_may_keep_its_runs_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.chdir(tmp_path)
+    settle(tmp_path / "wandb", "mode = offline")  # what the command `wandb offline` writes
+    with listening(heard) as own:
+        monkeypatch.setenv("WANDB_BASE_URL", own)
+        run = WandbLogger(save_dir=str(tmp_path / "run")).experiment
+        assert run.offline
+        run.finish()
+    assert not any(heard)  # no key, that is
+    assert not [each for each in recwarn if "may come from anybody" in str(each.message)]
+
+
+@pytest.mark.parametrize("text", [b"[default]\na = %(b)s", b"[default]\na = \xe9"])
+def test_settings_that_wandb_cannot_read_get_one_line(
+    text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_bytes(text)
+    with pytest.raises(RecipeError, match=r"wandb/settings: W&B cannot read it .*; correct or remove it$") as caught:
+        WandbLogger(save_dir=str(tmp_path / "run")).experiment  # noqa: B018  starts the run
+    assert "\n" not in str(caught.value)
+
+
 def test_settings_of_ones_own_and_of_the_program_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
