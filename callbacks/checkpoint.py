@@ -203,7 +203,7 @@ class TeacherCheckpoint(ModelCheckpoint):
         if not self._training_began:  # a resumed state may be restored by half, and no meta-step is lost
             return
         loop = trainer.fit_loop.epoch_loop
-        counts = loop.batch_progress.current
+        counts: Any = loop.batch_progress.current
         if self._stepping_in == loop.total_batch_idx and counts.processed < counts.ready:
             rank_zero_warn(f"meta-step {trainer.global_step + 1} was cut while the outer optimizer was at work")
             return
