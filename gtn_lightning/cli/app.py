@@ -24,6 +24,7 @@ import wandb
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -272,6 +273,11 @@ class GTNCLI(LightningCLI):
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
+        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise RecipeError(
+                "trainer.strategy: a run cannot be saved that is told to end in processes that Python has forked or "
+                "spawned: use ddp"
+            )
         if config.teacher is not None:
             if self._teacher is not None:
                 self._check_kinds(self._teacher.model, config.teacher)

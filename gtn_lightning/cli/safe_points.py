@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
@@ -83,11 +84,11 @@ class SafePoints(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the processes that Lightning has started: they have nothing to save, and may wait for this one."""
-        processes = getattr(trainer.strategy.launcher, "procs", [])
-        if self.signals.received is None or not processes:
+        launcher = trainer.strategy.launcher
+        if self.signals.received is None or not isinstance(launcher, _SubprocessScriptLauncher):
             return
-        ended = list(processes)
-        processes.clear()  # Lightning, which watches them, would kill this process in turn
+        ended = list(launcher.procs)
+        launcher.procs.clear()  # Lightning, which watches them, would kill this process in turn
         for process in ended:
             process.kill()
         for process in ended:
@@ -97,7 +98,7 @@ class SafePoints(Callback):
 def shield_children(trainer: Trainer, signals: Signals) -> None:
     """Let the processes that a trainer starts live until they can handle signals themselves."""
     launcher = trainer.strategy.launcher
-    if launcher is None:
+    if not isinstance(launcher, _SubprocessScriptLauncher):
         return
     launch = launcher.launch
 

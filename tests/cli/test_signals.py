@@ -246,6 +246,26 @@ def test_lightning_handles_none_of_the_signals(tmp_path: Path) -> None:
     assert [signal.getsignal(number) for number in NUMBERS] == before
 
 
+def test_a_requeue_signal_waits_for_the_end_of_the_meta_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = {"JOB_ID": "17", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho $@ >> requeued\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    # SLURM ends the job as soon as it is requeued.
+    assert main([*FIT, sends("on_train_batch_end", 3, signals=["SIGUSR1", "SIGTERM"])]) == 143
+    assert (tmp_path / "requeued").read_text() == "requeue 17\n"
+    (saved,) = tmp_path.glob("runs/digits/slurm-17-*/hpc_ckpt_1.ckpt")
+    assert load(saved)["global_step"] == 3
+    assert load(saved)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"] == 3
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert main(FIT) == 0
+    assert load(kept(tmp_path)[-1])["global_step"] == 6
+
+
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -355,6 +375,17 @@ def test_a_forked_process_that_gets_the_signal_too_ends_without_a_word() -> None
             os.kill(os.getpid(), signal.SIGTERM)
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_processes_that_cannot_be_told_to_end_are_refused(
+    strategy: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, "--trainer.devices=2", f"--trainer.strategy={strategy}"]) == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("gtn: error: trainer.strategy: ")
+    assert said.endswith("use ddp")
+    assert not list(tmp_path.glob("runs"))
 
 
 def test_a_process_that_is_started_lives_until_it_can_handle_the_signal() -> None:
