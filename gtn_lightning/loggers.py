@@ -98,7 +98,7 @@ class CSVLogger(loggers.CSVLogger):
     def experiment(self) -> Any:
         """Return the writer of the files, making it at first use."""
         if self._experiment is None:
-            self._experiment = MetricsFile(Path(self.log_dir))
+            self._experiment = MetricsFile(Path(self.log_dir))  # type: ignore[assignment]  # alike in use
         return self._experiment
 
     def finalize(self, status: str) -> None:

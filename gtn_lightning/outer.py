@@ -184,7 +184,7 @@ class OuterOptimization:
 
         It is empty for an optimizer that takes no step without contents.
         """
-        shapes = {
+        shapes: dict[str, list[Tensor]] = {
             name: [nn.Parameter(torch.empty_like(parameter, device="meta")) for parameter in part]
             for name, part in self.parameters.items()
         }

@@ -3,7 +3,8 @@
 It is a LightningCLI: everything about its options and recipes works as LightningCLI users expect. Added are recipes
 by name, teacher files, one folder per run, and errors of one line.
 
-The exit code is 0, 2 for wrong input, 130 for Ctrl-C, 143 for SIGTERM, 1 where another process of the run is gone.
+The exit code is 0, 2 for wrong input and files that cannot be written, 130 for Ctrl-C, 143 for SIGTERM, 1 if memory ran
+out or another process of the run is gone.
 Only errors that a user can cause become one line; an error of the package's own, or of a user's own class, keeps its
 traceback.
 """
@@ -325,7 +326,7 @@ class GTNCLI(LightningCLI):
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST_PROCESS.search(str(error)):
                 what = f"error: another process of this run has ended, its own output says why ({first_line(error)})"
                 raise InterruptedRunError(what, checkpoint, 1) from error
-            if is_out_of_memory(error):
+            if isinstance(error, Exception) and is_out_of_memory(error):
                 raise InterruptedRunError(f"error: {OUT_OF_MEMORY} ({wanted_memory(error)})", checkpoint, 1) from error
             if isinstance(error, OSError | UnwritableError) and subcommand == "fit" and not self._took_no_step():
                 raise InterruptedRunError(f"error: {flat(error)}", checkpoint, 2) from error
@@ -338,7 +339,8 @@ class GTNCLI(LightningCLI):
                 distributed.destroy_process_group()
 
     def _took_no_step(self) -> bool:
-        callback = next((entry for entry in self.trainer.callbacks if isinstance(entry, RecipeCallback)), None)
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        callback = next((entry for entry in callbacks if isinstance(entry, RecipeCallback)), None)
         began_with = 0 if callback is None else callback.began_with
         return began_with in (None, self.trainer.fit_loop.epoch_loop.batch_progress.total.completed)
 
@@ -361,12 +363,12 @@ class GTNCLI(LightningCLI):
     def _cannot_be_made(self, error: Exception) -> RecipeError | None:
         """Return what to say of an error that one of the recipe's components was made with; None if it was not."""
         key = made_in(error, self.config[self.subcommand].as_dict())
-        if key is None and not is_lightnings(error):
+        if key is None:
             return None
         if is_out_of_memory(error):
-            return RecipeError(f"{key or 'trainer'}: there is not so much memory ({wanted_memory(error)}): lower it")
+            return RecipeError(f"{key}: there is not so much memory ({wanted_memory(error)}): lower it")
         kind = "" if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: "
-        return RecipeError(f"{key or 'trainer'}: {kind}{first_line(error)}; correct the value")
+        return RecipeError(f"{key}: {kind}{first_line(error)}; correct the value")
 
     def _with_key(self, message: str) -> str:
         """Put the key of the component that a message begins with before it."""
@@ -383,7 +385,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the arguments after the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0; 2 for wrong input; 130, 143 or 1 for a run that was interrupted, terminated or left alone.
+        The exit code: 0; 2 for wrong input and what cannot be written; 130 or 143 for a run that was interrupted or
+        terminated; 1 for one that ran out of memory or was left alone.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     escape_unencodable(sys.stdout, sys.stderr)
@@ -399,6 +402,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"gtn: error: {flat(error)}", file=sys.stderr)
         return 2
     except InterruptedRunError as interruption:
+        if os.environ.get("GTN_TRACEBACK", "0") != "0":
+            traceback.print_exc()
         again = shlex.join(["gtn", *arguments, "--ckpt_path", interruption.checkpoint])
         kept = (
             f"{interruption.checkpoint} is kept, go on with: {again}" if interruption.checkpoint else "nothing was kept"
