@@ -217,8 +217,9 @@ class TeacherCheckpoint(ModelCheckpoint):
         try:
             # Without a barrier: other ranks may be gone, or wait for this one elsewhere.
             self._write(self.last_model_path, self._state(trainer))
-        except RecipeError as error:
-            rank_zero_warn(f"meta-step {trainer.global_step} is lost: {error}")
+        except (RecipeError, OSError, MemoryError) as error:
+            reason = " ".join(str(error).split()) or "out of memory"
+            rank_zero_warn(f"meta-step {trainer.global_step} is lost: {reason}")
         else:
             rank_zero_info(f"Saved meta-step {trainer.global_step} to {self.last_model_path}")
 

@@ -1,6 +1,9 @@
 """Files that are either whole or not there."""
 
+import glob
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +13,10 @@ from gtn_lightning.errors import RecipeError
 
 class UnwritableError(RecipeError):
     """A file cannot be written."""
+
+
+ABANDONED = 3600.0
+"""Seconds after which what a killed process has left half written is removed."""
 
 
 @contextmanager
@@ -25,9 +32,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         UnwritableError: if the file system refuses, for instance because the disk is full.
     """
-    part = path.with_name(f".{path.name}.part")
+    # A name of its own for every writer: several may write the same file at once.
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())  # network file systems report a full disk no earlier than here
@@ -40,3 +49,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def _remove_abandoned(path: Path) -> None:
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                part.unlink()

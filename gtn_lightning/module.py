@@ -278,8 +278,8 @@ class GTN(pl.LightningModule):
         check_state(self, checkpoint["state_dict"], source)
         Recovery().load_state_dict(checkpoint.get("recovery", Recovery().state_dict()))
         spent = checkpoint.get("meta_training", {"seconds": 0.0})
-        seconds = spent.get("seconds") if isinstance(spent, dict) else None
-        if seconds is None or not is_number(seconds) or not 0 <= float(seconds) < float("inf"):
+        seconds: Any = spent.get("seconds") if isinstance(spent, dict) else None
+        if not is_number(seconds) or not 0 <= float(seconds) < float("inf"):
             raise CheckpointError(f"meta_training: expected seconds of 0 or more, got {shown(seconds)}")
         if trainer is None:
             return

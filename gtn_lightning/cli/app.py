@@ -363,8 +363,8 @@ class GTNCLI(LightningCLI):
                 distributed.destroy_process_group()
 
     def _took_no_step(self) -> bool:
-        trainer: Any = self.trainer
-        callback = next((entry for entry in trainer.callbacks if isinstance(entry, RecipeCallback)), None)
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        callback = next((entry for entry in callbacks if isinstance(entry, RecipeCallback)), None)
         began_with = 0 if callback is None else callback.began_with
         return began_with in (None, self.trainer.fit_loop.epoch_loop.batch_progress.total.completed)
 
@@ -387,12 +387,12 @@ class GTNCLI(LightningCLI):
     def _cannot_be_made(self, error: Exception) -> RecipeError | None:
         """Return what to say of an error that one of the recipe's components was made with; None if it was not."""
         key = made_in(error, self.config[self.subcommand].as_dict())
-        if key is None and not is_lightnings(error):
+        if key is None:
             return None
         if is_out_of_memory(error):
-            return RecipeError(f"{key or 'trainer'}: there is not so much memory ({wanted_memory(error)}): lower it")
+            return RecipeError(f"{key}: there is not so much memory ({wanted_memory(error)}): lower it")
         kind = "" if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: "
-        return RecipeError(f"{key or 'trainer'}: {kind}{first_line(error)}; correct the value")
+        return RecipeError(f"{key}: {kind}{first_line(error)}; correct the value")
 
     def _with_key(self, message: str) -> str:
         """Put the key of the component that a message begins with before it."""
@@ -421,6 +421,8 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
         with quiet():
             _run(arguments, signals)
     except EndedRunError as end:
+        if os.environ.get("GTN_TRACEBACK", "0") != "0":
+            traceback.print_exc()
         if end.checkpoint:
             kept = f"{end.checkpoint} is kept, go on with: {command} {shlex.join(['--ckpt_path', end.checkpoint])}"
         else:

@@ -357,21 +357,36 @@ def made_in(error: BaseException, values: dict[str, Any]) -> str | None:
         with suppress(ImportError, AttributeError, ValueError):
             cls = pkgutil.resolve_name(path)
             places.setdefault(f"{cls.__module__}.{cls.__qualname__}", []).append((f"{key}.init_args", arguments))
-    found = None
+    found = f"trainer{_suspect(values['trainer'], error)}" if is_lightnings(error) else None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         cls = type(frame.f_locals.get("self"))
         if frame.f_code.co_name == "__init__" and (there := places.get(f"{cls.__module__}.{cls.__qualname__}")):
             key, arguments = there[0]
-            numbers = {name: _numbers(value) for name, value in arguments.items()}
-            # Torch says the size that it refuses, or nothing of use.
-            named = [name for name, given in numbers.items() if any(str(n) in str(error) for n in given if n > 99)]
-            large = [name for name, given in numbers.items() if any(n >= LARGE for n in given)]
-            suspects = named if len(named) == 1 else large
-            found = f"{key}.{suspects[0]}" if len(suspects) == 1 else key
+            found = f"{key}{_suspect(arguments, error)}"
     return found
 
 
-def _numbers(value: Any) -> list[int | float]:
+def _suspect(arguments: dict[str, Any], error: BaseException) -> str:
+    """Return a dot and the name of the one argument that an error can be about, or nothing."""
+    # Torch says the size that it refuses, or nothing of use.
+    words = set(re.findall(r"'[^']*'|-?[\w.]+", str(error)))
+    named = [name for name, value in arguments.items() if words & set(_telling_parts(value))]
+    large = [name for name, value in arguments.items() if any(size >= LARGE for size in _sizes(value))]
+    suspects = named if len(named) == 1 else large
+    return f".{suspects[0]}" if len(suspects) == 1 else ""
+
+
+def _telling_parts(value: Any) -> Iterator[str]:
+    """Yield what a value would be recognized by in an error: large numbers, and names in a mapping."""
+    if isinstance(value, dict):
+        yield from (repr(name) for name in value.keys() - {"class_path", "init_args"})
+    elif not isinstance(value, str):
+        yield from (str(size) for size in _sizes(value) if size > 99)
+
+
+def _sizes(value: Any) -> Iterator[int | float]:
     if isinstance(value, list | tuple):
-        return [number for item in value for number in _numbers(item)]
-    return [value] if isinstance(value, int | float) else []
+        for item in value:
+            yield from _sizes(item)
+    elif isinstance(value, int | float):
+        yield value

@@ -36,6 +36,8 @@ LOGGED = {
 """The documented names, on which users' scripts and sweeps rely."""
 
 PARTS = """
+from pathlib import Path
+
 import pytorch_lightning as pl
 import torch
 from torch import nn
@@ -76,6 +78,27 @@ class Plain(pl.LightningDataModule):
 class Broken(pl.Callback):
     def on_train_batch_end(self, *arguments):
         raise ValueError("a bug")
+
+class OutOfMemory(pl.Callback):
+    def __init__(self, kind: str):
+        self.kind = kind
+
+    def on_train_batch_start(self, trainer, *arguments):
+        if trainer.global_step == 3:
+            if self.kind == "host":
+                raise MemoryError
+            if self.kind == "device":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a capacity of")
+            torch.empty(2**46)
+
+class InTheWay(pl.Callback):
+    def setup(self, trainer, pl_module, stage):
+        (Path(trainer.default_root_dir) / "recipe.yaml" / "a folder").mkdir(parents=True, exist_ok=True)
+
+class Clumsy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        {}["missing"]
 
 class Interrupting(pl.Callback):
     def setup(self, trainer, pl_module, stage):
@@ -173,6 +196,19 @@ WRONG_VALUES = {
     "--config": ["config: expected one argument"],
     "--trainer.accelerator=foo": ["accelerator='foo'", "cpu"],
     "--trainer.max_steps": ["trainer.max_steps: expected one argument"],
+    "--model.teacher.init_args.hidden=4611686018427387904": [
+        "model.teacher.init_args.hidden: Storage size",
+        "overflow",
+    ],
+    "--model.teacher.init_args.hidden=2000000000": [
+        "model.teacher.init_args.hidden: there is not so much memory",
+        "byte",
+    ],
+    f"{LEARNER}.width=4611686018427387904": [f"{LEARNER[2:]}.width: Storage size calculation overflowed"],
+    "--model.curriculum.init_args.batch_size=4611686018427387904": ["model.curriculum.init_args.batch_size: TypeError"],
+    "--trainer.accumulate_grad_batches=0": ["trainer"],
+    "--trainer.devices=[0,0]": ["trainer"],
+    "--trainer.val_check_interval={a: 1}": ["trainer.val_check_interval: TypeError: 'a' is an invalid keyword"],
     "--config=nope": ["--config nope: there is no such file", "digits_pixels"],
 }
 
@@ -268,6 +304,47 @@ def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, capfd:
 def test_a_bug_is_not_hidden(parts: None) -> None:
     with pytest.raises(ValueError, match="a bug"):
         main([*FIT, "--trainer.callbacks+=parts.Broken"])
+
+
+def test_a_bug_in_the_making_of_ones_own_part_is_not_hidden(parts: None) -> None:
+    with pytest.raises(KeyError, match="missing"):
+        main([*FIT, "--model.learners.init_args.learner=parts.Clumsy"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("host", "MemoryError"),
+        ("device", "tried to allocate 2.50 GiB"),
+        ("cpu", "tried to allocate 281474976710656 bytes"),
+    ],
+)
+def test_out_of_memory_says_what_needs_less_and_how_to_go_on(
+    kind: str, wanted: str, parts: None, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ["--trainer.callbacks+=parts.OutOfMemory", f"--trainer.callbacks.kind={kind}"]
+    assert main([*FIT, *options]) == 1
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("gtn: "))
+    (last,) = tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")
+    assert line.startswith("gtn: error: out of memory; less is needed with fewer model.inner_steps, with model.segment")
+    assert f"({wanted}); {last.relative_to(tmp_path)} is kept, go on with: gtn fit" in line
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+
+
+@pytest.mark.parametrize("policy", ["stop", "go_on"])
+def test_a_recipe_that_cannot_be_saved(policy: str, parts: None, capfd: pytest.CaptureFixture[str]) -> None:
+    callbacks = [
+        "{class_path: parts.InTheWay}",
+        f"{{class_path: TeacherCheckpoint, init_args: {{if_unwritable: {policy}}}}}",
+    ]
+    code = main([*FIT, f"--trainer.callbacks=[{', '.join(callbacks)}]"])
+    err = capfd.readouterr().err
+    if policy == "stop":
+        assert code == 2
+        assert "gtn: error: cannot write runs/digits/" in err
+    else:
+        assert code == 0
+        assert err.count("warning: recipe.yaml is not written: cannot write ") == 1
 
 
 @pytest.mark.parametrize("folder", ["/proc/runs", "file/runs"])
