@@ -7,6 +7,7 @@ once more (`Policy.check`): every class by identity, every file name, every argu
 import inspect
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import jsonargparse
 from jsonargparse import set_parsing_settings
 
-from gtn_lightning.cli.messages import components
+from gtn_lightning.cli.messages import components, overrides
 from gtn_lightning.cli.recipes import CommandLine
 from gtn_lightning.description import TORCH
 from gtn_lightning.errors import RecipeError
@@ -167,12 +168,14 @@ def policy_for(line: CommandLine, teacher: TeacherRecipe | None, strict: bool, t
     texts = [value for recipe in theirs for _, value in _leaves(recipe.content) if isinstance(value, str)]
     # A packaged recipe names nothing of the user's; what looks like a class in it must not open a stranger's folder.
     named = [value for recipe in theirs if not recipe.packaged for _, value in _leaves(recipe.content)]
-    words = list(filter(_may_be_class, map(str, (*named, *chosen))))
+    given = [value for content in overrides(line.words) for _, value in _leaves(content)]
+    words = list(filter(_may_be_class, map(str, (*named, *given, *chosen))))
     look_in_working_folder([*trust, *words])
     if teacher is None:
         return Policy(None, frozenset(), frozenset(), strict)
-    allowed = [*trust, *(name for name in teacher.trust if isinstance(name, str))]
-    for word in (*texts, *chosen):
+    own = [name for name in teacher.trust if isinstance(name, str)]
+    allowed = [*trust, *(path for name in own for path in _offered(name))]
+    for word in (*texts, *map(str, given), *chosen):
         if _may_be_class(word):
             with suppress(ImportError, AttributeError, ValueError):
                 allowed += [word, canonical(resolve(word))]
@@ -247,6 +250,17 @@ def _check_file(key: str, value: str) -> None:
             f"{OPTION}: {key}: {value!r} lies outside the working folder; give a path inside it, or give this one on "
             "the command line"
         )
+
+
+def _offered(path: str) -> list[str]:
+    """Return the names of a class where it is defined and in the modules above, by the shortest of which it is told."""
+    with suppress(ImportError, AttributeError, ValueError):
+        found = resolve(path)
+        parts = path.split(".")
+        above = [".".join([*parts[:count], parts[-1]]) for count in range(1, len(parts) - 1)]
+        modules = [(name, sys.modules.get(name.rpartition(".")[0])) for name in above]
+        return [path, *(name for name, module in modules if getattr(module, parts[-1], None) is found)]
+    return [path]
 
 
 def _may_be_class(text: str) -> bool:

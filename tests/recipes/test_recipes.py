@@ -10,8 +10,10 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from gtn_lightning.cli.app import GTNCLI, main
+from gtn_lightning.cli import main
+from gtn_lightning.cli.app import GTNCLI
 from gtn_lightning.cli.recipes import packaged_recipes, read_command_line
+from gtn_lightning.cli.signals import Signals
 from gtn_lightning.cli.trust import policy_for
 
 ALL = packaged_recipes()
@@ -32,7 +34,7 @@ def instantiate(*arguments: str) -> Instantiated:
     if "nas_mnist_ranked" in arguments:  # its table is read from the repository's folder
         arguments = (*arguments, f"--model.learners.init_args.reference.init_args.path={TABLE}")
     line = read_command_line(["fit", *arguments])
-    return Instantiated(line, policy_for(line, None, strict=True, trust=[]))
+    return Instantiated(line, policy_for(line, None, strict=True, trust=[]), Signals())
 
 
 @pytest.fixture(autouse=True)
