@@ -36,7 +36,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     ),
     "gtn_lightning.loggers": ("CSVLogger", "TensorBoardLogger", "WandbLogger"),
     "gtn_lightning.nas": (
-        *("FullTraining", "MeasuredReference", "RankedLearners", "SpaceLearners", "TableReference"),
+        *("ConvNetGrid", "FullTraining", "MeasuredReference", "RankedLearners", "SpaceLearners", "TableReference"),
         *("FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy", "SynFlow"),
     ),
     "gtn_lightning.nas.proxies": (
