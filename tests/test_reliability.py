@@ -124,17 +124,21 @@ def test_a_run_that_is_ended_again_and_again_comes_to_the_same_teacher(start: St
     while True:
         process = start([*RUN, *resuming(disturbed)], disturbed)
         expected = {0}
+        moment, number = 0.0, signal.SIGKILL
         if ended < ENDS:
             assert process.pid is not None
             pid = process.pid
             until(lambda: hears(pid) or not process.is_alive(), 120, "it does not begin")  # noqa: B023
-            process.join(moments.uniform(0, 0.9) * whole)
+            moment = moments.uniform(0, 0.9) * whole
+            process.join(moment)
             number = moments.choice([signal.SIGKILL, *TOLD])
             if process.is_alive():
                 os.kill(pid, number)
                 expected = {0, TOLD.get(number, -number)}  # 0: it was done in that moment
                 ended += 1
+        began = time.monotonic()
         code = finished(process)
+        print(f"{number.name} after {moment:.1f} s: {code}, {time.monotonic() - began:.1f} s later", flush=True)
         output = (disturbed / "output.txt").read_text()
         assert code in expected, output
         assert "Traceback" not in output
@@ -188,11 +192,12 @@ def test_two_processes_that_are_ended_again_and_again_come_to_the_same_teacher(t
     while True:
         first = start_two([*RUN, *resuming(disturbed)], disturbed)
         expected = {0}
-        whom, number = "", signal.SIGTERM
+        whom, moment, number = "nobody", 0.0, signal.SIGTERM
         if ended < ENDS // 5:
             until(lambda: hears(first.pid) or first.poll() is not None, 120, "it does not begin")  # noqa: B023
+            moment = moments.uniform(0, 1) * whole
             with suppress(subprocess.TimeoutExpired):
-                first.wait(moments.uniform(0, 1) * whole)
+                first.wait(moment)
             number = moments.choice([signal.SIGKILL, *TOLD])
             whom = moments.choice(["all", "the first", "the second"])
             if first.poll() is None:
@@ -206,9 +211,11 @@ def test_two_processes_that_are_ended_again_and_again_come_to_the_same_teacher(t
                 ended += 1
                 # A lost process is found out by the others, or by Lightning, which kills them.
                 expected = {0, TOLD[number]} if number in TOLD else {0, 1, -number}
+        began = time.monotonic()
         code = first.wait(300)
+        later = time.monotonic() - began
+        print(f"{number.name} to {whom} after {moment:.1f} s: {code}, {later:.1f} s later", flush=True)
         output = (disturbed / "output.txt").read_text()
-        print(f"{signal.Signals(number).name} to {whom}: {code}", flush=True)
         assert code in expected, output
         assert "Traceback" not in output
         until(lambda: not processes_of(first.pid), 120, "somebody hangs")  # noqa: B023
