@@ -314,13 +314,13 @@ class GTNCLI(LightningCLI):
             super()._run_subcommand(subcommand)
             self._signals.release()
         except BaseException as error:
-            self._signals.hold()  # what follows is short, and the last, unless W&B's server stalls
+            self._signals.hold()  # what follows is the last
             last = folder / "checkpoints" / "last.ckpt"
             told = self._signals.received is not None
             refusal = None if told else self._refused_checkpoint(error)
             if refusal is not None or (not last.exists() and self._took_no_step()):
                 # A faulty recipe leaves nothing behind, also if the fault shows only with the data at hand.
-                _finish_wandb(exit_code=1)
+                self._finish_wandb(exit_code=1)
                 self._folder.discard()
             if refusal is not None:
                 raise refusal from error
@@ -355,12 +355,22 @@ class GTNCLI(LightningCLI):
             raise
         finally:
             self._signals.hold()
-            with suppress(InterruptedBySignal):
-                # Another run of this process must not go on in this one's W&B run, nor with its environment.
-                _finish_wandb()
+            # Another run of this process must not go on in this one's W&B run, nor with its environment.
+            self._finish_wandb()
             # Lightning destroys NCCL's group alone. Gloo's threads, left running, may abort a process at its exit.
             if distributed.is_initialized() and distributed.get_backend() == "gloo":
                 distributed.destroy_process_group()
+
+    def _finish_wandb(self, exit_code: int | None = None) -> None:
+        """End the W&B run, which is no reason to lose what the run has come to, nor to stay when told to end."""
+        try:
+            with self._signals.soon():
+                wandb.finish(exit_code=exit_code)
+        except (Exception, InterruptedBySignal) as error:
+            rank_zero_warn(f"the log of W&B is not complete: {flat(error)}")
+        if exit_code is None:
+            with suppress(Exception, InterruptedBySignal), self._signals.soon():
+                wandb.teardown()
 
     def _took_no_step(self) -> bool:
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
@@ -459,16 +469,6 @@ def _run(arguments: Sequence[str], signals: Signals) -> None:
                 search(line, policy)
             else:
                 GTNCLI(line, policy, signals, teacher)
-
-
-def _finish_wandb(exit_code: int | None = None) -> None:
-    """End the W&B run, which is no reason to lose what the run has come to."""
-    try:
-        wandb.finish(exit_code=exit_code)
-        if exit_code is None:
-            wandb.teardown()
-    except (OSError, wandb.errors.Error) as error:
-        rank_zero_warn(f"the log of W&B is not complete: {flat(error)}")
 
 
 def _reject_crowd(trainer: Namespace) -> None:

@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
 MAIN_PROCESS = "GTN_MAIN_PROCESS"
@@ -29,6 +29,9 @@ PATIENCE = 1.0
 
 GIVE_UP = 10.0
 """Seconds after which a further signal also ends a program that is saving."""
+
+LAST_WORDS = 5.0
+"""Seconds that may be spent, once the run is saved, on what waits for somebody else."""
 
 AGAIN = 0.05
 """Seconds after which an exception is raised again that Python has dropped."""
@@ -74,6 +77,7 @@ class Signals:
         self._held = False
         self._postponed: list[Callable[[], None]] = []
         self._raised_at: float | None = None
+        self._is_late = False
         self._received_at = 0.0
         self._before: dict[int, Handler] = {}
         self._hook_before = sys.unraisablehook
@@ -149,6 +153,29 @@ class Signals:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
 
+    @contextmanager
+    def soon(self) -> Iterator[None]:
+        """Let what is in the block take `LAST_WORDS` seconds at most once a signal has come; signals wait after it.
+
+        Raises:
+            InterruptedBySignal: if a signal comes in the block, or that time is over.
+        """
+        self._held = False
+        late = threading.Timer(LAST_WORDS, self._be_late)
+        late.daemon = True
+        if self.received is not None:
+            late.start()
+        try:
+            yield
+        finally:
+            self._held = True
+            late.cancel()
+
+    def _be_late(self) -> None:
+        assert self.received is not None
+        self._is_late = True
+        os.kill(self._process, self.received)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             os._exit(0)  # forked, for instance to load data: the main process is told too, and what it needs it has
@@ -163,7 +190,7 @@ class Signals:
                 self._raise()
         elif self._raised_at is not None:
             # All processes of a group, and children that pass it on, report one signal several times.
-            if now - self._raised_at > GIVE_UP:
+            if self._is_late or now - self._raised_at > GIVE_UP:
                 self._raise()
         elif not self._held or now - self._received_at > PATIENCE:
             self._raise()

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from gtn_lightning.cli import main
 from gtn_lightning.cli.signals import NUMBERS, InterruptedBySignal, Signals
+from tests.test_loggers import FailingLater
 
 TINY = [
     *("--trainer.max_steps=6", "--trainer.val_check_interval=2", "--trainer.callbacks=[]", "--trainer.logger=false"),
@@ -238,6 +240,45 @@ def test_it_ends_although_something_swallows_the_exception(
     assert main([*FIT, sends("on_before_backward", 4, kind)]) == 143
     assert "Exception ignored" not in capfd.readouterr().err
     assert load(kept(tmp_path)[0])["global_step"] == step
+
+
+class TakesNoLog(FailingLater):
+    """A W&B server that takes a run's start, and fails when the first line of the log comes."""
+
+    failing = threading.Event()
+
+    def do_POST(self) -> None:
+        if not self.path.endswith("graphql"):
+            self.failing.set()
+        super().do_POST()
+
+    do_GET = do_POST
+
+
+@pytest.mark.slow
+def test_a_wandb_server_that_stalls_keeps_no_run_that_is_told_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    TakesNoLog.failing.clear()
+    logger = {
+        "class_path": "gtn_lightning.loggers.WandbLogger",
+        "init_args": {"finish_timeout": 3000, "save_dir": str(tmp_path)},
+    }
+    with ThreadingHTTPServer(("127.0.0.1", 0), TakesNoLog) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        # Whoever waits for the server is found out by the time limit.
+        done = program("", *FIT, f"--trainer.logger={logger}", sends("on_before_backward", 4))
+        server.shutdown()
+    assert done.returncode == 143, done.stderr
+    assert "gtn: terminated; runs/digits/" in done.stderr
+    assert load(kept(tmp_path)[0])["global_step"] == 3
+    (log,) = tmp_path.glob("wandb/run-*/*.wandb")  # what `wandb sync` takes
+    assert b"val/accuracy" in log.read_bytes()
 
 
 def test_lightning_handles_none_of_the_signals(tmp_path: Path) -> None:
