@@ -30,8 +30,8 @@ PATIENCE = 1.0
 GIVE_UP = 10.0
 """Seconds after which a further signal also ends a program that is saving."""
 
-LAST_WORDS = 5.0
-"""Seconds that may be spent, once the run is saved, on what waits for somebody else."""
+LAST_WORDS = 17.0
+"""Seconds that may be spent, once the run is saved, on what waits for a server: W&B writes its log every 15 seconds."""
 
 AGAIN = 0.05
 """Seconds after which an exception is raised again that Python has dropped."""

@@ -248,7 +248,7 @@ class TakesNoLog(FailingLater):
     failing = threading.Event()
 
     def do_POST(self) -> None:
-        if not self.path.endswith("graphql"):
+        if self.path.endswith("file_stream"):
             self.failing.set()
         super().do_POST()
 
