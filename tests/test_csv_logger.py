@@ -2,7 +2,8 @@
 
 import csv
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,38 +50,38 @@ def test_a_run_that_goes_on_in_its_folder_keeps_the_rows(tmp_path: Path) -> None
     ]
 
 
-@pytest.fixture
-def file_size_limit() -> Iterator[Callable[[int], None]]:
-    """A full disk: files cannot grow beyond a size."""
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Within the block, no file can grow beyond a size. No longer than that: what pytest prints may go to a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("name", ["loss", "accuracy"], ids=["the same columns", "another column"])
-def test_rows_that_cannot_be_written_wait(name: str, tmp_path: Path, file_size_limit: Callable[[int], None]) -> None:
+def test_rows_that_cannot_be_written_wait(name: str, tmp_path: Path) -> None:
     logger, path = csv_logger(tmp_path), tmp_path / "metrics.csv"
     logger.log_metrics({"loss": 1.0}, 0)
     logger.save()
     before = path.read_bytes()
     logger.log_metrics({name: 0.123456789}, 1)
-    file_size_limit(len(before) + 4)
     for _ in range(2):
-        with pytest.raises((OSError, UnwritableError)):
+        with full_disk(len(before) + 4), pytest.raises((OSError, UnwritableError)):
             logger.save()
         assert path.read_bytes() == before
-    file_size_limit(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
     logger.save()
     assert [row[name] for row in rows(path)][-1] == "0.123456789"
     assert len(rows(path)) == 2
 
 
-def test_hyperparameters_are_whole_or_as_before(tmp_path: Path, file_size_limit: Callable[[int], None]) -> None:
+def test_hyperparameters_are_whole_or_as_before(tmp_path: Path) -> None:
     logger = csv_logger(tmp_path)
     logger.log_hyperparams({"steps": 3, "name": "größer"})
     before = (tmp_path / "hparams.yaml").read_bytes()
     assert yaml.safe_load(before.decode("utf-8")) == {"steps": 3, "name": "größer"}
-    file_size_limit(len(before))
-    with pytest.raises(UnwritableError, match=r"hparams\.yaml"):
+    with full_disk(len(before)), pytest.raises(UnwritableError, match=r"hparams\.yaml"):
         logger.log_hyperparams({"more": "x" * 100})
     assert (tmp_path / "hparams.yaml").read_bytes() == before
