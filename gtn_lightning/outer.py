@@ -359,6 +359,16 @@ def _check_plan(plan: Any) -> None:
                 raise CheckpointError(f"{place}.lr: expected a number, got {shown(group['lr'])}")
     if len(plan["groups"]) != len(plan["scheduled"]):
         raise CheckpointError("outer.scheduled: expected as many groups as in outer.groups")
+    if odd := _not_plain(plan, "outer"):
+        raise CheckpointError(f"{odd}: expected a number, a text or several of them")
+
+
+def _not_plain(value: Any, place: str) -> str | None:
+    """Return the place of what `_plain` does not return, such as a tensor, which cannot be compared as a value is."""
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return next((found for name, item in items if (found := _not_plain(item, f"{place}.{name}"))), None)
+    return None if isinstance(value, bool | int | float | str | None) else place
 
 
 def scale_rates(optimizer: Optimizer, schedules: Iterable[Any], factor: float) -> None:

@@ -91,6 +91,8 @@ COUNT = "loops/fit_loop/epoch_loop.batch_progress/total/completed"
         ("outer", "Adam", "outer: expected what the outer optimizer was, got 'Adam'"),
         ("outer/groups", [], "outer.groups: expected a list of groups"),
         ("outer/scheduled", [{}], "outer.scheduled: expected as many groups"),
+        ("outer/groups/0/betas", torch.zeros(3), "outer.groups.0.betas: expected a number"),
+        ("outer/scheduled/0/eps", [torch.zeros(3)], r"outer.scheduled.0.eps.0: expected a number"),
         ("lr_schedulers", [{}], "lr_schedulers: expected that of None, got 1"),
     ],
 )

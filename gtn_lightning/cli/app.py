@@ -288,6 +288,10 @@ class GTNCLI(LightningCLI):
                 self.model.check_checkpoint(self._checkpoint, trainer, config.ckpt_path)
             except CheckpointError as error:
                 raise refused_checkpoint(config.ckpt_path, flat(error)) from error
+            except Exception as error:
+                if isinstance(error, USER_ERRORS) or is_out_of_memory(error) or is_own_code(error):
+                    raise
+                raise refused_checkpoint(config.ckpt_path, f"{type(error).__name__}: {first_line(error)}") from error
             self._checkpoint = None
 
     def _check_kinds(self, written: dict[str, Any], path: str) -> None:
