@@ -52,12 +52,11 @@ WHERE = {"train": "the data", "val": "the validation data", "test": "the test da
 PARTS: dict[str, type] = {
     "teacher": Teacher,
     "curriculum": Curriculum,
-    "learners": LearnerDistribution,
     "optimizer": InnerOptimizer,
     "task": Task,
     "inner_steps": int,
 }
-"""What has to be given to a GTN, and of which kind."""
+"""Which kind the parts of a GTN must be of; `check_distribution` looks at the learners, with more advice."""
 
 
 class GTN(pl.LightningModule):

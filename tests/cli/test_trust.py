@@ -186,9 +186,9 @@ def test_ones_own_recipe_names_classes_in_the_working_folder(mark: Path) -> None
 
 
 def test_a_module_may_be_allowed_by_name(mark: Path) -> None:
-    Path("my_parts.py").write_text("from gtn_lightning.tasks import Classification\nclass Mine(Classification): pass\n")
-    task = "--model.task={class_path: my_parts.Mine, init_args: {classes: 10}}"
-    for trust in (["--trust", "my_parts"], ["--trust=my_parts.Mine"]):
+    Path("allowed_parts.py").write_text("from gtn_lightning.tasks import Classification\nclass Mine(Classification): pass\n")
+    task = "--model.task={class_path: allowed_parts.Mine, init_args: {classes: 10}}"
+    for trust in (["--trust", "allowed_parts"], ["--trust=allowed_parts.Mine"]):
         assert main(["fit", "--config", "digits", "--trusted-only", *trust, *TINY, task]) == 0
     assert main(["fit", "--config", "digits", "--trusted-only", "--trust", "evil_parts", *TINY, task]) == 2
     assert not mark.exists()
