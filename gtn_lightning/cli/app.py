@@ -58,7 +58,7 @@ from gtn_lightning.cli.runs import RunFolder, newest_checkpoint, read_checkpoint
 from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
-from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
+from gtn_lightning.cli.trust import Policy, ignore_files, leave_out_folder_style, policy_for, take_options
 from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
@@ -462,6 +462,7 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
 
 
 def _run(arguments: Sequence[str], signals: Signals) -> None:
+    leave_out_folder_style()
     others, strict, trust = take_options(arguments)
     with trusting(*trust):
         line, teacher = with_teacher_recipe(read_command_line(others), trust)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import matplotlib
 from jsonargparse import set_parsing_settings
 
 from gtn_lightning.cli.messages import components, overrides
@@ -54,6 +55,15 @@ SUFFIXES = frozenset({"ckpt", "csv", "db", "journal", "json", "safetensors", "sq
 
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
+
+def leave_out_folder_style() -> None:
+    """Take back what matplotlib has read from a ``matplotlibrc`` in the working folder: it may start LaTeX.
+
+    A style in the user's own folder, or one that ``MATPLOTLIBRC`` names, stays.
+    """
+    if matplotlib.matplotlib_fname() == "matplotlibrc":
+        matplotlib.rcdefaults()
 
 
 def take_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:

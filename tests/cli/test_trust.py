@@ -1,7 +1,10 @@
 """Recipes and teacher files from strangers: what they may name."""
 
+import inspect
 import json
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from gtn_lightning import GTN
 from gtn_lightning.cli import main
+from gtn_lightning.cli.trust import FILES
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.teacher_file import save_teacher
+from gtn_lightning.trust import known_paths, resolve
 from tests.tiny import make_gtn, with_generator
 
 TINY = ["--trainer.max_steps=1", "--model.eval_learners=1", "--model.inner_steps=2", "--model.real_rates=[0.1]"]
@@ -179,6 +184,56 @@ def test_a_packaged_recipe_imports_nothing_from_the_working_folder(option: list[
     assert os.getcwd() not in sys.path
 
 
+NO_FILES = frozenset(
+    {
+        *(
+            "activation",
+            "columns",
+            "config",
+            "console_kwargs",
+            "device",
+            "duration",
+            "image_column",
+            "init",
+            "interval",
+        ),
+        *(
+            "interval",
+            "key",
+            "label_column",
+            "learned",
+            "learned_per_step",
+            "learners",
+            "measure",
+            "mode",
+            "monitor",
+            "norm",
+        ),
+        *("only", "params", "pooling", "prefix", "process_group_backend", "project", "ranges", "tune", "weights"),
+        "without_families",
+    }
+)
+"""Arguments of the classes in `KNOWN` that take texts and name no file."""
+
+
+def test_every_argument_that_may_name_a_file_is_known_as_one() -> None:
+    texts = set()
+    for path in known_paths():
+        for name, parameter in inspect.signature(resolve(path)).parameters.items():
+            if re.search(r"\bstr\b|Path", str(parameter.annotation)):
+                texts.add(name)
+    assert texts - FILES == NO_FILES
+
+
+def test_a_style_in_the_working_folder_starts_no_latex(mark: Path) -> None:
+    Path("matplotlibrc").write_text("text.usetex: True")
+    program = (
+        "import matplotlib; from gtn_lightning.cli import main; assert matplotlib.rcParams['text.usetex'];"
+        "main(['fit', '--config', 'none']); assert not matplotlib.rcParams['text.usetex']"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_ones_own_recipe_names_classes_in_the_working_folder(mark: Path) -> None:
     Path("r.yaml").write_text("extends: digits\nmodel: {teacher: evil_parts.Evil}")
     assert main(["fit", "--config", "r.yaml", *TINY]) == 2  # Pixels lacks an argument
@@ -186,7 +241,9 @@ def test_ones_own_recipe_names_classes_in_the_working_folder(mark: Path) -> None
 
 
 def test_a_module_may_be_allowed_by_name(mark: Path) -> None:
-    Path("allowed_parts.py").write_text("from gtn_lightning.tasks import Classification\nclass Mine(Classification): pass\n")
+    Path("allowed_parts.py").write_text(
+        "from gtn_lightning.tasks import Classification\nclass Mine(Classification): pass\n"
+    )
     task = "--model.task={class_path: allowed_parts.Mine, init_args: {classes: 10}}"
     for trust in (["--trust", "allowed_parts"], ["--trust=allowed_parts.Mine"]):
         assert main(["fit", "--config", "digits", "--trusted-only", *trust, *TINY, task]) == 0
