@@ -19,6 +19,14 @@ ABANDONED = 3600.0
 """Seconds after which what a killed process has left half written is removed."""
 
 
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; False for a name that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a name to write to, which takes the place of ``path`` once the block has ended without error.
@@ -44,7 +52,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UnwritableError(
             f"cannot write {path}: {error.strerror or error}; see that its folder is writable and has space "
-            "left, or choose another run folder with trainer.default_root_dir"
+            "left, or choose another folder"
         ) from error
     finally:
         with suppress(OSError):

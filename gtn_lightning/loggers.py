@@ -1,4 +1,4 @@
-"""Loggers as recipes want them: W&B that never stands in the way of a run, tables that lose no row, TensorBoard."""
+"""Loggers: W&B that never stops or delays a run, CSV tables that lose no row, TensorBoard."""
 
 import configparser
 import csv

@@ -130,4 +130,4 @@ class Recovery:
         if not is_number(reduction) or not 0 < reduction <= 1:
             raise CheckpointError(f"recovery.reduction: expected a number above 0, at most 1, got {shown(reduction)}")
         self.skipped, self._in_a_row, self._returned = state["skipped"], state["in_a_row"], state["returned"]
-        self.reduction = reduction
+        self.reduction = float(reduction)

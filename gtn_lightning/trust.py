@@ -100,7 +100,8 @@ def find(path: str, trust: Trusted = ()) -> type | None:
         trust: classes and names that are allowed beside `KNOWN`.
 
     Raises:
-        ImportError: if the class is allowed but cannot be imported.
+        ImportError: if the class is allowed but its module cannot be imported.
+        AttributeError: if the class is allowed but its module has none of that name.
     """
     if (known := _known(path)) is not None:
         return known
@@ -219,10 +220,12 @@ def remember(recipe: str) -> None:
     with suppress(OSError, RecipeError):
         if entry.is_file():
             return
-        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        entry.parent.chmod(0o700)
         origins = {path.partition(".")[0]: _origin(path.partition(".")[0]) for path in foreign}
         with whole_file(entry) as part:
             part.write_text(json.dumps({"classes": foreign, "origins": origins}), encoding="utf-8")
+            part.chmod(0o600)  # whatever the umask: what a group can write to is not recognised, see `own_classes`
 
 
 def own_classes(recipe: str) -> list[str]:

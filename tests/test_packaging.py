@@ -23,6 +23,14 @@ INSTALLED_AS = {
 }
 
 
+def test_parts_of_the_package_need_no_import_of_their_own() -> None:
+    program = (
+        "import sys, gtn_lightning; assert 'torch' not in sys.modules; assert 'nas' in dir(gtn_lightning);"
+        "gtn_lightning.callbacks.NASProxy, gtn_lightning.nas.GTNProxy"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of the tree, built from a copy, since setuptools packs what an earlier build left in build/."""

@@ -130,6 +130,12 @@ def test_a_resumed_run_has_no_more_returns_than_the_first(tmp_path: Path) -> Non
     assert set(spoils.rates) == {RATE / 2}
 
 
+def test_a_reduction_that_is_an_integer_is_a_number_as_any() -> None:
+    recovery = Recovery()
+    recovery.load_state_dict(recovery.state_dict() | {"reduction": 1})
+    assert type(recovery.reduction) is float
+
+
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"returns": -1}, {"factor": 0.0}, {"factor": 2.0}])
 def test_values_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=f"Recovery.{next(iter(wrong))}: got"):

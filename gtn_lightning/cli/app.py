@@ -33,7 +33,7 @@ from torch import distributed
 from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.checkpoints import CheckpointError
 from gtn_lightning.cli.messages import (
-    check_numbers,
+    check_values,
     components,
     explained,
     flat,
@@ -58,12 +58,12 @@ from gtn_lightning.cli.runs import RunFolder, newest_checkpoint, read_checkpoint
 from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
-from gtn_lightning.cli.trust import Policy, ignore_files, leave_out_folder_style, policy_for, take_options
+from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
+from gtn_lightning.cli.working_folder import leave_out_folder_style
 from gtn_lightning.description import changed_kinds
-from gtn_lightning.errors import RecipeError
+from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.inner_loop import InnerLoopError
-from gtn_lightning.inner_loop.errors import first_line
 from gtn_lightning.module import GTN
 from gtn_lightning.streams import escape_unencodable
 from gtn_lightning.teacher_file import TeacherRecipe, load_weights
@@ -212,7 +212,7 @@ class GTNCLI(LightningCLI):
             return
         values = config.as_dict()
         self._policy.check(values)
-        check_numbers(values)
+        check_values(values)
         reject_nulls(values, {"model": GTN})
         if config.model.inner_steps < 1:
             # Before the curriculum, which would name its own argument.
@@ -275,8 +275,8 @@ class GTNCLI(LightningCLI):
         config = self.config[self.subcommand]
         if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
             raise RecipeError(
-                "trainer.strategy: a run cannot be saved that is told to end in processes that Python has forked or "
-                "spawned: use ddp"
+                "trainer.strategy: expected one whose processes can save the run on a signal, got one that forks or "
+                "spawns them: use ddp"
             )
         if config.teacher is not None:
             if self._teacher is not None:
@@ -426,7 +426,8 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
     Returns:
         The exit code.
     """
-    command = shlex.join(["gtn", *arguments])
+    given = shlex.join(["gtn", *arguments])
+    command = next((word for word in arguments if word in (*SUBCOMMANDS, SEARCH)), None)  # options may stand before it
     escape_unencodable(sys.stdout, sys.stderr)
     try:
         if list(arguments) == ["recipes"]:
@@ -438,9 +439,9 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
         if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
         if end.checkpoint:
-            kept = f"{end.checkpoint} is kept, go on with: {command} {shlex.join(['--ckpt_path', end.checkpoint])}"
+            kept = f"{end.checkpoint} is kept, go on with: {given} {shlex.join(['--ckpt_path', end.checkpoint])}"
         else:
-            kept = "nothing was kept" if arguments[:1] == ["fit"] else f"run it again: {command}"
+            kept = "nothing was kept" if command == "fit" else f"run it again: {given}"
         if signals.received is None or signals.speaks:  # one process says for all that they were told to end
             print(f"gtn: {end.what}; {kept}", file=sys.stderr)
         return end.code
@@ -448,9 +449,9 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
         if signals.received is not None:
             # A library that was cut may make an error of its own of that.
             interruption = InterruptedBySignal(signals.received)
-            if arguments[:1] != [SEARCH]:
+            if command != SEARCH:
                 raise interruption from None
-            print(f"gtn: {interruption.ending}; what is scored is kept, go on with: {command}", file=sys.stderr)
+            print(f"gtn: {interruption.ending}; what is scored is kept, go on with: {given}", file=sys.stderr)
             return interruption.code
         if not isinstance(error, USER_ERRORS):
             raise
@@ -465,7 +466,7 @@ def _run(arguments: Sequence[str], signals: Signals) -> None:
     leave_out_folder_style()
     others, strict, trust = take_options(arguments)
     with trusting(*trust):
-        line, teacher = with_teacher_recipe(read_command_line(others), trust)
+        line, teacher = with_teacher_recipe(read_command_line(others, strict), trust)
         policy = policy_for(line, teacher, strict, trust)
         if teacher is not None:
             GTN.check_sizes(teacher, line.recipes[0].path)

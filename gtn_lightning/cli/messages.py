@@ -21,8 +21,7 @@ import yaml
 
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
 from gtn_lightning.cli.strict_yaml import load_yaml
-from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop.errors import first_line
+from gtn_lightning.errors import RecipeError, first_line
 
 # Imported here so that recipes can name their classes without the path.
 COMPONENTS = (callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers)
@@ -55,6 +54,11 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
     if match and "Parser key" not in message:
         return f"{match[1]}: {_one_line(match[2])}"
     if match := re.search(r"^(.*)\n\s+full_key: (?:\w+\.)?(model|data|trainer)(\S*)", message):
+        if kind := re.match(r"Unsupported interpolation type (\S+)", match[1]):
+            return (
+                f"{match[2]}{match[3]}: ${{{kind[1]}:…}} refers to what is not in the recipe: it is unknown, or "
+                "not allowed with --trusted-only; write the value out"
+            )
         return f"{match[2]}{match[3]}: {match[1]}; correct the reference"
 
     branch = _telling_branch(message)
@@ -75,6 +79,8 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
     key = ".".join(path)
     short = cls.rpartition(".")[2]
     if option:
+        if not cls:
+            return f"{option}: there is no such key{_nearest(option, keys) or '; correct it, or see --help'}"
         valid = _arguments(cls)
         return f"{key}: {short} takes no {option!r}{_nearest(option, valid) or f': give one of {_listed(valid)}'}"
     if match := re.search(r"the following arguments are required: (\w+)", branch):
@@ -150,23 +156,25 @@ def components(value: Any, key: str = "") -> Iterator[tuple[str, str, dict[str, 
             yield from components(item, f"{key}.{name}" if key else name)
 
 
-def check_numbers(values: Any, key: str = "") -> None:
-    """Refuse integers that no tensor and no library takes.
+def check_values(values: Any, key: str = "") -> None:
+    """Refuse integers that no tensor takes, and texts that no file can be called.
 
     Args:
         values: the recipe as it was parsed.
         key: where it stands.
 
     Raises:
-        RecipeError: if an integer has more than 64 bits.
+        RecipeError: if an integer has more than 64 bits, or a text holds a null byte.
     """
+    if isinstance(values, str) and "\0" in values:
+        raise RecipeError(f"{key}: expected a text without null bytes, got {values!r}")
     if isinstance(values, int) and not -(2**63) <= values < 2**63:
         raise RecipeError(f"{key}: expected an integer of at most 64 bits, got one of {values.bit_length()}")
     items = (
         values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list | tuple) else ()
     )
     for name, value in items:
-        check_numbers(value, f"{key}.{name}" if key else str(name))
+        check_values(value, f"{key}.{name}" if key else str(name))
 
 
 def reject_nulls(values: dict[str, Any], roots: Mapping[str, type]) -> None:
@@ -254,6 +262,20 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\s*Got value: Namespace.*", "", text)).strip()
 
 
+def foreign(key: str, path: str) -> str:
+    """Return the line for a name that a recipe may not name.
+
+    Args:
+        key: where it stands; empty where that is not known.
+        path: the name.
+    """
+    where = f"{key}: " if key else ""
+    return (
+        f"{where}{path} is code from elsewhere; allowed are the classes of gtn-lightning, and named ones of Lightning "
+        f"and torch.optim: read it, then allow it with --trust {path.rpartition('.')[0] or path}"
+    )
+
+
 def explained(message: str, keys: list[str], given: Iterable[Any]) -> str:
     """Return what the parser says as one line.
 
@@ -266,11 +288,7 @@ def explained(message: str, keys: list[str], given: Iterable[Any]) -> str:
         line = explain(re.sub(r"Importing '[^']+' is not allowed.*", "", message), keys, ())
         key = line.partition(":")[0] if ":" in line else ""
         named = match[1]
-        where = f"{key}: " if key and " " not in key else ""
-        return (
-            f"{where}{named} is code from elsewhere; allowed are the classes of gtn-lightning, and named ones of "
-            f"Lightning and torch.optim: read it, then allow it with --trust {named.rpartition('.')[0] or named}"
-        )
+        return foreign(key if " " not in key else "", named)
     classes = [name for module in COMPONENTS for name in vars(module) if name[:1].isupper()]
     return with_item(explain(message, keys, classes), given)
 

@@ -1,4 +1,4 @@
-"""What Lightning says to everybody and no user of the command line can act on is not shown."""
+"""Silencing messages of libraries on which a user of the command line cannot act."""
 
 import logging
 import os
@@ -37,7 +37,7 @@ WARNINGS = (
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Lightning says to everybody and nobody here can act on, and give warnings of ours one line each."""
+    """Silence messages on which no user can act, and print this package's warnings in one line each."""
     own = tuple(f"{folder}{os.sep}" for package in (gtn_lightning, callbacks) for folder in package.__path__)
     in_full, shown, in_threads = warnings.formatwarning, logging.raiseExceptions, threading.excepthook
 

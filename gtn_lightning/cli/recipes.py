@@ -9,8 +9,10 @@ from typing import Any
 
 from gtn_lightning.cli.messages import flat, overrides
 from gtn_lightning.cli.strict_yaml import dump_yaml, read_yaml
+from gtn_lightning.cli.working_folder import check_inside
 from gtn_lightning.description import as_recipe
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.files import is_file
 from gtn_lightning.teacher_file import TeacherRecipe, read_recipe
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -85,8 +87,12 @@ def recipe_list() -> str:
     return "\n".join(lines)
 
 
-def read_command_line(arguments: list[str]) -> CommandLine:
+def read_command_line(arguments: list[str], strict: bool) -> CommandLine:
     """Read the recipes that ``--config`` or ``-c`` name, and what they extend.
+
+    Args:
+        arguments: the command line.
+        strict: whether recipes are a stranger's, see `recipe_chain`.
 
     Raises:
         RecipeError: if one cannot be found or is no recipe.
@@ -96,14 +102,14 @@ def read_command_line(arguments: list[str]) -> CommandLine:
     following = False
     for argument in arguments:
         if following:
-            recipes += recipe_chain(argument)
+            recipes += recipe_chain(argument, strict)
             following = False
         elif argument in ("--config", "-c"):
             following = True
         elif argument.startswith("--config="):
-            recipes += recipe_chain(argument.removeprefix("--config="))
+            recipes += recipe_chain(argument.removeprefix("--config="), strict)
         elif argument.startswith("-c") and not argument.startswith("--"):
-            recipes += recipe_chain(argument.removeprefix("-c").removeprefix("="))
+            recipes += recipe_chain(argument.removeprefix("-c").removeprefix("="), strict)
         else:
             words.append(argument)
     if following:  # the parser says that a name is missing
@@ -112,14 +118,16 @@ def read_command_line(arguments: list[str]) -> CommandLine:
     return CommandLine(words[:command], recipes, words[command:])
 
 
-def recipe_chain(name: str) -> list[Recipe]:
+def recipe_chain(name: str, strict: bool) -> list[Recipe]:
     """Return the recipes that a recipe extends, the remotest first, and itself.
 
     Args:
-        name: a packaged recipe's name, or a path.
+        name: a packaged recipe's name, or a path. A file of the same name is meant by ``./NAME``.
+        strict: whether it is a stranger's, which extends only packaged recipes and such as lie in the working folder,
+            and reads no further files.
 
     Raises:
-        RecipeError: if one cannot be found or is no recipe.
+        RecipeError: if one cannot be found, is no recipe, or lies elsewhere.
     """
     known = packaged_recipes()
     chain: list[Recipe] = []
@@ -128,19 +136,21 @@ def recipe_chain(name: str) -> list[Recipe]:
         where = f"--config {name}" if not chain else f"{chain[0].path}: extends"
         if not isinstance(wanted, str) or "\0" in wanted:
             raise RecipeError(f"{where}: expected the name or the path of a recipe, got {wanted!r}")
-        path = Path(wanted)
-        if not _is_file(path) and wanted not in known:
+        packaged = wanted in known
+        path = known[wanted] if packaged else Path(wanted)
+        if strict and chain and not packaged:
+            check_inside(f"{chain[0].path}: extends", wanted)
+        if not is_file(path):
             raise RecipeError(
                 f"{where}{'' if not chain else f': {wanted}'}: there is no such file and no packaged recipe of that "
                 f"name; give the path of a YAML file or one of: {', '.join(known)}"
             )
-        packaged = not _is_file(path)
-        path = known[wanted] if packaged else path
         if path in [recipe.path for recipe in chain]:
             raise RecipeError(f"{path}: extends: the recipe extends itself; name another one")
         content = read_yaml(path)
         if not isinstance(content, dict):
             raise RecipeError(f"{path} is no recipe: expected a mapping with the keys model, data and trainer")
+        _check_no_other_files(path, content, strict)
         chain.insert(0, Recipe(path, content, packaged))
         wanted = content.get("extends")
     return chain
@@ -185,19 +195,21 @@ def with_teacher_recipe(line: CommandLine, trust: list[str]) -> tuple[CommandLin
     return CommandLine(line.command, [inside, *line.recipes], line.words), recipe
 
 
+def _check_no_other_files(path: Path, content: dict[str, Any], strict: bool) -> None:
+    """Refuse the ways by which a recipe would let the parser read further files, unseen."""
+    if content.get("config") is not None:
+        raise RecipeError(f"{path}: config: a recipe names the one that it changes with extends; use that")
+    for key in ("model", "trainer"):
+        if strict and not isinstance(content.get(key, {}), dict | None):
+            raise RecipeError(f"{path}: {key}: expected a mapping, got {content[key]!r}; write out what it holds")
+
+
 def _needs_inline(recipe: Recipe) -> bool:
     """Return whether a recipe has to be handed over as it was read: the parser opens files in the locale's encoding."""
     if recipe.path.suffix == ".safetensors":
         return True
     foreign = locale.getpreferredencoding(False).lower().replace("-", "") != "utf8"
     return foreign and not recipe.path.read_bytes().isascii()
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -17,7 +17,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from gtn_lightning.checkpoints import CheckpointError, check_state_dict
 from gtn_lightning.cli.messages import flat
-from gtn_lightning.errors import RecipeError
+from gtn_lightning.errors import RecipeError, first_line
+from gtn_lightning.files import is_file
 
 RUN_FOLDER = "GTN_RUN_FOLDER"
 """Environment variable by which the processes that DDP starts learn the run folder."""
@@ -102,11 +103,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         RecipeError: if there is no such file, or it is no checkpoint or a damaged one.
         OSError: if it cannot be read.
     """
-    try:
-        is_file = Path(path).is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        is_file = False
-    if not is_file:
+    if not is_file(Path(path)):
         raise RecipeError(f"--ckpt_path {path}: there is no such file; give the path of a checkpoint, or last")
     with open(path, "rb"):  # so that what is raised below is about what the file holds
         pass
@@ -121,9 +118,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     except CheckpointError as error:
         raise refused_checkpoint(path, flat(error)) from error
     except Exception as error:  # what is made of damaged bytes raises almost anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise RecipeError(
-            f"--ckpt_path {path}: is no complete checkpoint ({reason}); give one that `gtn fit` wrote "
+            f"--ckpt_path {path}: is no complete checkpoint ({first_line(error)[:80]}); give one that `gtn fit` wrote "
             "(a teacher file goes to --teacher)"
         ) from error
     return dict(checkpoint)

@@ -30,8 +30,8 @@ PATIENCE = 1.0
 GIVE_UP = 10.0
 """Seconds after which a further signal also ends a program that is saving."""
 
-LAST_WORDS = 17.0
-"""Seconds that may be spent, once the run is saved, on what waits for a server: W&B writes its log every 15 seconds."""
+SERVER_TIMEOUT = 17.0
+"""Seconds that a server may take once a signal has come and the run is saved: W&B writes its log every 15 seconds."""
 
 AGAIN = 0.05
 """Seconds after which an exception is raised again that Python has dropped."""
@@ -109,14 +109,14 @@ class Signals:
             os.environ.pop(MAIN_PROCESS, None)
 
     def hold(self) -> None:
-        """Begin something that must not be cut."""
+        """Let signals wait until `release`."""
         self._held = True
 
     def release(self) -> None:
-        """End it.
+        """End what `hold` has begun.
 
         Raises:
-            InterruptedBySignal: if a signal has come, in the meantime or earlier.
+            InterruptedBySignal: if a signal has come, since `hold` or earlier.
         """
         self._held = False
         while self._postponed:
@@ -140,28 +140,28 @@ class Signals:
         return handle
 
     def block(self) -> None:
-        """Keep the signals from processes that are started now, until they can handle them.
+        """Block the signals, so that processes which are started now do not get them before they can handle them.
 
-        A process inherits what is blocked, and unblocks it itself. This process still gets them, after `unblock` at the
-        latest.
+        A child process inherits the blocked signals and unblocks them itself. What this process is sent meanwhile, it
+        gets after `unblock`.
         """
         if hasattr(signal, "pthread_sigmask"):  # not on Windows
             signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
 
     def unblock(self) -> None:
-        """End it."""
+        """Unblock the signals that `block` has blocked."""
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
 
     @contextmanager
     def soon(self) -> Iterator[None]:
-        """Let what is in the block take `LAST_WORDS` seconds at most once a signal has come; signals wait after it.
+        """Let what is in the block take `SERVER_TIMEOUT` seconds at most once a signal has come; signals wait after it.
 
         Raises:
             InterruptedBySignal: if a signal comes in the block, or that time is over.
         """
         self._held = False
-        late = threading.Timer(LAST_WORDS, self._be_late)
+        late = threading.Timer(SERVER_TIMEOUT, self._be_late)
         late.daemon = True
         if self.received is not None:
             late.start()

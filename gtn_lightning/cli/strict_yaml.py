@@ -1,4 +1,4 @@
-"""YAML as recipes have it: what is ambiguous, endless or beyond all sizes is refused before anybody works with it."""
+"""Reading the YAML of recipes. Ambiguous, endless and oversized documents are refused."""
 
 import re
 from collections.abc import Hashable

@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import matplotlib
 from jsonargparse import set_parsing_settings
+from omegaconf.basecontainer import BaseContainer
 
-from gtn_lightning.cli.messages import components, overrides
+from gtn_lightning.cli.messages import components, foreign, overrides
 from gtn_lightning.cli.recipes import CommandLine
+from gtn_lightning.cli.working_folder import OPTION, check_inside
 from gtn_lightning.description import TORCH
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.teacher_file import TeacherRecipe
 from gtn_lightning.trust import canonical, find, known_paths, look_in_working_folder, resolve
-
-OPTION = "--trusted-only"
 
 TRUST = "--trust"
 
@@ -53,17 +52,7 @@ CONSTANTS = ("torch.dtype", "torch.layout", "torch.memory_format", *(f"torch.{na
 SUFFIXES = frozenset({"ckpt", "csv", "db", "journal", "json", "safetensors", "sqlite", "yaml", "yml"})
 """Endings of the names of files."""
 
-_REFERENCE = re.compile(r"\$\{[\w.]+\}")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-
-
-def leave_out_folder_style() -> None:
-    """Take back what matplotlib has read from a ``matplotlibrc`` in the working folder: it may start LaTeX.
-
-    A style in the user's own folder, or one that ``MATPLOTLIBRC`` names, stays.
-    """
-    if matplotlib.matplotlib_fname() == "matplotlibrc":
-        matplotlib.rcdefaults()
 
 
 def take_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
@@ -105,18 +94,26 @@ class Policy:
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Let the parser import nothing but allowed classes within a block."""
+        """Let the parser import nothing but allowed classes within a block.
+
+        A stranger's recipe refers to values of its own alone, such as ``${model.inner_steps}``: without resolvers,
+        OmegaConf reads no environment variables.
+        """
         if self.classes is None:
             yield
             return
-        # There is no public way to take settings back; tests/cli/test_trust.py says what is relied on.
+        resolvers = BaseContainer._resolvers
+        # There is no public way to take either back; tests/cli/test_trust.py says what is relied on.
         settings = jsonargparse._common.parsing_settings
         before = dict(settings)
         allowed = [*known_paths(), *CONSTANTS, *self.classes]
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
+        if self.strict:
+            BaseContainer._resolvers = {}
         try:
             yield
         finally:
+            BaseContainer._resolvers = resolvers
             settings.update(before)
 
     def check(self, values: dict[str, Any]) -> None:
@@ -132,23 +129,25 @@ class Policy:
             return
         for key, path, arguments in components(values):
             if not self._allows(path):
-                raise _foreign(key, path)
+                raise RecipeError(foreign(key, path))
             if self.strict:
                 _check_arguments(key, path, arguments)
         for key, value in _leaves(values):
             if inspect.isroutine(value) or inspect.isclass(value):
                 path = f"{value.__module__}.{value.__qualname__}"
                 if not self._allows(path):
-                    raise _foreign(key, path)
+                    raise RecipeError(foreign(key, path))
             name = next((part for part in reversed(key.split(".")) if not part.isdigit()), "")
             if name in self.files and isinstance(value, str | Path) and str(value) not in self.chosen:
-                _check_file(key, str(value))
+                check_inside(key, str(value))
 
     def _allows(self, path: str) -> bool:
         """Return whether a class that the parser has imported is allowed: it names each by its shortest path."""
-        if self.classes is None or find(path) is not None or path in self.classes:
+        if self.classes is None or path in self.classes:
             return True
         with suppress(ImportError, AttributeError, ValueError):
+            if find(path) is not None:
+                return True
             found = resolve(path)
             return inspect.isclass(found) and canonical(found) in self.classes
         return False
@@ -163,15 +162,12 @@ def policy_for(line: CommandLine, teacher: TeacherRecipe | None, strict: bool, t
         strict: whether ``--trusted-only`` was given.
         trust: the modules and classes that ``--trust`` names.
 
-    Raises:
-        RecipeError: if a recipe refers to what is outside of it though it is a stranger's.
     """
     chosen = {word.partition("=")[2] if word.startswith("--") else word for word in line.words}
     if teacher is not None:
         chosen.add(line.recipes[0].content["trainer"]["default_root_dir"])
     if strict:
         look_in_working_folder(trust)
-        _reject_resolvers(line)
         own = [] if teacher is None else [name for name in teacher.trust if isinstance(name, str)]
         return Policy([*trust, *own], FILES, frozenset(chosen), strict)
     theirs = line.recipes if teacher is None else line.recipes[1:]
@@ -209,24 +205,6 @@ def ignore_files(parser: jsonargparse.ArgumentParser) -> None:
                 ignore_files(inner)
 
 
-def _reject_resolvers(line: CommandLine) -> None:
-    """Refuse references to anything but other values of the recipe, such as environment variables."""
-    for recipe in line.recipes:
-        for key, value in _leaves(recipe.content):
-            if isinstance(value, str) and "${" in _REFERENCE.sub("", value):
-                raise RecipeError(
-                    f"{OPTION}: {recipe.path}: {key}: {value!r} refers to something outside the recipe; only "
-                    "references such as ${model.inner_steps} are allowed: write the value out"
-                )
-
-
-def _foreign(key: str, path: str) -> RecipeError:
-    return RecipeError(
-        f"{key}: {path} is code from elsewhere; allowed are the classes of gtn-lightning, and named ones of Lightning "
-        f"and torch.optim: read it, then allow it with {TRUST} {path.rpartition('.')[0] or path}"
-    )
-
-
 def _check_arguments(key: str, path: str, arguments: dict[str, Any]) -> None:
     cls = find(path)
     settable = next((names for name, names in SETTABLE.items() if find(name) is cls), None)
@@ -247,23 +225,8 @@ def _check_arguments(key: str, path: str, arguments: dict[str, Any]) -> None:
             )
 
 
-def _check_file(key: str, value: str) -> None:
-    path = value.removeprefix("sqlite:///") if key.endswith("storage") else value
-    try:
-        here = os.path.realpath(os.getcwd())
-        inside = os.path.realpath(os.path.join(here, path)).startswith(os.path.join(here, ""))
-        inside = inside or os.path.realpath(os.path.join(here, path)) == here
-    except ValueError:
-        inside = False
-    if not inside or os.path.isabs(path) or path.startswith("~") or "://" in path or "::" in path:
-        raise RecipeError(
-            f"{OPTION}: {key}: {value!r} lies outside the working folder; give a path inside it, or give this one on "
-            "the command line"
-        )
-
-
 def _offered(path: str) -> list[str]:
-    """Return the names of a class where it is defined and in the modules above, by the shortest of which it is told."""
+    """Return the names under which a class can be imported: the parser reports it by the shortest of them."""
     with suppress(ImportError, AttributeError, ValueError):
         found = resolve(path)
         parts = path.split(".")

@@ -15,9 +15,3 @@ class RecomputationError(InnerLoopError):
 
 class WrongDerivativeError(InnerLoopError):
     """The derivative of the inner gradient is not what central differences of the inner gradient say."""
-
-
-def first_line(error: Exception) -> str:
-    """Return the beginning of what an error says, or its type's name if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip()[:200] if lines else type(error).__name__

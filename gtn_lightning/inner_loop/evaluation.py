@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.errors import InnerLoopError, first_line
+from gtn_lightning.errors import first_line
+from gtn_lightning.inner_loop.errors import InnerLoopError
 from gtn_lightning.inner_loop.following import STOP, Following, InnerPass
 from gtn_lightning.inner_loop.functional import CheckpointedError, kept_in_place
 from gtn_lightning.inner_loop.operators import Graph, look_through, reject_captured, reject_undifferentiable

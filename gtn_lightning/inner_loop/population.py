@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from gtn_lightning.inner_loop.errors import first_line
+from gtn_lightning.errors import first_line
 from gtn_lightning.inner_loop.functional import Owned, difference
 from gtn_lightning.inner_loop.gradients import inner_gradient
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer

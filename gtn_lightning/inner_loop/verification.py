@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gtn_lightning.inner_loop.errors import InnerLoopError, RecomputationError, WrongDerivativeError, first_line
+from gtn_lightning.errors import first_line
+from gtn_lightning.inner_loop.errors import InnerLoopError, RecomputationError, WrongDerivativeError
 from gtn_lightning.inner_loop.types import Batch, Params, detached
 
 ACCEPT = "checked=False accepts it"

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from gtn_lightning.errors import RecipeError
+from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.inner_loop import Buffers, Functional, LossFn
 from gtn_lightning.labels import check_labels, class_numbers
 from gtn_lightning.tasks.base import Task
@@ -150,8 +150,7 @@ def _why(learner: nn.Module, images: Tensor, error: Exception) -> str:
         advice = "give it a forward that takes a batch of images alone"
     elif own_shape is not None and list(own_shape) != shape:
         advice = "set its image_shape to the data's"
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"the learner {name} cannot take images of shape {shape}: {reason}; {advice}"
+    return f"the learner {name} cannot take images of shape {shape}: {first_line(error)}; {advice}"
 
 
 def _advice_on_output(output: Any) -> str:

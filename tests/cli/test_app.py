@@ -236,6 +236,8 @@ def test_a_wrong_argument(argument: str, refused: Refused) -> None:
             "trainer.callbacks.0.init_args.column: SampleGrid",
         ),
         ('model: {inner_steps: "${.nothing}"}', "Interpolation key '.nothing' not found"),
+        ("config: other.yaml", "recipe.yaml: config: a recipe names the one that it changes with extends"),
+        ('trainer: {default_root_dir: "a\\0b"}', "expected a text without null bytes"),
         ("model: [1, 2", "recipe.yaml is not valid YAML"),
         ("just words", "recipe.yaml is no recipe"),
         ("extends: recipe.yaml", "recipe.yaml: extends: the recipe extends itself"),

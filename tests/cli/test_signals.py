@@ -327,13 +327,14 @@ def test_in_a_thread_there_are_no_handlers(capfd: pytest.CaptureFixture[str]) ->
 
 def test_a_search_gives_its_claim_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     search = [
-        *("search", "--config", "search_digits", "--candidates=6", "--best=0", "--rival=null"),
+        *("--trusted-only", "--trust=parts", "search", "--config", "search_digits"),
+        *("--candidates=6", "--best=0", "--rival=null"),
         "--space.init_args.widths=[4,8]",
     ]
     sending = {"class_path": "parts.Scores", "init_args": {"sends": True}}
     assert main([*search, f"--proxy={sending}"]) == 143
     said = capfd.readouterr().err.splitlines()
-    assert said[-1].startswith("gtn: terminated; what is scored is kept, go on with: gtn search --config search_digits")
+    assert said[-1].startswith("gtn: terminated; what is scored is kept, go on with: gtn --trusted-only")
 
     import optuna
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonargparse
 import pytest
+from omegaconf.basecontainer import BaseContainer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -103,6 +104,16 @@ RECIPES = {
     "a name put together": "model: {task: {class_path: 'evil${.x}.Evil', x: _parts}}",
     "a nested reference": "model: {teacher: '${oc.${.x}:HOME}'}",
     "unicode": "model: {teacher: évil_parts.Evil}",
+    "an environment variable in a quoted mapping": (
+        """data: '{class_path: ImageData, init_args: {path: "x/\\x24{oc.env:HOME}"}}'"""
+    ),
+    "an environment variable in a quoted list": """trainer: {callbacks: '["\\x24{oc.env:HOME}"]'}""",
+    "a recipe in another file": "config: other.yaml",
+    "several": "config: [other.yaml]",
+    "a trainer in a file": "trainer: other.yaml",
+    "a model in a file": "model: other.yaml",
+    "what it extends elsewhere": "extends: ../other/other.yaml",
+    "what it extends elsewhere, by a link": "extends: link/other.yaml",
 }
 
 
@@ -112,9 +123,12 @@ def test_a_recipe_that_names_other_code_is_refused_before_it_is_imported(kind: s
     for folder in (".", "../other"):
         Path(folder, "other.yaml").write_text("class_path:\tevil_parts.Evil\n")
         Path(folder, "lines.txt").write_text("evil_parts.Evil\n")
+    Path("link").symlink_to("../other")
     Path("évil_parts.py").write_text(Path("evil_parts.py").read_text())
-    Path("r.yaml").write_text("extends: digits\n" + RECIPES[kind].replace("HERE", os.getcwd()), encoding="utf-8")
-    refused("fit", "--config", "r.yaml", "--trusted-only", *TINY)
+    extends = "" if "extends" in RECIPES[kind] else "extends: digits\n"
+    Path("r.yaml").write_text(extends + RECIPES[kind].replace("HERE", os.getcwd()), encoding="utf-8")
+    line = refused("fit", "--config", "r.yaml", "--trusted-only", *TINY)
+    assert os.environ["HOME"] not in line
 
 
 @pytest.mark.parametrize("way", [["-cr.yaml"], ["-c", "r.yaml"], ["--config=r.yaml"], ["-c=r.yaml"]])
@@ -131,6 +145,7 @@ def test_so_is_an_override(override: list[str], refused: Refused) -> None:
 
 
 CSV = "trainer: {logger: {class_path: pytorch_lightning.loggers.CSVLogger, init_args: %s}}"
+STORAGES = ("sqlite:////tmp/x.db", "sqlite:///../x.db", "sqlite:///file:x.db?uri=true", "sqlite:///x.db?mode=rwc")
 OUTSIDE = (
     "trainer: {default_root_dir: /tmp/elsewhere}",
     "trainer: {default_root_dir: ../elsewhere}",
@@ -151,6 +166,26 @@ def test_a_strangers_recipe_stays_in_the_working_folder(text: str, refused: Refu
     Path("link").symlink_to(tmp_path)
     Path("r.yaml").write_text("extends: digits\n" + text)
     assert "lies outside the working folder" in refused("fit", "--config", "r.yaml", "--trusted-only", *TINY)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_so_does_a_strangers_search(storage: str, refused: Refused) -> None:
+    Path("r.yaml").write_text(f"extends: search_mnist\nstorage: '{storage}'")
+    assert "lies outside the working folder" in refused("search", "--config", "r.yaml", "--trusted-only")
+
+
+def test_a_recipe_beside_it_may_be_extended(mark: Path) -> None:
+    Path("base.yaml").write_text("extends: digits\ntrainer: {max_steps: 1}")
+    Path("r.yaml").write_text("extends: base.yaml\nmodel: {inner_steps: 2}")
+    assert main(["fit", "--config", "r.yaml", "--trusted-only", *TINY]) == 0
+
+
+def test_a_packaged_recipe_is_not_replaced_by_a_file_of_its_name(mark: Path) -> None:
+    Path("digits").write_text("extends: digits\nmodel: {teacher: evil_parts.Evil}")
+    assert main(["fit", "--config", "digits", *TINY]) == 0
+    assert not mark.exists()
+    assert main(["fit", "--config", "./digits", *TINY]) == 2
+    assert mark.exists()
 
 
 def test_the_user_may_choose_any_folder(mark: Path, tmp_path: Path) -> None:
@@ -344,6 +379,14 @@ def test_ones_own_teacher_file_needs_no_permission(mark: Path) -> None:
     assert main(["predict", "--teacher", str(teacher)]) == 2
 
 
+def test_so_it_is_where_a_group_may_write_to_new_files(mark: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        test_ones_own_teacher_file_needs_no_permission(mark)
+    finally:
+        os.umask(before)
+
+
 def test_one_of_ones_own_is_not_taken_with_another_module_of_the_same_name(
     mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,6 +447,7 @@ def test_what_is_relied_on_inside_the_parser() -> None:
     """If this fails: is there a public way to undo settings, or to read no files? See gtn_lightning/cli/trust.py."""
     settings = jsonargparse._common.parsing_settings
     assert isinstance(settings["import_path_verdicts"], dict)
+    assert "oc.env" in BaseContainer._resolvers
     parser = jsonargparse.ArgumentParser()
     parser.add_subclass_arguments(GTN, "module", required=False)
     assert any(getattr(action, "_enable_path", False) for action in parser._actions)

@@ -33,7 +33,7 @@ class Instantiated(GTNCLI):
 def instantiate(*arguments: str) -> Instantiated:
     if "nas_mnist_ranked" in arguments:  # its table is read from the repository's folder
         arguments = (*arguments, f"--model.learners.init_args.reference.init_args.path={TABLE}")
-    line = read_command_line(["fit", *arguments])
+    line = read_command_line(["fit", *arguments], strict=True)
     return Instantiated(line, policy_for(line, None, strict=True, trust=[]), Signals())
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from gtn_lightning.inner_loop.errors import RecomputationError, first_line
+from gtn_lightning.errors import first_line
+from gtn_lightning.inner_loop.errors import RecomputationError
 from gtn_lightning.inner_loop.modes.node import Call, Recomputing, Saved
 from gtn_lightning.inner_loop.modes.remat import Remat
 from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products, Recomputed

@@ -16,7 +16,7 @@ from torch._inductor import compile as inductor_compile
 from torch._inductor import list_options
 from torch.fx import GraphModule
 
-from gtn_lightning.inner_loop.errors import first_line
+from gtn_lightning.errors import first_line
 from gtn_lightning.inner_loop.modes.cache import headers_are_private, keep_programs_private
 from gtn_lightning.inner_loop.modes.captured import Captured, Key
 from gtn_lightning.inner_loop.modes.graphs import Halves, gradient_graph, linearised, product_graph

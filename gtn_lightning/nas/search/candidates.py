@@ -32,19 +32,19 @@ POLL = 0.5
 """Seconds between two looks at what the other workers are doing."""
 
 NAMELESS = 15.0
-"""After so many seconds, a claim whose worker has not even said who it is counts as a dead worker's."""
+"""Seconds after which a claim without a worker's name counts as a dead worker's."""
 
 PATIENCE = 5.0
-"""After so many seconds of waiting for other workers, it is said what is waited for."""
+"""Seconds of waiting for other workers, after which a message says what is waited for."""
 
 VAIN = 20
-"""After so many proposals in a row that others have had, a sampler is given an architecture that nobody has."""
+"""Proposals in a row that others have claimed, after which an architecture that nobody has claimed is drawn."""
 
 ABSENT = object()
 """Stands for a setting that one of two workers does not have."""
 
 SHOWN = 40
-"""So many characters of a setting are shown."""
+"""Characters of a setting that a message shows."""
 
 LIVE = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 """States of a trial that holds a claim or had one."""

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gtn_lightning.data import TensorData
-from gtn_lightning.errors import RecipeError
+from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.nas.data_settings import data_settings
 from gtn_lightning.nas.full_training import FullTraining
 from gtn_lightning.nas.proxies import Cost, Proxy
@@ -303,7 +303,7 @@ def _check_device(device: str) -> None:
         usable = torch.empty(0, device=device).device.type != "meta"
         reason = "nothing is computed there"
     except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
-        usable, reason = False, (str(error).splitlines() or [type(error).__name__])[0]
+        usable, reason = False, first_line(error)
     if not usable:
         raise RecipeError(
             f"search: device {device!r} cannot be used ({reason}); give cpu, or cuda where there is a GPU"

@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from gtn_lightning.errors import RecipeError
+from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.nas.search.journal import open_journal
 
 SQLITE_TIMEOUT = 60
@@ -112,7 +112,7 @@ def _sqlite(address: str) -> tuple[URL, dict[str, Any]]:
 
 def _unusable(address: str, error: BaseException) -> RecipeError:
     shown = _shown(address)
-    reason = (str(error).splitlines() or [type(error).__name__])[0].replace(address, shown)
+    reason = first_line(error).replace(address, shown)
     return RecipeError(
         f"search: the storage {shown} cannot be used ({reason}); give sqlite:///FILE, postgresql://…, or the path of "
         "a journal file that ends with .journal"
@@ -121,14 +121,15 @@ def _unusable(address: str, error: BaseException) -> RecipeError:
 
 def _shown(address: str) -> str:
     """Return an address without its password."""
-    with suppress(SQLAlchemyError):  # a path is no address
+    with suppress(SQLAlchemyError, ValueError):  # a path is no address, and a port is a number
         return make_url(address).render_as_string(hide_password=True)
-    return address
+    return re.sub(r"(://[^:@/]*):.*@", r"\1:***@", address)
 
 
 def _reason(error: BaseException) -> str:
     """Return what is behind an error, in one line: Optuna says of every one that data may be invalid."""
     while error.__cause__ is not None:
         error = error.__cause__
-    said = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
-    return (said.strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, LookupError) and isinstance(told := next(iter(error.args), None), str):
+        return told  # Python puts it into quotation marks
+    return first_line(error)

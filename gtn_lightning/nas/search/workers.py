@@ -52,7 +52,7 @@ class Worker:
 
     @classmethod
     def read(cls, written: Any) -> "Worker | None":
-        """Return what `written` stands for, None if it is no worker, or one that does not say when it was started."""
+        """Return the worker that plain data stands for, None if it stands for none."""
         if not isinstance(written, Mapping):
             return None
         with suppress(TypeError):

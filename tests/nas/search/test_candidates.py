@@ -341,7 +341,8 @@ def test_what_cannot_work_is_refused_in_one_line(options: dict[str, object], mes
     assert "\n" not in str(caught.value)
 
 
-def test_a_password_is_not_told() -> None:
-    with pytest.raises(RecipeError, match=r"storage postgresql://me:\*\*\*@127\.0\.0\.1:9/none cannot") as caught:
-        Candidates(Sums(), "test", "postgresql://me:secret@127.0.0.1:9/none", 5)
+@pytest.mark.parametrize("server", ["127.0.0.1:9/none", "127.0.0.1:no-port/none", "[::1/none", "a b"])
+def test_a_password_is_not_told(server: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(f"storage postgresql://me:***@{server}") + ".* cannot") as caught:
+        Candidates(Sums(), "test", f"postgresql://me:secret@{server}", 5)
     assert "secret" not in str(caught.value)
