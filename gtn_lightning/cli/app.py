@@ -33,6 +33,7 @@ from torch import distributed
 from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.checkpoints import CheckpointError
 from gtn_lightning.cli.messages import (
+    check_text,
     check_values,
     components,
     explained,
@@ -464,6 +465,8 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
 
 def _run(arguments: Sequence[str], signals: Signals) -> None:
     leave_out_folder_style()
+    for argument in arguments:
+        check_text("command line", argument)
     others, strict, trust = take_options(arguments)
     with trusting(*trust):
         line, teacher = with_teacher_recipe(read_command_line(others, strict), trust)

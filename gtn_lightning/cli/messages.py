@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
-from gtn_lightning.cli.strict_yaml import load_yaml
+from gtn_lightning.cli.strict_yaml import is_storable, load_yaml
 from gtn_lightning.errors import RecipeError, first_line
 
 # Imported here so that recipes can name their classes without the path.
@@ -156,18 +156,32 @@ def components(value: Any, key: str = "") -> Iterator[tuple[str, str, dict[str, 
             yield from components(item, f"{key}.{name}" if key else name)
 
 
+def check_text(key: str, text: str) -> None:
+    """Refuse a text that no file can hold.
+
+    Args:
+        key: where it stands.
+        text: what stands there.
+
+    Raises:
+        RecipeError: if it holds null bytes, or what UTF-8 has no bytes for.
+    """
+    if not is_storable(text):
+        raise RecipeError(f"{key}: expected a text in UTF-8, without null bytes, got {text!r}")
+
+
 def check_values(values: Any, key: str = "") -> None:
-    """Refuse integers that no tensor takes, and texts that no file can be called.
+    """Refuse integers that no tensor takes, and texts that no file can hold.
 
     Args:
         values: the recipe as it was parsed.
         key: where it stands.
 
     Raises:
-        RecipeError: if an integer has more than 64 bits, or a text holds a null byte.
+        RecipeError: if an integer has more than 64 bits, or for a text as `check_text` does.
     """
-    if isinstance(values, str) and "\0" in values:
-        raise RecipeError(f"{key}: expected a text without null bytes, got {values!r}")
+    if isinstance(values, str):
+        check_text(key, values)
     if isinstance(values, int) and not -(2**63) <= values < 2**63:
         raise RecipeError(f"{key}: expected an integer of at most 64 bits, got one of {values.bit_length()}")
     items = (

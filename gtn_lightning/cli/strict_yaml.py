@@ -111,6 +111,14 @@ def load_yaml(text: str) -> Any:
         loader.dispose()
 
 
+def is_storable(text: str) -> bool:
+    """Return whether a text has no null bytes, and UTF-8 has bytes for all of it."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def dump_yaml(content: Any) -> str:
     """Return plain data as a text of one line, which means the same to every reader of YAML."""
     text: str = yaml.dump(content, Dumper=Dumper, default_flow_style=True, width=1 << 30, allow_unicode=True)
@@ -124,6 +132,8 @@ def _measure(node: yaml.Node, above: set[int], known: dict[int, int], depth: int
     if depth > DEPTH:
         raise _fault(f"it is nested more than {DEPTH} levels deep", node)
     if isinstance(node, yaml.ScalarNode):
+        if not is_storable(node.value):
+            raise _fault("expected a text in UTF-8, without null bytes", node)
         return 1
     if id(node) not in known:
         children = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]

@@ -209,6 +209,7 @@ WRONG_VALUES = {
     "--trainer.accumulate_grad_batches=0": ["trainer"],
     "--trainer.devices=[0,0]": ["trainer"],
     "--trainer.val_check_interval={a: 1}": ["trainer.val_check_interval: TypeError: 'a' is an invalid keyword"],
+    "--trainer.default_root_dir=a\udcffb": ["command line: expected a text in UTF-8", "default_root_dir=a"],
     "--config=nope": ["--config nope: there is no such file", "digits_pixels"],
 }
 
@@ -237,7 +238,8 @@ def test_a_wrong_argument(argument: str, refused: Refused) -> None:
         ),
         ('model: {inner_steps: "${.nothing}"}', "Interpolation key '.nothing' not found"),
         ("config: other.yaml", "recipe.yaml: config: a recipe names the one that it changes with extends"),
-        ('trainer: {default_root_dir: "a\\0b"}', "expected a text without null bytes"),
+        ('trainer: {default_root_dir: "a\\0b"}', "expected a text in UTF-8, without null bytes"),
+        ('trainer: {default_root_dir: "a\\uDCFFb"}', "UTF-8"),
         ("model: [1, 2", "recipe.yaml is not valid YAML"),
         ("just words", "recipe.yaml is no recipe"),
         ("extends: recipe.yaml", "recipe.yaml: extends: the recipe extends itself"),

@@ -415,6 +415,7 @@ DAMAGED = {
     "deep": "[" * 100_000 + "]" * 100_000,
     "rather deep": '{"model": ' + "[" * 200 + "]" * 200 + "}",
     "an empty model": '{"model": {}}',
+    "a text that is none": '{"model": {"teacher": "\\udcff\\u0000"}}',
     "a large number": '{"model": {"inner_steps": ' + "9" * 5000 + "}}",
 }
 

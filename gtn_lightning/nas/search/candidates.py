@@ -31,6 +31,9 @@ DRAWS = "candidates"
 POLL = 0.5
 """Seconds between two looks at what the other workers are doing."""
 
+PROPOSING = 0.05
+"""Seconds until a worker looks again what another one is about to propose."""
+
 NAMELESS = 15.0
 """Seconds after which a claim without a worker's name counts as a dead worker's."""
 
@@ -180,9 +183,16 @@ class Candidates:
         architecture = self.space.name(choices)
         canonical = self.space.canonical(architecture)
         trial.set_user_attr("canonical", canonical)
-        earlier = [other for other in self._live() if other.number < trial.number]
-        taken = {other.user_attrs.get("canonical") for other in earlier}
+        earlier = self._earlier(trial)
+        while any("canonical" not in other.user_attrs for other in earlier):
+            time.sleep(PROPOSING)  # workers that propose at the same moment may propose the same
+            self._fail_lost()
+            earlier = self._earlier(trial)
+        taken = {other.user_attrs["canonical"] for other in earlier}
         return architecture if len(earlier) < self.count and canonical not in taken else None
+
+    def _earlier(self, trial: optuna.Trial) -> list[FrozenTrial]:
+        return [other for other in self._live() if other.number < trial.number]
 
     def report(self, trial: optuna.Trial, step: int, value: float) -> bool:
         """Report a value on the way; return whether the candidate is to be given up.

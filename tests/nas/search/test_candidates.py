@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,23 @@ def test_three_workers_killed_five_times_leave_the_undisturbed_leaderboard(kind:
     states = [trial.state for trial in disturbed._study.get_trials()]
     assert states.count(TrialState.COMPLETE) == COUNT
     assert TrialState.RUNNING not in states
+
+
+def test_workers_that_propose_at_the_same_moment_claim_different_architectures(tmp_path: Path) -> None:
+    earlier, later = (Candidates(Sums(), "test", sqlite(tmp_path), 2, "tpe") for _ in range(2))
+    trial = earlier._study.ask()  # and no proposal yet
+    trial.set_user_attr("worker", replace(Worker.this(), host="elsewhere").written())
+    with ThreadPoolExecutor() as pool:
+        claim = pool.submit(later.claim)
+        with pytest.raises(TimeoutError):
+            claim.result(1)
+        proposed = later._study.get_trials()[1].params  # the same, a moment later
+        for key, options in Sums().decisions.items():
+            trial.suggest_categorical(key, list(options))
+        trial.set_user_attr("canonical", Sums().canonical(Sums().name(proposed)))
+        claimed = claim.result(60)
+    assert claimed is not None
+    assert claimed[1] != Sums().name(proposed)
 
 
 def test_a_search_may_be_continued_with_more_candidates(tmp_path: Path) -> None:
