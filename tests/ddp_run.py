@@ -1,9 +1,5 @@
-"""A run on several processes, started by test_module.py: ``python -m tests.ddp_run FOLDER DEVICES``.
+"""A run on several processes, started by test_module.py. Each process leaves what it saw in ``rank<N>.pt``."""
 
-Each process leaves what it saw in ``FOLDER/rank<N>.pt``.
-"""
-
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +54,3 @@ def main(folder: Path, devices: int) -> None:
         left["refused"] = str(error)
     torch.save(left, folder / f"rank{trainer.global_rank}.pt")
     torch.distributed.destroy_process_group()  # its threads, left running, may abort a process at its exit
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

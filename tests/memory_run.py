@@ -1,6 +1,6 @@
-"""A thousand meta-steps on digits with sampled architectures: ``python -m tests.memory_run MODE``, by test_memory.py.
+"""Meta-steps on digits with sampled architectures, in a process of its own, started by test_memory.py.
 
-Prints how many bytes the peak of the process's memory grew by after the first three hundred.
+Prints how many bytes the peak of the process's memory grew by after the first third.
 """
 
 import resource
@@ -28,19 +28,15 @@ class Peaks(pl.Callback):
         self.peaks[trainer.global_step] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main(mode: str) -> None:
+def main(mode: str, count: int = 240) -> None:
     learners = Mixture(
         {
-            "one layer": partial(MLP, image_shape=SHAPE, classes=10, hidden=[8]),
-            "two layers": partial(MLP, image_shape=SHAPE, classes=10, hidden=[8, 6]),
+            "one layer": partial(MLP, image_shape=SHAPE, classes=10, hidden=[128]),
+            "two layers": partial(MLP, image_shape=SHAPE, classes=10, hidden=[128, 64]),
         }
     )
     peaks = Peaks()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(Path(folder), max_steps=1000, val_check_interval=100, callbacks=[peaks])
+        trainer = make_trainer(Path(folder), max_steps=count, val_check_interval=count // 6, callbacks=[peaks])
         trainer.fit(make_gtn(learners=learners, mode=mode), DigitsData(32))
-    print("grew by", peaks.peaks[1000] - peaks.peaks[300])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    print("grew by", peaks.peaks[count] - peaks.peaks[count // 3])

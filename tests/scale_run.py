@@ -1,9 +1,5 @@
-"""Runs on several processes, started by test_scale.py: ``python -m tests.scale_run FOLDER DEVICES ACCELERATOR``.
+"""Runs on several processes, started by test_scale.py. Each process leaves what it saw in ``rank<N>.pt``."""
 
-Each process leaves what it saw in ``FOLDER/rank<N>.pt``.
-"""
-
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +103,3 @@ def main(folder: Path, devices: int, accelerator: str) -> None:
     torch.save(left, folder / f"rank{left['rank']}.pt")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # its threads, left running, may abort a process at its exit
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -3,8 +3,6 @@
 import base64
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ import wandb
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.loggers import TensorBoardLogger, WandbLogger
+from tests import processes
 
 
 @pytest.fixture(autouse=True)
@@ -294,6 +293,13 @@ def test_settings_of_ones_own_and_of_the_program_stay(
     assert not [each for each in recwarn if "may come from anybody" in str(each.message)]
 
 
+def begin_and_end(settings: list[str]) -> None:
+    """Begin and end a run with the settings named and no others of the environment."""
+    for name in [name for name in os.environ if name.startswith("WANDB") and name not in settings]:
+        del os.environ[name]
+    WandbLogger(save_dir="run", init_timeout=5).experiment.finish()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", ["base_url = {}", "http_proxy = {}", "no_such_setting = {}"])
 def test_the_key_goes_to_the_users_own_server_whatever_the_folder_says(line: str, tmp_path: Path) -> None:
@@ -301,13 +307,9 @@ def test_the_key_goes_to_the_users_own_server_whatever_the_folder_says(line: str
     with listening(heard["own"]) as own, listening(heard["stranger"]) as stranger:
         settle(tmp_path / "config", f"base_url = {own}")
         settle(tmp_path / "wandb", line.format(stranger))
-        code = """
-from gtn_lightning.loggers import WandbLogger
-WandbLogger(save_dir="run", init_timeout=5).experiment.finish()
-"""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
         own_settings = {"WANDB_CONFIG_DIR": str(tmp_path / "config"), "WANDB_API_KEY": "k" * 40}
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=kept | own_settings, check=True)
+        run = processes.start(begin_and_end, list(own_settings), folder=tmp_path, environment=own_settings)
+        assert processes.finished(run) == 0, processes.said(tmp_path)
     key = base64.b64encode(b"api:" + b"k" * 40).decode()
     assert any(key in header for header in heard["own"])
     assert not heard["stranger"]

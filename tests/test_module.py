@@ -23,9 +23,10 @@ from gtn_lightning.inner_loop import SGD, Functional, InnerLoopError
 from gtn_lightning.learners import MLP, ConvNet, Fixed, LearnerDistribution, Mixture, RandomWidth
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Generator, Pixels, RealData
+from tests import ddp_run, processes
 from tests.ddp_run import EVALUATION
 from tests.inner_loop.test_unroll import LiveBytes
-from tests.tiny import BATCH, NOISE, SHAPE, STEPS, make_gtn, make_trainer, run_processes, same, with_generator
+from tests.tiny import BATCH, NOISE, SHAPE, STEPS, make_gtn, make_trainer, same, with_generator
 
 
 def weights(gtn: GTN) -> dict[str, Tensor]:
@@ -632,7 +633,7 @@ def test_real_data_as_the_teacher_learns_its_rates(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 3])
 def test_processes_agree_with_each_other_and_with_one(devices: int, tmp_path: Path) -> None:
-    run_processes("tests.ddp_run", str(tmp_path), str(devices))
+    processes.run(ddp_run.main, tmp_path, devices, folder=tmp_path, count=devices)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(devices)]
 
     one_process = make_gtn(**with_generator(), **EVALUATION)

@@ -1,19 +1,19 @@
 """What happens to a process, and what is left of its run: the promises of docs/reliability.md."""
 
-import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.processes import finished, said, start_gtn
 
 RUN = [
     *("fit", "--config", "digits", "--model.inner_steps=3", "--model.eval_learners=1", "--model.real_rates=[0.1]"),
@@ -21,46 +21,11 @@ RUN = [
     *("--trainer.logger=false", "--trainer.callbacks=[{class_path: TeacherCheckpoint}]"),
 ]
 
-ENDS = int(os.environ.get("GTN_TEST_ENDS", "20"))
-"""How many times a run is ended; one of two processes a fifth as often, since it takes longer to begin."""
+ENDS = int(os.environ.get("GTN_TEST_ENDS", "6"))
+"""How many times a run is ended; one of two processes a third as often, since it takes longer to begin."""
 
 TOLD = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 """The exit codes of a run that is told to end."""
-
-
-def command_line(arguments: list[str], folder: str) -> None:
-    """Run ``gtn`` in a forked process that has everything imported."""
-    from gtn_lightning.cli import main
-
-    os.chdir(folder)
-    os.environ["WANDB_MODE"] = "disabled"
-    torch.set_num_threads(1)
-    with open("output.txt", "a") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-        code = main(arguments)
-    os._exit(code)
-
-
-Start = Callable[[list[str], Path], "multiprocessing.process.BaseProcess"]
-
-
-@pytest.fixture(scope="module")
-def start() -> Start:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gtn_lightning.cli.app", "sklearn.datasets"])
-
-    def started(arguments: list[str], folder: Path) -> "multiprocessing.process.BaseProcess":
-        process = context.Process(target=command_line, args=(arguments, str(folder)))
-        process.start()
-        return process
-
-    return started
-
-
-def finished(process: "multiprocessing.process.BaseProcess", seconds: float = 120) -> int | None:
-    process.join(seconds)
-    return process.exitcode
 
 
 def newest(folder: Path, name: str) -> Path:
@@ -110,19 +75,17 @@ def resuming(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_ended_again_and_again_comes_to_the_same_teacher(start: Start, tmp_path: Path) -> None:
+def test_a_run_that_is_ended_again_and_again_comes_to_the_same_teacher(tmp_path: Path) -> None:
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    for folder in (undisturbed, disturbed):
-        folder.mkdir()
     for _ in range(2):  # the first also starts the process that the others are forked from
         began = time.monotonic()
-        assert finished(start(RUN, undisturbed)) == 0, (undisturbed / "output.txt").read_text()
+        assert finished(start_gtn(*RUN, folder=undisturbed)) == 0, said(undisturbed)
     whole = time.monotonic() - began
 
     moments = random.Random(0)
     ended = 0
     while True:
-        process = start([*RUN, *resuming(disturbed)], disturbed)
+        process = start_gtn(*RUN, *resuming(disturbed), folder=disturbed)
         expected = {0}
         moment, number = 0.0, signal.SIGKILL
         if ended < ENDS:
@@ -139,7 +102,7 @@ def test_a_run_that_is_ended_again_and_again_comes_to_the_same_teacher(start: St
         began = time.monotonic()
         code = finished(process)
         print(f"{number.name} after {moment:.1f} s: {code}, {time.monotonic() - began:.1f} s later", flush=True)
-        output = (disturbed / "output.txt").read_text()
+        output = said(disturbed)
         assert code in expected, output
         assert "Traceback" not in output
         if code == 0 and ended == ENDS:
@@ -160,90 +123,78 @@ def processes_of(group: int) -> list[int]:
     return found
 
 
-def start_two(arguments: list[str], folder: Path) -> "subprocess.Popen[bytes]":
-    """Run ``gtn`` on two processes, in a group of their own."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "WANDB_MODE": "disabled",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    with (folder / "output.txt").open("a") as output:
-        return subprocess.Popen(
-            [Path(sys.executable).with_name("gtn"), *arguments, "--trainer.devices=2", "--trainer.strategy=ddp"],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
 @pytest.mark.slow
 def test_two_processes_that_are_ended_again_and_again_come_to_the_same_teacher(tmp_path: Path) -> None:
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    for folder in (undisturbed, disturbed):
-        folder.mkdir()
     began = time.monotonic()
-    assert start_two(RUN, undisturbed).wait(600) == 0, (undisturbed / "output.txt").read_text()
+    assert finished(start_gtn(*RUN, *TWO, folder=undisturbed)) == 0, said(undisturbed)
     whole = time.monotonic() - began
 
     moments = random.Random(1)
     ended = 0
     while True:
-        first = start_two([*RUN, *resuming(disturbed)], disturbed)
+        first = start_gtn(*RUN, *TWO, *resuming(disturbed), folder=disturbed)
+        assert first.pid is not None
+        group = first.pid
         expected = {0}
         whom, moment, number = "nobody", 0.0, signal.SIGTERM
-        if ended < ENDS // 5:
-            until(lambda: hears(first.pid) or first.poll() is not None, 120, "it does not begin")  # noqa: B023
+        if ended < max(2, ENDS // 3):
+            until(lambda: hears(group) or not first.is_alive(), 120, "it does not begin")  # noqa: B023
             moment = moments.uniform(0, 1) * whole
-            with suppress(subprocess.TimeoutExpired):
-                first.wait(moment)
+            first.join(moment)
             number = moments.choice([signal.SIGKILL, *TOLD])
             whom = moments.choice(["all", "the first", "the second"])
-            if first.poll() is None:
-                others = children(first.pid)
+            if first.is_alive():
+                others = children(group)
                 if whom == "the second" and others:
                     os.kill(others[0], number)
                 elif whom == "the first":
-                    os.kill(first.pid, number)
+                    os.kill(group, number)
                 else:
-                    os.killpg(first.pid, number)
+                    os.killpg(group, number)
                 ended += 1
                 # A lost process is found out by the others, or by Lightning, which kills them.
                 expected = {0, TOLD[number]} if number in TOLD else {0, 1, -number}
         began = time.monotonic()
-        code = first.wait(300)
+        code = finished(first)
         later = time.monotonic() - began
         print(f"{number.name} to {whom} after {moment:.1f} s: {code}, {later:.1f} s later", flush=True)
-        output = (disturbed / "output.txt").read_text()
+        output = said(disturbed)
         assert code in expected, output
         assert "Traceback" not in output
-        until(lambda: not processes_of(first.pid), 120, "somebody hangs")  # noqa: B023
-        if code == 0 and ended == ENDS // 5:
+        until(lambda: not processes_of(group), 120, "somebody hangs")  # noqa: B023
+        if code == 0 and ended == max(2, ENDS // 3):
             break
         if code == 0:
             begin_anew(disturbed)
     same(disturbed, undisturbed)
 
 
-def when_training(folder: Path, process: "multiprocessing.process.BaseProcess") -> None:
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("runs/digits/*/checkpoints/last.ckpt")):
-        assert process.is_alive(), (folder / "output.txt").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def when_training(process: BaseProcess, folder: Path) -> int:
+    """Wait until a run has saved something, and return its process."""
+
+    def saved() -> bool:
+        assert process.is_alive(), said(folder)
+        return bool(list(folder.glob("runs/digits/*/checkpoints/last.ckpt")))
+
+    until(saved, 300, "it does not begin")
+    assert process.pid is not None
+    return process.pid
 
 
 @pytest.mark.slow
-def test_sigterm_saves_the_last_meta_step_and_says_how_to_go_on(start: Start, tmp_path: Path) -> None:
-    process = start([*RUN, "--trainer.max_steps=100000"], tmp_path)
-    when_training(tmp_path, process)
+def test_sigterm_saves_the_last_meta_step_and_says_how_to_go_on(tmp_path: Path) -> None:
+    process = start_gtn(*RUN, "--trainer.max_steps=100000", folder=tmp_path)
+    when_training(process, tmp_path)
     before = torch.load(newest(tmp_path, "checkpoints/last.ckpt"), weights_only=True)["global_step"]
     time.sleep(0.3)
     process.terminate()
     assert finished(process, 60) == 143
     assert torch.load(newest(tmp_path, "checkpoints/last.ckpt"), weights_only=True)["global_step"] >= before
-    last_line = (tmp_path / "output.txt").read_text().splitlines()[-1]
+    last_line = said(tmp_path).splitlines()[-1]
     assert last_line.startswith("gtn: terminated; ")
     assert "--ckpt_path runs/digits/" in last_line
 
@@ -251,45 +202,46 @@ def test_sigterm_saves_the_last_meta_step_and_says_how_to_go_on(start: Start, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_others_end_when_one_process_is_killed(rank: int, tmp_path: Path) -> None:
-    first = start_two([*RUN, "--trainer.max_steps=100000"], tmp_path)
-    other = when_two_are_training(first, tmp_path)
-    os.kill(first.pid if rank == 0 else other, signal.SIGKILL)
-    until(lambda: first.poll() is not None and not processes_of(first.pid), 60, "somebody hangs")
-    assert first.returncode != 0
-    said = (tmp_path / "output.txt").read_text()
-    assert "gtn: error: another process of this run has ended" in said
-    assert "Traceback" not in said
+    process = start_gtn(*RUN, *TWO, "--trainer.max_steps=100000", folder=tmp_path)
+    first = when_training(process, tmp_path)
+    (other,) = children(first)
+    os.kill(first if rank == 0 else other, signal.SIGKILL)
+    until(lambda: not process.is_alive() and not processes_of(first), 60, "somebody hangs")
+    assert process.exitcode != 0
+    output = said(tmp_path)
+    assert "gtn: error: another process of this run has ended" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_a_process_that_was_killed_before_the_run_began(tmp_path: Path) -> None:
+    process = start_gtn(*RUN, *TWO, folder=tmp_path)
+    first = process.pid
+    assert first is not None
+    until(lambda: bool(children(first)), 300, "it does not begin")
+    until(lambda: hears(children(first)[0]), 300, "the second does not begin")
+    process.kill()
+    until(lambda: not process.is_alive() and not processes_of(first), 120, "somebody hangs")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["all", "the first", "the second"])
 def test_two_processes_are_told_to_end(whom: str, tmp_path: Path) -> None:
-    first = start_two([*RUN, "--trainer.max_steps=100000"], tmp_path)
-    other = when_two_are_training(first, tmp_path)
+    process = start_gtn(*RUN, *TWO, "--trainer.max_steps=100000", folder=tmp_path)
+    first = when_training(process, tmp_path)
+    (other,) = children(first)
     before = torch.load(newest(tmp_path, "checkpoints/last.ckpt"), weights_only=True)["global_step"]
     if whom == "all":
-        os.killpg(first.pid, signal.SIGTERM)
+        os.killpg(first, signal.SIGTERM)
     else:
-        os.kill(first.pid if whom == "the first" else other, signal.SIGTERM)
-    until(lambda: first.poll() is not None and not processes_of(first.pid), 120, "somebody hangs")
-    said = (tmp_path / "output.txt").read_text()
-    assert first.returncode == 143, said
-    assert "Traceback" not in said
-    (line,) = (line for line in said.splitlines() if line.startswith("gtn: "))
+        os.kill(first if whom == "the first" else other, signal.SIGTERM)
+    until(lambda: not process.is_alive() and not processes_of(first), 120, "somebody hangs")
+    output = said(tmp_path)
+    assert process.exitcode == 143, output
+    assert "Traceback" not in output
+    (line,) = (line for line in output.splitlines() if line.startswith("gtn: "))
     assert line.startswith("gtn: terminated; runs/digits/")
     assert torch.load(newest(tmp_path, "checkpoints/last.ckpt"), weights_only=True)["global_step"] >= before
-
-
-def when_two_are_training(first: "subprocess.Popen[bytes]", folder: Path) -> int:
-    """Wait until a run of two processes has saved something, and return the second of them."""
-
-    def saved() -> bool:
-        assert first.poll() is None, (folder / "output.txt").read_text()
-        return bool(list(folder.glob("runs/digits/*/checkpoints/last.ckpt")))
-
-    until(saved, 300, "it does not begin")
-    (other,) = children(first.pid)
-    return other
 
 
 def children(process: int) -> list[int]:

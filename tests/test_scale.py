@@ -13,13 +13,14 @@ import torch
 from gtn_lightning.agreement import digest
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
+from tests import processes, scale_run
 from tests.scale_run import WAYS
-from tests.tiny import make_gtn, make_trainer, run_processes, same, with_generator
+from tests.tiny import make_gtn, make_trainer, same, with_generator
 
 
 def run(folder: Path, devices: int, accelerator: str = "cpu") -> list[dict[str, Any]]:
     """What each process of a run of ``scale_run.py`` left."""
-    run_processes("tests.scale_run", str(folder), str(devices), accelerator)
+    processes.run(scale_run.main, folder, devices, accelerator, folder=folder / accelerator, count=devices)
     files = [folder / f"rank{rank}.pt" for rank in range(devices)]
     return [torch.load(file, map_location="cpu", weights_only=False) for file in files]
 

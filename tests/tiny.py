@@ -1,8 +1,5 @@
 """A GTN that takes milliseconds per meta-step, and a trainer that says nothing, for the tests and their scripts."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from gtn_lightning.learners import MLP, Fixed
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Generator, Pixels
 
-ROOT = Path(__file__).parents[1]
 SHAPE, STEPS, BATCH, NOISE = (1, 8, 8), 3, 10, 4
 
 
@@ -51,17 +47,6 @@ def with_generator(**options: Any) -> dict[str, Any]:
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether two states agree in every bit."""
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-
-
-def run_processes(module: str, *arguments: str) -> str:
-    """Run a script of the tests in processes of one thread each, see that it ends well, return what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env=environment, capture_output=True, text=True, timeout=240, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def make_trainer(folder: Path, **options: Any) -> pl.Trainer:

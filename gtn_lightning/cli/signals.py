@@ -33,6 +33,9 @@ GIVE_UP = 10.0
 SERVER_TIMEOUT = 17.0
 """Seconds that a server may take once a signal has come and the run is saved: W&B writes its log every 15 seconds."""
 
+ORPHANED = 10.0
+"""Seconds that a process of a run has to end by itself after the one that started it has ended."""
+
 AGAIN = 0.05
 """Seconds after which an exception is raised again that Python has dropped."""
 
@@ -59,7 +62,9 @@ class Signals:
     kept waiting. While the run is saved, further ones are ignored for some seconds.
 
     The processes that Lightning starts for DDP tell the main process and go on until that ends them: nobody waits for a
-    process that has left. A signal that is ignored when the program starts, as by ``nohup``, stays ignored.
+    process that has left. If the main process is killed, they end too.
+
+    A signal that is ignored when the program starts, as by ``nohup``, stays ignored.
 
     Args:
         until_exit: whether the process ends after this. Then signals that come later end it without a word.
@@ -91,6 +96,7 @@ class Signals:
             self._hook_before, sys.unraisablehook = sys.unraisablehook, self._raise_what_is_dropped
             if self.is_child:
                 self.unblock()  # see `block`
+                threading.Thread(target=self._end_with_main_process, daemon=True).start()
             else:
                 os.environ[MAIN_PROCESS] = str(self._process)
         return self
@@ -197,6 +203,14 @@ class Signals:
 
     def _has_main_process(self) -> bool:
         return os.environ.get(MAIN_PROCESS) == str(os.getppid())
+
+    def _end_with_main_process(self) -> None:
+        """End this process after the main one: it may wait for that for half an hour, to begin a process group."""
+        while self._has_main_process():
+            time.sleep(1)
+        time.sleep(ORPHANED)
+        os.write(2, b"gtn: error: the process that started this one has ended\n")
+        os._exit(1)
 
     def _raise(self) -> None:
         assert self.received is not None

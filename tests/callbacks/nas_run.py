@@ -1,6 +1,5 @@
-"""A validation that ranks architectures: ``python -m tests.callbacks.nas_run FOLDER DEVICES``, by test_nas_proxy.py."""
+"""A validation that ranks architectures, on several processes, started by test_nas_proxy.py."""
 
-import sys
 from pathlib import Path
 
 from torch import distributed
@@ -23,7 +22,3 @@ def main(folder: Path, devices: int) -> None:
     trainer.validate(make_gtn(), DigitsData(32), verbose=False)
     if distributed.is_initialized():
         distributed.destroy_process_group()  # its threads, left running, may abort a process at its exit
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

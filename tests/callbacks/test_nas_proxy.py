@@ -13,8 +13,10 @@ from gtn_lightning.callbacks import NASProxy
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas import ConvNetGrid, FullTraining, MeasuredReference, TableReference
+from tests import processes
+from tests.callbacks import nas_run
 from tests.callbacks.nas_run import measured
-from tests.tiny import SHAPE, make_gtn, make_trainer, run_processes
+from tests.tiny import SHAPE, make_gtn, make_trainer
 
 GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1, 2])
 
@@ -82,7 +84,7 @@ def test_two_and_three_processes_agree_with_one(tmp_path: Path) -> None:
     tables = []
     for devices in (1, 2, 3):
         folder = tmp_path / str(devices)
-        run_processes("tests.callbacks.nas_run", str(folder), str(devices))
+        processes.run(nas_run.main, folder, devices, folder=folder, count=devices)
         tables.append((folder / "nas_proxy.csv").read_text())
     assert tables[0] == tables[1] == tables[2]
     assert len(tables[0].splitlines()) == 7

@@ -3,7 +3,6 @@
 import csv
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from gtn_lightning import GTN
 from gtn_lightning.cli import main
 from gtn_lightning.learners import Fixed
 from gtn_lightning.teacher_file import read_recipe, save_teacher
+from tests import processes
 
 TINY = [
     *("--trainer.max_steps=4", "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1"),
@@ -363,22 +363,19 @@ def test_a_folder_that_cannot_be_written(
     assert folder.split("/")[-2] in line
 
 
-def gtn(*arguments: str, prefix: str = "", **options: object) -> "subprocess.Popen[str]":
-    """Start the command line in a process of its own."""
-    code = f"{prefix}\nimport sys; from gtn_lightning.cli import main; sys.exit(main())"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, **pipes)  # type: ignore[call-overload]
+def gtn_on_a_small_disk(*arguments: str) -> None:
+    import resource  # not on Windows
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    processes.gtn(*arguments)
 
 
 @pytest.mark.slow
 def test_a_full_disk(tmp_path: Path) -> None:
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"
-    process = gtn(*FIT, prefix=limit)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert "Traceback" not in err
-    (line,) = (line for line in err.splitlines() if line.startswith("gtn: error: "))
+    assert processes.finished(processes.start(gtn_on_a_small_disk, *FIT, folder=tmp_path)) == 2
+    said = processes.said(tmp_path)
+    assert "Traceback" not in said
+    (line,) = (line for line in said.splitlines() if line.startswith("gtn: error: "))
     assert "cannot write" in line
     assert "space" in line
     assert not list(tmp_path.rglob("*.part"))
@@ -387,18 +384,19 @@ def test_a_full_disk(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
     endless = [*FIT, "--trainer.max_steps=100000", "--trainer.val_check_interval=20"]
-    process = gtn(*endless)
+    process = processes.start_gtn(*endless, folder=tmp_path)
     deadline = time.monotonic() + 240
     while not list(tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")):
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    assert processes.finished(process) == 130
+    said = processes.said(tmp_path)
+    assert "Traceback" not in said
     (kept,) = tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")
-    assert f"--ckpt_path {kept.relative_to(tmp_path)}" in err.splitlines()[-1]
+    assert f"--ckpt_path {kept.relative_to(tmp_path)}" in said.splitlines()[-1]
     done = torch.load(kept, weights_only=True)["global_step"]
     assert done >= 20
 

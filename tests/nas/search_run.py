@@ -1,6 +1,5 @@
-"""A worker of a search, started by test_candidates.py: ``python -m tests.nas.search_run STORAGE SAMPLER [COUNT]``."""
+"""A worker of a search, started by test_candidates.py."""
 
-import sys
 import time
 from collections.abc import Mapping
 
@@ -43,7 +42,3 @@ def main(storage: str, sampler: str, count: int = COUNT) -> None:
         trial, architecture = claimed
         time.sleep(0.05)
         candidates.finish(trial, Score(score(architecture), Cost(steps=1)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

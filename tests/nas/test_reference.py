@@ -1,7 +1,6 @@
 """What architectures are really worth."""
 
 import math
-import multiprocessing
 import signal
 import sqlite3
 from contextlib import closing
@@ -17,6 +16,7 @@ from gtn_lightning.data import DigitsData, Splits, TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas import ConvNetGrid, FullTraining, MeasuredReference, TableReference
 from gtn_lightning.nas.spaces import NASBench201, SearchSpace
+from tests import processes
 from tests.tiny import SHAPE
 
 GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1])
@@ -134,7 +134,6 @@ def test_an_interrupted_training_leaves_no_accuracy(number: signal.Signals, data
 
 
 def work(folder: str) -> None:
-    torch.set_num_threads(1)
     data = DigitsData(32)
     data.prepare_data()
     data.setup()
@@ -143,13 +142,9 @@ def work(folder: str) -> None:
 
 @pytest.mark.slow
 def test_several_processes_share_a_cache(data: DigitsData, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(str(tmp_path),)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    workers = [processes.start(work, str(tmp_path), folder=tmp_path / "workers") for _ in range(3)]
+    for worker in workers:
+        assert processes.finished(worker) == 0, processes.said(tmp_path / "workers")
     kept = measured(tmp_path, data, steps=3).accuracies(GRID, list(GRID)[:12])
     assert torch.equal(kept, measured(tmp_path / "alone", data, steps=3).accuracies(GRID, list(GRID)[:12]))
 

@@ -5,12 +5,11 @@ import os
 import random
 import re
 import socket
-import subprocess
-import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from gtn_lightning.nas.proxies import Cost, Score
 from gtn_lightning.nas.search import Candidates, open_storage, workers
 from gtn_lightning.nas.search import candidates as module
 from gtn_lightning.nas.search.workers import Worker
+from tests import processes
 from tests.nas.search_run import COUNT, Sums, main, score
-from tests.tiny import ROOT
 
 SAMPLERS = ("random", "evolution", "tpe")
 
@@ -59,12 +58,6 @@ def test_a_space_smaller_than_the_search_is_said_so(tmp_path: Path) -> None:
         Candidates(Sums(), "test", sqlite(tmp_path), 57)
 
 
-def start(storage: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, "-m", "tests.nas.search_run", storage, "random"]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-
-
 def database() -> str:
     """Return an empty database's address, or skip: ``GTN_TEST_DATABASE=postgresql://user:password@host/name``."""
     if "GTN_TEST_DATABASE" not in os.environ:
@@ -78,18 +71,22 @@ def test_three_workers_killed_five_times_leave_the_undisturbed_leaderboard(kind:
     storages = {"sqlite": sqlite(tmp_path), "journal": str(tmp_path / "study.journal")}
     storage = database() if kind == "database" else storages[kind]
     moments = random.Random(0)
-    workers = [start(storage) for _ in range(3)]
+
+    def start() -> BaseProcess:
+        return processes.start(main, storage, "random", folder=tmp_path / "workers")
+
+    workers = [start() for _ in range(3)]
     deadline = time.monotonic() + 600
-    while kind != "database" and not list(tmp_path.iterdir()):
+    while kind != "database" and not list(tmp_path.glob("*.*")):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     for kill in range(5):
         time.sleep(moments.uniform(0.3, 1.0))
         workers[kill % 3].kill()
-        workers[kill % 3].communicate()
-        workers[kill % 3] = start(storage)
+        workers[kill % 3].join()
+        workers[kill % 3] = start()
     for worker in workers:
-        assert worker.wait(600) == 0, worker.communicate()[1]
+        assert processes.finished(worker) == 0, processes.said(tmp_path / "workers")
 
     disturbed = Candidates(Sums(), "test", storage, COUNT)
     main(sqlite(tmp_path / "undisturbed"), "random")
