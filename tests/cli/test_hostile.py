@@ -1,7 +1,4 @@
-"""Recipes and teacher files made of hostile pieces: nothing foreign is imported, started, asked or written to.
-
-``GTN_FUZZ=2000 pytest tests/cli/test_hostile.py`` tries more of them.
-"""
+"""Recipes and teacher files made of hostile pieces: nothing foreign is imported, started, asked or written to."""
 
 import json
 import os
@@ -13,23 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from gtn_lightning.cli import main
 from gtn_lightning.teacher_file import save_teacher
+from tests.fuzzing import FUZZ
 from tests.tiny import make_gtn, with_generator
 
-EXAMPLES = int(os.environ.get("GTN_FUZZ", "40"))
-FUZZ = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 SHORT = [
     *("--trainer.max_steps=1", "--model.inner_steps=2", "--model.eval_learners=1", "--model.real_rates=[0.1]"),
     *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=1", "--trainer.logger=false"),
@@ -57,6 +47,8 @@ class Watch:
             own = (os.path.realpath(os.getcwd()), "/dev/", "/proc/self", os.path.realpath(os.environ["XDG_STATE_HOME"]))
             if not path.startswith(own) and "__pycache__" not in path:
                 self.events.append(f"write {path}")
+        elif event == "open" and str(arguments[0]).endswith("elsewhere.yaml"):
+            self.events.append(f"read {arguments[0]}")
 
 
 WATCH = Watch()
@@ -87,6 +79,7 @@ TEXTS = st.sampled_from(
     [
         *("other.yaml", "../other.yaml", "lines.txt", "/etc/passwd", "~/x", "/tmp/elsewhere", "../elsewhere", "-", ""),
         *("file:///etc/passwd", "local://other.yaml", "http://127.0.0.1:9/x", "s3://bucket/x", "zip://x::http://y"),
+        *("../elsewhere.yaml", "link/elsewhere.yaml", '{path: "\\x24{oc.env:GTN_SECRET}"}', "./digits", "digits"),
         *("${oc.env:HOME}", "${model.seed}", "${.}", "!!python/name:os.system", "{class_path: evil_parts.Evil}"),
         *("[evil_parts.Evil]", "\t", "\ufeff", "\u202e", "null", "1e400", "0x10"),
     ]
@@ -123,7 +116,9 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("sys.argv", ["gtn"])
     for name in ("evil_parts", "évil", "lightning", "mpi4py"):
         Path(f"{name}.py").write_text("class Evil: pass\n")
-    for file in ("other.yaml", "../other.yaml"):
+    monkeypatch.setenv("GTN_SECRET", "a secret")
+    Path("link").symlink_to("..")
+    for file in ("other.yaml", "../other.yaml", "../elsewhere.yaml"):
         Path(file).write_text("class_path:\tevil_parts.Evil\n")
     Path("lines.txt").write_text("evil_parts.Evil\n")
     return folder
@@ -131,6 +126,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ended_well(code: int, err: str, events: list[str]) -> None:
     assert events == []
+    assert "a secret" not in err
     assert "Traceback" not in err
     assert code in (0, 2)
     if code == 2:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gtn_lightning.cli import main
+from tests.fuzzing import FUZZ
 
 PINNED = [
     *("--trainer.max_steps=1", "--model.inner_steps=2", "--model.eval_learners=1", "--model.real_rates=[0.1]"),
@@ -59,13 +60,7 @@ def mutated(path: tuple[Any, ...], way: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@FUZZ
 @given(st.sampled_from(PLACES), st.sampled_from(["replace", "replace", "leave out", "rename"]), st.sampled_from(WRONG))
 def test_a_mutated_recipe_runs_or_is_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory,

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gtn_lightning.cli import main
+from tests.fuzzing import FUZZ
 
 RESUME = [
     *("fit", "--config", "digits", "--trainer.max_steps=3", "--trainer.val_check_interval=1", "--trainer.logger=false"),
@@ -22,9 +23,6 @@ RESUME = [
     *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=1"),
     "--trainer.callbacks=[{class_path: TeacherCheckpoint}, {class_path: GradientNorm}]",
 ]
-
-EXAMPLES = int(os.environ.get("GTN_CHECKPOINT_EXAMPLES", "12"))
-"""How many damaged checkpoints are tried; by hand, thousands."""
 
 WRONG: tuple[Any, ...] = (
     *(None, True, -1, 0, 3, 0.5, math.nan, math.inf, "text", "", [], {}, ["text"], {"a": 1}, 10**30, 2**63, ("a",)),
@@ -191,13 +189,7 @@ def watch() -> Watch:
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize="GTN_CHECKPOINT_EXAMPLES" not in os.environ,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@FUZZ
 @given(
     st.sampled_from(["replace", "replace", "leave out", "rename", "two", "flip", "cut"]),
     st.floats(0, 1, exclude_max=True),

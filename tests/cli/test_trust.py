@@ -263,10 +263,11 @@ def test_every_argument_that_may_name_a_file_is_known_as_one() -> None:
 def test_a_style_in_the_working_folder_starts_no_latex(mark: Path) -> None:
     Path("matplotlibrc").write_text("text.usetex: True")
     program = (
-        "import matplotlib; from gtn_lightning.cli import main; assert matplotlib.rcParams['text.usetex'];"
-        "main(['fit', '--config', 'none']); assert not matplotlib.rcParams['text.usetex']"
+        "import matplotlib; from gtn_lightning.cli.working_folder import leave_out_folder_style;"
+        "assert matplotlib.rcParams['text.usetex']; leave_out_folder_style(); print(matplotlib.rcParams['text.usetex'])"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_ones_own_recipe_names_classes_in_the_working_folder(mark: Path) -> None:
