@@ -66,7 +66,7 @@ ablation: $(INSTALLED) ## digits with each curriculum, free pixels and real data
 # Two workers of one thread: the tests' networks are too small for more. A file's tests stay in one worker, where they
 # share what they prepare.
 test: $(INSTALLED) ## the whole test suite
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(INSTALLED) ## the tests that take less than ten seconds each
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(ARGS)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -65,32 +66,36 @@ def finished(process: BaseProcess, seconds: float = PATIENCE) -> int | None:
     return process.exitcode
 
 
-def run(target: Callable[..., Any], *arguments: Any, folder: Path, count: int = 1) -> str:
-    """Run a function to the end in several processes that know of each other, as ``torchrun`` starts them.
+def start_several(count: int, target: Callable[..., Any], *arguments: Any, folder: Path) -> list[BaseProcess]:
+    """Start a function in several processes that know of each other, as ``torchrun`` starts them.
 
     Args:
-        target: a function of a module.
-        arguments: its arguments.
-        folder: where it runs.
         count: how many processes.
-
-    Returns:
-        What the first of them printed.
+        target: a function of a module; the processes run in folders of their own, ``process0`` and so on.
+        arguments: its arguments.
+        folder: where their folders are.
     """
+    if count == 1:
+        return [start(target, *arguments, folder=folder / "process0")]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "NODE_RANK": "0"}
-    folders = [folder / f"process{rank}" for rank in range(count)]
-    processes = [
-        start(target, *arguments, folder=place, environment={**common, "LOCAL_RANK": str(rank)} if count > 1 else None)
-        for rank, place in enumerate(folders)
+    ranks = range(count)
+    environments = [common | {"LOCAL_RANK": str(rank)} for rank in ranks]
+    return [
+        start(target, *arguments, folder=folder / f"process{rank}", environment=environments[rank]) for rank in ranks
     ]
-    codes = [finished(process) for process in processes]
-    for process in processes:
+
+
+def run(target: Callable[..., Any], *arguments: Any, folder: Path, count: int = 1) -> str:
+    """Run a function to the end in several processes, see `start_several`; return what the first of them printed."""
+    running = start_several(count, target, *arguments, folder=folder)
+    codes = [finished(process) for process in running]
+    for process in running:
         process.kill()
-    assert codes == [0] * count, "\n".join(map(said, folders))
-    return said(folders[0])
+    assert codes == [0] * count, "\n".join(said(folder / f"process{rank}") for rank in range(count))
+    return said(folder / "process0")
 
 
 def _run(target: Callable[..., Any], arguments: tuple[Any, ...], folder: str, environment: dict[str, str]) -> None:
@@ -98,6 +103,7 @@ def _run(target: Callable[..., Any], arguments: tuple[Any, ...], folder: str, en
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # it goes by the environment
     torch.set_num_threads(1)
     with open(OUTPUT, "a") as output:
         os.dup2(output.fileno(), 1)

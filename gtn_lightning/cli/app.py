@@ -173,13 +173,18 @@ class GTNCLI(LightningCLI):
             pl.LightningDataModule,
             subclass_mode_data=True,
             seed_everything_default=0,
-            parser_kwargs=dict.fromkeys(SUBCOMMANDS, options) | options | {"prog": "gtn"},
+            parser_kwargs=dict.fromkeys(self.subcommands(), options) | options | {"prog": "gtn"},
             trainer_defaults={"callbacks": SafePoints(self._signals)},
             save_config_callback=RecipeCallback,
             save_config_kwargs={"save_to_log_dir": False},
             args=line.arguments(inline=self._policy.classes is not None),
             auto_configure_optimizers=False,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # not static: it depends on the command
+        """Return the commands to make parsers of, which takes a while: the one that is given, or all."""
+        known = super().subcommands()
+        return {name: skipped for name, skipped in known.items() if [name] == self._line.command} or known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options for teacher files and for recipes that build on others."""

@@ -24,6 +24,10 @@ CARD_LIMIT = 1_000_000
 """Values that such a file may hold; more than any dataset has files."""
 
 
+FORMATS = frozenset({"arrow", "cache", "csv", "imagefolder", "json", "parquet", "text", "webdataset"})
+"""The formats of files that are read: those that hold labelled images, by readers that open no other files."""
+
+
 class Opened(NamedTuple):
     """A dataset that has been opened, and where its own files are."""
 
@@ -106,22 +110,34 @@ def hub_name(name: str) -> str | None:
 
 
 def _open_folder(folder: Path, config: str | None, path: str) -> Opened:
-    from datasets import load_dataset
-
     names_files = reject_foreign_files((folder / name for name in CARDS if (folder / name).is_file()), path)
     own = (folder, local_cache())
     # A README may say which files are meant, and a configuration does.
     if config is None and not names_files and (found := open_image_folder(folder, path)) is not None:
         return Opened(found, own)
     cache = folder_cache(folder)
-    return Opened(load_dataset(str(without_pattern(folder, cache)), config, cache_dir=str(cache)), own)
+    return Opened(_load(str(without_pattern(folder, cache)), config, path, cache_dir=str(cache)), own)
 
 
 def _open_on_hub(name: str, config: str | None) -> Opened:
-    from datasets import load_dataset
-
     reject_foreign_files(_cards_on_hub(name), name)
-    return Opened(load_dataset(name, config), _hub_folders(name))
+    return Opened(_load(name, config, name), _hub_folders(name))
+
+
+def _load(source: str, config: str | None, path: str, cache_dir: str | None = None) -> "DatasetDict":
+    """Do what ``load_dataset`` does, for the formats in ``FORMATS``."""
+    from datasets import DatasetDict, load_dataset_builder
+
+    builder = load_dataset_builder(source, config, cache_dir=cache_dir)
+    found = type(builder).__module__.rpartition(".")[2]
+    if found not in FORMATS:
+        raise RecipeError(
+            f"data.path: {path!r} holds files of the format {found}, expected one of {', '.join(sorted(FORMATS))}"
+        )
+    builder.download_and_prepare()
+    splits = builder.as_dataset()
+    assert isinstance(splits, DatasetDict)
+    return splits
 
 
 def _cards_on_hub(name: str) -> Iterator[Path]:

@@ -1,10 +1,9 @@
-"""A run on two processes, started by test_ddp.py: ``python ddp_run.py FOLDER``."""
+"""A run on two processes, started by test_ddp.py."""
 
 import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
-from conftest import STEPS, build_gtn, build_trainer
 from pytorch_lightning.loggers import WandbLogger
 
 from gtn_lightning.callbacks import (
@@ -16,6 +15,7 @@ from gtn_lightning.callbacks import (
     TeacherCheckpoint,
 )
 from gtn_lightning.data import DigitsData
+from tests.callbacks.conftest import STEPS, build_gtn, build_trainer
 
 
 class RankOneFails(pl.Callback):
@@ -26,8 +26,7 @@ class RankOneFails(pl.Callback):
             raise RuntimeError("rank one fails")
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
     ddp = {"devices": 2, "strategy": "ddp", "max_steps": 3}
     callbacks = [
         SampleGrid(),

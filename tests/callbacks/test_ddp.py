@@ -1,36 +1,26 @@
 """The callbacks on two processes: rank zero alone writes, and a rank that dies takes no meta-step with it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests import processes
+from tests.callbacks import ddp_run
+
 
 @pytest.mark.slow
-def test_two_processes_leave_what_one_would(tmp_path):
+def test_two_processes_leave_what_one_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")  # or W&B has the last word, when the process ends
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     folder = tmp_path / "run"
-    script = Path(__file__).with_name("ddp_run.py")
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(script.parent), *sys.path]),
-        "WANDB_SILENT": "true",  # or W&B has the last word, when the process ends
-    }
-    environment.pop("WANDB_MODE", None)
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert "4 steps, rank 0 done" in done.stderr, done.stderr
-    assert done.stdout.count("meta-step 3/3") == 1
-    assert [line for line in done.stdout.splitlines() if line][-1] == f"run folder: {folder}"
+    first, second = processes.start_several(2, ddp_run.main, folder, folder=tmp_path)
+    codes = [processes.finished(first), processes.finished(second)]
+    said = processes.said(tmp_path / "process0")
+    assert "4 steps, rank 0 done" in said
+    assert said.count("meta-step 3/3") == 1
+    assert [line for line in said.splitlines() if line.startswith("run folder: ")] == [f"run folder: {folder}"]
 
     assert sorted(path.name for path in (folder / "pictures").iterdir()) == [
         "learning_curve.png",
@@ -44,5 +34,5 @@ def test_two_processes_leave_what_one_would(tmp_path):
     torch.testing.assert_close(synthetic["inputs"].flatten(0, 1), best, rtol=0, atol=0)
 
     # Then rank one died in the fifth meta-step, and rank zero was left alone in the middle of a reduction.
-    assert done.returncode != 0
+    assert 0 not in codes
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4

@@ -283,6 +283,12 @@ def test_no_pickle_is_opened(suffix: str, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(("name", "kind"), [("train.h5", "hdf5"), ("train.xml", "xml"), ("train.mp4", "videofolder")])
+def test_formats_that_hold_no_labelled_images_are_not_read(name: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"anything")
+    refused(str(tmp_path), f"holds files of the format {kind}, expected one of arrow, cache, csv, ")
+
+
 # ------------------------------------------------------------------------------------------------------ the hub
 
 

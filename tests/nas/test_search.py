@@ -279,7 +279,7 @@ def test_what_cannot_work_is_refused_at_once(options: dict[str, object], message
         (["--sampler=grid"], "sampler 'grid' is unknown; choose one of random, evolution, tpe"),
         (["--space.init_args.widths=[4,4]"], "widths .* expected different whole numbers"),
         (["--candidatez=3"], "candidatez: there is no such key"),
-        (["--folder=a\0b"], "folder: expected a text in UTF-8, without null bytes"),
+        (["--folder=a\0b"], "command line: expected a text in UTF-8, without null bytes"),
         (["--storage=nothing://here"], "the storage nothing://here cannot be used"),
         (["--best=100"], "best 100 given"),
         (["--proxy.init_args.images=null"], "proxy.init_args.images: null given, expected int"),
