@@ -57,7 +57,7 @@ def explain(message: str, keys: Iterable[str], classes: Iterable[str]) -> str:
         if kind := re.match(r"Unsupported interpolation type (\S+)", match[1]):
             return (
                 f"{match[2]}{match[3]}: ${{{kind[1]}:…}} refers to what is not in the recipe: it is unknown, or "
-                "not allowed with --trusted-only; write the value out"
+                "not allowed beside a stranger's file; write the value out"
             )
         return f"{match[2]}{match[3]}: {match[1]}; correct the reference"
 

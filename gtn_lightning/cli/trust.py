@@ -86,7 +86,7 @@ class Policy:
     classes: Sequence[str] | None
     """Names that are allowed beside `gtn_lightning.trust.KNOWN`; None allows every class."""
     files: frozenset[str]
-    """Arguments whose values have to lie in the working folder."""
+    """Arguments whose values have to lie in the working folder; none if nothing is a stranger's."""
     chosen: frozenset[str]
     """Values that the user gave and that may lie anywhere."""
     strict: bool
@@ -96,8 +96,8 @@ class Policy:
     def enforced(self) -> Iterator[None]:
         """Let the parser import nothing but allowed classes within a block.
 
-        A stranger's recipe refers to values of its own alone, such as ``${model.inner_steps}``: without resolvers,
-        OmegaConf reads no environment variables.
+        Where a recipe or a teacher file is a stranger's, references lead to other values of the recipe alone, such as
+        ``${model.inner_steps}``: without resolvers, OmegaConf reads no environment variables.
         """
         if self.classes is None:
             yield
@@ -108,7 +108,7 @@ class Policy:
         before = dict(settings)
         allowed = [*known_paths(), *CONSTANTS, *self.classes]
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
-        if self.strict:
+        if self.files:
             BaseContainer._resolvers = {}
         try:
             yield

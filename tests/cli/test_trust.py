@@ -1,5 +1,6 @@
 """Recipes and teacher files from strangers: what they may name."""
 
+import importlib
 import inspect
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import jsonargparse
 import pytest
+import pytorch_lightning as pl
 from omegaconf.basecontainer import BaseContainer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -19,9 +21,15 @@ from safetensors.torch import load_file, save_file
 from gtn_lightning import GTN
 from gtn_lightning.cli import main
 from gtn_lightning.cli.trust import FILES
+from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.inner_loop import InnerOptimizer
+from gtn_lightning.learners import LearnerDistribution
+from gtn_lightning.nas import Proxy, Reference, SearchSpace
+from gtn_lightning.tasks import Task
 from gtn_lightning.teacher_file import save_teacher
-from gtn_lightning.trust import known_paths, resolve
+from gtn_lightning.teachers import Teacher
+from gtn_lightning.trust import KNOWN, known_paths, resolve
 from tests.tiny import make_gtn, with_generator
 
 TINY = ["--trainer.max_steps=1", "--model.eval_learners=1", "--model.inner_steps=2", "--model.real_rates=[0.1]"]
@@ -258,6 +266,17 @@ def test_every_argument_that_may_name_a_file_is_known_as_one() -> None:
             if re.search(r"\bstr\b|Path", str(parameter.annotation)):
                 texts.add(name)
     assert texts - FILES == NO_FILES
+
+
+BASES = (Curriculum, InnerOptimizer, LearnerDistribution, Proxy, Reference, SearchSpace, Task, Teacher, pl.Callback)
+
+
+def test_every_component_that_the_package_offers_may_be_named() -> None:
+    for module, names in KNOWN.items():
+        for name, cls in vars(importlib.import_module(module)).items():
+            if inspect.isclass(cls) and cls.__module__.startswith("gtn_lightning") and not name.startswith("_"):
+                is_component = issubclass(cls, BASES) and cls not in BASES and not inspect.isabstract(cls)
+                assert name in names or not is_component, f"{module}.{name}"
 
 
 def test_a_style_in_the_working_folder_starts_no_latex(mark: Path) -> None:
