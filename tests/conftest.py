@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 
@@ -7,9 +8,13 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files first that take longest, so that no worker is left alone with one at the end."""
+    """Put the files first that take longest, so that no worker is left alone with one at the end; skip long tests."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+    if "GTN_TEST_LONG" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes half a minute: GTN_TEST_LONG=1 make test runs it"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -126,7 +126,7 @@ def processes_of(group: int) -> list[int]:
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_that_are_ended_again_and_again_come_to_the_same_teacher(tmp_path: Path) -> None:
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     began = time.monotonic()

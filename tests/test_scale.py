@@ -88,7 +88,7 @@ def test_a_run_of_two_processes_is_resumed_on_others(devices: int, folder: Path,
         assert same(rank["resumed"], ranks[0]["resumed"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_nodes_started_by_torchrun_share_one_run(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -255,7 +255,7 @@ class TakesNoLog(FailingLater):
     do_GET = do_POST
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wandb_server_that_stalls_keeps_no_run_that_is_told_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

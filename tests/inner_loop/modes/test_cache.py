@@ -216,7 +216,7 @@ assert Program(torch.device("cpu")).gradient(loss_fn, {"weight": torch.ones(3, 2
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_others_have_put_into_a_folder_is_not_run(home: Path, tmp_path: Path) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("no C++ compiler")

@@ -60,7 +60,10 @@ def compiling(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", COMPILED)
-@pytest.mark.parametrize(("network", "image_shape"), [(several_norms, (2, 4, 4)), (one_channel, (1, 9, 8))])
+@pytest.mark.parametrize(
+    ("network", "image_shape"),
+    [pytest.param(several_norms, (2, 4, 4), marks=pytest.mark.long), (one_channel, (1, 9, 8))],
+)
 def test_meta_gradient_is_that_of_double_backward(
     network: Callable[[], nn.Module], image_shape: tuple[int, ...], mode: str
 ) -> None:
