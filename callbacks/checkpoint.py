@@ -91,7 +91,6 @@ class TeacherCheckpoint(ModelCheckpoint):
         self._validating = False
         self._validates_at: int | None = None
         self._began_at = 0
-        self._resumed_from: Path | None = None
         self._trained: dict[str, Tensor] | None = None
         self._scored: dict[str, Tensor] | None = None
 
@@ -129,10 +128,10 @@ class TeacherCheckpoint(ModelCheckpoint):
         self._began_at = trainer.global_step
         self._trained = self._scored = None
         teacher = Path(trainer.default_root_dir) / TEACHER_FILE
-        if self._resumed_from is None or not trainer.is_global_zero or teacher.exists():
+        if trainer.ckpt_path is None or not trainer.is_global_zero or teacher.exists():
             return
         # In a new run folder, the best score so far may never be beaten: its teacher comes along.
-        brought = self._resumed_from.parent / TEACHER_FILE
+        brought = Path(trainer.ckpt_path).parent.parent / TEACHER_FILE
         if brought.exists():
             with unless_unwritable(trainer, f"{TEACHER_FILE} of the run that goes on"), whole_file(teacher) as part:
                 part.write_bytes(brought.read_bytes())
@@ -246,20 +245,20 @@ class TeacherCheckpoint(ModelCheckpoint):
         assert self.dirpath is not None
         folder = Path(self.dirpath)
 
-        def found(path: str) -> str:
-            return str(folder / Path(path).name) if path and (folder / Path(path).name).exists() else path
+        def here(path: str) -> str:
+            # Lightning removes the file that a better one replaces, wherever it is said to be.
+            return str(folder / Path(path).name) if path else ""
 
         super().load_state_dict(
             {
                 **state_dict,
                 "dirpath": self.dirpath,
-                "best_model_path": found(state_dict["best_model_path"]),
-                "kth_best_model_path": found(state_dict["kth_best_model_path"]),
-                "last_model_path": found(state_dict["last_model_path"]),
-                "best_k_models": {found(path): score for path, score in state_dict["best_k_models"].items()},
+                "best_model_path": here(state_dict["best_model_path"]),
+                "kth_best_model_path": here(state_dict["kth_best_model_path"]),
+                "last_model_path": here(state_dict["last_model_path"]),
+                "best_k_models": {here(path): score for path, score in state_dict["best_k_models"].items()},
             }
         )
-        self._resumed_from = Path(state_dict["dirpath"])
 
     def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         before = {**self.state_dict(), "best_k_models": dict(self.best_k_models)}
@@ -331,8 +330,9 @@ def _misfit(state: Any) -> str | None:
     if fault := misfit(state, dict.fromkeys(names, "") | {"best_k_models": {}}, "state"):
         return fault
     paths = state["best_k_models"]
-    if not all(isinstance(path, str) for path in paths):
-        return "best_k_models: expected paths"
+    for path in (*paths, *(state[name] for name in names[:3])):
+        if not isinstance(path, str) or (path and not Path(path).name.endswith(ModelCheckpoint.FILE_EXTENSION)):
+            return f"expected the path of a checkpoint, got {shown(path)}"
     # There is no score before the first validation.
     scores = {name: state.get(name) for name in ("best_model_score", "kth_value")} | paths
     return next(

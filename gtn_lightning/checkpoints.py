@@ -18,6 +18,13 @@ NEEDED = ("global_step", "loops", "callbacks", "optimizer_states", "lr_scheduler
 """What a run goes on with, beside the state of the module."""
 
 
+MOST_STEPS = 10**8
+"""More meta-steps than any run takes; schedules are followed step by step."""
+
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+"""What `ModelCheckpoint` keeps of its files, which it may remove."""
+
+
 class CheckpointError(RecipeError):
     """A checkpoint lacks something, or holds something that no run has put there."""
 
@@ -61,8 +68,8 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = N
         why = ", as if saved with save_weights_only=True" if "optimizer_states" in missing else ""
         raise CheckpointError(f"it does not hold {', '.join(missing)}{why}")
     step = checkpoint["global_step"]
-    if not is_count(step):
-        raise CheckpointError(f"global_step: expected a number of meta-steps, got {shown(step)}")
+    if not is_count(step) or step > MOST_STEPS:
+        raise CheckpointError(f"global_step: expected a number of meta-steps up to {MOST_STEPS:.0e}, got {shown(step)}")
     for name, kind in (("loops", dict), ("callbacks", dict), ("optimizer_states", list), ("lr_schedulers", list)):
         value = checkpoint[name]
         if not isinstance(value, kind):
@@ -70,10 +77,23 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = N
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if not isinstance(item, dict):
                 raise CheckpointError(f"{name}.{key}: expected a dict, got {shown(item)}")
+    for name, state in checkpoint["callbacks"].items():
+        best = state.get("best_k_models")
+        for path in (*(state.get(key) for key in PATHS), *(best if isinstance(best, dict) else ())):
+            if isinstance(path, str) and _leads_out(path, trainer):
+                raise CheckpointError(f"callbacks.{name}: expected the path of a file of the run, got {shown(path)}")
     if trainer is not None and checkpoint[VERSION] == pl.__version__:
         loops = {"fit_loop": trainer.fit_loop.state_dict()}
         if fault := misfit(checkpoint["loops"], loops, "loops", counts=True):
             raise CheckpointError(fault)
+
+
+def _leads_out(path: str, trainer: pl.Trainer | None) -> bool:
+    """Return whether a path is an address, other than the trainer's own, or leads out of the folder it begins with."""
+    parts = path.replace("\\", "/").split("/")
+    folders = [str(getattr(each, "dirpath", "")) for each in (trainer.checkpoint_callbacks if trainer else ())]
+    is_own = any("://" in folder and path.startswith(f"{folder}/") for folder in folders)
+    return ".." in parts or (("://" in path or "::" in path) and not is_own)
 
 
 def misfit(given: Any, template: Any, place: str, counts: bool = False, whole: bool = True) -> str | None:

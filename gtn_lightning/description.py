@@ -291,6 +291,22 @@ def _texts(value: Any) -> str:
     return value
 
 
+def _items(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {value!r}")
+    return value
+
+
+def _range(ends: Any) -> range:
+    made = range(*_items(ends))
+    if len(made) > LONGEST:
+        raise ValueError(f"expected at most {LONGEST} numbers")
+    return made
+
+
+LONGEST = 1_000_000
+"""The most numbers of a range in a description, which may be written out."""
+
 READERS: dict[str, Callable[[Any], Any]] = {
     "$float": lambda text: float(_texts(text)),
     "$complex": lambda text: complex(_texts(text)),
@@ -298,11 +314,11 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "$path": lambda text: Path(_texts(text)),
     "$device": lambda text: torch.device(_texts(text)),
     "$torch": lambda text: TORCH[text],
-    "$range": lambda ends: range(*ends),
-    "$list": list,
-    "$tuple": tuple,
-    "$set": set,
-    "$frozenset": frozenset,
+    "$range": _range,
+    "$list": _items,
+    "$tuple": lambda items: tuple(_items(items)),
+    "$set": lambda items: set(_items(items)),
+    "$frozenset": lambda items: frozenset(_items(items)),
 }
 """What makes a value of its description, for every kind that holds no components by itself."""
 

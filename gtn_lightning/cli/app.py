@@ -33,6 +33,7 @@ from torch import distributed
 from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.checkpoints import CheckpointError
 from gtn_lightning.cli.messages import (
+    check_arguments,
     check_text,
     check_values,
     components,
@@ -60,7 +61,7 @@ from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
-from gtn_lightning.cli.working_folder import leave_out_folder_style
+from gtn_lightning.cli.working_folder import check_inside, leave_out_folder_style, shield_programs
 from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.files import UnwritableError, whole_file
@@ -219,6 +220,7 @@ class GTNCLI(LightningCLI):
         values = config.as_dict()
         self._policy.check(values)
         check_values(values)
+        check_arguments(values)
         reject_nulls(values, {"model": GTN})
         if config.model.inner_steps < 1:
             # Before the curriculum, which would name its own argument.
@@ -233,8 +235,14 @@ class GTNCLI(LightningCLI):
         _reject_crowd(config.trainer)
         if config.ckpt_path == "last":
             config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or "runs")))
+            if self._policy.strict:
+                check_inside("ckpt_path", config.ckpt_path)
+        if config.weights_only is False:
+            raise RecipeError("weights_only: expected true, got false: a checkpoint is read without running code in it")
         if config.ckpt_path is not None:
             self._checkpoint = read_checkpoint(config.ckpt_path)
+            if config.ckpt_path.startswith("http"):  # for Lightning an address
+                config.ckpt_path = os.path.join(os.curdir, config.ckpt_path)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and point the loggers at it."""
@@ -470,6 +478,7 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
 
 def _run(arguments: Sequence[str], signals: Signals) -> None:
     leave_out_folder_style()
+    shield_programs()
     for argument in arguments:
         check_text("command line", argument)
     others, strict, trust = take_options(arguments)

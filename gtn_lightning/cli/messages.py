@@ -191,6 +191,30 @@ def check_values(values: Any, key: str = "") -> None:
         check_values(value, f"{key}.{name}" if key else str(name))
 
 
+PLACEHOLDER = re.compile(r"\{[A-Za-z_][\w./-]*(?::[<>^+ ]?\d{0,2}(?:\.\d{1,2})?[a-zA-Z%]?)?\}")
+"""What a checkpoint's name may hold for a metric, such as ``{epoch}`` and ``{val/loss:.3f}``."""
+
+
+def check_arguments(values: dict[str, Any]) -> None:
+    """Refuse what Lightning's callbacks and loggers take and then fail with, or worse.
+
+    Args:
+        values: the recipe as it was parsed.
+
+    Raises:
+        RecipeError: if a checkpoint's name has placeholders for more than metrics, from which Lightning makes what
+            Python's ``str.format`` evaluates; or if a logger is to write its rows every 0 steps.
+    """
+    for key, _, arguments in components(values):
+        name, every = arguments.get("filename"), arguments.get("flush_logs_every_n_steps")
+        if isinstance(name, str) and re.search(r"[{}]", PLACEHOLDER.sub("", name)):
+            raise RecipeError(
+                f"{key}.init_args.filename: expected placeholders such as {{epoch}} and {{val/loss:.3f}}, got {name!r}"
+            )
+        if isinstance(every, int) and every < 1:
+            raise RecipeError(f"{key}.init_args.flush_logs_every_n_steps must be at least 1, got {every}")
+
+
 def reject_nulls(values: dict[str, Any], roots: Mapping[str, type]) -> None:
     """Refuse null for what is not optional in this package's classes.
 

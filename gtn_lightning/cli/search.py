@@ -4,7 +4,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 
-from gtn_lightning.cli.messages import check_values, explained, reject_nulls
+from gtn_lightning.cli.messages import check_arguments, check_values, explained, reject_nulls
 from gtn_lightning.cli.recipes import CommandLine
 from gtn_lightning.cli.trust import Policy, ignore_files
 from gtn_lightning.errors import RecipeError
@@ -39,6 +39,7 @@ def search(line: CommandLine, policy: Policy) -> None:
         values = parsed.as_dict()
         policy.check(values)
         check_values(values)
+        check_arguments(values)
         reject_nulls(values, {"": Search})
         made = parser.instantiate(parsed)
     except RecipeError:

@@ -20,7 +20,7 @@ from omegaconf.basecontainer import BaseContainer
 
 from gtn_lightning.cli.messages import components, foreign, overrides
 from gtn_lightning.cli.recipes import CommandLine
-from gtn_lightning.cli.working_folder import OPTION, check_inside
+from gtn_lightning.cli.working_folder import OPTION, check_inside, check_joined
 from gtn_lightning.description import TORCH
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.teacher_file import TeacherRecipe
@@ -132,6 +132,9 @@ class Policy:
                 raise RecipeError(foreign(key, path))
             if self.strict:
                 _check_arguments(key, path, arguments)
+                check_joined(key, self._named(arguments))
+        if self.strict:
+            check_joined("trainer", self._named(values.get("trainer") or values))  # a search's arguments stand alone
         for key, value in _leaves(values):
             if inspect.isroutine(value) or inspect.isclass(value):
                 path = f"{value.__module__}.{value.__qualname__}"
@@ -140,6 +143,10 @@ class Policy:
             name = next((part for part in reversed(key.split(".")) if not part.isdigit()), "")
             if name in self.files and isinstance(value, str | Path) and str(value) not in self.chosen:
                 check_inside(key, str(value))
+
+    def _named(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return those of a component's arguments that the user has not given on the command line."""
+        return {name: value for name, value in arguments.items() if str(value) not in self.chosen}
 
     def _allows(self, path: str) -> bool:
         """Return whether a class that the parser has imported is allowed: it names each by its shortest path."""

@@ -1,13 +1,43 @@
 """What the working folder, which may be a stranger's, has to do with a run: the files in it, and settings in it."""
 
 import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 from gtn_lightning.errors import RecipeError
 
+JOINED = ("default_root_dir", "save_dir", "folder", "dirpath", "name", "study", "version", "filename")
+"""Arguments that make up the path of what is written, in their order in it."""
+
 OPTION = "--trusted-only"
 """The option that says that recipes are a stranger's."""
+
+
+def check_joined(key: str, arguments: Mapping[str, Any]) -> None:
+    """See that what a component writes lies in the working folder, where several of its arguments make one path.
+
+    Args:
+        key: the component's.
+        arguments: its arguments.
+
+    Raises:
+        RecipeError: if it lies elsewhere, or a link in a folder that is there leads elsewhere.
+    """
+    parts = [str(arguments[name]) for name in JOINED if isinstance(arguments.get(name), str | Path)]
+    if not parts:
+        return
+    path = os.path.join(*parts)
+    check_inside(key, path)
+    for folder, folders, files in os.walk(path):
+        # Nothing is written to what a virtual environment or a repository keeps, which is full of links.
+        folders[:] = [name for name in folders if name[:1] != "." and not Path(folder, name, "pyvenv.cfg").exists()]
+        for name in (*folders, *files):
+            if os.path.islink(os.path.join(folder, name)):
+                check_inside(key, os.path.join(folder, name))
 
 
 def leave_out_folder_style() -> None:
@@ -17,6 +47,24 @@ def leave_out_folder_style() -> None:
     """
     if matplotlib.matplotlib_fname() == "matplotlibrc":
         matplotlib.rcdefaults()
+
+
+def shield_programs() -> None:
+    """Let no file in the working folder pass for a module of Python's in the programs that libraries start.
+
+    The parser and torch's compiler start ``python -c``, which looks for modules in the working folder first.
+
+    Raises:
+        RecipeError: before Python 3.11, if there is such a file.
+    """
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    if sys.version_info < (3, 11):
+        for name in sorted(sys.stdlib_module_names & {path.stem for path in Path().iterdir()}):
+            if Path(f"{name}.py").exists() or Path(name, "__init__.py").exists():
+                raise RecipeError(
+                    f"{name}: a module in the working folder has the name of one of Python's, and would be taken for it "
+                    "by programs that libraries start: rename it, run in another folder, or use Python 3.11 or later"
+                )
 
 
 def check_inside(key: str, value: str) -> None:
