@@ -68,8 +68,10 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = N
         why = ", as if saved with save_weights_only=True" if "optimizer_states" in missing else ""
         raise CheckpointError(f"it does not hold {', '.join(missing)}{why}")
     step = checkpoint["global_step"]
-    if not is_count(step) or step > MOST_STEPS:
-        raise CheckpointError(f"global_step: expected a number of meta-steps up to {MOST_STEPS:.0e}, got {shown(step)}")
+    if not is_count(step):
+        raise CheckpointError(f"global_step: expected a number of meta-steps, got {shown(step)}")
+    if step > MOST_STEPS:
+        raise CheckpointError(f"global_step: expected at most {MOST_STEPS} meta-steps, got {step}")
     for name, kind in (("loops", dict), ("callbacks", dict), ("optimizer_states", list), ("lr_schedulers", list)):
         value = checkpoint[name]
         if not isinstance(value, kind):

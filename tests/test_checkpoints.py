@@ -73,6 +73,7 @@ COUNT = "loops/fit_loop/epoch_loop.batch_progress/total/completed"
         ("meta_training/seconds", float("nan"), "meta_training: expected seconds"),
         ("global_step", -2, "global_step: expected a number of meta-steps, got -2"),
         ("global_step", "two", "global_step: expected a number of meta-steps, got 'two'"),
+        ("global_step", 10**18, "global_step: expected at most 100000000 meta-steps, got 1000000000000000000"),
         ("global_step", 10**400, "an integer of more than 64 bits"),
         ("optimizer_states", None, "does not hold optimizer_states, as if saved with save_weights_only=True"),
         ("optimizer_states", [], "optimizer_states: expected that of one optimizer, got 0"),

@@ -387,6 +387,8 @@ def named(path: str, **arguments: Any) -> dict[str, Any]:
         ({"$device": "nowhere"}, r"the file holds \$device of something that is none"),
         ({"$set": [[1]]}, r"the file holds \$set of something that is none"),
         ({"$float": ["a"]}, r"the file holds \$float"),
+        ({"$list": {"$range": [0, 10**10, 1]}}, r"the file holds \$range of something that is none"),
+        ({"$set": {"$range": [0, 9, 1]}}, r"the file holds \$set of something that is none"),
         ({"$range": 3}, r"the file holds \$range"),
         ({"$partial": 3}, r"the file holds \$partial"),
         ({"$enum": "A"}, r"the file holds \$enum"),

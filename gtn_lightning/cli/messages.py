@@ -18,6 +18,7 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml
+from torch import distributed
 
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
 from gtn_lightning.cli.strict_yaml import is_storable, load_yaml
@@ -203,13 +204,19 @@ def check_arguments(values: dict[str, Any]) -> None:
 
     Raises:
         RecipeError: if a checkpoint's name has placeholders for more than metrics, from which Lightning makes what
-            Python's ``str.format`` evaluates; or if a logger is to write its rows every 0 steps.
+            Python's ``str.format`` evaluates; if a logger is to write its rows every 0 steps; or if torch has no such
+            backend.
     """
     for key, _, arguments in components(values):
         name, every = arguments.get("filename"), arguments.get("flush_logs_every_n_steps")
         if isinstance(name, str) and re.search(r"[{}]", PLACEHOLDER.sub("", name)):
             raise RecipeError(
                 f"{key}.init_args.filename: expected placeholders such as {{epoch}} and {{val/loss:.3f}}, got {name!r}"
+            )
+        backend = arguments.get("process_group_backend")
+        if isinstance(backend, str) and backend not in (known := distributed.Backend.backend_list):
+            raise RecipeError(
+                f"{key}.init_args.process_group_backend: expected one of {', '.join(known)}, got {backend!r}"
             )
         if isinstance(every, int) and every < 1:
             raise RecipeError(f"{key}.init_args.flush_logs_every_n_steps must be at least 1, got {every}")

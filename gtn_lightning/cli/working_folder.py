@@ -10,8 +10,8 @@ import matplotlib
 
 from gtn_lightning.errors import RecipeError
 
-JOINED = ("default_root_dir", "save_dir", "folder", "dirpath", "name", "study", "version", "filename")
-"""Arguments that make up the path of what is written, in their order in it."""
+JOINED = ("default_root_dir", "save_dir", "folder", "dirpath", "name", "study", "version")
+"""Arguments that make up the folder of what is written, in their order in its path."""
 
 OPTION = "--trusted-only"
 """The option that says that recipes are a stranger's."""
@@ -32,6 +32,8 @@ def check_joined(key: str, arguments: Mapping[str, Any]) -> None:
         return
     path = os.path.join(*parts)
     check_inside(key, path)
+    if isinstance(arguments.get("filename"), str):
+        check_inside(key, os.path.join(path, arguments["filename"]))
     for folder, folders, files in os.walk(path):
         # Nothing is written to what a virtual environment or a repository keeps, which is full of links.
         folders[:] = [name for name in folders if name[:1] != "." and not Path(folder, name, "pyvenv.cfg").exists()]
@@ -62,8 +64,8 @@ def shield_programs() -> None:
         for name in sorted(sys.stdlib_module_names & {path.stem for path in Path().iterdir()}):
             if Path(f"{name}.py").exists() or Path(name, "__init__.py").exists():
                 raise RecipeError(
-                    f"{name}: a module in the working folder has the name of one of Python's, and would be taken for it "
-                    "by programs that libraries start: rename it, run in another folder, or use Python 3.11 or later"
+                    f"{name}: a module in the working folder has the name of one of Python's, and programs that "
+                    "libraries start would take it for that: rename it, or use Python 3.11 or later"
                 )
 
 

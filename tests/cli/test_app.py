@@ -163,6 +163,8 @@ WRONG_KEYS = {
     "--model.outer_optimizer.init_args.lrr=3": ["model.outer_optimizer.init_args.lrr: Adam", "did you mean lr?"],
     "--data.init_args.batchsize=3": ["data.init_args.batchsize: DigitsData", "did you mean batch_size?"],
 }
+CALLBACKS = "--trainer.callbacks"
+CSV_LOGGER = "--trainer.logger={class_path: gtn_lightning.loggers.CSVLogger"
 WRONG_VALUES = {
     "--model.inner_steps=ten": ["model.inner_steps: expected int, got 'ten'"],
     "--model.eval_steps=[a]": ["model.eval_steps.0: expected int", "got 'a'"],
@@ -210,6 +212,18 @@ WRONG_VALUES = {
     "--trainer.devices=[0,0]": ["trainer"],
     "--trainer.val_check_interval={a: 1}": ["trainer.val_check_interval: TypeError: 'a' is an invalid keyword"],
     "--trainer.default_root_dir=a\udcffb": ["command line: expected a text in UTF-8", "default_root_dir=a"],
+    f"{CALLBACKS}=[{{class_path: ModelCheckpoint, init_args: {{filename: '{{epoch].nothing[x}}'}}}}]": [
+        "trainer.callbacks.0.init_args.filename: expected placeholders such as {epoch} and {val/loss:.3f}, got",
+    ],
+    f"{CALLBACKS}=[{{class_path: TeacherCheckpoint, init_args: {{filename: '{{epoch:9999999999d}}'}}}}]": ["filename"],
+    f"{CALLBACKS}=[{{class_path: TeacherCheckpoint, init_args: {{filename: '{{'}}}}]": ["filename"],
+    f"{CSV_LOGGER}, init_args: {{save_dir: s, flush_logs_every_n_steps: 0}}}}": [
+        "trainer.logger.init_args.flush_logs_every_n_steps must be at least 1, got 0"
+    ],
+    "--trainer.strategy={class_path: DDPStrategy, init_args: {process_group_backend: foo}}": [
+        "trainer.strategy.init_args.process_group_backend: expected one of undefined, gloo, "
+    ],
+    "--weights_only=false": ["weights_only: expected true, got false"],
     "--config=nope": ["--config nope: there is no such file", "digits_pixels"],
 }
 

@@ -104,6 +104,47 @@ def test_the_state_of_a_callback(score: str, whole: dict[str, Any], refused: Ref
     assert refused().startswith("the state of TeacherCheckpoint: ")
 
 
+ELSEWHERE = (
+    "local://{}/kept.ckpt",
+    "{}/../work/../kept/kept.ckpt",
+    "file::{}/kept.ckpt",
+    "ftp://127.0.0.1:9/kept.ckpt",
+)
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+@pytest.mark.parametrize("name", ["best_model_path", "kth_best_model_path", "last_model_path", "best_k_models"])
+def test_files_elsewhere_that_a_callback_would_remove(
+    path: str, name: str, whole: dict[str, Any], refused: Refused, tmp_path: Path
+) -> None:
+    content = copy.deepcopy(whole)
+    (state,) = (state for name, state in content["callbacks"].items() if name.startswith("TeacherCheckpoint"))
+    path = path.format(tmp_path)
+    state[name] = {path: torch.tensor(0.0)} if name == "best_k_models" else path
+    torch.save(content, "odd.ckpt")
+    assert "expected the path of a file of the run" in refused()
+
+
+def test_a_file_of_another_run_is_not_removed(whole: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    other = tmp_path / "kept" / "other.ckpt"
+    other.write_bytes(b"kept")
+    content = copy.deepcopy(whole)
+    (state,) = (state for name, state in content["callbacks"].items() if name.startswith("TeacherCheckpoint"))
+    state |= {"best_model_path": str(other), "kth_best_model_path": str(other), "last_model_path": str(other)}
+    state["best_k_models"] = {str(other): torch.tensor(-1.0)}
+    torch.save(content, "odd.ckpt")
+    assert main([*RESUME, "--ckpt_path", "odd.ckpt"]) == 0
+    assert other.read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("last_name", ["http_runs/last.ckpt"])
+def test_a_path_that_looks_like_an_address(last_name: str, last: Path) -> None:
+    Path(last_name).parent.mkdir()
+    shutil.copy(last, last_name)
+    assert main([*RESUME, "--ckpt_path", last_name]) == 0
+
+
 def test_what_no_check_knows_of(whole: dict[str, Any], refused: Refused) -> None:
     content = copy.deepcopy(whole)
     content["callbacks"] = {

@@ -30,6 +30,7 @@ from gtn_lightning.tasks import Task
 from gtn_lightning.teacher_file import save_teacher
 from gtn_lightning.teachers import Teacher
 from gtn_lightning.trust import KNOWN, known_paths, resolve
+from tests import processes
 from tests.tiny import make_gtn, with_generator
 
 TINY = ["--trainer.max_steps=1", "--model.eval_learners=1", "--model.inner_steps=2", "--model.real_rates=[0.1]"]
@@ -108,6 +109,10 @@ RECIPES = {
         f"{{class_path: MLP, init_args: {{image_shape: [1, 8, 8], classes: {POPEN}}}}}"
     ),
     "an attribute of a trusted class": "model: {teacher: gtn_lightning.teachers.Pixels.load_state_dict}",
+    "an attribute in a file's name": (
+        "trainer: {callbacks: [{class_path: TeacherCheckpoint, init_args: {filename: '{epoch].__class__[x}'}}]}"
+    ),
+    "weights that run code": "weights_only: false",
     "an environment variable": "trainer: {logger: false, default_root_dir: '${oc.env:HOME}'}",
     "a name put together": "model: {task: {class_path: 'evil${.x}.Evil', x: _parts}}",
     "a nested reference": "model: {teacher: '${oc.${.x}:HOME}'}",
@@ -165,6 +170,8 @@ OUTSIDE = (
     "trainer: {callbacks: '[{class_path: TeacherCheckpoint, init_args: {dirpath: /tmp/x}}]'}",
     CSV % "{save_dir: /tmp/x}",
     CSV % "{save_dir: ., name: /tmp}",
+    CSV % "{save_dir: s, name: x, version: v}",
+    "trainer: {callbacks: [{class_path: TeacherCheckpoint, init_args: {dirpath: s/y}}]}",
     "ckpt_path: /tmp/last.ckpt",
 )
 
@@ -172,6 +179,9 @@ OUTSIDE = (
 @pytest.mark.parametrize("text", OUTSIDE)
 def test_a_strangers_recipe_stays_in_the_working_folder(text: str, refused: Refused, tmp_path: Path) -> None:
     Path("link").symlink_to(tmp_path)
+    Path("s/y/z").mkdir(parents=True)
+    Path("s/x").symlink_to(tmp_path)
+    Path("s/y/z/file").symlink_to(tmp_path / "file")
     Path("r.yaml").write_text("extends: digits\n" + text)
     assert "lies outside the working folder" in refused("fit", "--config", "r.yaml", "--trusted-only", *TINY)
 
@@ -180,6 +190,24 @@ def test_a_strangers_recipe_stays_in_the_working_folder(text: str, refused: Refu
 def test_so_does_a_strangers_search(storage: str, refused: Refused) -> None:
     Path("r.yaml").write_text(f"extends: search_mnist\nstorage: '{storage}'")
     assert "lies outside the working folder" in refused("search", "--config", "r.yaml", "--trusted-only")
+
+
+def test_so_does_what_it_goes_on_from(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    Path("runs/digits/a").mkdir(parents=True)
+    Path("runs/digits/a/checkpoints").symlink_to(tmp_path / "checkpoints")
+    Path("r.yaml").write_text("extends: digits\nckpt_path: last")
+    assert "lies outside the working folder" in refused("fit", "--config", "r.yaml", "--trusted-only", *TINY)
+
+
+def test_no_module_of_the_working_folder_passes_for_one_of_pythons(mark: Path) -> None:
+    for name in ("json", "ctypes", "subprocess"):
+        Path(f"{name}.py").write_text(EVIL.format(mark=str(mark)))
+    Path("r.yaml").write_text("extends: digits\ntrainer: {callbacks: [EMAWeightAveraging, TeacherCheckpoint]}")
+    process = processes.start_gtn("fit", "--config", "r.yaml", "--trusted-only", *TINY, folder=Path.cwd())
+    assert processes.finished(process) == (0 if sys.version_info >= (3, 11) else 2), processes.said(Path.cwd())
+    assert not mark.exists()
 
 
 def test_a_recipe_beside_it_may_be_extended(mark: Path) -> None:
