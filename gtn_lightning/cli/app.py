@@ -61,7 +61,7 @@ from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
-from gtn_lightning.cli.working_folder import check_inside, leave_out_folder_style, shield_programs
+from gtn_lightning.cli.working_folder import check_inside, leave_out_folder_style, shielded_programs
 from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.files import UnwritableError, whole_file
@@ -478,11 +478,10 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
 
 def _run(arguments: Sequence[str], signals: Signals) -> None:
     leave_out_folder_style()
-    shield_programs()
     for argument in arguments:
         check_text("command line", argument)
     others, strict, trust = take_options(arguments)
-    with trusting(*trust):
+    with trusting(*trust), shielded_programs():
         line, teacher = with_teacher_recipe(read_command_line(others, strict), trust)
         policy = policy_for(line, teacher, strict, trust)
         if teacher is not None:

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,15 @@ def leave_out_folder_style() -> None:
         matplotlib.rcdefaults()
 
 
-def shield_programs() -> None:
-    """Let no file in the working folder pass for a module of Python's in the programs that libraries start.
+@contextmanager
+def shielded_programs() -> Iterator[None]:
+    """Let no file in the working folder pass for a module of Python's in the programs that libraries start in a block.
 
     The parser and torch's compiler start ``python -c``, which looks for modules in the working folder first.
 
     Raises:
         RecipeError: before Python 3.11, if there is such a file.
     """
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
     if sys.version_info < (3, 11):
         for name in sorted(sys.stdlib_module_names & {path.stem for path in Path().iterdir()}):
             if Path(f"{name}.py").exists() or Path(name, "__init__.py").exists():
@@ -67,6 +68,14 @@ def shield_programs() -> None:
                     f"{name}: a module in the working folder has the name of one of Python's, and programs that "
                     "libraries start would take it for that: rename it, or use Python 3.11 or later"
                 )
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONSAFEPATH")
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def check_inside(key: str, value: str) -> None:

@@ -72,6 +72,7 @@ NAMES = st.sampled_from(
         "pytorch_lightning.strategies.launchers.subprocess_script.subprocess.Popen",
         "pytorch_lightning.loggers.WandbLogger",
         "gtn_lightning.teachers.Pixels.load_state_dict",
+        *("TeacherCheckpoint", "gtn_lightning.loggers.CSVLogger", "pytorch_lightning.callbacks.ModelCheckpoint"),
         *("Pixels", "Generator", "MLP", "gtn_lightning.teachers.Pixels", "torch.optim.SGD"),
     ]
 )
@@ -80,6 +81,7 @@ TEXTS = st.sampled_from(
         *("other.yaml", "../other.yaml", "lines.txt", "/etc/passwd", "~/x", "/tmp/elsewhere", "../elsewhere", "-", ""),
         *("file:///etc/passwd", "local://other.yaml", "http://127.0.0.1:9/x", "s3://bucket/x", "zip://x::http://y"),
         *("../elsewhere.yaml", "link/elsewhere.yaml", '{path: "\\x24{oc.env:GTN_SECRET}"}', "./digits", "digits"),
+        *("{epoch].__class__.__init__.__globals__[x}", "{epoch:9999999999d}", "link", "folder/link", "local:///x.ckpt"),
         *("${oc.env:HOME}", "${model.seed}", "${.}", "!!python/name:os.system", "{class_path: evil_parts.Evil}"),
         *("[evil_parts.Evil]", "\t", "\ufeff", "\u202e", "null", "1e400", "0x10"),
     ]
@@ -88,7 +90,12 @@ PLAIN = st.one_of(NAMES, TEXTS, st.integers(), st.floats(), st.booleans(), st.no
 
 
 def component(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    keys = st.sampled_from(["classes", "args", "path", "save_dir", "dirpath", "learner", "settings", "device", "lr"])
+    keys = st.sampled_from(
+        [
+            *("classes", "args", "path", "save_dir", "dirpath", "learner", "settings", "device", "lr", "filename"),
+            *("name", "version", "cache", "init", "weights", "process_group_backend", "flush_logs_every_n_steps"),
+        ]
+    )
     arguments = st.dictionaries(keys, inner, max_size=3)
     return st.fixed_dictionaries({"class_path": NAMES}, optional={"init_args": arguments, "dict_kwargs": arguments})
 
@@ -118,6 +125,8 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(f"{name}.py").write_text("class Evil: pass\n")
     monkeypatch.setenv("GTN_SECRET", "a secret")
     Path("link").symlink_to("..")
+    Path("folder").mkdir()
+    Path("folder/link").symlink_to("../..")
     for file in ("other.yaml", "../other.yaml", "../elsewhere.yaml"):
         Path(file).write_text("class_path:\tevil_parts.Evil\n")
     Path("lines.txt").write_text("evil_parts.Evil\n")

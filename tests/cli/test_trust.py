@@ -202,6 +202,7 @@ def test_so_does_what_it_goes_on_from(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_no_module_of_the_working_folder_passes_for_one_of_pythons(mark: Path) -> None:
+    processes.run(os.getpid, folder=mark.parent)  # what the command is forked from is started, unshielded
     for name in ("json", "ctypes", "subprocess"):
         Path(f"{name}.py").write_text(EVIL.format(mark=str(mark)))
     Path("r.yaml").write_text("extends: digits\ntrainer: {callbacks: [EMAWeightAveraging, TeacherCheckpoint]}")
