@@ -4,6 +4,8 @@
 """
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 
@@ -14,3 +16,23 @@ FUZZ = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+def mutate(content: Any, path: Sequence[Any], way: str, value: Any) -> None:
+    """Replace one thing in plain data, leave it out, or give it another name.
+
+    Args:
+        content: plain data, which is changed.
+        path: the keys that lead to what is changed.
+        way: ``replace``, ``leave out`` or ``rename``.
+        value: what takes its place.
+    """
+    parent = content
+    for key in path[:-1]:
+        parent = parent[key]
+    if way == "replace":
+        parent[path[-1]] = value
+        return
+    old = parent.pop(path[-1])
+    if way == "rename" and isinstance(parent, dict):
+        parent[f"{path[-1]}s"] = old

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from gtn_lightning.cli import main
 from gtn_lightning.teacher_file import save_teacher
-from tests.fuzzing import FUZZ
+from tests.fuzzing import FUZZ, mutate
 from tests.tiny import make_gtn, with_generator
 
 SHORT = [
@@ -175,14 +175,7 @@ def test_a_strangers_teacher_file(hostile: Path, capfd: pytest.CaptureFixture[st
         metadata = opened.metadata()
     recipe = json.loads(metadata["recipe"])
     parent, key = data.draw(st.sampled_from(list(places(recipe))))
-    way = data.draw(st.sampled_from(["replace", "replace", "leave out", "rename"]))
-    value = data.draw(VALUES)
-    if way == "replace":
-        parent[key] = value
-    else:
-        old = parent.pop(key)
-        if way == "rename" and isinstance(parent, dict):
-            parent[f"{key}s"] = old
+    mutate(parent, [key], data.draw(st.sampled_from(["replace", "replace", "leave out", "rename"])), data.draw(VALUES))
     try:
         metadata["recipe"] = json.dumps(recipe, ensure_ascii=data.draw(st.booleans()))
         save_file(load_file(file), file, metadata)

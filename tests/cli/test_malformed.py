@@ -1,6 +1,5 @@
 """Recipes with something wrong in them: one line and exit code 2, or a run; never anything else."""
 
-import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtn_lightning.cli import main
-from tests.fuzzing import FUZZ
+from tests.fuzzing import FUZZ, mutate
 
 PINNED = [
     *("--trainer.max_steps=1", "--model.inner_steps=2", "--model.eval_learners=1", "--model.real_rates=[0.1]"),
@@ -46,16 +45,8 @@ PLACES = list(places(recipe()))
 
 def mutated(path: tuple[Any, ...], way: str, value: Any) -> dict[str, Any]:
     """A recipe in which one thing is replaced, left out, or has another name."""
-    content = copy.deepcopy(recipe())
-    parent = content
-    for key in path[:-1]:
-        parent = parent[key]
-    if way == "replace":
-        parent[path[-1]] = value
-    else:
-        old = parent.pop(path[-1])
-        if way == "rename" and isinstance(parent, dict):
-            parent[f"{path[-1]}s"] = old
+    content = recipe()
+    mutate(content, path, way, value)
     return content
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtn_lightning.cli import main
-from tests.fuzzing import FUZZ
+from tests.fuzzing import FUZZ, mutate
 
 RESUME = [
     *("fit", "--config", "digits", "--trainer.max_steps=3", "--trainer.val_check_interval=1", "--trainer.logger=false"),
@@ -193,15 +193,7 @@ def mutate(content: dict[str, Any], way: str, share: float, value: Any) -> None:
     depth = depths[int(share * len(depths))]
     candidates = [path for path in everything if len(path) == depth]
     path = candidates[int(share * len(depths) % 1 * len(candidates))]
-    parent: Any = content
-    for key in path[:-1]:
-        parent = parent[key]
-    if way == "replace":
-        parent[path[-1]] = value
-    else:
-        old = parent.pop(path[-1])
-        if way == "rename" and isinstance(parent, dict):
-            parent[f"{path[-1]}s"] = old
+    mutate(content, path, way, value)
 
 
 class Watch:
