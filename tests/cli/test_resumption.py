@@ -185,7 +185,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(item, (*path, key))
 
 
-def mutate(content: dict[str, Any], way: str, share: float, value: Any) -> None:
+def mutate_somewhere(content: dict[str, Any], way: str, share: float, value: Any) -> None:
     """Replace, leave out or rename one thing."""
     # By depth, or most of what is tried would be the optimizer's state.
     everything = list(places(content))
@@ -251,9 +251,9 @@ def test_a_mutated_checkpoint_is_gone_on_from_or_refused_in_one_line(
         odd.write_bytes(content if way == "flip" else content[:place])
     else:
         mutated = copy.deepcopy(whole)
-        mutate(mutated, "replace" if way == "two" else way, share, WRONG[number])
+        mutate_somewhere(mutated, "replace" if way == "two" else way, share, WRONG[number])
         if way == "two":
-            mutate(mutated, "leave out", second, None)
+            mutate_somewhere(mutated, "leave out", second, None)
         torch.save(mutated, odd)
     before, modules = odd.read_bytes(), set(sys.modules)
     capfd.readouterr()
