@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from gtn_lightning.callbacks.resumption import begins_with_validation, settle_counts
 from gtn_lightning.callbacks.writing import let_loggers_go_on, unless_unwritable
-from gtn_lightning.checkpoints import CheckpointError, is_number, misfit, shown
+from gtn_lightning.checkpoints import PATHS, CheckpointError, is_number, misfit, shown
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
@@ -253,9 +253,7 @@ class TeacherCheckpoint(ModelCheckpoint):
             {
                 **state_dict,
                 "dirpath": self.dirpath,
-                "best_model_path": here(state_dict["best_model_path"]),
-                "kth_best_model_path": here(state_dict["kth_best_model_path"]),
-                "last_model_path": here(state_dict["last_model_path"]),
+                **{name: here(state_dict[name]) for name in PATHS},
                 "best_k_models": {here(path): score for path, score in state_dict["best_k_models"].items()},
             }
         )
@@ -326,11 +324,10 @@ def _copied(module: LightningModule) -> dict[str, Tensor]:
 
 def _misfit(state: Any) -> str | None:
     """Return what is wrong with a state of `TeacherCheckpoint`, or None."""
-    names = ("best_model_path", "kth_best_model_path", "last_model_path", "dirpath")
-    if fault := misfit(state, dict.fromkeys(names, "") | {"best_k_models": {}}, "state"):
+    if fault := misfit(state, dict.fromkeys((*PATHS, "dirpath"), "") | {"best_k_models": {}}, "state"):
         return fault
     paths = state["best_k_models"]
-    for path in (*paths, *(state[name] for name in names[:3])):
+    for path in (*paths, *(state[name] for name in PATHS)):
         if not isinstance(path, str) or (path and not Path(path).name.endswith(ModelCheckpoint.FILE_EXTENSION)):
             return f"expected the path of a checkpoint, got {shown(path)}"
     # There is no score before the first validation.

@@ -22,7 +22,9 @@ RUN = [
 ]
 
 ENDS = int(os.environ.get("GTN_TEST_ENDS", "6"))
-"""How many times a run is ended; one of two processes a third as often, since it takes longer to begin."""
+"""How many times a run is ended; one of two processes less often, since it takes longer to begin."""
+
+ENDS_OF_TWO = max(2, ENDS // 3)
 
 TOLD = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 """The exit codes of a run that is told to end."""
@@ -141,7 +143,7 @@ def test_two_processes_that_are_ended_again_and_again_come_to_the_same_teacher(t
         group = first.pid
         expected = {0}
         whom, moment, number = "nobody", 0.0, signal.SIGTERM
-        if ended < max(2, ENDS // 3):
+        if ended < ENDS_OF_TWO:
             until(lambda: hears(group) or not first.is_alive(), 120, "it does not begin")  # noqa: B023
             moment = moments.uniform(0, 1) * whole
             first.join(moment)
@@ -166,7 +168,7 @@ def test_two_processes_that_are_ended_again_and_again_come_to_the_same_teacher(t
         assert code in expected, output
         assert "Traceback" not in output
         until(lambda: not processes_of(group), 120, "somebody hangs")  # noqa: B023
-        if code == 0 and ended == max(2, ENDS // 3):
+        if code == 0 and ended == ENDS_OF_TWO:
             break
         if code == 0:
             begin_anew(disturbed)

@@ -49,6 +49,7 @@ from gtn_lightning.cli.messages import (
 )
 from gtn_lightning.cli.quiet import quiet
 from gtn_lightning.cli.recipes import (
+    COMMANDS,
     SEARCH,
     SUBCOMMANDS,
     CommandLine,
@@ -441,7 +442,7 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
         The exit code.
     """
     given = shlex.join(["gtn", *arguments])
-    command = next((word for word in arguments if word in (*SUBCOMMANDS, SEARCH)), None)  # options may stand before it
+    command = next((word for word in arguments if word in COMMANDS), None)  # options may stand before it
     escape_unencodable(sys.stdout, sys.stderr)
     try:
         if list(arguments) == ["recipes"]:

@@ -21,6 +21,9 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict")
 SEARCH = "search"
 """The command of architecture search."""
 
+COMMANDS = (*SUBCOMMANDS, SEARCH)
+"""All that take recipes."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -114,7 +117,7 @@ def read_command_line(arguments: list[str], strict: bool) -> CommandLine:
             words.append(argument)
     if following:  # the parser says that a name is missing
         words.append("--config")
-    command = 1 if words and words[0] in (*SUBCOMMANDS, SEARCH) else 0
+    command = 1 if words and words[0] in COMMANDS else 0
     return CommandLine(words[:command], recipes, words[command:])
 
 

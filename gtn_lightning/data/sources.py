@@ -126,7 +126,7 @@ def _open_on_hub(name: str, config: str | None) -> Opened:
 
 def _load(source: str, config: str | None, path: str, cache_dir: str | None = None) -> "DatasetDict":
     """Do what ``load_dataset`` does, for the formats in ``FORMATS``."""
-    from datasets import DatasetDict, load_dataset_builder
+    from datasets import load_dataset_builder
 
     builder = load_dataset_builder(source, config, cache_dir=cache_dir)
     found = type(builder).__module__.rpartition(".")[2]
@@ -135,9 +135,7 @@ def _load(source: str, config: str | None, path: str, cache_dir: str | None = No
             f"data.path: {path!r} holds files of the format {found}, expected one of {', '.join(sorted(FORMATS))}"
         )
     builder.download_and_prepare()
-    splits = builder.as_dataset()
-    assert isinstance(splits, DatasetDict)
-    return splits
+    return builder.as_dataset()
 
 
 def _cards_on_hub(name: str) -> Iterator[Path]:

@@ -224,6 +224,7 @@ WRONG_VALUES = {
         "trainer.strategy.init_args.process_group_backend: expected one of undefined, gloo, "
     ],
     "--weights_only=false": ["weights_only: expected true, got false"],
+    "--ckpt_path=nul\0": ["command line: expected a text in UTF-8, without null bytes"],
     "--config=nope": ["--config nope: there is no such file", "digits_pixels"],
 }
 

@@ -58,6 +58,13 @@ def whole(last: Path) -> dict[str, Any]:
     return content
 
 
+def copied(whole: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a copy of a checkpoint, and in it the state of `TeacherCheckpoint`."""
+    content = copy.deepcopy(whole)
+    (state,) = (state for name, state in content["callbacks"].items() if name.startswith("TeacherCheckpoint"))
+    return content, state
+
+
 Refused = Callable[[], str]
 
 
@@ -97,8 +104,7 @@ def test_a_module_of_another_kind(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("score", ["best_model_score", "best_k_models", "dirpath"])
 def test_the_state_of_a_callback(score: str, whole: dict[str, Any], refused: Refused) -> None:
-    content = copy.deepcopy(whole)
-    (state,) = (state for name, state in content["callbacks"].items() if name.startswith("TeacherCheckpoint"))
+    content, state = copied(whole)
     state[score] = {"best.ckpt": "high"} if score == "best_k_models" else 3
     torch.save(content, "odd.ckpt")
     assert refused().startswith("the state of TeacherCheckpoint: ")
@@ -106,7 +112,7 @@ def test_the_state_of_a_callback(score: str, whole: dict[str, Any], refused: Ref
 
 ELSEWHERE = (
     "local://{}/kept.ckpt",
-    "{}/../work/../kept/kept.ckpt",
+    "{}/../other/../kept/kept.ckpt",
     "file::{}/kept.ckpt",
     "ftp://127.0.0.1:9/kept.ckpt",
 )
@@ -117,8 +123,7 @@ ELSEWHERE = (
 def test_files_elsewhere_that_a_callback_would_remove(
     path: str, name: str, whole: dict[str, Any], refused: Refused, tmp_path: Path
 ) -> None:
-    content = copy.deepcopy(whole)
-    (state,) = (state for name, state in content["callbacks"].items() if name.startswith("TeacherCheckpoint"))
+    content, state = copied(whole)
     path = path.format(tmp_path)
     state[name] = {path: torch.tensor(0.0)} if name == "best_k_models" else path
     torch.save(content, "odd.ckpt")
@@ -129,8 +134,7 @@ def test_a_file_of_another_run_is_not_removed(whole: dict[str, Any], tmp_path: P
     (tmp_path / "kept").mkdir()
     other = tmp_path / "kept" / "other.ckpt"
     other.write_bytes(b"kept")
-    content = copy.deepcopy(whole)
-    (state,) = (state for name, state in content["callbacks"].items() if name.startswith("TeacherCheckpoint"))
+    content, state = copied(whole)
     state |= {"best_model_path": str(other), "kth_best_model_path": str(other), "last_model_path": str(other)}
     state["best_k_models"] = {str(other): torch.tensor(-1.0)}
     torch.save(content, "odd.ckpt")
@@ -138,11 +142,10 @@ def test_a_file_of_another_run_is_not_removed(whole: dict[str, Any], tmp_path: P
     assert other.read_bytes() == b"kept"
 
 
-@pytest.mark.parametrize("last_name", ["http_runs/last.ckpt"])
-def test_a_path_that_looks_like_an_address(last_name: str, last: Path) -> None:
-    Path(last_name).parent.mkdir()
-    shutil.copy(last, last_name)
-    assert main([*RESUME, "--ckpt_path", last_name]) == 0
+def test_a_path_that_looks_like_an_address(last: Path) -> None:
+    Path("http_runs").mkdir()
+    shutil.copy(last, "http_runs/last.ckpt")
+    assert main([*RESUME, "--ckpt_path", "http_runs/last.ckpt"]) == 0
 
 
 def test_what_no_check_knows_of(whole: dict[str, Any], refused: Refused) -> None:

@@ -257,33 +257,36 @@ def test_a_packaged_recipe_imports_nothing_from_the_working_folder(option: list[
 
 
 NO_FILES = frozenset(
-    {
-        *(
-            "activation",
-            "columns",
-            "config",
-            "console_kwargs",
-            "device",
-            "duration",
-            "image_column",
-            "init",
-            "interval",
-        ),
-        *(
-            "interval",
-            "key",
-            "label_column",
-            "learned",
-            "learned_per_step",
-            "learners",
-            "measure",
-            "mode",
-            "monitor",
-            "norm",
-        ),
-        *("only", "params", "pooling", "prefix", "process_group_backend", "project", "ranges", "tune", "weights"),
+    [
+        "activation",
+        "columns",
+        "config",
+        "console_kwargs",
+        "device",
+        "duration",
+        "image_column",
+        "init",
+        "interval",
+        "key",
+        "label_column",
+        "learned",
+        "learned_per_step",
+        "learners",
+        "measure",
+        "mode",
+        "monitor",
+        "norm",
+        "only",
+        "params",
+        "pooling",
+        "prefix",
+        "process_group_backend",
+        "project",
+        "ranges",
+        "tune",
+        "weights",
         "without_families",
-    }
+    ]
 )
 """Arguments of the classes in `KNOWN` that take texts and name no file."""
 
