@@ -63,10 +63,10 @@ ablation: $(INSTALLED) ## digits with each curriculum, free pixels and real data
 
 ##@ Development
 .PHONY: test test-fast lint format bench clean help
-# Two workers of one thread: the tests' networks are too small for more. A file's tests stay in one worker, where they
-# share what they prepare.
+# Workers of one thread: the tests' networks are too small for more. Three on two cores, for some tests wait, for a
+# server or a signal. A file's tests stay in one worker, where they share what they prepare.
 test: $(INSTALLED) ## the test suite; GTN_TEST_LONG=1 make test: also what takes half a minute a test
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(INSTALLED) ## the tests that take less than ten seconds each
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not long' $(ARGS)

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("GTN_FUZZ", "20")),
+    max_examples=int(os.environ.get("GTN_FUZZ", "8")),
     derandomize="GTN_FUZZ" not in os.environ,
     deadline=None,
     database=None,

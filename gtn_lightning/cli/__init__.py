@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from gtn_lightning import __version__
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 
 __all__ = ["main"]
@@ -19,6 +20,9 @@ def main(args: Sequence[str] | None = None) -> int:
         Ctrl-C, 143 for SIGTERM, 129 for a closed terminal); 1 for a run whose other processes are gone.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    if arguments == ["--version"]:
+        print(f"gtn {__version__}")
+        return 0
     with Signals(until_exit=args is None) as signals:
         try:
             try:

@@ -73,7 +73,8 @@ from gtn_lightning.teacher_file import TeacherRecipe, load_weights
 from gtn_lightning.trust import trusting
 
 EPILOG = """`gtn search` scores architectures; `gtn search --help` says how.
-`gtn recipes` lists the recipes that come with the package; --config takes their names.
+`gtn recipes` lists the recipes that come with the package; --config takes their names. `gtn --version` prints the
+version.
 Recipes name classes and so can run code. For a stranger's: --trusted-only allows this package's and Lightning's alone;
 --trust MODULE allows those of a module too, in a recipe and in a teacher file.
 GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""

@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from gtn_lightning import GTN
+from gtn_lightning import GTN, __version__
 from gtn_lightning.cli import main
 from gtn_lightning.learners import Fixed
 from gtn_lightning.teacher_file import read_recipe, save_teacher
@@ -734,10 +734,15 @@ def test_a_recipe_extends_another_of_ones_own(tmp_path: Path, capsys: pytest.Cap
     assert (found["model"]["eval_learners"], found["model"]["inner_steps"]) == (4, 6)
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gtn {__version__}\n"
+
+
 def test_help_lists_the_commands_and_what_there_is_beside_lightnings(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for word in ("fit", "validate", "test", "predict", "gtn recipes", "GTN_TRACEBACK"):
+    for word in ("fit", "validate", "test", "predict", "gtn recipes", "gtn --version", "GTN_TRACEBACK"):
         assert word in shown

@@ -34,6 +34,11 @@ def sqlite(folder: Path) -> str:
     return f"sqlite:///{folder / 'study.sqlite'}"
 
 
+def journal(folder: Path) -> str:
+    """The faster storage, for what any storage shows."""
+    return str(folder / "study.journal")
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_architecture_is_scored_once(sampler: str, tmp_path: Path) -> None:
     main(sqlite(tmp_path), sampler)
@@ -47,8 +52,8 @@ def test_every_architecture_is_scored_once(sampler: str, tmp_path: Path) -> None
 def test_samplers_that_learn_find_better_architectures_than_chance(sampler: str, tmp_path: Path) -> None:
     found = {}
     for name in ("random", sampler):
-        main(sqlite(tmp_path / name), name, 24)
-        board = Candidates(Sums(), "test", sqlite(tmp_path / name), 24, name).leaderboard()
+        main(journal(tmp_path / name), name, 24)
+        board = Candidates(Sums(), "test", journal(tmp_path / name), 24, name).leaderboard()
         found[name] = sum(candidate.value for candidate in board) / len(board)
     assert found[sampler] > found["random"]
 
@@ -68,7 +73,7 @@ def database() -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "database"])
 def test_three_workers_killed_five_times_leave_the_undisturbed_leaderboard(kind: str, tmp_path: Path) -> None:
-    storages = {"sqlite": sqlite(tmp_path), "journal": str(tmp_path / "study.journal")}
+    storages = {"sqlite": sqlite(tmp_path), "journal": journal(tmp_path)}
     storage = database() if kind == "database" else storages[kind]
     moments = random.Random(0)
 
@@ -176,7 +181,7 @@ def test_candidates_that_do_worse_than_the_median_are_given_up_and_come_last(tmp
 def test_other_settings_are_refused(
     known: dict[str, object], now: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    for storage in (sqlite(tmp_path), str(tmp_path / "s.journal")):
+    for storage in (sqlite(tmp_path), journal(tmp_path)):
         Candidates(Sums(), "test", storage, 5, settings=known)
         Candidates(Sums(), "test", storage, 5, settings=known)
         with pytest.raises(RecipeError, match=f"'test' was {message}") as caught:
@@ -214,7 +219,7 @@ NO_NUMBERS = (math.nan, math.inf, None, "high", torch.zeros(2), 1j, 10**400)
 def test_a_score_that_is_no_number_counts_as_the_worst_and_is_not_asked_for_again(
     sampler: str, kind: str, tmp_path: Path
 ) -> None:
-    storage = sqlite(tmp_path) if kind == "sqlite" else str(tmp_path / "s.journal")
+    storage = sqlite(tmp_path) if kind == "sqlite" else journal(tmp_path)
     candidates = Candidates(Sums(), "test", storage, 12, sampler)
     given: list[Any] = [*NO_NUMBERS, 3.0, -1.0, -math.inf, np.float32(2.0), torch.tensor(1.0)]
     said = {}
@@ -236,7 +241,7 @@ def test_a_score_that_is_no_number_counts_as_the_worst_and_is_not_asked_for_agai
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_search_in_which_nothing_is_a_number_ends(sampler: str, tmp_path: Path) -> None:
-    candidates = Candidates(Sums(), "test", sqlite(tmp_path), 16, sampler)
+    candidates = Candidates(Sums(), "test", journal(tmp_path), 16, sampler)
     while (claimed := candidates.claim()) is not None:
         candidates.finish(claimed[0], Score(math.nan, Cost()))
     assert [math.isnan(candidate.value) for candidate in candidates.leaderboard()] == [True] * 16
@@ -315,7 +320,7 @@ def test_signs_of_life_hold_a_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_worker_gives_signs_of_life_while_it_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "BEAT", 0.02)
-    for storage in (sqlite(tmp_path), str(tmp_path / "s.journal")):
+    for storage in (sqlite(tmp_path), journal(tmp_path)):
         candidates = Candidates(Sums(), "test", storage, 1)
         claimed = candidates.claim()
         assert claimed is not None
