@@ -744,5 +744,5 @@ def test_help_lists_the_commands_and_what_there_is_beside_lightnings(capsys: pyt
         main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for word in ("fit", "validate", "test", "predict", "gtn recipes", "gtn --version", "GTN_TRACEBACK"):
+    for word in ("fit", "validate", "test", "predict", "gtn recipes", "--version", "GTN_TRACEBACK"):
         assert word in shown
