@@ -95,7 +95,7 @@ def cell(gtn: GTN, sample: Callable[[torch.Generator], nn.Module], number: int, 
     val, test = data.splits.val, data.splits.test
     tuning = data.normalise(val.images[:2000]), val.labels[:2000]
     _, taught = teach_at_best_rate(
-        learner, gtn.task, teacher, requests, gtn.optimizer, [gtn.inner_steps], RATES, tuning
+        learner, gtn.task, teacher, requests, gtn.inner_optimizer, [gtn.inner_steps], RATES, tuning
     )
     metric, last = gtn.task.metric(), taught[gtn.inner_steps]
     with torch.no_grad():

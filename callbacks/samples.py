@@ -77,7 +77,7 @@ class SampleGrid(Callback):
             [batch.inputs for batch in batches],
             [batch.labels for batch in batches],
             [step + 1 for step in steps],
-            gtn.optimizer.schedules(gtn.inner_steps),
+            gtn.inner_optimizer.schedules(gtn.inner_steps),
             title,
         )
         save_figure(trainer, figure, "samples", trainer.global_step)

@@ -57,12 +57,12 @@ class SyntheticData(BasePredictionWriter):
         # Whatever the trainer's precision is, the file is what it says it is.
         tensors = {name: made.float() if made.is_floating_point() else made for name, made in tensors.items()}
         gtn: Any = pl_module
-        schedules = gtn.optimizer.schedules(gtn.inner_steps)
+        schedules = gtn.inner_optimizer.schedules(gtn.inner_steps)
         tensors |= {name: values[steps].float().cpu() for name, values in schedules.items()}
         meanings = MEANINGS | dict.fromkeys(schedules, "float32 [T], the inner optimizer's value at each step")
         metadata = {
             "format": FORMAT,
-            "optimizer": type(gtn.optimizer).__name__,
+            "optimizer": type(gtn.inner_optimizer).__name__,
             "description": json.dumps(meanings),
         }
         # Serialised in memory: the library's own writer hides the system's reason when it fails.

@@ -52,7 +52,7 @@ WHERE = {"train": "the data", "val": "the validation data", "test": "the test da
 PARTS: dict[str, type] = {
     "teacher": Teacher,
     "curriculum": Curriculum,
-    "optimizer": InnerOptimizer,
+    "inner_optimizer": InnerOptimizer,
     "task": Task,
     "inner_steps": int,
 }
@@ -79,14 +79,14 @@ class GTN(pl.LightningModule):
         teacher: makes the data.
         curriculum: which teacher input each inner step sees.
         learners: the distribution of the networks that are taught.
-        optimizer: the inner optimizer, with what is learned about it.
+        inner_optimizer: the inner optimizer, with what is learned about it.
         task: what is taught.
         inner_steps: number of inner steps T.
         outer_optimizer: makes the outer optimizer from the meta-parameters; default Adam with rate 0.01.
-        lr_scheduler: makes the outer rate's schedule, stepped after every meta-step.
+        outer_lr_scheduler: makes the outer rate's schedule, stepped after every meta-step.
         outer_groups: options of the outer optimizer for a part of what is meta-learned, by its name: ``teacher``,
-            ``curriculum`` or ``optimizer``, for instance ``{optimizer: {lr: 0.001}}``. A weight decay acts on the
-            teacher alone, unless it is given here.
+            ``curriculum`` or ``inner_optimizer``, for instance ``{inner_optimizer: {lr: 0.001}}``. A weight decay acts
+            on the teacher alone, unless it is given here.
         mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``. ``auto`` measures
             and takes the fastest, so that two runs agree but for rounding; name one where they must agree in every
             bit.
@@ -118,11 +118,11 @@ class GTN(pl.LightningModule):
         teacher: Teacher,
         curriculum: Curriculum,
         learners: LearnerDistribution,
-        optimizer: InnerOptimizer,
+        inner_optimizer: InnerOptimizer,
         task: Task,
         inner_steps: int,
         outer_optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        outer_lr_scheduler: LRSchedulerCallable | None = None,
         outer_groups: dict[str, dict[str, Any]] | None = None,
         mode: str = "auto",
         truncation: int | None = None,
@@ -141,11 +141,11 @@ class GTN(pl.LightningModule):
         self.teacher = teacher
         self.curriculum = curriculum
         self.learners = learners
-        self.optimizer = optimizer
+        self.inner_optimizer = inner_optimizer
         self.task = task
         self.inner_steps = inner_steps
         self.outer_optimizer = outer_optimizer
-        self.lr_scheduler = lr_scheduler
+        self.outer_lr_scheduler = outer_lr_scheduler
         self.outer_groups = outer_groups
         self.mode = mode
         self.truncation = truncation
@@ -220,7 +220,7 @@ class GTN(pl.LightningModule):
             RecipeError: if it is another architecture's.
         """
         held = read_shapes(path)
-        for part in ("teacher", "curriculum", "optimizer"):
+        for part in ("teacher", "curriculum", "inner_optimizer"):
             with torch.device("meta"):
                 try:
                     state = build(recipe.model.get(part), recipe.trust).state_dict()
@@ -229,7 +229,7 @@ class GTN(pl.LightningModule):
                         raise RecipeError(f"{path}: {part}: {' '.join(str(error).split())}") from error
                     continue  # a class of the user's own that looks at values: it is built as it is
             for name, tensor in state.items():
-                # What is in the one only is said by `load_weights`, which knows of earlier formats.
+                # What is in the one only is said by `load_weights`.
                 shape = held[f"{part}.{name}"].shape if f"{part}.{name}" in held else None
                 if shape is not None and shape != tensor.shape:
                     raise RecipeError(
@@ -311,7 +311,7 @@ class GTN(pl.LightningModule):
     def description(self) -> dict[str, Any]:
         """Return this module's arguments as plain data, without those that only training needs."""
         names = (
-            *("teacher", "curriculum", "learners", "optimizer", "task", "inner_steps"),
+            *("teacher", "curriculum", "learners", "inner_optimizer", "task", "inner_steps"),
             *("eval_learners", "eval_steps", "real_rates", "seed"),
         )
         return {name: describe(getattr(self, name)) for name in names}
@@ -334,10 +334,10 @@ class GTN(pl.LightningModule):
         if not parts:
             raise RecipeError(
                 "there is nothing to meta-learn: the teacher has no parameters and the inner optimizer learns nothing; "
-                "name hyperparameters in model.optimizer.learned or learned_per_step"
+                "name hyperparameters in model.inner_optimizer.learned or learned_per_step"
             )
         optimizer = self.outer_optimizer or partial(torch.optim.Adam, lr=0.01)
-        return OuterOptimization(parts, optimizer, self.lr_scheduler, self.outer_groups)
+        return OuterOptimization(parts, optimizer, self.outer_lr_scheduler, self.outer_groups)
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
@@ -355,7 +355,7 @@ class GTN(pl.LightningModule):
                 inner_losses[0] if self.learners.one_architecture and are_one_function(made) else inner_losses,
                 [learner.init() for learner in learners],
                 self._batches(self.curriculum.requests(generator, self.device)),
-                self.optimizer,
+                self.inner_optimizer,
                 mode=self.mode,
                 window=window,
                 snapshots=meta_steps,
@@ -511,7 +511,7 @@ class GTN(pl.LightningModule):
             learner = self.learners.sample(generator).to(self.device)
             with torch.no_grad():
                 requests = self.curriculum.requests(generator, self.device)
-            taught = teach(learner, self.task, self.teacher, requests, self.optimizer, steps, self.mode)
+            taught = teach(learner, self.task, self.teacher, requests, self.inner_optimizer, steps, self.mode)
             self._examinations["synthetic"].add(number, learner, taught)
             if "real" in self._examinations:
                 assert self._real is not None
@@ -524,7 +524,7 @@ class GTN(pl.LightningModule):
                     self.task,
                     self._real,
                     passes.requests(generator, self.device),
-                    self.optimizer,
+                    self.inner_optimizer,
                     steps,
                     self.real_rates,
                     self._tuning_batch,
@@ -726,10 +726,10 @@ class GTN(pl.LightningModule):
                 f"model.inner_steps is {self.inner_steps} but model.curriculum.steps is {self.curriculum.steps}: "
                 "make them agree"
             )
-        if self.optimizer.learned_per_step and self.optimizer.steps != self.inner_steps:
+        if self.inner_optimizer.learned_per_step and self.inner_optimizer.steps != self.inner_steps:
             raise RecipeError(
-                f"model.inner_steps is {self.inner_steps} but model.optimizer.steps is {self.optimizer.steps}: "
-                "make them agree"
+                f"model.inner_steps is {self.inner_steps} but model.inner_optimizer.steps is "
+                f"{self.inner_optimizer.steps}: make them agree"
             )
         if self.teacher.noise != self.curriculum.noise:
             raise RecipeError(

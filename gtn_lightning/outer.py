@@ -79,7 +79,7 @@ class OuterOptimization:
         made = self._over(self._stand_ins())
         plan: dict[str, Any] = {"optimizer": _path(made), "groups": _options(made), "schedule": None, "arguments": {}}
         if self.lr_scheduler is not None:
-            schedule = _made("model.lr_scheduler", self.lr_scheduler, partial(self.lr_scheduler, made))
+            schedule = _made("model.outer_lr_scheduler", self.lr_scheduler, partial(self.lr_scheduler, made))
             plan |= {"schedule": _path(schedule), "arguments": _arguments(schedule)}
         return plan | {"scheduled": _options(made)}
 
@@ -249,7 +249,7 @@ class OuterOptimization:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # no optimizer step before it
                 for _ in range(steps):
-                    _made("model.lr_scheduler", self.lr_scheduler, course.step)
+                    _made("model.outer_lr_scheduler", self.lr_scheduler, course.step)
         return wanted, course
 
     def _over(self, parameters: Mapping[str, list[Tensor]]) -> Optimizer:
@@ -316,13 +316,13 @@ class OuterOptimization:
         """Step a schedule over nothing: some values are refused no earlier than that, after a meta-step that is."""
         assert self.lr_scheduler is not None
         over = self._over(self._stand_ins())
-        schedule = _made("model.lr_scheduler", self.lr_scheduler, partial(self.lr_scheduler, over))
+        schedule = _made("model.outer_lr_scheduler", self.lr_scheduler, partial(self.lr_scheduler, over))
         length = getattr(schedule, "T_max", 1)
         if length < 1:
             # Torch takes a negative one, with which the rate jumps between its ends.
             raise RecipeError(
-                f"model.lr_scheduler.init_args.T_max must be at least 1; got {length}: give the number of meta-steps, "
-                "where trainer.max_steps does not"
+                f"model.outer_lr_scheduler.init_args.T_max must be at least 1; got {length}: give the number of "
+                "meta-steps, where trainer.max_steps does not"
             )
         for group in over.param_groups:
             rate = self.options.get(group.get("name", ""), {}).get("lr")
@@ -334,7 +334,7 @@ class OuterOptimization:
         if not isinstance(schedule, ReduceLROnPlateau):  # which wants a metric
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # no optimizer step before it
-                _made("model.lr_scheduler", self.lr_scheduler, schedule.step)
+                _made("model.outer_lr_scheduler", self.lr_scheduler, schedule.step)
 
 
 def _check_plan(plan: Any) -> None:

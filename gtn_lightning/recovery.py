@@ -93,7 +93,7 @@ class Recovery:
             raise DivergedError(
                 f"meta-step {trainer.global_step}: {self._in_a_row} meta-steps in a row had no finite gradient "
                 f"({self._cause}), also after {self._returned} returns to a good state with a smaller outer rate: "
-                "lower model.optimizer's lr or model.outer_optimizer's, clip with trainer.gradient_clip_val or "
+                "lower model.inner_optimizer's lr or model.outer_optimizer's, clip with trainer.gradient_clip_val or "
                 "GradientNorm, or begin with fewer inner_steps; checkpoints/best-*.ckpt holds the best state"
             )
         self._returned += 1

@@ -17,16 +17,12 @@ from torch import Tensor
 from gtn_lightning import trust as trusted
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
-from gtn_lightning.inner_loop.optimizers import shifted
 
 if TYPE_CHECKING:
     from gtn_lightning.module import GTN
 
-FORMAT = "gtn-lightning teacher 2"
+FORMAT = "gtn-lightning teacher 3"
 """Value of the metadata key ``format``."""
-
-EARLIER = ("gtn-lightning teacher 1",)
-"""Formats that are read as well: inner hyperparameters without origins, recipes without kinds of values."""
 
 DEPTH = 100
 """The deepest nesting of a recipe that is read."""
@@ -106,7 +102,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     metadata = _metadata(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    return shifted(tensors, "optimizer."), {**metadata, "format": FORMAT}
+    return tensors, metadata
 
 
 def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -192,10 +188,10 @@ def _metadata(path: str | Path) -> dict[str, str]:
         raise RecipeError(
             f"{path} is not a complete safetensors file ({error}): expected a teacher.safetensors"
         ) from error
-    if metadata.get("format") not in (FORMAT, *EARLIER):
+    if metadata.get("format") != FORMAT:
         raise RecipeError(
-            f"{path} is no teacher file of this version: its metadata has format "
-            f"{metadata.get('format')!r}, expected {FORMAT!r}"
+            f"{path}: expected a teacher file of this version, whose metadata has format {FORMAT!r}, got "
+            f"{metadata.get('format')!r}: meta-train it again, or use the version that wrote it"
         )
     return dict(metadata)
 
@@ -214,7 +210,6 @@ def load_weights(gtn: "GTN", path: str | Path) -> None:
 def check_state(gtn: "GTN", tensors: Mapping[str, Tensor], source: str) -> None:
     """Raise ``RecipeError``, naming the first difference, unless the tensors belong to such a module."""
     own = gtn.state_dict()
-    tensors = shifted(tensors, "optimizer.")
     for name in sorted(own.keys() | tensors.keys()):
         shapes = [list(state[name].shape) if name in state else "nothing" for state in (tensors, own)]
         if shapes[0] != shapes[1]:

@@ -117,7 +117,7 @@ def test_loops_that_count_other_meta_steps(checkpoint: dict[str, Any], gtn: GTN,
 
 def test_a_schedule_that_is_odd(gtn: GTN, tmp_path: Path) -> None:
     def scheduled() -> GTN:
-        return make_gtn(lr_scheduler=lambda made: torch.optim.lr_scheduler.StepLR(made, 2))
+        return make_gtn(outer_lr_scheduler=lambda made: torch.optim.lr_scheduler.StepLR(made, 2))
 
     trainer = make_trainer(tmp_path, max_steps=2)
     trainer.fit(scheduled(), DigitsData(batch_size=64))

@@ -106,7 +106,12 @@ def test_the_meta_gradient_of_a_whole_meta_step(generator: bool, situation: str)
             gtn.load_state_dict(before)
         return loss
 
-    parts = ["teacher.", "optimizer.logs.lr", "optimizer.logs.momentum", *(["curriculum."] if generator else [])]
+    parts = [
+        "teacher.",
+        "inner_optimizer.logs.lr",
+        "inner_optimizer.logs.momentum",
+        *(["curriculum."] if generator else []),
+    ]
     for part in parts:
         slope = sum(
             float((g * d).sum())
@@ -145,7 +150,7 @@ def test_every_meta_step_meets_another_learner_which_is_never_a_part_of_the_modu
     assert len(drawn) == 1 + 4 + 2 * 2
     assert len(first_weights) == 1 + 4 + 2
     assert not any(isinstance(module, MLP) for module in gtn.modules())
-    assert {name.split(".")[0] for name, _ in gtn.named_parameters()} == {"teacher", "optimizer"}
+    assert {name.split(".")[0] for name, _ in gtn.named_parameters()} == {"teacher", "inner_optimizer"}
 
 
 def test_a_population_has_one_architecture_and_parameters_of_its_own(tmp_path: Path) -> None:
@@ -191,7 +196,7 @@ def test_a_resumed_run_repeats_the_next_meta_steps_bit_for_bit(kind: str, tmp_pa
             make_gtn(
                 **options,
                 outer_optimizer=partial(torch.optim.Adam, lr=0.02),
-                lr_scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=6),
+                outer_lr_scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=6),
             ),
             Recorder(),
         )
@@ -223,7 +228,7 @@ def test_a_run_that_is_resumed_with_more_meta_steps_follows_their_schedule(
 ) -> None:
     def run(length: int, steps: int, resume: Path | None = None) -> pl.Trainer:
         schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=length)
-        gtn = make_gtn(outer_optimizer=partial(torch.optim.Adam, lr=0.02), lr_scheduler=schedule)
+        gtn = make_gtn(outer_optimizer=partial(torch.optim.Adam, lr=0.02), outer_lr_scheduler=schedule)
         trainer = make_trainer(tmp_path, max_steps=steps, callbacks=[SaveAfter(3, tmp_path / f"{length}.ckpt")])
         trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
         return trainer
@@ -242,7 +247,7 @@ def test_a_run_that_is_resumed_with_another_outer_rate_follows_it(
 ) -> None:
     def run(rate: float, resume: Path | None = None) -> pl.Trainer:
         outer = partial(torch.optim.Adam, lr=rate, betas=(rate, 0.999))
-        gtn = make_gtn(outer_optimizer=outer, lr_scheduler=schedule)
+        gtn = make_gtn(outer_optimizer=outer, outer_lr_scheduler=schedule)
         saves = SaveAfter(3 if resume is None else 5, tmp_path / f"{rate}.ckpt")
         trainer = make_trainer(tmp_path, max_steps=3 if resume is None else 6, callbacks=[saves])
         trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
@@ -277,7 +282,7 @@ def test_a_run_that_is_resumed_with_another_schedule_follows_it(
     }
 
     def run(schedule: str | None, steps: int, resume: Path | None = None) -> pl.Trainer:
-        gtn = make_gtn(outer_optimizer=partial(torch.optim.Adam, lr=0.02), lr_scheduler=schedules[schedule])
+        gtn = make_gtn(outer_optimizer=partial(torch.optim.Adam, lr=0.02), outer_lr_scheduler=schedules[schedule])
         trainer = make_trainer(tmp_path, max_steps=steps, callbacks=[SaveAfter(3, tmp_path / "3.ckpt")])
         trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
         return trainer
@@ -303,11 +308,11 @@ def test_every_part_is_a_group_of_the_outer_optimizer() -> None:
     gtn = make_gtn(
         **with_generator(),
         outer_optimizer=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.2),
-        outer_groups={"optimizer": {"lr": 0.01}},
+        outer_groups={"inner_optimizer": {"lr": 0.01}},
     )
     optimizer: Any = gtn.configure_optimizers()
     assert {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {
-        "teacher": (0.1, 0.2), "curriculum": (0.1, 0.0), "optimizer": (0.01, 0.0),
+        "teacher": (0.1, 0.2), "curriculum": (0.1, 0.0), "inner_optimizer": (0.01, 0.0),
     }  # fmt: skip
     for group in optimizer.param_groups:
         assert group["params"] == list(getattr(gtn, group["name"]).parameters())
@@ -337,7 +342,7 @@ def test_truncation_differentiates_a_window(generator: bool, random_window: bool
     reached = []
     for gradients in recorder.gradients:
         by_step = gradients[per_image].view(STEPS, BATCH, -1).abs().sum(dim=(1, 2))
-        assert torch.equal(gradients["optimizer.logs.lr"] != 0, by_step > 0)
+        assert torch.equal(gradients["inner_optimizer.logs.lr"] != 0, by_step > 0)
         reached.append(by_step.nonzero().flatten().tolist())
         if generator:
             assert isinstance(gtn.teacher, Generator)
@@ -358,8 +363,10 @@ def test_a_gradient_that_is_not_finite_skips_its_meta_step_alone(tmp_path: Path)
         def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             self.weights.append({name: tensor.clone() for name, tensor in pl_module.state_dict().items()})
             if trainer.global_step in (1, 3):
-                assert pl_module.optimizer.logs["lr"].grad is not None
-                pl_module.optimizer.logs["lr"].grad[0] = float("nan") if trainer.global_step == 1 else float("inf")
+                assert pl_module.inner_optimizer.logs["lr"].grad is not None
+                pl_module.inner_optimizer.logs["lr"].grad[0] = (
+                    float("nan") if trainer.global_step == 1 else float("inf")
+                )
 
     seen = NotANumber()
     gtn = make_gtn(outer_optimizer=partial(torch.optim.SGD, lr=0.1))
@@ -378,7 +385,7 @@ def test_a_gradient_that_is_not_finite_skips_its_meta_step_alone(tmp_path: Path)
 
 
 def test_a_learner_that_diverges_stops_nothing(tmp_path: Path) -> None:
-    gtn = make_gtn(optimizer=SGD(lr=1e12, learned=["lr"]), learners=Fixed(mlp(hidden=[8], activation="relu")))
+    gtn = make_gtn(inner_optimizer=SGD(lr=1e12, learned=["lr"]), learners=Fixed(mlp(hidden=[8], activation="relu")))
     before = weights(gtn)
     trainer = make_trainer(tmp_path, max_steps=2, val_check_interval=2)
     trainer.fit(gtn, DigitsData(32))
@@ -615,11 +622,11 @@ def test_a_synthetic_batch_is_one_keyed_draw(curriculum: Any) -> None:
 
 def test_real_data_as_the_teacher_learns_its_rates(tmp_path: Path) -> None:
     gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1197))
-    before = gtn.optimizer.schedules(STEPS)
+    before = gtn.inner_optimizer.schedules(STEPS)
     trainer = make_trainer(tmp_path, max_steps=3, val_check_interval=3)
     data = DigitsData(32)
     trainer.fit(gtn, data)
-    assert not torch.equal(gtn.optimizer.schedules(STEPS)["lr"], before["lr"])
+    assert not torch.equal(gtn.inner_optimizer.schedules(STEPS)["lr"], before["lr"])
     images = data.normalise(data.splits.train.images)
     made = trainer.predict(gtn, data)
     assert made is not None
@@ -780,8 +787,8 @@ def test_no_split_but_the_one_at_hand_is_needed(tmp_path: Path) -> None:
         ({"inner_steps": 0}, r"inner_steps must be at least 1; got 0"),
         ({"inner_steps": 4}, r"inner_steps is 4 but model.curriculum.steps is 3: make them agree"),
         (
-            {"optimizer": SGD(learned_per_step=["lr"], steps=5)},
-            r"inner_steps is 3 but model.optimizer.steps is 5: make them agree",
+            {"inner_optimizer": SGD(learned_per_step=["lr"], steps=5)},
+            r"inner_steps is 3 but model.inner_optimizer.steps is 5: make them agree",
         ),
         (
             {"teacher": Generator(SHAPE, 10, noise=5, hidden=4, channels=(2, 2))},
@@ -846,7 +853,10 @@ def test_parts_that_do_not_fit_together(changes: dict[str, Any], message: str) -
             },
             r"the data has labels from 0 to 9 but task.classes is 5: .*set classes to 10",
         ),
-        ({"optimizer": SGD(), "teacher": RealData(SHAPE, 10)}, r"there is nothing to meta-learn: .*learned_per_step"),
+        (
+            {"inner_optimizer": SGD(), "teacher": RealData(SHAPE, 10)},
+            r"there is nothing to meta-learn: .*learned_per_step",
+        ),
     ],
 )
 def test_a_model_that_does_not_fit_the_data_fails_before_the_first_meta_step(

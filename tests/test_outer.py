@@ -59,7 +59,7 @@ def test_a_schedule_stands_at_its_beginning(scheduler: Callable[[Optimizer], Any
     )
 
 
-PARTS = {"teacher": 2, "optimizer": 1}
+PARTS = {"teacher": 2, "inner_optimizer": 1}
 
 
 def parts() -> dict[str, list[nn.Parameter]]:
@@ -232,7 +232,7 @@ def test_a_schedule_that_has_ended_before() -> None:
     then = OuterOptimization(parts(), Adam).plan()
     outer = OuterOptimization(parts(), Adam, partial(OneCycleLR, max_lr=0.5, total_steps=3))
     outer.check(then, 3)
-    with pytest.raises(RecipeError, match=r"^model.lr_scheduler.init_args.total_steps: OneCycleLR: ") as caught:
+    with pytest.raises(RecipeError, match=r"^model.outer_lr_scheduler.init_args.total_steps: OneCycleLR: ") as caught:
         outer.check(then, 9)
     assert "\n" not in str(caught.value)
 
@@ -241,10 +241,10 @@ def test_a_schedule_that_has_ended_before() -> None:
 
 
 def test_weight_decay_acts_on_the_teacher_alone() -> None:
-    weights = {name: [nn.Parameter(torch.ones(2))] for name in ("teacher", "curriculum", "optimizer")}
+    weights = {name: [nn.Parameter(torch.ones(2))] for name in ("teacher", "curriculum", "inner_optimizer")}
     optimizer: Any = OuterOptimization(weights, partial(AdamW, lr=0.1, weight_decay=0.5)).configure()
     assert [(group["name"], group["weight_decay"]) for group in optimizer.param_groups] == [
-        ("teacher", 0.5), ("curriculum", 0.0), ("optimizer", 0.0),
+        ("teacher", 0.5), ("curriculum", 0.0), ("inner_optimizer", 0.0),
     ]  # fmt: skip
     for (parameter,) in weights.values():
         parameter.grad = torch.zeros(2)
@@ -253,7 +253,7 @@ def test_weight_decay_acts_on_the_teacher_alone() -> None:
 
 
 def test_options_of_single_parts() -> None:
-    given = {"optimizer": {"lr": 0.01, "weight_decay": 0.2, "betas": [0.5, 0.6]}}
+    given = {"inner_optimizer": {"lr": 0.01, "weight_decay": 0.2, "betas": [0.5, 0.6]}}
     outer = OuterOptimization(parts(), partial(AdamW, lr=0.4, weight_decay=0.5), COSINE, given)
     optimizer, schedule = run(outer, 4)
     teacher, learned = optimizer.param_groups
@@ -262,21 +262,23 @@ def test_options_of_single_parts() -> None:
     assert learned["lr"] == pytest.approx(teacher["lr"] / 40)
     then = OuterOptimization(parts(), partial(AdamW, lr=0.4, weight_decay=0.5), COSINE).plan()
     said = outer.follow(*run(outer, 0), then, 0)
-    assert "lr 0.01 instead of 0.4 for the optimizer" in said
+    assert "lr 0.01 instead of 0.4 for the inner_optimizer" in said
 
 
 @pytest.mark.parametrize(
     ("optimizer", "scheduler", "given", "message"),
     [
-        (Adam, None, {"learner": {"lr": 0.1}}, r"model.outer_groups.learner: .*name one of teacher, optimizer"),
-        (Adam, None, {"optimizer": {"momentum": 0.1}},
-         r"model.outer_groups.optimizer.momentum: Adam has no such option; it has lr, betas"),
-        (Adam, None, {"optimizer": {"lr": -0.1}},
-         r"model.outer_groups.optimizer: Adam: Invalid learning rate: -0.1; correct"),
-        (Adam, None, {"optimizer": {"lr": "fast"}}, r"model.outer_groups.optimizer: Adam: .*correct the value"),
-        (LBFGS, None, {"optimizer": {"lr": 0.1}}, r"model.outer_groups: LBFGS .*leave model.outer_groups out"),
-        (Adam, CYCLE, {"optimizer": {"lr": 0.1}},
-         r"model.outer_groups.optimizer.lr: OneCycleLR sets all rates by itself"),
+        (Adam, None, {"learner": {"lr": 0.1}}, r"model.outer_groups.learner: .*name one of teacher, inner_optimizer"),
+        (Adam, None, {"inner_optimizer": {"momentum": 0.1}},
+         r"model.outer_groups.inner_optimizer.momentum: Adam has no such option; it has lr, betas"),
+        (Adam, None, {"inner_optimizer": {"lr": -0.1}},
+         r"model.outer_groups.inner_optimizer: Adam: Invalid learning rate: -0.1; correct"),
+        (Adam, None, {"inner_optimizer": {"lr": "fast"}},
+         r"model.outer_groups.inner_optimizer: Adam: .*correct the value"),
+        (LBFGS, None, {"inner_optimizer": {"lr": 0.1}},
+         r"model.outer_groups: LBFGS .*leave model.outer_groups out"),
+        (Adam, CYCLE, {"inner_optimizer": {"lr": 0.1}},
+         r"model.outer_groups.inner_optimizer.lr: OneCycleLR sets all rates by itself"),
     ],
 )  # fmt: skip
 def test_options_that_no_part_can_have(optimizer: Any, scheduler: Any, given: Any, message: str) -> None:
@@ -307,11 +309,23 @@ def test_an_optimizers_own_groups_are_left_to_it(optimizer: Any) -> None:
         (partial(Adam, lr=-1.0, eps=-1.0), None, "model.outer_optimizer: Adam: Invalid learning rate: -1.0"),
         (partial(SGD, nesterov=True), None, "model.outer_optimizer: SGD: Nesterov momentum requires a momentum"),
         (lambda weights: Adam(weights, lr=-1.0), None, "model.outer_optimizer: Invalid learning rate: -1.0"),
-        (Adam, partial(OneCycleLR, max_lr=1.0, total_steps=-3), "model.lr_scheduler.init_args.total_steps: OneCycleLR"),
+        (
+            Adam,
+            partial(OneCycleLR, max_lr=1.0, total_steps=-3),
+            "model.outer_lr_scheduler.init_args.total_steps: OneCycleLR",
+        ),
         # Refused only when they are stepped, or not at all.
-        (Adam, partial(StepLR, step_size=0), "model.lr_scheduler: StepLR: "),
-        (Adam, partial(CosineAnnealingLR, T_max=0), "model.lr_scheduler.init_args.T_max must be at least 1; got 0"),
-        (Adam, partial(CosineAnnealingLR, T_max=-1), "model.lr_scheduler.init_args.T_max must be at least 1; got -1"),
+        (Adam, partial(StepLR, step_size=0), "model.outer_lr_scheduler: StepLR: "),
+        (
+            Adam,
+            partial(CosineAnnealingLR, T_max=0),
+            "model.outer_lr_scheduler.init_args.T_max must be at least 1; got 0",
+        ),
+        (
+            Adam,
+            partial(CosineAnnealingLR, T_max=-1),
+            "model.outer_lr_scheduler.init_args.T_max must be at least 1; got -1",
+        ),
     ],
 )
 def test_what_they_refuse_is_named(optimizer: Any, scheduler: Any, message: str) -> None:

@@ -40,7 +40,7 @@ def run(recovery: Recovery, steps: set[int], folder: Path, **options: Any) -> tu
     spoils = Spoils(steps)
     gtn = make_gtn(
         outer_optimizer=partial(torch.optim.SGD, lr=RATE, momentum=0.9),
-        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
+        outer_lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
         recovery=recovery,
     )
     trainer = make_trainer(folder, callbacks=[spoils], **{"max_steps": 8, "val_check_interval": 2} | options)
@@ -64,7 +64,7 @@ def test_no_schedule_raises_the_smaller_rate_again(tmp_path: Path) -> None:
         spoils = Spoils(steps)
         gtn = make_gtn(
             outer_optimizer=partial(torch.optim.SGD, lr=RATE, momentum=0.9),
-            lr_scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0, total_steps=10),
+            outer_lr_scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0, total_steps=10),
             recovery=Recovery(limit=2),
         )
         make_trainer(tmp_path, callbacks=[spoils], max_steps=8, val_check_interval=2).fit(gtn, DigitsData(32))
@@ -81,7 +81,7 @@ def test_a_resumed_run_keeps_the_smaller_rate_where_its_recipe_names_another(
     spoils = Spoils(set())
     gtn = make_gtn(
         outer_optimizer=partial(torch.optim.SGD, lr=3 * RATE, momentum=0.9),
-        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
+        outer_lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
         recovery=Recovery(limit=2, factor=0.1),
     )
     with caplog.at_level("INFO"):
@@ -104,7 +104,7 @@ def test_in_the_end_it_stops_and_names_the_cause(tmp_path: Path) -> None:
     message = str(stopped.value)
     assert message.startswith("meta-step 5: ")
     assert "the meta-gradient of teacher.pixels is not" in message
-    assert "lower model.optimizer's lr" in message
+    assert "lower model.inner_optimizer's lr" in message
     assert "\n" not in message
 
 
@@ -121,7 +121,7 @@ def test_a_resumed_run_has_no_more_returns_than_the_first(tmp_path: Path) -> Non
     spoils = Spoils(set(range(100)))
     gtn = make_gtn(
         outer_optimizer=partial(torch.optim.SGD, lr=RATE, momentum=0.9),
-        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
+        outer_lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
         recovery=Recovery(limit=2, returns=1),
     )
     resumed = make_trainer(tmp_path, max_steps=20, callbacks=[spoils])

@@ -25,7 +25,7 @@ def make_gtn(**changes: Any) -> GTN:
         "teacher": Pixels(SHAPE, 10, STEPS * BATCH),
         "curriculum": Full(STEPS, BATCH, 10),
         "learners": Fixed(partial(MLP, image_shape=SHAPE, classes=10, hidden=[8], activation="tanh")),
-        "optimizer": SGD(lr=0.1, momentum=0.5, learned_per_step=["lr", "momentum"], steps=STEPS),
+        "inner_optimizer": SGD(lr=0.1, momentum=0.5, learned_per_step=["lr", "momentum"], steps=STEPS),
         "task": Classification(10),
         "inner_steps": STEPS,
         "mode": "remat",  # named, so that two runs agree in every bit

@@ -126,11 +126,6 @@ class InnerOptimizer(nn.Module, ABC):
         raw = raw.clamp(-limit, limit)
         return raw.exp() if self._ranges[key] == POSITIVE else raw.sigmoid()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Called before the same of `logs` and `origins`, which are loaded by themselves.
-        state_dict.update(shifted(state_dict, prefix))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     @abstractmethod
     def init(self, params: Params) -> Any:
         """Return the optimizer's state before the first inner step."""
@@ -148,24 +143,6 @@ class InnerOptimizer(nn.Module, ABC):
         Returns:
             The new parameters and the new state; nothing is written in place.
         """
-
-
-def shifted(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return a state in which every learned hyperparameter has an origin.
-
-    States written before there were origins hold the logarithms themselves as ``logs``. They become the origins of
-    shifts of zero, which is the same value in every bit.
-
-    Args:
-        state: a module's state.
-        prefix: what the names of the inner optimizer's tensors begin with, such as ``optimizer.``.
-    """
-    changed = dict(state)
-    for name, tensor in state.items():
-        origin = f"{prefix}origins.{name.removeprefix(f'{prefix}logs.')}"
-        if name.startswith(f"{prefix}logs.") and origin not in state:
-            changed |= {origin: tensor, name: torch.zeros_like(tensor)}
-    return changed
 
 
 class SGDState(NamedTuple):

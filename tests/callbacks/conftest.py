@@ -42,7 +42,7 @@ def build_gtn(cls: type[GTN] = GTN, **options: Any) -> GTN:
         "teacher": Pixels((1, 8, 8), 10, STEPS * BATCH),
         "curriculum": Full(STEPS, BATCH, 10),
         "learners": Fixed(partial(MLP, (1, 8, 8), 10, hidden=[16])),
-        "optimizer": SGD(lr=0.1, momentum=0.5, learned_per_step=["lr", "momentum"], steps=STEPS),
+        "inner_optimizer": SGD(lr=0.1, momentum=0.5, learned_per_step=["lr", "momentum"], steps=STEPS),
         "task": Classification(10),
         "inner_steps": STEPS,
         "eval_learners": 3,

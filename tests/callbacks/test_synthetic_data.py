@@ -13,7 +13,7 @@ def test_the_file_holds_every_step_in_order(run):
     for name in ("inputs", "targets", "labels"):
         expected = torch.stack([getattr(batch, name) for batch in batches])
         torch.testing.assert_close(tensors[name], expected, rtol=0, atol=0)
-    for name, values in run.gtn.optimizer.schedules(run.gtn.inner_steps).items():
+    for name, values in run.gtn.inner_optimizer.schedules(run.gtn.inner_steps).items():
         torch.testing.assert_close(tensors[name], values)
 
 

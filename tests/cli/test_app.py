@@ -179,7 +179,7 @@ WRONG_VALUES = {
     "--model.inner_steps=0": ["model.inner_steps must be at least 1; got 0"],
     "--model.curriculum.init_args.batch_size=4": ["model.curriculum.init_args: Full: a batch_size of 4", "at least 10"],
     "--model.teacher.init_args.image_shape=[1,2,2]": ["model.teacher.init_args: Generator: image_shape", "4 x 4"],
-    "--model.optimizer.init_args.lr=-1": ["model.optimizer.init_args: SGD: lr must be above 0"],
+    "--model.inner_optimizer.init_args.lr=-1": ["model.inner_optimizer.init_args: SGD: lr must be above 0"],
     "--data.init_args.batch_size=0": ["data.batch_size: 0 given, expected 1 or more"],
     "--data.init_args.rotate=-5": ["data.rotate: -5.0 given, expected 0 or more"],
     "--model.outer_optimizer.init_args.lr=-1": [
@@ -187,9 +187,11 @@ WRONG_VALUES = {
     ],
     "--model.outer_optimizer.init_args.betas=[0.9,2]": ["model.outer_optimizer.init_args.betas: Adam: Invalid beta"],
     "--model.outer_optimizer.init_args.betas=2": ["model.outer_optimizer.init_args.betas: expected tuple, got '2'"],
-    "--model.lr_scheduler.init_args.T_max=0": ["model.lr_scheduler.init_args.T_max must be at least 1; got 0"],
-    "--model.lr_scheduler={class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 0}}": [
-        "model.lr_scheduler: StepLR: integer modulo by zero"
+    "--model.outer_lr_scheduler.init_args.T_max=0": [
+        "model.outer_lr_scheduler.init_args.T_max must be at least 1; got 0"
+    ],
+    "--model.outer_lr_scheduler={class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 0}}": [
+        "model.outer_lr_scheduler: StepLR: integer modulo by zero"
     ],
     "--trainer.precision=17": ["trainer.precision: expected 64 or 32 or 16 or ", " or bf16-true or ", "got '17'"],
     "--trainer.val_check_interval=0": ["trainer.val_check_interval must be above 0"],
@@ -538,7 +540,7 @@ def test_true_precision(precision: str, tmp_path: Path, capsys: pytest.CaptureFi
     (teacher,) = tmp_path.glob("runs/*/*/teacher.safetensors")
     expected = torch.float64 if precision == "64-true" else torch.bfloat16
     with safe_open(teacher, framework="pt") as file:
-        assert file.get_tensor("optimizer.logs.lr").dtype == expected
+        assert file.get_tensor("inner_optimizer.logs.lr").dtype == expected
     for command in ("test", "predict"):
         assert main([command, "--teacher", str(teacher), option]) == 0
     (scores,) = teacher.parent.glob("test/*/metrics.csv")
@@ -612,12 +614,12 @@ def test_a_checkpoint_of_another_outer_optimizer(run: Run, refused: Refused) -> 
 
 
 def test_options_of_a_part_in_a_recipe(tmp_path: Path, refused: Refused) -> None:
-    options = ["--model.outer_groups={optimizer: {lr: 1e-3}}", "--trainer.max_steps=1"]
+    options = ["--model.outer_groups={inner_optimizer: {lr: 1e-3}}", "--trainer.max_steps=1"]
     assert main([*FIT, *options]) == 0
     (last,) = tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")
     (state,) = torch.load(last, weights_only=True)["optimizer_states"]
     rates = {group["name"]: group["initial_lr"] for group in state["param_groups"]}
-    assert rates["optimizer"] == 1e-3 < rates["teacher"]
+    assert rates["inner_optimizer"] == 1e-3 < rates["teacher"]
     line = refused([*FIT, "--model.outer_groups={optimiser: {lr: 1e-3}}"])
     assert line.startswith(
         "model.outer_groups.optimiser: there is nothing of that name to meta-learn; name one of teac"

@@ -103,8 +103,8 @@ def component(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 VALUES = st.recursive(PLAIN, lambda inner: st.one_of(component(inner), st.lists(inner, max_size=3)), max_leaves=6)
 PLACES = st.sampled_from(
     [
-        *("model.teacher", "model.curriculum", "model.learners", "model.optimizer", "model.task", "model.seed"),
-        *("model.outer_optimizer", "model.lr_scheduler", "model.recovery", "model.learners.init_args.learner"),
+        *("model.teacher", "model.curriculum", "model.learners", "model.inner_optimizer", "model.task", "model.seed"),
+        *("model.outer_optimizer", "model.outer_lr_scheduler", "model.recovery", "model.learners.init_args.learner"),
         *("data", "data.init_args.seed", "trainer.callbacks", "trainer.logger", "trainer.strategy", "trainer.plugins"),
         *("trainer.profiler", "trainer.default_root_dir", "trainer.accelerator", "ckpt_path", "teacher", "extends"),
         *("weights_only", "config", "seed_everything", "optimizer", "model.outer_groups"),

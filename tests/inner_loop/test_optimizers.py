@@ -202,16 +202,6 @@ def test_a_weight_decay_of_the_outer_optimizer_draws_them_to_where_they_began(
     torch.testing.assert_close(chosen.schedules(3), began, rtol=1e-4, atol=0)
 
 
-def test_a_state_from_before_there_were_origins_is_read_as_it_was_meant() -> None:
-    optimizer = SGD(lr=0.1, momentum=0.7, learned=["momentum"], learned_per_step=["lr"], steps=2)
-    module = nn.ModuleDict({"optimizer": optimizer})
-    old = {"optimizer.logs.lr": torch.tensor([-1.7, -2.3]), "optimizer.logs.momentum": torch.tensor(0.4)}
-    module.load_state_dict(old)
-    assert torch.equal(optimizer.schedules(2)["lr"], torch.tensor([-1.7, -2.3]).exp())
-    assert torch.equal(optimizer.hyperparameters(0)["momentum"], torch.tensor(0.4).sigmoid())
-    assert old.keys() == {"optimizer.logs.lr", "optimizer.logs.momentum"}
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("wild", [-1e4, -30.0, 30.0, 1e4])
 @EVERY

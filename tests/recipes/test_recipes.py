@@ -82,7 +82,7 @@ def test_every_recipe_has_its_row_in_the_table() -> None:
 
 def test_an_override_reaches_every_key_that_refers_to_it() -> None:
     cli = instantiate("--config", "digits", "--model.inner_steps=5", "--seed_everything=7")
-    assert (cli.model.curriculum.steps, cli.model.optimizer.steps) == (5, 5)
+    assert (cli.model.curriculum.steps, cli.model.inner_optimizer.steps) == (5, 5)
     assert (cli.model.seed, cli.datamodule.seed) == (7, 7)
 
 
@@ -105,8 +105,10 @@ def test_an_override_stands_above_a_short_recipe_which_stands_above_the_recipe_i
     assert size != extended["data"]["init_args"]["batch_size"]
     assert (plain.datamodule.batch_size, plain.datamodule.path) == (size, "somewhere")
     # The optimizer's steps refer to the inner steps in the recipe that is extended.
-    assert plain.model.optimizer.steps == plain.model.inner_steps == own["model"]["inner_steps"]
-    assert instantiate("--config", "mnist_cpu", "--model.optimizer.init_args.lr=0.3").model.optimizer.lr == 0.3
+    assert plain.model.inner_optimizer.steps == plain.model.inner_steps == own["model"]["inner_steps"]
+    assert (
+        instantiate("--config", "mnist_cpu", "--model.inner_optimizer.init_args.lr=0.3").model.inner_optimizer.lr == 0.3
+    )
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
@@ -126,7 +128,7 @@ def test_sweep_makes_a_command_that_the_parser_takes(sweep: Path, end: str) -> N
     assert command[:2] == ["gtn", "fit"], shlex.join(command)
     model = instantiate(*command[2:]).model
     for name, value in values.items():
-        if name.startswith(("model.teacher.", "model.optimizer.")):
+        if name.startswith(("model.teacher.", "model.inner_optimizer.")):
             _, part, _, argument = name.split(".")
             assert getattr(getattr(model, part), argument) == value["value"]
 

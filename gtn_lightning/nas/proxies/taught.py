@@ -264,7 +264,7 @@ class LiveGTNProxy(TaughtProxy):
         """Return the curriculum that was meta-learned; see the base class."""
         with torch.no_grad():
             requests = self.gtn.curriculum.requests(generator, self.device)
-        return Plan(self.gtn.task, self.gtn.teacher, requests[: self.steps], self.gtn.optimizer)
+        return Plan(self.gtn.task, self.gtn.teacher, requests[: self.steps], self.gtn.inner_optimizer)
 
 
 class GTNProxy(LiveGTNProxy):
@@ -319,7 +319,7 @@ class GTNProxy(LiveGTNProxy):
 
     def settings(self) -> Any:
         """Return what its scores hang on; see the base class. Of the teacher it is the contents, not the place."""
-        parts = (self.gtn.task, self.gtn.teacher, self.gtn.curriculum, self.gtn.optimizer)
+        parts = (self.gtn.task, self.gtn.teacher, self.gtn.curriculum, self.gtn.inner_optimizer)
         digest = hashlib.sha256(json.dumps([describe(part, rebuilt=False) for part in parts]).encode())
         for name, tensor in self.gtn.state_dict().items():
             digest.update(name.encode())

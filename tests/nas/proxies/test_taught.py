@@ -141,14 +141,14 @@ def test_synthetic_data_scores_as_teaching_does(data: DigitsData, tmp_path: Path
     with keyed_rng(0, "GTN", ONE, device=torch.device("cpu")):
         network = GRID.build(ONE)
     requests = gtn.curriculum.requests(torch.Generator(), torch.device("cpu"))
-    taught = teach(network, gtn.task, gtn.teacher, requests, gtn.optimizer, [STEPS])[STEPS]
+    taught = teach(network, gtn.task, gtn.teacher, requests, gtn.inner_optimizer, [STEPS])[STEPS]
     images, labels = data.splits.val
     logits = torch.func.functional_call(network.eval(), taught.params, data.normalise(images[:100]))
     assert proxy(ONE) == pytest.approx(float((logits.argmax(1) == labels[:100]).float().mean()))
 
 
 def test_a_teacher_file_is_a_proxy_that_knows_what_it_cost(data: DigitsData, tmp_path: Path) -> None:
-    gtn = make_gtn(teacher=Pixels(SHAPE, 10, STEPS * BATCH, init="real"), optimizer=Adam(lr=0.03))
+    gtn = make_gtn(teacher=Pixels(SHAPE, 10, STEPS * BATCH, init="real"), inner_optimizer=Adam(lr=0.03))
     trainer = make_trainer(tmp_path, max_steps=3)
     trainer.fit(gtn, data)
     path = tmp_path / "teacher.safetensors"
