@@ -96,7 +96,7 @@ def teacher(folder: Path, norms: tuple[str, ...], setting: Setting) -> str:
             *(str(Path(sys.executable).with_name("gtn")), "fit", "--config", "nas_mnist"),
             f"--data.init_args.path={setting.data}",
             f"--model.learners.init_args.only={{width: [4, 8], norm: [{', '.join(norms)}]}}",
-            f"--model.inner_steps={setting.inner_steps}",
+            f"--model.inner_loop.steps={setting.inner_steps}",
             f"--model.teacher.init_args.images={64 * setting.inner_steps}",
             f"--trainer.max_steps={setting.meta_steps}",
             f"--trainer.val_check_interval={setting.meta_steps}",

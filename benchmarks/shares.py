@@ -25,8 +25,8 @@ RECIPES: dict[str, list[str]] = {
     "digits": ["--trainer.max_steps=40"],
     "mnist_cpu": ["--trainer.max_steps=12"],
     # A few inner steps of the large ones: the shares hardly depend on their number.
-    "mnist": ["--trainer.max_steps=10", "--model.inner_steps=4", "--model.mode=compiled"],
-    "cifar10": ["--trainer.max_steps=10", "--model.inner_steps=4", "--model.mode=compiled"],
+    "mnist": ["--trainer.max_steps=10", "--model.inner_loop.steps=4", "--model.inner_loop.mode=compiled"],
+    "cifar10": ["--trainer.max_steps=10", "--model.inner_loop.steps=4", "--model.inner_loop.mode=compiled"],
 }
 
 PARTS: dict[str, tuple[str, str]] = {
@@ -107,7 +107,7 @@ def main() -> None:
 def measured(recipe: str, overrides: list[str]) -> dict[str, float]:
     """Return seconds per meta-step of each part of a recipe."""
     with tempfile.TemporaryDirectory() as folder:
-        more = ["--model.eval_learners=1", "--trainer.precision=32-true"]
+        more = ["--model.evaluation.learners=1", "--trainer.precision=32-true"]
         more += ["--trainer.callbacks+=benchmarks.shares.Profiled"]
         root = str(Path(__file__).resolve().parent.parent)
         run = fit(recipe, folder, [*RECIPES[recipe], *overrides, *more], {"PYTHONPATH": root})

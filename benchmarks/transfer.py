@@ -89,15 +89,15 @@ def cell(gtn: GTN, sample: Callable[[torch.Generator], nn.Module], number: int, 
         teacher = baseline = RealData(gtn.teacher.image_shape, gtn.teacher.classes)
         train = data.splits.train
         baseline.attach(data.normalise(train.images[:REAL_IMAGES]), train.labels[:REAL_IMAGES])
-        curriculum = ShuffledPasses(gtn.inner_steps, curriculum.batch_size, curriculum.classes, baseline.size)
+        curriculum = ShuffledPasses(gtn.inner_loop.steps, curriculum.batch_size, curriculum.classes, baseline.size)
     with torch.no_grad():
         requests = curriculum.requests(generator, torch.device("cpu"))
     val, test = data.splits.val, data.splits.test
     tuning = data.normalise(val.images[:2000]), val.labels[:2000]
     _, taught = teach_at_best_rate(
-        learner, gtn.task, teacher, requests, gtn.inner_optimizer, [gtn.inner_steps], RATES, tuning
+        learner, gtn.task, teacher, requests, gtn.inner_optimizer, [gtn.inner_loop.steps], RATES, tuning
     )
-    metric, last = gtn.task.metric(), taught[gtn.inner_steps]
+    metric, last = gtn.task.metric(), taught[gtn.inner_loop.steps]
     with torch.no_grad():
         for images, labels in zip(test.images.split(1000), test.labels.split(1000), strict=True):
             gtn.task.score(Functional(learner), last.params, last.buffers, (data.normalise(images), labels), metric)
@@ -112,16 +112,16 @@ def report(families: list[str], seen: int, columns: list[str], scores: torch.Ten
         [name, *(f"{100 * m:.1f} ± {100 * s:.1f} %" for m, s in zip(mean[row], spread[row], strict=True))]
         for row, name in enumerate(names)
     ]
-    images = gtn.inner_steps * gtn.curriculum.batch_size
+    images = gtn.inner_loop.steps * gtn.curriculum.batch_size
     write_report(
         "transfer",
         "MNIST: who can be taught by whom",
         markdown_table(["family of learners", *columns], cells) + "\n\n![transfer matrix](transfer.png)",
-        f"Test accuracy after {gtn.inner_steps} steps of {gtn.curriculum.batch_size} images ({images} in all), "
+        f"Test accuracy after {gtn.inner_loop.steps} steps of {gtn.curriculum.batch_size} images ({images} in all), "
         f"mean and standard deviation over {scores.shape[2]} never-seen learners, each with the best of "
         f"{len(RATES)} constant rates by validation accuracy. Recipes `mnist_cpu` and `mnist_transfer`.",
     )
-    picture(names, columns, mean, gtn.inner_steps)
+    picture(names, columns, mean, gtn.inner_loop.steps)
 
 
 def picture(names: list[str], columns: list[str], mean: torch.Tensor, steps: int) -> None:

@@ -17,11 +17,11 @@ from torch.optim import Optimizer
 
 from gtn_lightning.callbacks.resumption import begins_with_validation, settle_counts
 from gtn_lightning.callbacks.writing import let_loggers_go_on, unless_unwritable
-from gtn_lightning.checkpoints import PATHS, CheckpointError, is_number, misfit, shown
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
-from gtn_lightning.teacher_file import record_meta_training, save_teacher
+from gtn_lightning.meta_training.checkpoints import PATHS, CheckpointError, is_number, misfit, shown
+from gtn_lightning.teacher_file import record_meta_training
 
 TEACHER_FILE = "teacher.safetensors"
 
@@ -314,7 +314,7 @@ class TeacherCheckpoint(ModelCheckpoint):
         with suppress(RecipeError, ValueError):
             data = _described_data(trainer)
         gtn: Any = trainer.lightning_module
-        save_teacher(gtn, Path(trainer.default_root_dir) / TEACHER_FILE, data, self._scored)
+        gtn.save_teacher(Path(trainer.default_root_dir) / TEACHER_FILE, data, self._scored)
 
 
 def _copied(module: LightningModule) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ class LearningCurve(Callback):
         self._draw(trainer, pl_module, "test_learning_curve", "test")
 
     def _draw(self, trainer: Trainer, gtn: Any, name: str, split: str) -> None:
-        curve = gtn.learning_curve
+        curve = gtn.result
         if curve is None or not trainer.is_global_zero:
             return
         statistics = curve_statistics(curve.synthetic, curve.real)

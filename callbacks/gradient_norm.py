@@ -8,8 +8,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from gtn_lightning.checkpoints import CheckpointError, misfit
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.meta_training.checkpoints import CheckpointError, misfit
 
 
 class GradientNorm(Callback):

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from gtn_lightning.callbacks.figures import save_figure
 from gtn_lightning.callbacks.writing import unless_unwritable
-from gtn_lightning.checkpoints import CheckpointError, misfit
 from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
+from gtn_lightning.meta_training.checkpoints import CheckpointError, misfit
 from gtn_lightning.nas import MeasuredReference, Reference, SearchSpace
 from gtn_lightning.nas.correlation import Correlation, Interval, Ranking, measure_ranking
 from gtn_lightning.nas.proxies import NumParameters

@@ -67,7 +67,7 @@ class SampleGrid(Callback):
         self._drawn_at = trainer.global_step
         if not trainer.is_global_zero:
             return
-        steps = evenly_chosen(gtn.inner_steps, self.max_columns)
+        steps = evenly_chosen(gtn.inner_loop.steps, self.max_columns)
         batches = [gtn.synthetic_batch(step) for step in steps]
         title = f"Synthetic data after {trainer.global_step} meta-steps"
         metric = gtn.task.metric_name
@@ -77,7 +77,7 @@ class SampleGrid(Callback):
             [batch.inputs for batch in batches],
             [batch.labels for batch in batches],
             [step + 1 for step in steps],
-            gtn.inner_optimizer.schedules(gtn.inner_steps),
+            gtn.inner_optimizer.schedules(gtn.inner_loop.steps),
             title,
         )
         save_figure(trainer, figure, "samples", trainer.global_step)

@@ -15,8 +15,8 @@ from rich.table import Table
 from gtn_lightning.callbacks.checkpoint import TEACHER_FILE
 from gtn_lightning.callbacks.curve import curve_statistics
 from gtn_lightning.callbacks.figures import metric_text
+from gtn_lightning.evaluation import EvaluationResult
 from gtn_lightning.streams import Escaping
-from gtn_lightning.teaching import LearningCurve as Curve
 
 SPLITS = {"fit": "validation", "test": "test"}
 
@@ -38,8 +38,8 @@ class RunSummary(Callback):
             trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
         console = Console(highlight=False, file=cast(IO[str], Escaping(sys.stdout)))
         gtn: Any = pl_module
-        if gtn.learning_curve is not None:
-            curve = gtn.learning_curve
+        if gtn.result is not None:
+            curve = gtn.result
             console.print(
                 f"{gtn.task.metric_name} after {curve.steps[-1]} inner steps, {SPLITS[stage]} split, "
                 f"{len(curve.synthetic)} never-seen learners",
@@ -59,7 +59,7 @@ class RunSummary(Callback):
             console.print(f"{name}: {what}", markup=False, soft_wrap=True)
 
 
-def _result_table(curve: Curve, metric: str) -> Table:
+def _result_table(curve: EvaluationResult, metric: str) -> Table:
     statistics = curve_statistics(curve.synthetic, curve.real)
     table = Table(box=SIMPLE_HEAD)
     for heading in ("taught with", "mean", "± std", "lowest", "highest"):

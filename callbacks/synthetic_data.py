@@ -57,7 +57,7 @@ class SyntheticData(BasePredictionWriter):
         # Whatever the trainer's precision is, the file is what it says it is.
         tensors = {name: made.float() if made.is_floating_point() else made for name, made in tensors.items()}
         gtn: Any = pl_module
-        schedules = gtn.inner_optimizer.schedules(gtn.inner_steps)
+        schedules = gtn.inner_optimizer.schedules(gtn.inner_loop.steps)
         tensors |= {name: values[steps].float().cpu() for name, values in schedules.items()}
         meanings = MEANINGS | dict.fromkeys(schedules, "float32 [T], the inner optimizer's value at each step")
         metadata = {

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,59 +12,34 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_info
-from pytorch_lightning.utilities.model_helpers import is_overridden
-from pytorch_lightning.utilities.seed import isolate_rng
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
-from gtn_lightning.agreement import check_agreement, unsuitable
-from gtn_lightning.checkpoints import CheckpointError, check_progress, check_state_dict, is_number, shown
-from gtn_lightning.curricula import Curriculum, ShuffledPasses
-from gtn_lightning.data import TensorData
-from gtn_lightning.data.pairs import batches_of, check_finite, check_pair, has_length, only_loader
+from gtn_lightning.curricula import Curriculum
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop import MODES, Functional, InnerOptimizer, difference, eager_loss, unroll_population
-from gtn_lightning.learners import LearnerDistribution, check_distribution, check_learner
-from gtn_lightning.outer import OuterOptimization
+from gtn_lightning.evaluation import Evaluation, EvaluationResult, Evaluator
+from gtn_lightning.inner_loop import Functional, InnerLoop, InnerOptimizer, difference, eager_loss, unroll_population
+from gtn_lightning.learners import LearnerDistribution
+from gtn_lightning.meta_training.compatibility import check_parts
+from gtn_lightning.meta_training.outer import OuterOptimization
+from gtn_lightning.meta_training.recovery import Recovery
+from gtn_lightning.meta_training.replicas import check_agreement, unsuitable
+from gtn_lightning.meta_training.resumption import Resumption, check_checkpoint
 from gtn_lightning.randomness import keyed_generator, keyed_rng
-from gtn_lightning.recovery import Recovery
 from gtn_lightning.tasks import Task
-from gtn_lightning.teacher_file import TeacherRecipe, check_state, load_weights, read_recipe, read_shapes
+from gtn_lightning.teacher_file import check_sizes, load_weights, read_recipe, write_teacher
 from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInput
-from gtn_lightning.teaching import Examination, LearningCurve, teach, teach_at_best_rate
-from gtn_lightning.trust import Trusted, is_known
-
-REAL_IMAGES = 10_000
-"""How many real training images there are at most to the baseline and to a RealData teacher."""
-
-TUNING_IMAGES = 1_000
-"""How many validation images decide on the baseline's rate."""
-
-NAMES = {"train": "training", "val": "validation", "test": "test"}
-"""What errors call the loaders of the splits."""
-
-WHERE = {"train": "the data", "val": "the validation data", "test": "the test data"}
-"""What errors call their data."""
-
-
-PARTS: dict[str, type] = {
-    "teacher": Teacher,
-    "curriculum": Curriculum,
-    "inner_optimizer": InnerOptimizer,
-    "task": Task,
-    "inner_steps": int,
-}
-"""Which kind the parts of a GTN must be of; `check_distribution` looks at the learners, with more advice."""
+from gtn_lightning.teaching import synthetic_batch
+from gtn_lightning.trust import Trusted
 
 
 class GTN(pl.LightningModule):
     """A Generative Teaching Network (Such et al., arXiv 1912.07768).
 
-    Each meta-step samples a fresh learner, trains it for ``inner_steps`` steps on the teacher's data, and returns its
-    loss on the real batch that Lightning hands over. Optimization is automatic, so that DDP, gradient clipping,
+    Each meta-step samples a fresh learner, trains it for ``inner_loop.steps`` steps on the teacher's data, and returns
+    its loss on the real batch that Lightning hands over. Optimization is automatic, so that DDP, gradient clipping,
     accumulation and mixed precision work as for any module.
 
     Validation and test teach learners never seen before, keyed by the seed alone and shared out over the processes,
@@ -81,32 +57,17 @@ class GTN(pl.LightningModule):
         learners: the distribution of the networks that are taught.
         inner_optimizer: the inner optimizer, with what is learned about it.
         task: what is taught.
-        inner_steps: number of inner steps T.
+        inner_loop: how many inner steps there are, and how they are differentiated.
         outer_optimizer: makes the outer optimizer from the meta-parameters; default Adam with rate 0.01.
         outer_lr_scheduler: makes the outer rate's schedule, stepped after every meta-step.
         outer_groups: options of the outer optimizer for a part of what is meta-learned, by its name: ``teacher``,
             ``curriculum`` or ``inner_optimizer``, for instance ``{inner_optimizer: {lr: 0.001}}``. A weight decay acts
             on the teacher alone, unless it is given here.
-        mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``. ``auto`` measures
-            and takes the fastest, so that two runs agree but for rounding; name one where they must agree in every
-            bit.
-        truncation: differentiate through the last so many inner steps only; None for all of them.
-        random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, arXiv
-            2311.06152).
         population: number of learners taught in a meta-step on the same data, of one architecture unless the learners'
             distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them. Learners
             that differ in something else than parameters and buffers are taught one after the other.
-        segment: keep the state of the inner loop after every so many steps only and run the others again in the
-            backward pass: for inner loops whose states do not fit into memory. States at which a meta-loss is taken are
-            kept as well. None keeps all.
-        offload: with `segment`, keep these states in the host's memory.
-        checked: refuse learners whose meta-gradient is found to be wrong, because the backward pass computes them again
-            otherwise or because their gradient is none. Without, they are taught all the same.
         recovery: what is done about meta-gradients that are not finite; None for `Recovery` with its defaults.
-        eval_learners: number of learners K taught at validation and test.
-        eval_steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to
-            T.
-        real_rates: the learning rates from which the real-data baseline takes the best.
+        evaluation: how the teacher is evaluated; None for `Evaluation` with its defaults.
         seed: seed of every random choice.
 
     Raises:
@@ -120,61 +81,43 @@ class GTN(pl.LightningModule):
         learners: LearnerDistribution,
         inner_optimizer: InnerOptimizer,
         task: Task,
-        inner_steps: int,
+        inner_loop: InnerLoop,
         outer_optimizer: OptimizerCallable | None = None,
         outer_lr_scheduler: LRSchedulerCallable | None = None,
         outer_groups: dict[str, dict[str, Any]] | None = None,
-        mode: str = "auto",
-        truncation: int | None = None,
-        random_window: bool = False,
         population: int = 1,
-        segment: int | None = None,
-        offload: bool = False,
-        checked: bool = True,
         recovery: Recovery | None = None,
-        eval_learners: int = 10,
-        eval_steps: list[int] | None = None,
-        real_rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
+        evaluation: Evaluation | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        evaluation = evaluation or Evaluation()
+        check_parts(teacher, curriculum, learners, inner_optimizer, task, inner_loop, evaluation)
+        for name, value, least in (("population", population, 1), ("seed", seed, 0)):
+            if value < least:
+                raise RecipeError(f"model.{name} must be at least {least}, got {value}")
         self.teacher = teacher
         self.curriculum = curriculum
         self.learners = learners
         self.inner_optimizer = inner_optimizer
         self.task = task
-        self.inner_steps = inner_steps
+        self.inner_loop = inner_loop
         self.outer_optimizer = outer_optimizer
         self.outer_lr_scheduler = outer_lr_scheduler
         self.outer_groups = outer_groups
-        self.mode = mode
-        self.truncation = truncation
-        self.random_window = random_window
         self.population = population
-        self.segment = segment
-        self.offload = offload
-        self.checked = checked
         self.recovery = recovery or Recovery()
-        self.eval_learners = eval_learners
-        self.eval_steps = eval_steps
-        self.real_rates = list(real_rates)
+        self.evaluation = evaluation
         self.seed = seed
-        self.learning_curve: LearningCurve | None = None
+        self.result: EvaluationResult | None = None
         """Scores of the last validation or test, on every process."""
-        self._check_parts()
-        self._baseline_curves: dict[str, Tensor] = {}
-        self._examinations: dict[str, Examination] = {}
-        self._real: RealData | None = None
-        self._tuning_batch: Sequence[Any] | None = None
-        self._prepared = False
-        self._learners_fit = False
-        self._splits_fit: set[str] = set()
+        self._evaluator = Evaluator(evaluation, task, teacher, curriculum, learners, inner_optimizer, inner_loop, seed)
+        self._resumption = Resumption(self.recovery)
         self._meta_loss: Tensor | None = None
-        self._outer_then: dict[str, Any] | None = None
-        self._resumed_at: int | None = None
-        self._started = 0.0
-        self._spent_before = 0.0
+        self._step_began = 0.0
         self._training_began: float | None = None
+
+    # --------------------------------------------------------------------------------------------------------- files
 
     @classmethod
     def from_teacher(cls, path: str | Path, trust: Trusted = ()) -> "GTN":
@@ -190,7 +133,7 @@ class GTN(pl.LightningModule):
                 imported.
         """
         recipe = read_recipe(path, trust)
-        cls.check_sizes(recipe, path)
+        check_sizes(recipe, path)
         gtn = cls.from_description(recipe.model, recipe.trust)
         load_weights(gtn, path)
         return gtn
@@ -208,56 +151,56 @@ class GTN(pl.LightningModule):
         """
         arguments = {str(name): build(value, trust) for name, value in description.items()}
         try:
+            for name, kind in (("inner_loop", InnerLoop), ("evaluation", Evaluation)):
+                arguments[name] = kind(**arguments[name])
             return cls(**arguments)
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, KeyError) as error:
             raise RecipeError(f"the file does not describe a GTN ({' '.join(str(error).split())})") from error
 
-    @classmethod
-    def check_sizes(cls, recipe: TeacherRecipe, path: str | Path) -> None:
-        """See that a teacher file's recipe makes no larger tensors than the file holds, before any memory is taken.
+    def description(self) -> dict[str, Any]:
+        """Return this module's arguments as plain data, without those that only training needs."""
+        names = ("teacher", "curriculum", "learners", "inner_optimizer", "task", "seed")
+        described = {name: describe(getattr(self, name)) for name in names}
+        return described | {"inner_loop": {"steps": self.inner_loop.steps}, "evaluation": asdict(self.evaluation)}
+
+    def save_teacher(
+        self, path: str | Path, data: dict[str, Any] | None = None, state: dict[str, Tensor] | None = None
+    ) -> None:
+        """Write a teacher file; a file of that name is replaced only when the new one is complete.
+
+        Args:
+            path: where to write.
+            data: description of the data module, so that the file alone suffices for ``gtn test``.
+            state: the module's tensors if they are others than it holds now.
 
         Raises:
-            RecipeError: if it is another architecture's.
+            RecipeError: if a component does not store its constructor's arguments, or the file cannot be written.
         """
-        held = read_shapes(path)
-        for part in ("teacher", "curriculum", "inner_optimizer"):
-            with torch.device("meta"):
-                try:
-                    state = build(recipe.model.get(part), recipe.trust).state_dict()
-                except (RecipeError, AttributeError) as error:
-                    if is_known(recipe.model.get(part)):
-                        raise RecipeError(f"{path}: {part}: {' '.join(str(error).split())}") from error
-                    continue  # a class of the user's own that looks at values: it is built as it is
-            for name, tensor in state.items():
-                # What is in the one only is said by `load_weights`.
-                shape = held[f"{part}.{name}"].shape if f"{part}.{name}" in held else None
-                if shape is not None and shape != tensor.shape:
-                    raise RecipeError(
-                        f"{path} belongs to another architecture: {part}.{name} is {list(shape)} in the file and "
-                        f"{list(tensor.shape)} in the model; use the recipe that it was made with"
-                    )
+        write_teacher(path, state or self.state_dict(), self.description(), data, self.meta_training())
+
+    def meta_training(self) -> dict[str, float]:
+        """Return what meta-training cost so far.
+
+        These are ``seconds`` of wall clock from the first meta-step on, validations and all runs that were resumed
+        included; ``meta_steps``; and ``processes`` at work.
+        """
+        running = 0.0 if self._training_began is None else time.perf_counter() - self._training_began
+        trainer = self._trainer
+        return {
+            "seconds": self._resumption.seconds + running,
+            "meta_steps": 0 if trainer is None else trainer.global_step,
+            "processes": 1 if trainer is None else trainer.world_size,
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put what was skipped beside the weights."""
-        checkpoint["recovery"] = self.recovery.state_dict()
-        checkpoint["meta_training"] = self.meta_training()
-        if self._has_own_outer():
-            checkpoint["outer"] = self._outer().plan()
+        """Put what a resumed run needs beside the weights."""
+        self._resumption.save(checkpoint, self.meta_training(), self._outer())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what was skipped and spent from a checkpoint that belongs to this module, see `check_checkpoint`."""
+        """Go on from a checkpoint that belongs to this module, see `check_checkpoint`."""
         going_on = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         self.check_checkpoint(checkpoint, self._trainer if going_on else None)
-        if going_on:
-            self._resumed_at = checkpoint["global_step"]
-            if "outer" in checkpoint and self._has_own_outer():
-                self._outer_then = checkpoint["outer"]
-                if self._outer_then["schedule"] != self._outer().plan()["schedule"]:
-                    checkpoint["lr_schedulers"] = []  # of another schedule, see _follow_recipe
-        if "recovery" in checkpoint:
-            self.recovery.load_state_dict(checkpoint["recovery"])
-        if "meta_training" in checkpoint:
-            self._spent_before = float(checkpoint["meta_training"]["seconds"])
+        self._resumption.load(checkpoint, self._outer() if going_on else None, going_on)
 
     def check_checkpoint(
         self, checkpoint: dict[str, Any], trainer: pl.Trainer | None = None, source: str = "the checkpoint"
@@ -273,60 +216,32 @@ class GTN(pl.LightningModule):
             CheckpointError: if it lacks something, or holds what no run has put there.
             RecipeError: if it is another architecture's or another outer optimizer's, or the schedule is over by then.
         """
-        check_state_dict(checkpoint)
-        check_state(self, checkpoint["state_dict"], source)
-        Recovery().load_state_dict(checkpoint.get("recovery", Recovery().state_dict()))
-        spent = checkpoint.get("meta_training", {"seconds": 0.0})
-        seconds: Any = spent.get("seconds") if isinstance(spent, dict) else None
-        if not is_number(seconds) or not 0 <= float(seconds) < float("inf"):
-            raise CheckpointError(f"meta_training: expected seconds of 0 or more, got {shown(seconds)}")
-        if trainer is None:
-            return
-        check_progress(checkpoint, trainer)
-        if not self._has_own_outer():
-            return
-        if "outer" not in checkpoint:
-            raise RecipeError(
-                "the checkpoint does not say what its outer optimizer was, as those of earlier versions: begin anew "
-                "from the run's teacher.safetensors with --teacher in place of --ckpt_path"
-            )
-        outer = self._outer()
-        outer.check(checkpoint["outer"], checkpoint["global_step"])
-        outer.check_state(checkpoint)
-
-    def meta_training(self) -> dict[str, float]:
-        """Return what meta-training cost so far.
-
-        These are ``seconds`` of wall clock from the first meta-step on, validations and all runs that were resumed
-        included; ``meta_steps``; and ``processes`` at work.
-        """
-        running = 0.0 if self._training_began is None else time.perf_counter() - self._training_began
-        trainer = self._trainer
-        return {
-            "seconds": self._spent_before + running,
-            "meta_steps": 0 if trainer is None else trainer.global_step,
-            "processes": 1 if trainer is None else trainer.world_size,
-        }
-
-    def description(self) -> dict[str, Any]:
-        """Return this module's arguments as plain data, without those that only training needs."""
-        names = (
-            *("teacher", "curriculum", "learners", "inner_optimizer", "task", "inner_steps"),
-            *("eval_learners", "eval_steps", "real_rates", "seed"),
-        )
-        return {name: describe(getattr(self, name)) for name in names}
+        outer = None if trainer is None else self._outer()
+        check_checkpoint(checkpoint, self.state_dict(), outer, trainer, source)
 
     # ------------------------------------------------------------------------------------------------- meta-training
 
+    def setup(self, stage: str) -> None:
+        """See that the trainer can run a GTN, and forget the data of an earlier run."""
+        self._evaluator.reset()
+        if reason := unsuitable(self.trainer):
+            raise RecipeError(
+                f"trainer.strategy: {reason}, but every process teaches a learner of its own with the whole teacher, "
+                "which is small: use ddp"
+            )
+        clip = self.trainer.gradient_clip_val
+        if clip is not None and clip < 0:  # Lightning takes it for none at all
+            raise RecipeError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping; got {clip}")
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Put one outer optimizer over everything that is meta-learned: teacher, curriculum, inner hyperparameters."""
-        return self._outer().configure()
+        return self._own_outer().configure()
 
-    def _has_own_outer(self) -> bool:
-        """Return whether the outer optimizer is what the arguments say, and not what a subclass makes."""
-        return type(self).configure_optimizers is GTN.configure_optimizers
+    def _outer(self) -> OuterOptimization | None:
+        """Return the outer optimizer and its schedule as the arguments say, None if a subclass makes its own."""
+        return self._own_outer() if type(self).configure_optimizers is GTN.configure_optimizers else None
 
-    def _outer(self) -> OuterOptimization:
+    def _own_outer(self) -> OuterOptimization:
         parts: dict[str, list[Tensor]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -339,16 +254,29 @@ class GTN(pl.LightningModule):
         optimizer = self.outer_optimizer or partial(torch.optim.Adam, lr=0.01)
         return OuterOptimization(parts, optimizer, self.outer_lr_scheduler, self.outer_groups)
 
+    def on_train_start(self) -> None:
+        """Check that data, teacher, learners and task fit together before the first meta-step."""
+        # No earlier: loaders that are given to the trainer without a data module are not there before.
+        self._evaluator.prepare(self)
+        self._resumption.begin(self.trainer, self._outer())
+        self.recovery.remember(self.trainer, self)
+        self._training_began = time.perf_counter()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Start the clock of a meta-step."""
+        self._step_began = time.perf_counter()
+
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
         key = ("train", self.global_rank, self.global_step, batch_idx)
-        generator = keyed_generator(self.seed, *key)
+        generator, loop = keyed_generator(self.seed, *key), self.inner_loop
         with keyed_rng(self.seed, *key, device=self.device):
             # Never attributes of the module: DDP would wait for gradients of their parameters. Made on the CPU, where
             # the generator is, so that a seed means the same learners on every device.
             made = self.learners.population(generator, self.population)
             learners = [Functional(learner.to(self.device)) for learner in made]
-            window = self._window(batch_idx)
+            # The same on all processes.
+            window = loop.window(keyed_generator(self.seed, "window", self.global_step, batch_idx))
             meta_steps = self.task.meta_steps(window[1])
             inner_losses = [self.task.inner_loss(learner) for learner in learners]
             taught = unroll_population(
@@ -356,16 +284,16 @@ class GTN(pl.LightningModule):
                 [learner.init() for learner in learners],
                 self._batches(self.curriculum.requests(generator, self.device)),
                 self.inner_optimizer,
-                mode=self.mode,
+                mode=loop.mode,
                 window=window,
                 snapshots=meta_steps,
-                segment=self.segment,
-                offload=self.offload,
-                checked=self.checked,
+                segment=loop.segment,
+                offload=loop.offload,
+                checked=loop.checked,
             )
             losses = [
                 [
-                    eager_loss(self.task.meta_loss(learner), *unrolled.snapshots[step], batch, self.mode)
+                    eager_loss(self.task.meta_loss(learner), *unrolled.snapshots[step], batch, loop.mode)
                     for step in meta_steps
                     if step > window[0]
                 ]
@@ -378,82 +306,27 @@ class GTN(pl.LightningModule):
         self.log("train/inner_loss", inner_loss, sync_dist=True)
         return loss
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Start the clock of a meta-step."""
-        self._started = time.perf_counter()
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log how long the meta-step took and how many were skipped."""
-        self.log("time/meta_step", time.perf_counter() - self._started)
-        self.log("train/skipped", float(self.recovery.skipped))
-        self.recovery.act(self.trainer, self)
+    def _batches(self, requests: list[TeacherInput]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.teacher.batches(requests):
+            yield batch.inputs, batch.targets
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Skip a meta-step whose gradient, averaged over the processes by now, is not finite."""
         if not self.recovery.examine(self, self._meta_loss):
             optimizer.zero_grad()
 
-    def _window(self, batch_idx: int) -> tuple[int, int]:
-        """Return the inner steps to differentiate through; the same on all processes."""
-        if self.truncation is None:
-            return 0, self.inner_steps
-        last = self.inner_steps
-        if self.random_window:
-            generator = keyed_generator(self.seed, "window", self.global_step, batch_idx)
-            last = int(torch.randint(self.truncation, self.inner_steps + 1, (), generator=generator))
-        return last - self.truncation, last
-
-    def _batches(self, requests: list[TeacherInput]) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.teacher.batches(requests):
-            yield batch.inputs, batch.targets
-
-    # ---------------------------------------------------------------------------------------------------- evaluation
-
-    def setup(self, stage: str) -> None:
-        """Ask for real data again, and teach with it again: this run may have other data than the last."""
-        self._prepared = False
-        self._learners_fit = False
-        self._splits_fit = set()
-        self._baseline_curves = {}
-        if reason := unsuitable(self.trainer):
-            raise RecipeError(
-                f"trainer.strategy: {reason}, but every process teaches a learner of its own with the whole teacher, "
-                "which is small: use ddp"
-            )
-        clip = self.trainer.gradient_clip_val
-        if clip is not None and clip < 0:  # Lightning takes it for none at all
-            raise RecipeError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping; got {clip}")
-
-    def on_train_start(self) -> None:
-        """Check that data, teacher, learners and task fit together before the first meta-step."""
-        resumed_at, self._resumed_at = self._resumed_at, None
-        if resumed_at not in (None, self.global_step):
-            raise CheckpointError(f"global_step is {resumed_at}, but the loops count {self.global_step} meta-steps")
-        # No earlier: loaders that are given to the trainer without a data module are not there before.
-        self._prepare()
-        self._follow_recipe()
-        self.recovery.remember(self.trainer, self)
-        self._training_began = time.perf_counter()
-
-    def _follow_recipe(self) -> None:
-        """Let the outer optimizer and schedule of a resumed run go on as the recipe says, and say what is new."""
-        then, self._outer_then = self._outer_then, None
-        if then is None:
-            return
-        (optimizer,) = self.trainer.optimizers
-        schedule = next((config.scheduler for config in self.trainer.lr_scheduler_configs), None)
-        reduction = self.recovery.reduction
-        changed = self._outer().follow(optimizer, schedule, then, self.global_step, reduction)
-        if changed:
-            reduced = "" if reduction == 1 else f", times the {reduction:g} that Recovery has reduced the rates to"
-            rank_zero_info(
-                f"the outer optimizer goes on with {', '.join(changed)}{reduced}, from meta-step {self.global_step} on"
-            )
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log how long the meta-step took and how many were skipped."""
+        self.log("time/meta_step", time.perf_counter() - self._step_began)
+        self.log("train/skipped", float(self.recovery.skipped))
+        self.recovery.act(self.trainer, self)
 
     def on_train_end(self) -> None:
         """Stop counting what meta-training costs."""
-        self._spent_before = self.meta_training()["seconds"]
+        self._resumption.seconds = self.meta_training()["seconds"]
         self._training_began = None
+
+    # ---------------------------------------------------------------------------------------------------- evaluation
 
     def on_validation_start(self) -> None:
         """Remember the state of meta-training; callbacks that average weights put theirs in place after this."""
@@ -463,99 +336,34 @@ class GTN(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """See that all processes have the same teacher, and teach the validation learners."""
         check_agreement(self)
-        self._begin_examination("val")
+        self._evaluator.begin(self, "val")
 
     def on_test_epoch_start(self) -> None:
         """Teach the test learners."""
-        self._begin_examination("test")
+        self._evaluator.begin(self, "test")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score the taught learners on a batch of the validation split, of which there is one loader."""
-        self._score(batch, "val")
+        self._evaluator.score(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score the taught learners on a batch of the test split, of which there is one loader."""
-        self._score(batch, "test")
+        self._evaluator.score(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation learners' scores."""
-        self._end_examination("val")
+        self._finish_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
         """Log the test learners' scores."""
-        self._end_examination("test")
+        self._finish_evaluation("test")
 
-    def scored_steps(self) -> list[int]:
-        """Return the numbers of inner steps at which learners are scored, ascending; the last is T."""
-        if self.eval_steps is None:
-            return sorted({-(-self.inner_steps // 2**power) for power in range(5)})
-        return sorted({*self.eval_steps, self.inner_steps})
-
-    def _begin_examination(self, split: str) -> None:
-        self._prepare()
-        self._check_split(split)
-        steps = self.scored_steps()
-        self._examinations = {"synthetic": Examination(self.task, self.eval_learners, steps, self.device)}
-        # The baseline does not change during a fit: the learners and the real data are keyed by the seed alone.
-        if self._real is not None and split not in self._baseline_curves and not self.trainer.sanity_checking:
-            self._examinations["real"] = Examination(self.task, self.eval_learners, steps, self.device)
-        for number in range(self.global_rank, self.eval_learners, self.trainer.world_size):
-            self._teach_examinee(split, number, steps)
-
-    def _teach_examinee(self, split: str, number: int, steps: list[int]) -> None:
-        key = (split, number)
-        # In this hook the trainer's precision is not set yet, as it is in training_step.
-        precision = self.trainer.precision_plugin.forward_context()
-        with torch.inference_mode(False), precision, keyed_rng(self.seed, *key, device=self.device):
-            generator = keyed_generator(self.seed, *key)
-            learner = self.learners.sample(generator).to(self.device)
-            with torch.no_grad():
-                requests = self.curriculum.requests(generator, self.device)
-            taught = teach(learner, self.task, self.teacher, requests, self.inner_optimizer, steps, self.mode)
-            self._examinations["synthetic"].add(number, learner, taught)
-            if "real" in self._examinations:
-                assert self._real is not None
-                assert self._tuning_batch is not None
-                passes = ShuffledPasses(
-                    self.inner_steps, self.curriculum.batch_size, self.curriculum.classes, self._real.size
-                )
-                _, taught = teach_at_best_rate(
-                    learner,
-                    self.task,
-                    self._real,
-                    passes.requests(generator, self.device),
-                    self.inner_optimizer,
-                    steps,
-                    self.real_rates,
-                    self._tuning_batch,
-                    self.mode,
-                )
-                self._examinations["real"].add(number, learner, taught)
-
-    def _score(self, batch: Any, split: str) -> None:
-        batch = self._scorable(batch, WHERE[split])
-        for examination in self._examinations.values():
-            examination.score(batch)
-
-    def _end_examination(self, split: str) -> None:
-        # Every process has a share of the rows and zeros in the others.
-        tables = {
-            source: self.trainer.strategy.reduce(examination.table(), reduce_op="sum")
-            for source, examination in self._examinations.items()
-        }
-        self._examinations = {}
-        if "real" in tables:
-            self._baseline_curves[split] = tables["real"][:, :-1].cpu()
-        synthetic = tables["synthetic"]
-        real = self._baseline_curves.get(split)
-        self.learning_curve = LearningCurve(self.scored_steps(), synthetic[:, :-1].cpu(), real)
+    def _finish_evaluation(self, split: str) -> None:
+        self.result = self._evaluator.finish(self, split)
         name = f"{split}/{self.task.metric_name}"
-        logged = {name: synthetic[:, -2].mean(), f"{name}_std": synthetic[:, -2].std(correction=0)}
-        if real is not None:
-            logged |= {f"{name}_real": real[:, -1].mean(), f"{name}_real_std": real[:, -1].std(correction=0)}
-        logged[f"{split}/loss"] = synthetic[:, -1].mean()
-        for key, value in logged.items():
+        for key, value in self.result.logged(name).items():
             self.log(key, value.float(), prog_bar=key == name)
+        self.log(f"{split}/loss", self.result.losses.mean().float())
 
     # -------------------------------------------------------------------------------------------------- synthetic data
 
@@ -566,18 +374,17 @@ class GTN(pl.LightningModule):
         """
         # Callbacks ask from where the trainer's precision is not set.
         precision = nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
-        with torch.no_grad(), precision:
-            requests = self.curriculum.requests(keyed_generator(self.seed, "predict"), self.device)
-            return next(iter(self.teacher.batches([requests[step]])))
+        with precision:
+            return synthetic_batch(self.teacher, self.curriculum, self.seed, step, self.device)
 
     def predict_dataloader(self) -> DataLoader[int]:
         """Return the numbers of the inner steps, one at a time."""
-        return DataLoader(range(self.inner_steps), batch_size=1)  # type: ignore[arg-type]
+        return DataLoader(range(self.inner_loop.steps), batch_size=1)  # type: ignore[arg-type]
 
     def on_predict_start(self) -> None:
         """Give a real-data teacher its images."""
         if isinstance(self.teacher, RealData):
-            self._prepare()
+            self._evaluator.prepare(self)
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Make the synthetic batch of one inner step.
@@ -586,198 +393,6 @@ class GTN(pl.LightningModule):
             ``step`` (scalar), ``inputs`` ``[B, C, H, W]``, ``targets`` and ``labels``.
         """
         return {"step": batch[0], **self.synthetic_batch(int(batch))._asdict()}
-
-    # ---------------------------------------------------------------------------------------------------- preparation
-
-    def _prepare(self) -> None:
-        """Fetch real data for the baseline and check every part against it, once."""
-        if self._prepared:
-            return
-        with torch.inference_mode(False), self.trainer.precision_plugin.forward_context():
-            images = self._real_tensors("train", REAL_IMAGES)
-            tuning = self._real_tensors("val", TUNING_IMAGES)
-            # A test on a lone DataLoader goes on with the real data that was trained on.
-            if images is not None and tuning is not None:
-                self._tuning_batch = tuning
-                self._real = RealData(self.teacher.image_shape, self.teacher.classes)
-                self._real.attach(*images)
-            if images is not None:
-                self.teacher.attach(*images)
-            if isinstance(self.teacher, RealData):
-                if images is None:
-                    raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
-                if (self.curriculum.pool or 0) > self.teacher.size:
-                    raise RecipeError(
-                        f"model.curriculum asks for {self.curriculum.pool} different images but the RealData teacher "
-                        f"has {self.teacher.size} real ones: ask for no more than that"
-                    )
-        # Without a data module the training data comes later than the sanity check.
-        self._prepared = images is not None
-
-    def _real_tensors(self, split: str, count: int) -> tuple[Tensor, Tensor] | None:
-        """Return ``count`` real images and labels of a split as the learners see them, or None without a loader.
-
-        Raises:
-            RecipeError: if they, and the learners beside them, do not fit.
-        """
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # the trainer sets it when it runs
-        if data is None:
-            loader = self.trainer.train_dataloader if split == "train" else self.trainer.val_dataloaders
-        else:
-            if self.trainer.state.fn != TrainerFn.FITTING:
-                data.setup("fit")  # a second time, a data module that splits at random would split otherwise
-            if isinstance(data, TensorData):
-                # Straight from memory: the same images on every process and after every restart.
-                return self._fitting(*self._as_batch(*data.some(split, count, self.seed)), split)
-            name = f"{split}_dataloader"
-            loader = getattr(data, name)() if is_overridden(name, data) else None
-        loader = only_loader(loader, NAMES[split], structured=split == "train")
-        if loader is None:
-            return None
-        images, labels, found = [], [], 0
-        for batch in batches_of(loader, NAMES[split]):
-            inputs, targets = check_pair(self._handed_over(batch), self.teacher.image_shape, WHERE[split])
-            images.append(inputs)
-            labels.append(targets)
-            found += len(targets)
-            if found >= count:
-                break
-        # Every process draws its own training data; the baseline must be the same on all.
-        tensors: tuple[Tensor, Tensor] = self.trainer.strategy.broadcast(
-            (torch.cat(images)[:count], torch.cat(labels)[:count])
-        )
-        return self._fitting(*self._as_batch(*tensors), split)
-
-    def _handed_over(self, batch: Any) -> Any:
-        """Return a loader's batch as Lightning hands it to a step: in the trainer's precision, through the hooks."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-
-        def hook(name: str) -> Any:
-            return getattr(data if data is not None and is_overridden(name, data) else self, name)
-
-        batch = self.trainer.precision_plugin.convert_input(batch)
-        batch = hook("on_before_batch_transfer")(batch, 0)
-        batch = hook("transfer_batch_to_device")(batch, self.device, 0)
-        return hook("on_after_batch_transfer")(batch, 0)
-
-    def _as_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        images = self.trainer.precision_plugin.convert_input(images)
-        return images.to(self.device), labels.to(self.device)
-
-    def _check_split(self, split: str) -> None:
-        """Check the loader of a split, and its first batch, before any learner is taught for it."""
-        loaders = self.trainer.test_dataloaders if split == "test" else self.trainer.val_dataloaders
-        loader = only_loader(loaders, NAMES[split])
-        sampler = getattr(loader, "sampler", None)
-        if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
-            raise RecipeError(
-                f"the {split} DataLoader shows each process a part of its images, but learners are shared out and not "
-                "images: pass use_distributed_sampler=False to the Trainer, and give the training DataLoader a "
-                "DistributedSampler of its own"
-            )
-        if split in self._splits_fit:
-            return
-        with (
-            torch.inference_mode(False),
-            self.trainer.precision_plugin.forward_context(),
-            isolate_rng(),  # what is drawn for a batch is drawn again
-        ):
-            # A stream might not begin anew: its batches are looked at when they come.
-            if has_length(loader):
-                batch = self._handed_over(next(batches_of(loader, NAMES[split])))
-                self._fitting(*check_pair(batch, self.teacher.image_shape, WHERE[split]), split)
-            elif not self._learners_fit:
-                made = self.synthetic_batch(0)
-                self._check_learners((made.inputs, made.labels))
-
-    def _scorable(self, batch: Any, where: str) -> tuple[Tensor, Tensor]:
-        """Return a batch of real data, once it is known that learners can be scored on it."""
-        images, labels = check_pair(batch, self.teacher.image_shape, where)
-        check_finite(images, where)
-        self.task.check_batch((images, labels), where)
-        return images, labels
-
-    def _fitting(self, images: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
-        """Return real data, once it is known that it and the learners fit together."""
-        real = self._scorable((images, labels), WHERE[split])
-        self._splits_fit.add(split)
-        self._check_learners(real)
-        return real
-
-    def _check_learners(self, real: tuple[Tensor, Tensor]) -> None:
-        if self._learners_fit:
-            return
-        with torch.random.fork_rng(devices=[]):
-            for family in self.learners.families().values():
-                learner = family.sample(keyed_generator(self.seed, "check")).to(self.device)
-                check_learner(learner)
-                self.task.check(learner, real)
-        self._learners_fit = True
-
-    def _check_parts(self) -> None:
-        for name, kind in PARTS.items():
-            if not isinstance(part := getattr(self, name), kind):
-                raise RecipeError(f"model.{name}: expected a {kind.__name__}, got a {type(part).__name__}")
-        check_distribution(self.learners)
-        if self.inner_steps < 1:
-            raise RecipeError(f"model.inner_steps must be at least 1; got {self.inner_steps}")
-        if self.inner_steps != self.curriculum.steps:
-            raise RecipeError(
-                f"model.inner_steps is {self.inner_steps} but model.curriculum.steps is {self.curriculum.steps}: "
-                "make them agree"
-            )
-        if self.inner_optimizer.learned_per_step and self.inner_optimizer.steps != self.inner_steps:
-            raise RecipeError(
-                f"model.inner_steps is {self.inner_steps} but model.inner_optimizer.steps is "
-                f"{self.inner_optimizer.steps}: make them agree"
-            )
-        if self.teacher.noise != self.curriculum.noise:
-            raise RecipeError(
-                f"model.teacher takes noise of size {self.teacher.noise} but model.curriculum gives "
-                f"{self.curriculum.noise}: make their noise agree"
-            )
-        if self.teacher.classes != self.curriculum.classes:
-            raise RecipeError(
-                f"model.teacher has {self.teacher.classes} classes but model.curriculum "
-                f"{self.curriculum.classes}: make them agree"
-            )
-        # Tasks to come may know no classes.
-        classes = getattr(self.task, "classes", self.teacher.classes)
-        if classes != self.teacher.classes:
-            raise RecipeError(
-                f"model.teacher has {self.teacher.classes} classes but model.task {classes}: make them agree"
-            )
-        if self.teacher.pool is not None and self.teacher.pool != self.curriculum.pool:
-            asked = "an unbounded number" if self.curriculum.pool is None else str(self.curriculum.pool)
-            raise RecipeError(
-                f"model.teacher holds {self.teacher.pool} images but model.curriculum asks for {asked}: set the "
-                "teacher's images to steps times batch_size, and use a curriculum with a pool"
-            )
-        if self.mode not in MODES:
-            raise RecipeError(f"model.mode {self.mode!r} is unknown: use one of {', '.join(sorted(MODES))}")
-        if self.truncation is not None and not 1 <= self.truncation <= self.inner_steps:
-            raise RecipeError(
-                f"model.truncation must lie between 1 and inner_steps {self.inner_steps}; got {self.truncation}"
-            )
-        if self.random_window and self.truncation is None:
-            raise RecipeError("model.random_window needs model.truncation, the length of the window")
-        if self.population < 1:
-            raise RecipeError(f"model.population must be at least 1; got {self.population}")
-        if self.segment is not None and self.segment < 1:
-            raise RecipeError(f"model.segment must be at least 1 inner step; got {self.segment}")
-        if self.offload and self.segment is None:
-            raise RecipeError("model.offload needs model.segment, the number of inner steps between kept states")
-        if self.eval_learners < 1:
-            raise RecipeError(f"model.eval_learners must be at least 1; got {self.eval_learners}")
-        outside = [step for step in self.eval_steps or () if not 0 <= step <= self.inner_steps]
-        if outside:
-            raise RecipeError(
-                f"model.eval_steps must lie between 0 and inner_steps {self.inner_steps}; got {outside[0]}"
-            )
-        if not self.real_rates or min(self.real_rates) <= 0:
-            raise RecipeError(f"model.real_rates must be positive learning rates, at least one; got {self.real_rates}")
-        if self.seed < 0:
-            raise RecipeError(f"model.seed must be at least 0; got {self.seed}")
 
 
 def are_one_function(learners: Sequence[nn.Module]) -> bool:

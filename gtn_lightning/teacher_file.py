@@ -7,19 +7,17 @@ classes; which of them are allowed says `gtn_lightning.trust`.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gtn_lightning import trust as trusted
+from gtn_lightning.description import build
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
-
-if TYPE_CHECKING:
-    from gtn_lightning.module import GTN
 
 FORMAT = "gtn-lightning teacher 3"
 """Value of the metadata key ``format``."""
@@ -41,26 +39,28 @@ class TeacherRecipe(NamedTuple):
     """Whether this user wrote the file."""
 
 
-def save_teacher(
-    gtn: "GTN",
+def write_teacher(
     path: str | Path,
-    data: dict[str, Any] | None = None,
-    state: Mapping[str, Tensor] | None = None,
+    tensors: Mapping[str, Tensor],
+    model: dict[str, Any],
+    data: dict[str, Any] | None,
+    meta_training: Mapping[str, float],
 ) -> None:
     """Write a teacher file; a file of that name is replaced only when the new one is complete.
 
     Args:
-        gtn: the module.
         path: where to write.
+        tensors: the module's state.
+        model: the module's description.
         data: description of the data module, so that the file alone suffices for ``gtn test``.
-        state: the module's tensors if they are others than it holds now.
+        meta_training: what meta-training cost.
 
     Raises:
-        RecipeError: if a component does not store its constructor's arguments, or the file cannot be written.
+        RecipeError: if the file cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or gtn.state_dict()).items()}
-    recipe = json.dumps({"model": gtn.description(), "data": data}, allow_nan=False)
-    _write(path, tensors, {"format": FORMAT, "recipe": recipe, "meta_training": json.dumps(gtn.meta_training())})
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    recipe = json.dumps({"model": model, "data": data}, allow_nan=False)
+    _write(path, kept, {"format": FORMAT, "recipe": recipe, "meta_training": json.dumps(dict(meta_training))})
     trusted.remember(recipe)
 
 
@@ -196,20 +196,53 @@ def _metadata(path: str | Path) -> dict[str, str]:
     return dict(metadata)
 
 
-def load_weights(gtn: "GTN", path: str | Path) -> None:
+def check_sizes(recipe: TeacherRecipe, path: str | Path) -> None:
+    """See that a teacher file's recipe makes no larger tensors than the file holds, before any memory is taken.
+
+    Raises:
+        RecipeError: if it is another architecture's.
+    """
+    held = read_shapes(path)
+    for part in ("teacher", "curriculum", "inner_optimizer"):
+        with torch.device("meta"):
+            try:
+                state = build(recipe.model.get(part), recipe.trust).state_dict()
+            except (RecipeError, AttributeError) as error:
+                if trusted.is_known(recipe.model.get(part)):
+                    raise RecipeError(f"{path}: {part}: {' '.join(str(error).split())}") from error
+                continue  # a class of the user's own that looks at values: it is built as it is
+        for name, tensor in state.items():
+            # What is in the one only is said by `load_weights`.
+            shape = held[f"{part}.{name}"].shape if f"{part}.{name}" in held else None
+            if shape is not None and shape != tensor.shape:
+                raise RecipeError(
+                    f"{path} belongs to another architecture: {part}.{name} is {list(shape)} in the file and "
+                    f"{list(tensor.shape)} in the model; use the recipe that it was made with"
+                )
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
     """Load a teacher file's tensors into a module of the same recipe.
 
     Raises:
         RecipeError: if the file is no teacher file or was written for another architecture.
     """
     tensors, _ = _read(path)
-    check_state(gtn, tensors, str(path))
-    gtn.load_state_dict(tensors)
+    check_state(module.state_dict(), tensors, str(path))
+    module.load_state_dict(tensors)
 
 
-def check_state(gtn: "GTN", tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise ``RecipeError``, naming the first difference, unless the tensors belong to such a module."""
-    own = gtn.state_dict()
+def check_state(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """See that tensors are such as a module holds.
+
+    Args:
+        own: the module's state.
+        tensors: the tensors of a file.
+        source: what errors call the file.
+
+    Raises:
+        RecipeError: if they are not, naming the first difference.
+    """
     for name in sorted(own.keys() | tensors.keys()):
         shapes = [list(state[name].shape) if name in state else "nothing" for state in (tensors, own)]
         if shapes[0] != shapes[1]:

@@ -1,29 +1,17 @@
-"""Teaching learners without a meta-gradient, and scoring what they have learned."""
+"""Teaching learners without a meta-gradient."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
 
+from gtn_lightning.curricula import Curriculum
 from gtn_lightning.inner_loop import Functional, InnerOptimizer, InnerState, Snapshot, inner_step
+from gtn_lightning.randomness import keyed_generator
 from gtn_lightning.tasks import Task
-from gtn_lightning.teachers import Teacher, TeacherInput
-
-
-@dataclass
-class LearningCurve:
-    """How well learners do against the number of inner steps they were taught for."""
-
-    steps: list[int]
-    """Numbers of inner steps, ascending; the last is the whole inner loop."""
-    synthetic: Tensor
-    """The task's metric after these steps on synthetic data, ``[learners, len(steps)]``."""
-    real: Tensor | None
-    """The same learners after as many steps on real data, the rate of each tuned; None without real training data."""
+from gtn_lightning.teachers import SyntheticBatch, Teacher, TeacherInput
 
 
 class Lesson(NamedTuple):
@@ -139,59 +127,20 @@ def teach_at_best_rate(
     return best[1], best[2]
 
 
-@dataclass
-class _Subject:
-    """A taught learner while it is being scored."""
+def synthetic_batch(
+    teacher: Teacher, curriculum: Curriculum, seed: int, step: int, device: torch.device
+) -> SyntheticBatch:
+    """Return the batch that a teacher makes for an inner step, without gradient.
 
-    learner: Functional
-    snapshots: dict[int, Snapshot]
-    metrics: dict[int, Metric] = field(default_factory=dict)
-    loss: MeanMetric = field(default_factory=lambda: MeanMetric(sync_on_compute=False))
-
-
-class Examination:
-    """Scores taught learners on real data, batch by batch, at several numbers of inner steps.
-
-    Under DDP each process examines its own share of the learners on all of the data; the tables of all processes add
-    up.
+    With a shuffled curriculum, or none, it is one keyed draw of many possible ones.
 
     Args:
-        task: what the learners were taught.
-        learners: number of learners over all processes.
-        steps: the numbers of inner steps at which they are scored, ascending.
-        device: where the metrics live.
+        teacher: makes the batch.
+        curriculum: what is asked of the teacher.
+        seed: seed of that draw.
+        step: which inner step, counted from zero.
+        device: where the batch is wanted.
     """
-
-    def __init__(self, task: Task, learners: int, steps: Sequence[int], device: torch.device) -> None:
-        self._task = task
-        self._learners = learners
-        self._steps = list(steps)
-        self._device = device
-        self._subjects: dict[int, _Subject] = {}
-
-    def add(self, number: int, learner: nn.Module, snapshots: dict[int, Snapshot]) -> None:
-        """Enter learner ``number`` as it was after each number of steps."""
-        subject = _Subject(Functional(learner), snapshots)
-        subject.metrics = {step: self._task.metric().to(self._device) for step in self._steps}
-        subject.loss.to(self._device)
-        self._subjects[number] = subject
-
-    def score(self, batch: Sequence[Any]) -> None:
-        """Score every learner entered on one batch of real data."""
-        for subject in self._subjects.values():
-            for step in self._steps:
-                params, buffers = subject.snapshots[step]
-                loss = self._task.score(subject.learner, params, buffers, batch, subject.metrics[step])
-            # The loss after the last step alone is reported.
-            subject.loss.update(loss, weight=len(batch[0]))
-
-    def table(self) -> Tensor:
-        """Return every learner's metric at every number of steps and then its loss, ``[learners, len(steps) + 1]``.
-
-        Learners that were not entered here have rows of zeros.
-        """
-        table = torch.zeros(self._learners, len(self._steps) + 1, dtype=torch.float64, device=self._device)
-        for number, subject in self._subjects.items():
-            values = [subject.metrics[step].compute() for step in self._steps]
-            table[number] = torch.stack([*values, subject.loss.compute()]).to(table)
-        return table
+    with torch.no_grad():
+        requests = curriculum.requests(keyed_generator(seed, "predict"), device)
+        return next(iter(teacher.batches([requests[step]])))

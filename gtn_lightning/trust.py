@@ -43,7 +43,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
         *("FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy", "SynFlow"),
     ),
     "gtn_lightning.nas.spaces": ("ConvNetGrid", "MicroSpace", "NASBench201"),
-    "gtn_lightning.recovery": ("Recovery",),
+    "gtn_lightning.meta_training": ("Recovery",),
     "gtn_lightning.tasks": ("Classification",),
     "gtn_lightning.teachers": ("Generator", "Pixels", "RealData"),
     "pytorch_lightning.callbacks": (

@@ -12,7 +12,7 @@ from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from tests.tiny import SHAPE, make_gtn, make_trainer, with_generator
 
-EVALUATION = {"eval_learners": 3, "real_rates": [0.03, 0.3]}
+EVALUATION = {"learners": 3, "real_rates": [0.03, 0.3]}
 
 
 class FirstWeights(pl.Callback):
@@ -38,10 +38,10 @@ class FirstWeights(pl.Callback):
 def main(folder: Path, devices: int) -> None:
     learners = FirstWeights()
     trainer = make_trainer(folder, devices=devices, strategy="ddp", max_steps=3, callbacks=[learners, SyntheticData()])
-    gtn = make_gtn(**with_generator(), **EVALUATION)
+    gtn = make_gtn(**with_generator(), evaluation=EVALUATION)
     left: dict[str, Any] = {}
     left["validated"] = trainer.validate(gtn, DigitsData(32), verbose=False)[0]
-    left["curve"] = gtn.learning_curve
+    left["curve"] = gtn.result
     left["tested"] = trainer.test(gtn, DigitsData(32), verbose=False)[0]
     trainer.predict(gtn, return_predictions=False)
     trainer.fit(gtn, DigitsData(32))

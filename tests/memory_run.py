@@ -38,5 +38,5 @@ def main(mode: str, count: int = 240) -> None:
     peaks = Peaks()
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(Path(folder), max_steps=count, val_check_interval=count // 6, callbacks=[peaks])
-        trainer.fit(make_gtn(learners=learners, mode=mode), DigitsData(32))
+        trainer.fit(make_gtn(learners=learners, inner_loop={"mode": mode}), DigitsData(32))
     print("grew by", peaks.peaks[count] - peaks.peaks[count // 3])

@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 
-from gtn_lightning.agreement import DisagreementError
 from gtn_lightning.data import DigitsData
-from gtn_lightning.recovery import Recovery
+from gtn_lightning.meta_training.recovery import Recovery
+from gtn_lightning.meta_training.replicas import DisagreementError
 from tests.tiny import make_gtn, make_trainer, with_generator
 
 SGD = partial(torch.optim.SGD, lr=0.5, momentum=0.5)

@@ -16,7 +16,14 @@ from safetensors.torch import load_file
 from tests.processes import finished, said, start_gtn
 
 RUN = [
-    *("fit", "--config", "digits", "--model.inner_steps=3", "--model.eval_learners=1", "--model.real_rates=[0.1]"),
+    *(
+        "fit",
+        "--config",
+        "digits",
+        "--model.inner_loop.steps=3",
+        "--model.evaluation.learners=1",
+        "--model.evaluation.real_rates=[0.1]",
+    ),
     *("--trainer.max_steps=20", "--trainer.val_check_interval=4", "--trainer.enable_progress_bar=false"),
     *("--trainer.logger=false", "--trainer.callbacks=[{class_path: TeacherCheckpoint}]"),
 ]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from gtn_lightning.agreement import digest
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.meta_training.replicas import digest
 from tests import processes, scale_run
 from tests.scale_run import WAYS
 from tests.tiny import make_gtn, make_trainer, same, with_generator
@@ -98,8 +98,8 @@ def test_two_nodes_started_by_torchrun_share_one_run(tmp_path: Path) -> None:
         *(str(scripts / "torchrun"), "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"),
         *(f"--rdzv-endpoint=127.0.0.1:{port}", str(scripts / "gtn"), "fit", "--config=digits"),
         *("--trainer.devices=1", "--trainer.num_nodes=2", "--trainer.strategy=ddp", "--trainer.max_steps=2"),
-        *("--trainer.val_check_interval=2", "--model.inner_steps=2", "--model.eval_learners=2"),
-        *("--model.real_rates=[0.1]", "--trainer.logger=false"),
+        *("--trainer.val_check_interval=2", "--model.inner_loop.steps=2", "--model.evaluation.learners=2"),
+        *("--model.evaluation.real_rates=[0.1]", "--trainer.logger=false"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "GLOO_SOCKET_IFNAME": "lo"}
     nodes = [

@@ -16,7 +16,7 @@ from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD
 from gtn_lightning.learners import MLP, Fixed
-from gtn_lightning.teacher_file import FORMAT, load_weights, read_recipe, save_teacher
+from gtn_lightning.teacher_file import FORMAT, load_weights, read_recipe
 from gtn_lightning.teachers import Pixels, RealData
 from tests.tiny import BATCH, SHAPE, STEPS, make_gtn, make_trainer, with_generator
 
@@ -30,18 +30,18 @@ KINDS: dict[str, Any] = {
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "teacher.safetensors"
-    save_teacher(make_gtn(), path)
+    make_gtn().save_teacher(path)
     return path
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_teacher_teaches_the_same_after_the_round_trip(kind: str, tmp_path: Path) -> None:
-    gtn = make_gtn(**KINDS[kind](), seed=3, eval_steps=[1])
+    gtn = make_gtn(**KINDS[kind](), seed=3, evaluation={"steps": [1]})
     with torch.no_grad():
         for parameter in gtn.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     path = tmp_path / "new" / "teacher.safetensors"
-    save_teacher(gtn, path)
+    gtn.save_teacher(path)
     again = GTN.from_teacher(path)
     results = []
     for each in (gtn, again):
@@ -58,11 +58,11 @@ def test_a_teacher_teaches_the_same_after_the_round_trip(kind: str, tmp_path: Pa
 
 def test_the_file_explains_itself(tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
-    save_teacher(make_gtn(), path, data={"class_path": "gtn_lightning.data.DigitsData", "init_args": {}})
+    make_gtn().save_teacher(path, data={"class_path": "gtn_lightning.data.DigitsData", "init_args": {}})
     assert load_file(path).keys() == make_gtn().state_dict().keys()
     recipe = read_recipe(path)
     assert recipe.data == {"class_path": "gtn_lightning.data.DigitsData", "init_args": {}}
-    assert recipe.model["inner_steps"] == STEPS
+    assert recipe.model["inner_loop"] == {"steps": STEPS}
     assert recipe.model["learners"]["init_args"]["learner"]["init_args"]["hidden"] == [8]
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["format"] == FORMAT
@@ -85,14 +85,14 @@ def test_a_loaded_teacher_can_be_trained_further(saved: Path, tmp_path: Path) ->
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RecipeError, match=r"cannot write") as caught:
-        save_teacher(make_gtn(), tmp_path / "file" / "teacher.safetensors")
+        make_gtn().save_teacher(tmp_path / "file" / "teacher.safetensors")
     assert "\n" not in str(caught.value)
 
 
 def test_a_part_that_cannot_be_described_leaves_no_file(tmp_path: Path) -> None:
     gtn = make_gtn(learners=Fixed(lambda: MLP(SHAPE, 10)))
     with pytest.raises(RecipeError, match=r"give the learner's class, or a functools.partial of it"):
-        save_teacher(gtn, tmp_path / "teacher.safetensors")
+        gtn.save_teacher(tmp_path / "teacher.safetensors")
     assert not list(tmp_path.iterdir())
 
 
@@ -155,5 +155,5 @@ def test_learners_are_no_part_of_the_file(tmp_path: Path) -> None:
         make_gtn(learners=Fixed(partial(MLP, image_shape=SHAPE, classes=10, hidden=[width]))) for width in (4, 400)
     )
     for name, gtn in (("small", small), ("large", large)):
-        save_teacher(gtn, tmp_path / name)
+        gtn.save_teacher(tmp_path / name)
     assert abs((tmp_path / "large").stat().st_size - (tmp_path / "small").stat().st_size) < 100

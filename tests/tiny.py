@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gtn_lightning import GTN
 from gtn_lightning.curricula import Full
-from gtn_lightning.inner_loop import SGD
+from gtn_lightning.evaluation import Evaluation
+from gtn_lightning.inner_loop import SGD, InnerLoop
 from gtn_lightning.learners import MLP, Fixed
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Generator, Pixels
@@ -19,18 +20,22 @@ SHAPE, STEPS, BATCH, NOISE = (1, 8, 8), 3, 10, 4
 
 
 def make_gtn(**changes: Any) -> GTN:
-    """Free pixels, three steps of ten images, an MLP; changes are GTN's arguments."""
+    """Free pixels, three steps of ten images, an MLP.
+
+    Changes are GTN's arguments; `inner_loop` and `evaluation` are given as what is changed of them.
+    """
     torch.manual_seed(0)
+    # The mode is named, so that two runs agree in every bit.
+    loop = InnerLoop(**{"steps": STEPS, "mode": "remat"} | changes.pop("inner_loop", {}))
+    evaluation = Evaluation(**{"learners": 2, "real_rates": [0.1]} | changes.pop("evaluation", {}))
     arguments: dict[str, Any] = {
         "teacher": Pixels(SHAPE, 10, STEPS * BATCH),
         "curriculum": Full(STEPS, BATCH, 10),
         "learners": Fixed(partial(MLP, image_shape=SHAPE, classes=10, hidden=[8], activation="tanh")),
         "inner_optimizer": SGD(lr=0.1, momentum=0.5, learned_per_step=["lr", "momentum"], steps=STEPS),
         "task": Classification(10),
-        "inner_steps": STEPS,
-        "mode": "remat",  # named, so that two runs agree in every bit
-        "eval_learners": 2,
-        "real_rates": [0.1],
+        "inner_loop": loop,
+        "evaluation": evaluation,
     }
     return GTN(**arguments | changes)
 

@@ -31,7 +31,6 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
 
 from gtn_lightning.callbacks.writing import unless_unwritable
-from gtn_lightning.checkpoints import CheckpointError
 from gtn_lightning.cli.messages import (
     check_arguments,
     check_text,
@@ -67,6 +66,7 @@ from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.inner_loop import InnerLoopError
+from gtn_lightning.meta_training.checkpoints import CheckpointError
 from gtn_lightning.module import GTN
 from gtn_lightning.streams import escape_unencodable
 from gtn_lightning.teacher_file import TeacherRecipe, load_weights
@@ -80,8 +80,8 @@ Recipes name classes and so can run code. For a stranger's: --trusted-only allow
 GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""
 
 OUT_OF_MEMORY = (
-    "out of memory; less is needed with fewer model.inner_steps, with model.segment, with model.mode=remat, or with a "
-    "smaller model.population or batch_size"
+    "out of memory; less is needed with fewer model.inner_loop.steps, with model.inner_loop.segment, with "
+    "model.inner_loop.mode=remat, or with a smaller model.population or batch_size"
 )
 
 PROCESSES_PER_CORE = 4
@@ -224,9 +224,9 @@ class GTNCLI(LightningCLI):
         check_values(values)
         check_arguments(values)
         reject_nulls(values, {"model": GTN})
-        if config.model.inner_steps < 1:
+        if config.model.inner_loop.steps < 1:
             # Before the curriculum, which would name its own argument.
-            raise RecipeError(f"model.inner_steps must be at least 1; got {config.model.inner_steps}")
+            raise RecipeError(f"model.inner_loop.steps must be at least 1, got {config.model.inner_loop.steps}")
         seed = config.seed_everything
         if seed is not None and not 0 <= seed < 2**32:
             raise RecipeError(f"seed_everything must lie between 0 and {2**32 - 1}; got {seed}")
@@ -487,7 +487,7 @@ def _run(arguments: Sequence[str], signals: Signals) -> None:
         line, teacher = with_teacher_recipe(read_command_line(others, strict), trust)
         policy = policy_for(line, teacher, strict, trust)
         if teacher is not None:
-            GTN.check_sizes(teacher, line.recipes[0].path)
+            check_sizes(teacher, line.recipes[0].path)
         with policy.enforced():
             if line.command == [SEARCH]:
                 search(line, policy)

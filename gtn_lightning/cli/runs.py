@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from gtn_lightning.checkpoints import CheckpointError, check_state_dict
 from gtn_lightning.cli.messages import flat
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.files import is_file
+from gtn_lightning.meta_training.checkpoints import CheckpointError, check_state_dict
 
 RUN_FOLDER = "GTN_RUN_FOLDER"
 """Environment variable by which the processes that DDP starts learn the run folder."""

@@ -97,7 +97,7 @@ class Policy:
         """Let the parser import nothing but allowed classes within a block.
 
         Where a recipe or a teacher file is a stranger's, references lead to other values of the recipe alone, such as
-        ``${model.inner_steps}``: without resolvers, OmegaConf reads no environment variables.
+        ``${model.inner_loop.steps}``: without resolvers, OmegaConf reads no environment variables.
         """
         if self.classes is None:
             yield

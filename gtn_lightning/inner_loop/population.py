@@ -1,7 +1,8 @@
 """Several learners taught on the same batches."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -26,7 +27,12 @@ def unroll_population(
     optimizer: InnerOptimizer,
     *,
     batched: bool | None = None,
-    **options: Any,
+    mode: str = "auto",
+    window: tuple[int, int] | None = None,
+    snapshots: Collection[int] = (),
+    segment: int | None = None,
+    offload: bool = False,
+    checked: bool = True,
 ) -> list[Unrolled]:
     """Train several learners, each as ``unroll`` would, on batches that are made once.
 
@@ -45,7 +51,7 @@ def unroll_population(
             that are elementwise. None decides: on a GPU, whose time goes into starting kernels, members are batched
             where they may be; on a CPU, where convolutions with filters of their own for every member are slower
             (``benchmarks/population.py``), they are not.
-        options: further arguments of ``unroll``.
+        mode, window, snapshots, segment, offload, checked: as for ``unroll``.
 
     Returns:
         what ``unroll`` returns, for each member; where they are batched, ``losses`` is the mean over members.
@@ -60,15 +66,17 @@ def unroll_population(
         _reject_different(members)
     shared = loss_fn if callable(loss_fn) else None
     losses = [loss_fn] * len(members) if callable(loss_fn) else loss_fn
+    train = partial(
+        unroll, mode=mode, window=window, snapshots=snapshots, segment=segment, offload=offload, checked=checked
+    )
     if batched is None:
         parameter = next(iter(members[0][0].values()), torch.empty(0))
         batched = parameter.device.type != "cpu" and optimizer.elementwise
     if shared is None or not batched or len(members) == 1:
         if len(members) > 1:
-            window = options.get("window")
             batches = list(islice(batches, None if window is None else window[1]))
         return [
-            unroll(loss, params, buffers, batches, optimizer, **options)
+            train(loss, params, buffers, batches, optimizer)
             for loss, (params, buffers) in zip(losses, members, strict=True)
         ]
     params, buffers = (_stacked([member[part] for member in members]) for part in range(2))
@@ -77,8 +85,9 @@ def unroll_population(
     summed = _summed(shared)
     if reason := _unbatchable(summed, params, buffers, first):
         warnings.warn(f"{reason}: the learners of the population are taught one after the other", stacklevel=2)
-        return unroll_population(shared, members, chain(first, batches), optimizer, batched=False, **options)
-    together = unroll(summed, params, buffers, chain(first, batches), optimizer, **options)
+        batches = list(islice(chain(first, batches), None if window is None else window[1]))
+        return [train(shared, *member, batches, optimizer) for member in members]
+    together = train(summed, params, buffers, chain(first, batches), optimizer)
     return [_member(together, number, len(members)) for number in range(len(members))]
 
 

@@ -24,11 +24,11 @@ from gtn_lightning.callbacks import (
 )
 from gtn_lightning.curricula import Full
 from gtn_lightning.data import DigitsData
-from gtn_lightning.inner_loop import SGD
+from gtn_lightning.evaluation import Evaluation, EvaluationResult
+from gtn_lightning.inner_loop import SGD, InnerLoop
 from gtn_lightning.learners import MLP, Fixed
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Pixels
-from gtn_lightning.teaching import LearningCurve as Curve
 
 STEPS, BATCH = 4, 20
 
@@ -44,9 +44,8 @@ def build_gtn(cls: type[GTN] = GTN, **options: Any) -> GTN:
         "learners": Fixed(partial(MLP, (1, 8, 8), 10, hidden=[16])),
         "inner_optimizer": SGD(lr=0.1, momentum=0.5, learned_per_step=["lr", "momentum"], steps=STEPS),
         "task": Classification(10),
-        "inner_steps": STEPS,
-        "eval_learners": 3,
-        "real_rates": [0.1, 0.3],
+        "inner_loop": InnerLoop(**{"steps": STEPS} | options.pop("inner_loop", {})),
+        "evaluation": Evaluation(**{"learners": 3, "real_rates": [0.1, 0.3]} | options.pop("evaluation", {})),
     }
     return cls(**arguments | options)
 
@@ -85,8 +84,8 @@ class Run:
 
     folder: Path
     gtn: GTN
-    curve: Curve
-    test_curve: Curve
+    curve: EvaluationResult
+    test_curve: EvaluationResult
     printed: str
     test_printed: str
     wandb_folder: Path
@@ -122,11 +121,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         printed, test_printed = io.StringIO(), io.StringIO()
         with redirect_stdout(printed):
             trainer.fit(gtn, data)
-        assert gtn.learning_curve is not None
-        curve = gtn.learning_curve
+        assert gtn.result is not None
+        curve = gtn.result
         with redirect_stdout(test_printed):
             trainer.test(gtn, data)
         trainer.predict(gtn, return_predictions=False)
         wandb_folder = Path(wandb.experiment.dir).parent
         wandb.experiment.finish()
-        yield Run(folder, gtn, curve, gtn.learning_curve, printed.getvalue(), test_printed.getvalue(), wandb_folder)
+        yield Run(folder, gtn, curve, gtn.result, printed.getvalue(), test_printed.getvalue(), wandb_folder)

@@ -16,7 +16,7 @@ from gtn_lightning import GTN
 from gtn_lightning.callbacks import TeacherCheckpoint
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.recovery import Recovery
+from gtn_lightning.meta_training.recovery import Recovery
 from gtn_lightning.teacher_file import read_recipe
 
 
@@ -235,7 +235,7 @@ def test_a_full_disk_leaves_the_earlier_files_whole(make_gtn, make_trainer, data
         pytest.warns(UserWarning, match="meta-step 6 is lost"),
         pytest.raises(RecipeError, match=r"cannot write .*best-6\.ckpt: File too large"),
     ):
-        trainer.fit(make_gtn(eval_learners=1), data)
+        trainer.fit(make_gtn(evaluation={"learners": 1}), data)
     assert names(tmp_path) == ["checkpoints", "teacher.safetensors"]
     assert names(tmp_path / "checkpoints") == ["best-3.ckpt", "last.ckpt"]
     for name in names(tmp_path / "checkpoints"):
@@ -246,7 +246,7 @@ def test_a_full_disk_leaves_the_earlier_files_whole(make_gtn, make_trainer, data
 def test_a_run_may_go_on_where_nothing_can_be_written(make_gtn, make_trainer, data, tmp_path, file_size_limit):
     trainer = make_trainer([TeacherCheckpoint(save_top_k=-1, if_unwritable="go_on"), FillDisk()])
     with pytest.warns(UserWarning, match=r"meta-step 6 is not saved: cannot write .*best-6\.ckpt: File too large"):
-        trainer.fit(make_gtn(eval_learners=1), data)
+        trainer.fit(make_gtn(evaluation={"learners": 1}), data)
     assert trainer.global_step == trainer.max_steps
     assert names(tmp_path / "checkpoints") == ["best-3.ckpt", "last.ckpt"]
     for name in names(tmp_path / "checkpoints"):
@@ -327,7 +327,7 @@ def test_a_run_that_averages_goes_on_from_its_own_weights(ended, make_gtn, make_
 
     def run(*callbacks: pl.Callback, steps: int, resume: Path | None = None) -> None:
         trainer = make_trainer([TeacherCheckpoint(), *callbacks], max_steps=steps, val_check_interval=2)
-        trainer.fit(make_gtn(mode="remat"), DigitsData(batch_size=64), ckpt_path=resume)
+        trainer.fit(make_gtn(inner_loop={"mode": "remat"}), DigitsData(batch_size=64), ckpt_path=resume)
 
     run(averaging(), steps=7)
     whole = load(last)

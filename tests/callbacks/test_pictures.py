@@ -19,7 +19,7 @@ from gtn_lightning.callbacks.curve import COLUMNS, curve_statistics, draw_curve,
 from gtn_lightning.callbacks.samples import MAX_ROWS, draw_samples, evenly_chosen
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.teaching import LearningCurve as Curve
+from gtn_lightning.evaluation import EvaluationResult
 
 NAMES = ["samples", "learning_curve", "test_learning_curve"]
 
@@ -94,7 +94,7 @@ def test_a_curve_without_real_data(tmp_path):
 
 
 def test_the_curve_shows_means_and_bands():
-    curve = Curve([1, 4], torch.tensor([[0.2, 0.8], [0.4, 1.0]]), torch.tensor([[0.1, 0.5], [0.1, 0.7]]))
+    curve = EvaluationResult([1, 4], torch.tensor([[0.2, 0.8], [0.4, 1.0]]), torch.tensor([[0.1, 0.5], [0.1, 0.7]]))
     (axes,) = draw_curve(curve.steps, curve_statistics(curve.synthetic, curve.real), "accuracy", "title").axes
     assert [line.get_label() for line in axes.lines] == ["synthetic data", "real data"]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.3, 0.9], rtol=1e-6)
@@ -174,7 +174,7 @@ def test_samples_are_drawn_every_so_many_validations_and_at_the_end(make_gtn, ma
         "gtn_lightning.callbacks.samples.save_figure", lambda trainer, figure, name, step: drawn.append(step)
     )
     trainer = make_trainer([SampleGrid(every_n_validations=2)], max_steps=7, val_check_interval=2)
-    trainer.fit(make_gtn(eval_learners=1), DigitsData(batch_size=64))
+    trainer.fit(make_gtn(evaluation={"learners": 1}), DigitsData(batch_size=64))
     assert drawn == [4, 7]
 
 
@@ -185,7 +185,7 @@ def test_impossible_options(options):
 
 
 def test_other_ranks_write_nothing(make_gtn, make_trainer, monkeypatch, tmp_path):
-    gtn, data = make_gtn(eval_learners=1), DigitsData(batch_size=64)
+    gtn, data = make_gtn(evaluation={"learners": 1}), DigitsData(batch_size=64)
     make_trainer([]).validate(gtn, data, verbose=False)
     monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))
     trainer = make_trainer([])

@@ -28,7 +28,7 @@ def test_a_terminal_gets_one_bar_over_all_meta_steps(make_gtn, make_trainer, cap
 
 
 def test_a_resumed_run_goes_on_where_it_was(make_gtn, make_trainer, tmp_path, capsys):
-    gtn, data = make_gtn(eval_learners=1), DigitsData(batch_size=64)
+    gtn, data = make_gtn(evaluation={"learners": 1}), DigitsData(batch_size=64)
     trainer = make_trainer([])
     trainer.fit(gtn, data)
     trainer.save_checkpoint(tmp_path / "at_6.ckpt")

@@ -102,8 +102,10 @@ def test_what_is_cut_is_done_again(hook, time, whole, make_gtn, make_trainer, tm
     assert story.validations[0][1] == 3
     cut = Story()
     with pytest.raises(CutError):
-        make_trainer([cut, TeacherCheckpoint(), Cut(hook, time)], **OPTIONS).fit(make_gtn(mode="remat"), data())
-    resumed, gtn, again = Story(), make_gtn(mode="remat"), tmp_path / "again"
+        make_trainer([cut, TeacherCheckpoint(), Cut(hook, time)], **OPTIONS).fit(
+            make_gtn(inner_loop={"mode": "remat"}), data()
+        )
+    resumed, gtn, again = Story(), make_gtn(inner_loop={"mode": "remat"}), tmp_path / "again"
     logger = CSVLogger(again, name="", version="log")
     trainer = make_trainer([resumed, TeacherCheckpoint()], default_root_dir=again, logger=logger, **OPTIONS)
     trainer.fit(gtn, data(), ckpt_path=tmp_path / "checkpoints/last.ckpt")
@@ -123,9 +125,9 @@ def test_so_it_is_when_it_is_cut_twice(whole, make_gtn, make_trainer, tmp_path):
     folders = [tmp_path / name for name in ("one", "two", "three")]
     cuts = [[Cut("on_before_backward", 6)], [Cut("on_validation_batch_end", 2)], []]
     told, checkpoint = Story(), None
-    gtn = make_gtn(mode="remat")
+    gtn = make_gtn(inner_loop={"mode": "remat"})
     for folder, cut in zip(folders, cuts, strict=True):
-        gtn = make_gtn(mode="remat")
+        gtn = make_gtn(inner_loop={"mode": "remat"})
         trainer = make_trainer([told, TeacherCheckpoint(), *cut], default_root_dir=folder, **OPTIONS)
         if cut:
             with pytest.raises(CutError):
@@ -140,13 +142,13 @@ def test_so_it_is_when_it_is_cut_twice(whole, make_gtn, make_trainer, tmp_path):
 
 def test_a_checkpoint_between_accumulated_batches_repeats_them(make_gtn, make_trainer, tmp_path):
     options = OPTIONS | {"val_check_interval": 3}  # meta-steps of two batches
-    story, whole = Story(), make_gtn(mode="remat")
+    story, whole = Story(), make_gtn(inner_loop={"mode": "remat"})
     make_trainer([story, TeacherCheckpoint()], default_root_dir=tmp_path / "whole", **options).fit(whole, data())
     with pytest.raises(CutError):
         make_trainer([TeacherCheckpoint(), Cut("on_train_batch_start", 4)], **options).fit(
-            make_gtn(mode="remat"), data()
+            make_gtn(inner_loop={"mode": "remat"}), data()
         )
-    resumed, gtn = Story(), make_gtn(mode="remat")
+    resumed, gtn = Story(), make_gtn(inner_loop={"mode": "remat"})
     make_trainer([resumed, TeacherCheckpoint()], default_root_dir=tmp_path / "again", **options).fit(
         gtn, data(), ckpt_path=tmp_path / "checkpoints/last.ckpt"
     )

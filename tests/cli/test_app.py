@@ -20,12 +20,12 @@ from safetensors import safe_open
 from gtn_lightning import GTN, __version__
 from gtn_lightning.cli import main
 from gtn_lightning.learners import Fixed
-from gtn_lightning.teacher_file import read_recipe, save_teacher
+from gtn_lightning.teacher_file import read_recipe
 from tests import processes
 
 TINY = [
     *("--trainer.max_steps=4", "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1"),
-    *("--model.eval_learners=2", "--model.inner_steps=3", "--model.real_rates=[0.1]"),
+    *("--model.evaluation.learners=2", "--model.inner_loop.steps=3", "--model.evaluation.real_rates=[0.1]"),
 ]
 FIT = ["fit", "--config", "digits", *TINY]
 
@@ -156,7 +156,7 @@ LEARNER = "--model.learners.init_args.learner.init_args"
 WRONG_KEYS = {
     "--nois=3": ["nois: there is no such key", "gtn fit --help"],
     "--trainer.max_step=3": ["trainer.max_step: there is no such key", "did you mean trainer.max_steps?"],
-    "--model.inner_step=3": ["model.inner_step: there is no such key", "did you mean model.inner_steps?"],
+    "--model.inner_step=3": ["model.inner_step: there is no such key", "did you mean model.inner_loop.steps?"],
     "--model.teacher.init_args.nois=3": ["model.teacher.init_args.nois: Generator", "did you mean noise?"],
     f"{LEARNER}.widht=3": [f"{LEARNER[2:]}.widht: ConvNet", "did you mean width?"],
     f"{LEARNER}.colour=3": [f"{LEARNER[2:]}.colour: ConvNet", "give one of image_shape, classes"],
@@ -166,8 +166,8 @@ WRONG_KEYS = {
 CALLBACKS = "--trainer.callbacks"
 CSV_LOGGER = "--trainer.logger={class_path: gtn_lightning.loggers.CSVLogger"
 WRONG_VALUES = {
-    "--model.inner_steps=ten": ["model.inner_steps: expected int, got 'ten'"],
-    "--model.eval_steps=[a]": ["model.eval_steps.0: expected int", "got 'a'"],
+    "--model.inner_loop.steps=ten": ["model.inner_loop.steps: expected int, got 'ten'"],
+    "--model.evaluation.steps=[a]": ["model.evaluation.steps.0: expected int", "got 'a'"],
     "--trainer.max_steps=many": ["trainer.max_steps: expected int, got 'many'"],
     "--seed_everything=x": ["seed_everything: expected bool or int, got 'x'"],
     "--model.teacher.init_args.noise=lots": ["model.teacher.init_args.noise: expected int, got 'lots'"],
@@ -176,7 +176,7 @@ WRONG_VALUES = {
     "--model.teacher=my_missing.Foo": ["model.teacher: No module named 'my_missing'", "PYTHONPATH"],
     "--model.teacher=gtn_lightning.tasks.Classification": ["model.teacher:", "Classification is no Teacher"],
     "--model.teacher=Pixels": ["model.teacher.init_args.images: required by Pixels"],
-    "--model.inner_steps=0": ["model.inner_steps must be at least 1; got 0"],
+    "--model.inner_loop.steps=0": ["model.inner_loop.steps must be at least 1; got 0"],
     "--model.curriculum.init_args.batch_size=4": ["model.curriculum.init_args: Full: a batch_size of 4", "at least 10"],
     "--model.teacher.init_args.image_shape=[1,2,2]": ["model.teacher.init_args: Generator: image_shape", "4 x 4"],
     "--model.inner_optimizer.init_args.lr=-1": ["model.inner_optimizer.init_args: SGD: lr must be above 0"],
@@ -242,7 +242,10 @@ def test_a_wrong_argument(argument: str, refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("modell: {inner_steps: 3}", "modell.inner_steps: there is no such key; did you mean model.inner_steps?"),
+        (
+            "modell: {inner_loop: {steps: 3}}",
+            "modell.inner_loop.steps: there is no such key; did you mean model.inner_loop.steps?",
+        ),
         ("trainer: {max_step: 3}", "trainer.max_step: there is no such key; did you mean trainer.max_steps?"),
         ("model: {teacher: {class_path: Generator, init_args: {nois: 3}}}", "model.teacher.init_args.nois: Generator"),
         (
@@ -288,7 +291,7 @@ def test_images_that_do_not_match_the_data(refused: Refused) -> None:
 
 
 def test_pixels_that_do_not_match_the_inner_steps(refused: Refused) -> None:
-    line = refused(["fit", "--config", "digits_pixels", "--model.inner_steps=5"])
+    line = refused(["fit", "--config", "digits_pixels", "--model.inner_loop.steps=5"])
     assert "holds 320 images but model.curriculum asks for 160" in line
 
 
@@ -318,7 +321,7 @@ def test_a_part_that_no_teacher_file_can_describe_is_refused_at_the_start(
 
 def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GTN_TRACEBACK", "1")
-    assert main([*FIT, "--model.inner_steps=0"]) == 2
+    assert main([*FIT, "--model.inner_loop.steps=0"]) == 2
     assert "Traceback" in capfd.readouterr().err
 
 
@@ -347,7 +350,9 @@ def test_out_of_memory_says_what_needs_less_and_how_to_go_on(
     assert main([*FIT, *options]) == 1
     (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("gtn: "))
     (last,) = tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")
-    assert line.startswith("gtn: error: out of memory; less is needed with fewer model.inner_steps, with model.segment")
+    assert line.startswith(
+        "gtn: error: out of memory; less is needed with fewer model.inner_loop.steps, with model.segment"
+    )
     assert f"({wanted}); {last.relative_to(tmp_path)} is kept, go on with: gtn fit" in line
     assert torch.load(last, weights_only=True)["global_step"] == 3
 
@@ -466,7 +471,7 @@ def test_the_run_folder_holds_everything(run: Run) -> None:
     assert {"pictures/samples.png", "pictures/learning_curve.png"} <= files
     assert any(name.startswith("tensorboard/events") for name in files)
     (wandb,) = (path for path in run.folder.glob("wandb/offline-run-*/*.wandb"))
-    assert all(name in wandb.read_bytes() for name in (b"inner_steps", b"val/accuracy", b"class_path"))
+    assert all(name in wandb.read_bytes() for name in (b"inner_loop", b"val/accuracy", b"class_path"))
 
 
 def test_the_log_ends_with_the_run_folder_and_holds_no_noise(run: Run) -> None:
@@ -492,7 +497,7 @@ def test_test_by_teacher_file_and_by_checkpoint_agree(run: Run, capsys: pytest.C
     (best,) = run.folder.glob("checkpoints/best-*.ckpt")
     found = []
     for arguments in (["--teacher", teacher], ["--config", "digits", *TINY, "--ckpt_path", str(best)]):
-        assert main(["test", *arguments, "--model.real_rates=[0.1]"]) == 0
+        assert main(["test", *arguments, "--model.evaluation.real_rates=[0.1]"]) == 0
         folder = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("run folder: "))
         (row,) = rows(folder / "metrics.csv")
         found.append({name: value for name, value in row.items() if name.startswith("test/")})
@@ -502,7 +507,7 @@ def test_test_by_teacher_file_and_by_checkpoint_agree(run: Run, capsys: pytest.C
 
 def test_an_override_stands_above_the_recipe_in_a_teacher_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     teacher = str(run.folder / "teacher.safetensors")
-    assert main(["validate", "--teacher", teacher, "--model.eval_learners=1"]) == 0
+    assert main(["validate", "--teacher", teacher, "--model.evaluation.learners=1"]) == 0
     (folder,) = (run.folder / "validate").iterdir()
     assert rows(folder / "metrics.csv")[0]["val/accuracy_std"] == "0.0"
 
@@ -597,7 +602,7 @@ def test_arguments_of_many_kinds_come_back_from_a_teacher_file(
     # Where no annotation says what the parser has to make of a text, it is not taken for what the file holds.
     gtn = GTN.from_teacher(teacher)
     gtn.learners = Fixed(partial(sys.modules["kinds"].Untyped, path=Path("a")))
-    save_teacher(gtn, tmp_path / "untyped.safetensors", read_recipe(teacher).data)
+    gtn.save_teacher(tmp_path / "untyped.safetensors", read_recipe(teacher).data)
     line = refused(["test", "--teacher", "untyped.safetensors"])
     assert "model.learners.init_args.learner.init_args.path is of another kind in the file" in line
     assert "annotate the argument with its type" in line
@@ -718,22 +723,24 @@ def test_a_requeued_slurm_job_finds_its_folder(tmp_path: Path, monkeypatch: pyte
 
 
 def test_several_configs_stand_above_each_other_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "more.yaml").write_text("model: {eval_learners: 3}\ntrainer: {max_steps: 7}\n")
+    (tmp_path / "more.yaml").write_text("model: {evaluation: {learners: 3}}\ntrainer: {max_steps: 7}\n")
     found = printed_config(capsys, "fit", "--config=digits", "-c", "more.yaml", "--trainer.max_steps=9")
-    assert found["model"]["eval_learners"] == 3
+    assert found["model"]["evaluation"]["learners"] == 3
     assert found["trainer"]["max_steps"] == 9
 
 
 def test_an_override_wins_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    found = printed_config(capsys, "fit", "--trainer.max_steps=9", "--config", "digits", "--model.inner_steps=3")
-    assert (found["trainer"]["max_steps"], found["model"]["inner_steps"]) == (9, 3)
+    found = printed_config(capsys, "fit", "--trainer.max_steps=9", "--config", "digits", "--model.inner_loop.steps=3")
+    assert (found["trainer"]["max_steps"], found["model"]["inner_loop"]["steps"]) == (9, 3)
 
 
 def test_a_recipe_extends_another_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "first.yaml").write_text("extends: digits\nmodel: {eval_learners: 3, inner_steps: 6}\n")
-    (tmp_path / "second.yaml").write_text("extends: first.yaml\nmodel: {eval_learners: 4}\n")
+    (tmp_path / "first.yaml").write_text(
+        "extends: digits\nmodel: {evaluation: {learners: 3}, inner_loop: {steps: 6}}\n"
+    )
+    (tmp_path / "second.yaml").write_text("extends: first.yaml\nmodel: {evaluation: {learners: 4}}\n")
     found = printed_config(capsys, "fit", "--config", "second.yaml")
-    assert (found["model"]["eval_learners"], found["model"]["inner_steps"]) == (4, 6)
+    assert (found["model"]["evaluation"]["learners"], found["model"]["inner_loop"]["steps"]) == (4, 6)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,12 +16,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from gtn_lightning.cli import main
-from gtn_lightning.teacher_file import save_teacher
 from tests.fuzzing import FUZZ, mutate
 from tests.tiny import make_gtn, with_generator
 
 SHORT = [
-    *("--trainer.max_steps=1", "--model.inner_steps=2", "--model.eval_learners=1", "--model.real_rates=[0.1]"),
+    *(
+        "--trainer.max_steps=1",
+        "--model.inner_loop.steps=2",
+        "--model.evaluation.learners=1",
+        "--model.evaluation.real_rates=[0.1]",
+    ),
     *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=1", "--trainer.logger=false"),
     "--trainer.devices=1",
 ]
@@ -170,7 +174,7 @@ def test_a_strangers_recipe(
 @given(st.data())
 def test_a_strangers_teacher_file(hostile: Path, capfd: pytest.CaptureFixture[str], data: st.DataObject) -> None:
     file = hostile / "teacher.safetensors"
-    save_teacher(make_gtn(**with_generator()), file, {"class_path": "gtn_lightning.data.DigitsData", "init_args": {}})
+    make_gtn(**with_generator()).save_teacher(file, {"class_path": "gtn_lightning.data.DigitsData", "init_args": {}})
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     recipe = json.loads(metadata["recipe"])

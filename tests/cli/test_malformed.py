@@ -14,7 +14,12 @@ from gtn_lightning.cli import main
 from tests.fuzzing import FUZZ, mutate
 
 PINNED = [
-    *("--trainer.max_steps=1", "--model.inner_steps=2", "--model.eval_learners=1", "--model.real_rates=[0.1]"),
+    *(
+        "--trainer.max_steps=1",
+        "--model.inner_loop.steps=2",
+        "--model.evaluation.learners=1",
+        "--model.evaluation.real_rates=[0.1]",
+    ),
     *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=1"),
 ]
 """What keeps a recipe short that happens to be valid."""

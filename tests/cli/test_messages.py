@@ -8,7 +8,7 @@ from gtn_lightning.cli.messages import with_item
 
 DIGITS: dict[str, Any] = {
     "model": {
-        "eval_steps": [1, "a"],
+        "evaluation": {"steps": [1, "a"]},
         "teacher": {"class_path": "Generator", "init_args": {"image_shape": [1, "x", 8]}},
     },
     "trainer": {
@@ -38,7 +38,7 @@ LEARNERS = "model.learners.init_args.learners"
             "trainer.callbacks.init_args.max_columns: expected int, got 'x'; correct the value",
             "trainer.callbacks.2.init_args.max_columns",
         ),
-        ("model.eval_steps: expected int, got 'a'; correct the value", "model.eval_steps.1"),
+        ("model.evaluation.steps: expected int, got 'a'; correct the value", "model.evaluation.steps.1"),
         (
             "model.teacher.init_args.image_shape: expected int, got 'x'; correct the value",
             "model.teacher.init_args.image_shape.1",
@@ -48,8 +48,8 @@ LEARNERS = "model.learners.init_args.learners"
         (f"{LEARNERS}.init_args.classes: required by MLP and not given; add it", f"{LEARNERS}.init_args.classes"),
         (f"{LEARNERS}.init_args.image_shape: required by MLP and not given", f"{LEARNERS}.c.init_args.image_shape"),
         # There is no item to name, or none to find.
-        ("model.inner_steps: expected int, got 'ten'; correct the value", "model.inner_steps"),
-        ("model.eval_steps: expected int, got 'b'; correct the value", "model.eval_steps"),
+        ("model.inner_loop.steps: expected int, got 'ten'; correct the value", "model.inner_loop.steps"),
+        ("model.evaluation.steps: expected int, got 'b'; correct the value", "model.evaluation.steps"),
         ("modell: there is no such key; did you mean model?", "modell"),
         ("Interpolation key '.nothing' not found", None),
     ],
@@ -60,9 +60,9 @@ def test_the_item_is_named(line: str, key: str | None) -> None:
 
 
 def test_the_strongest_of_those_given_counts() -> None:
-    line = "model.eval_steps: expected int, got 'a'; correct the value"
-    override = {"model": {"eval_steps": ["a", 2, 3]}}
-    assert with_item(line, [DIGITS, override]).startswith("model.eval_steps.0: ")
-    assert with_item(line, [override, DIGITS]).startswith("model.eval_steps.1: ")
-    twice = {"model": {"eval_steps": ["a", "a"]}}
+    line = "model.evaluation.steps: expected int, got 'a'; correct the value"
+    override = {"model": {"evaluation": {"steps": ["a", 2, 3]}}}
+    assert with_item(line, [DIGITS, override]).startswith("model.evaluation.steps.0: ")
+    assert with_item(line, [override, DIGITS]).startswith("model.evaluation.steps.1: ")
+    twice = {"model": {"evaluation": {"steps": ["a", "a"]}}}
     assert with_item(line, [DIGITS, twice]) == line

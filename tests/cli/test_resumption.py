@@ -19,7 +19,7 @@ from tests.fuzzing import FUZZ, mutate
 
 RESUME = [
     *("fit", "--config", "digits", "--trainer.max_steps=3", "--trainer.val_check_interval=1", "--trainer.logger=false"),
-    *("--model.inner_steps=2", "--model.eval_learners=1", "--model.real_rates=[0.1]"),
+    *("--model.inner_loop.steps=2", "--model.evaluation.learners=1", "--model.evaluation.real_rates=[0.1]"),
     *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=1"),
     "--trainer.callbacks=[{class_path: TeacherCheckpoint}, {class_path: GradientNorm}]",
 ]

@@ -20,7 +20,12 @@ from tests.test_loggers import FailingLater
 
 TINY = [
     *("--trainer.max_steps=6", "--trainer.val_check_interval=2", "--trainer.callbacks=[]", "--trainer.logger=false"),
-    *("--model.eval_learners=1", "--model.inner_steps=2", "--model.real_rates=[0.1]", "--model.mode=remat"),
+    *(
+        "--model.evaluation.learners=1",
+        "--model.inner_loop.steps=2",
+        "--model.evaluation.real_rates=[0.1]",
+        "--model.inner_loop.mode=remat",
+    ),
     "--trainer.enable_progress_bar=false",
 ]
 FIT = ["fit", "--config", "digits", *TINY, "--trainer.callbacks+=TeacherCheckpoint"]

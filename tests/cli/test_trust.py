@@ -27,14 +27,18 @@ from gtn_lightning.inner_loop import InnerOptimizer
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.nas import Proxy, Reference, SearchSpace
 from gtn_lightning.tasks import Task
-from gtn_lightning.teacher_file import save_teacher
 from gtn_lightning.teachers import Teacher
 from gtn_lightning.trust import KNOWN, known_paths, resolve
 from tests import processes
 from tests.tiny import make_gtn, with_generator
 
-TINY = ["--trainer.max_steps=1", "--model.eval_learners=1", "--model.inner_steps=2", "--model.real_rates=[0.1]"]
-SCORED = ["--model.eval_learners=1", "--model.real_rates=[0.1]", "--trainer.enable_progress_bar=false"]
+TINY = [
+    "--trainer.max_steps=1",
+    "--model.evaluation.learners=1",
+    "--model.inner_loop.steps=2",
+    "--model.evaluation.real_rates=[0.1]",
+]
+SCORED = ["--model.evaluation.learners=1", "--model.evaluation.real_rates=[0.1]", "--trainer.enable_progress_bar=false"]
 EVIL = "import pathlib\npathlib.Path({mark!r}).touch()\nfrom gtn_lightning.teachers import Pixels as Evil\n"
 
 
@@ -213,7 +217,7 @@ def test_no_module_of_the_working_folder_passes_for_one_of_pythons(mark: Path) -
 
 def test_a_recipe_beside_it_may_be_extended(mark: Path) -> None:
     Path("base.yaml").write_text("extends: digits\ntrainer: {max_steps: 1}")
-    Path("r.yaml").write_text("extends: base.yaml\nmodel: {inner_steps: 2}")
+    Path("r.yaml").write_text("extends: base.yaml\nmodel: {inner_loop: {steps: 2}}")
     assert main(["fit", "--config", "r.yaml", "--trusted-only", *TINY]) == 0
 
 
@@ -348,11 +352,8 @@ def test_what_no_module_can_be_called(arguments: list[str], refused: Refused) ->
 
 @pytest.fixture
 def teacher(mark: Path) -> Path:
-    save_teacher(
-        make_gtn(**with_generator()),
-        "teacher.safetensors",
-        {"class_path": "gtn_lightning.data.DigitsData", "init_args": {}},
-    )
+    data = {"class_path": "gtn_lightning.data.DigitsData", "init_args": {}}
+    make_gtn(**with_generator()).save_teacher("teacher.safetensors", data)
     return Path("teacher.safetensors")
 
 
@@ -468,7 +469,7 @@ DAMAGED = {
     "rather deep": '{"model": ' + "[" * 200 + "]" * 200 + "}",
     "an empty model": '{"model": {}}',
     "a text that is none": '{"model": {"teacher": "\\udcff\\u0000"}}',
-    "a large number": '{"model": {"inner_steps": ' + "9" * 5000 + "}}",
+    "a large number": '{"model": {"seed": ' + "9" * 5000 + "}}",
 }
 
 

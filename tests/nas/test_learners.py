@@ -11,7 +11,7 @@ from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas import ConvNetGrid, RankedLearners, SpaceLearners, TableReference
 from gtn_lightning.nas.ranking import ranking_loss
-from gtn_lightning.teacher_file import read_meta_training, record_meta_training, save_teacher
+from gtn_lightning.teacher_file import read_meta_training, record_meta_training
 from tests.tiny import SHAPE, make_gtn, make_trainer
 
 GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1, 2])
@@ -101,7 +101,7 @@ def test_the_meta_gradient_asks_for_the_right_order(tmp_path: Path) -> None:
 def test_a_teacher_file_needs_no_table(tmp_path: Path) -> None:
     reference = table(tmp_path)
     gtn = make_gtn(learners=RankedLearners(GRID, reference, held_out=0.5), population=2)
-    save_teacher(gtn, tmp_path / "teacher.safetensors")
+    gtn.save_teacher(tmp_path / "teacher.safetensors")
     Path(reference.path).unlink()
     again = GTN.from_teacher(tmp_path / "teacher.safetensors")
     assert type(again.learners) is SpaceLearners
@@ -125,7 +125,7 @@ def test_a_teacher_file_says_what_its_meta_training_cost(tmp_path: Path) -> None
     assert spent["seconds"] > 0
     assert gtn.meta_training() == spent  # the clock stands still by now
     path = tmp_path / "teacher.safetensors"
-    save_teacher(gtn, path)
+    gtn.save_teacher(path)
     assert read_meta_training(path) == spent
     record_meta_training(path, {**spent, "meta_steps": 8})
     assert read_meta_training(path) == {**spent, "meta_steps": 8}

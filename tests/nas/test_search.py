@@ -19,7 +19,6 @@ from gtn_lightning.loggers import WandbLogger
 from gtn_lightning.nas import ConvNetGrid, FullTraining, NumParameters, RealDataProxy
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
 from gtn_lightning.nas.search import Search
-from gtn_lightning.teacher_file import save_teacher
 from tests.tiny import SHAPE, make_gtn
 
 SMALL = [
@@ -32,7 +31,7 @@ SMALL = [
 @pytest.fixture
 def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
-    save_teacher(make_gtn(), tmp_path / "teacher.safetensors")
+    make_gtn().save_teacher(tmp_path / "teacher.safetensors")
     return f"--proxy.init_args.teacher={tmp_path / 'teacher.safetensors'}"
 
 

@@ -47,7 +47,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_builds_its_model_without_data(name: str, tmp_path: Path) -> None:
     cli = instantiate("--config", name, "--trainer.accelerator=cpu")
-    assert cli.model.inner_steps == cli.model.curriculum.steps
+    assert cli.model.inner_loop.steps == cli.model.curriculum.steps
     assert last_step_of_the_outer_rate(cli) == cli.trainer.max_steps
     assert not any(path.is_file() for path in tmp_path.rglob("*"))  # nothing is downloaded or written before the run
 
@@ -81,7 +81,7 @@ def test_every_recipe_has_its_row_in_the_table() -> None:
 
 
 def test_an_override_reaches_every_key_that_refers_to_it() -> None:
-    cli = instantiate("--config", "digits", "--model.inner_steps=5", "--seed_everything=7")
+    cli = instantiate("--config", "digits", "--model.inner_loop.steps=5", "--seed_everything=7")
     assert (cli.model.curriculum.steps, cli.model.inner_optimizer.steps) == (5, 5)
     assert (cli.model.seed, cli.datamodule.seed) == (7, 7)
 
@@ -105,7 +105,7 @@ def test_an_override_stands_above_a_short_recipe_which_stands_above_the_recipe_i
     assert size != extended["data"]["init_args"]["batch_size"]
     assert (plain.datamodule.batch_size, plain.datamodule.path) == (size, "somewhere")
     # The optimizer's steps refer to the inner steps in the recipe that is extended.
-    assert plain.model.inner_optimizer.steps == plain.model.inner_steps == own["model"]["inner_steps"]
+    assert plain.model.inner_optimizer.steps == plain.model.inner_loop.steps == own["model"]["inner_loop"]["steps"]
     assert (
         instantiate("--config", "mnist_cpu", "--model.inner_optimizer.init_args.lr=0.3").model.inner_optimizer.lr == 0.3
     )

@@ -16,13 +16,14 @@ from gtn_lightning.curricula import ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.evaluation import REAL_IMAGES
 from gtn_lightning.inner_loop import Adam, Functional, InnerOptimizer, Snapshot
-from gtn_lightning.module import GTN, REAL_IMAGES
+from gtn_lightning.module import GTN
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
 from gtn_lightning.nas.spaces import ATTEMPTS, SearchSpace
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.tasks import Classification, Task
-from gtn_lightning.teacher_file import read_meta_training, read_recipe
+from gtn_lightning.teacher_file import check_sizes, read_meta_training, read_recipe
 from gtn_lightning.teachers import RealData, Teacher, TeacherInput
 from gtn_lightning.teaching import lessons
 
@@ -252,12 +253,12 @@ class LiveGTNProxy(TaughtProxy):
         images: int = 2000,
         tune: str = "architecture",
     ) -> None:
-        if steps is not None and steps > gtn.inner_steps:
+        if steps is not None and steps > gtn.inner_loop.steps:
             raise RecipeError(
-                f"{type(self).__name__}: steps {steps} given, but the teacher is meta-trained for {gtn.inner_steps}: "
+                f"{type(self).__name__}: steps {steps} given, but the teacher is meta-trained for {gtn.inner_loop.steps}: "
                 "ask for no more"
             )
-        super().__init__(steps or gtn.inner_steps, measure, rates, learners, images, tune)
+        super().__init__(steps or gtn.inner_loop.steps, measure, rates, learners, images, tune)
         self.gtn = gtn
 
     def plan(self, generator: torch.Generator) -> Plan:
@@ -295,7 +296,7 @@ class GTNProxy(LiveGTNProxy):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 recipe = read_recipe(teacher)
-                GTN.check_sizes(recipe, teacher)
+                check_sizes(recipe, teacher)
                 gtn = GTN.from_description(recipe.model, recipe.trust)
         else:
             gtn = GTN.from_teacher(teacher)
@@ -338,7 +339,7 @@ class GTNProxy(LiveGTNProxy):
             rank_zero_warn(f"{self.teacher} does not say what its meta-training cost: it was made by an older version")
             return tuning
         learners = int(spent["meta_steps"] * spent["processes"])
-        steps = learners * self.gtn.inner_steps
+        steps = learners * self.gtn.inner_loop.steps
         return tuning + Cost(spent["seconds"] * spent["processes"], steps, steps * self.gtn.curriculum.batch_size)
 
 

@@ -12,7 +12,6 @@ from gtn_lightning.nas import ConvNetGrid, GTNProxy, RealDataProxy
 from gtn_lightning.nas.proxies.flops import forward_flops
 from gtn_lightning.nas.proxies.taught import LiveGTNProxy, Plan
 from gtn_lightning.randomness import keyed_rng
-from gtn_lightning.teacher_file import save_teacher
 from gtn_lightning.teachers import Pixels
 from gtn_lightning.teaching import teach
 from tests.tiny import BATCH, SHAPE, STEPS, make_gtn, make_trainer
@@ -152,7 +151,7 @@ def test_a_teacher_file_is_a_proxy_that_knows_what_it_cost(data: DigitsData, tmp
     trainer = make_trainer(tmp_path, max_steps=3)
     trainer.fit(gtn, data)
     path = tmp_path / "teacher.safetensors"
-    save_teacher(gtn, path)
+    gtn.save_teacher(path)
     proxy, untrained = GTNProxy(str(path)), GTNProxy(str(path), untrained=True)
     for each in (proxy, untrained):
         each.attach(GRID, data)
@@ -172,7 +171,7 @@ def test_a_teacher_file_is_a_proxy_that_knows_what_it_cost(data: DigitsData, tmp
 
 def test_what_cannot_work_is_refused_in_one_line(data: DigitsData, tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
-    save_teacher(make_gtn(), path)
+    make_gtn().save_teacher(path)
     with pytest.raises(RecipeError, match="steps 4 given, but the teacher is meta-trained for 3"):
         GTNProxy(str(path), steps=4)
     with pytest.raises(RecipeError, match="there is no teacher file"):

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.outer import OuterOptimization, scale_rates
+from gtn_lightning.meta_training.outer import OuterOptimization, scale_rates
 
 
 def parameters() -> list[nn.Parameter]:

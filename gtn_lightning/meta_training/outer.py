@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from gtn_lightning.checkpoints import CheckpointError, is_number, misfit, shown
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.meta_training.checkpoints import CheckpointError, is_number, misfit, shown
 
 REFUSALS = (ValueError, TypeError, RuntimeError, ArithmeticError)
 """How torch's optimizers and schedules refuse a value. Anything else is a bug, and keeps its traceback."""

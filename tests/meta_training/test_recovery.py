@@ -12,7 +12,7 @@ from torch import Tensor
 from gtn_lightning import GTN
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.recovery import DivergedError, Recovery
+from gtn_lightning.meta_training.recovery import DivergedError, Recovery
 from tests.tiny import make_gtn, make_trainer, same
 
 RATE = 0.1

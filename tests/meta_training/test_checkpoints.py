@@ -8,8 +8,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from gtn_lightning.checkpoints import CheckpointError, misfit
 from gtn_lightning.data import DigitsData
+from gtn_lightning.meta_training.checkpoints import CheckpointError, misfit
 from gtn_lightning.module import GTN
 from tests.tiny import make_gtn, make_trainer
 

@@ -9,9 +9,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from gtn_lightning.checkpoints import CheckpointError, is_number, misfit, shown
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.outer import scale_rates
+from gtn_lightning.meta_training.checkpoints import CheckpointError, is_number, misfit, shown
+from gtn_lightning.meta_training.outer import scale_rates
 
 
 class DivergedError(RecipeError):
@@ -94,7 +94,7 @@ class Recovery:
                 f"meta-step {trainer.global_step}: {self._in_a_row} meta-steps in a row had no finite gradient "
                 f"({self._cause}), also after {self._returned} returns to a good state with a smaller outer rate: "
                 "lower model.inner_optimizer's lr or model.outer_optimizer's, clip with trainer.gradient_clip_val or "
-                "GradientNorm, or begin with fewer inner_steps; checkpoints/best-*.ckpt holds the best state"
+                "GradientNorm, or begin with fewer inner_loop.steps; checkpoints/best-*.ckpt holds the best state"
             )
         self._returned += 1
         self._in_a_row = 0

@@ -1,0 +1,172 @@
+"""The real data of a run: fetched through its trainer, and checked against learners and task."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from gtn_lightning.data import TensorData
+from gtn_lightning.data.pairs import batches_of, check_finite, check_pair, has_length, only_loader
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.learners import LearnerDistribution, check_learner
+from gtn_lightning.randomness import keyed_generator
+from gtn_lightning.tasks import Task
+
+LOADERS = {"train": "training", "val": "validation", "test": "test"}
+"""What errors call the loaders of the splits."""
+
+DATA = {"train": "the data", "val": "the validation data", "test": "the test data"}
+"""What errors call the data of the splits."""
+
+
+class TrainerData:
+    """The real data that a trainer offers a module, checked once per run.
+
+    Args:
+        task: what the learners are taught.
+        learners: the distribution of the learners.
+        image_shape: ``(channels, height, width)`` of the images.
+        seed: which data are taken where not all are.
+    """
+
+    def __init__(self, task: Task, learners: LearnerDistribution, image_shape: tuple[int, int, int], seed: int) -> None:
+        self._task = task
+        self._learners = learners
+        self._image_shape = image_shape
+        self._seed = seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Check everything again: a new run may have other data."""
+        self._learners_fit = False
+        self._splits_fit: set[str] = set()
+
+    def take(self, module: pl.LightningModule, split: str, count: int) -> tuple[Tensor, Tensor] | None:
+        """Return real images of a split and their labels as the learners see them, the same on every process.
+
+        Args:
+            module: the module that a trainer runs.
+            split: ``train``, ``val`` or ``test``.
+            count: the largest number of images.
+
+        Returns:
+            Images ``[n, C, H, W]`` and labels on the module's device; None if the split has no loader.
+
+        Raises:
+            RecipeError: if data, learners and task do not fit together.
+        """
+        trainer = module.trainer
+        data = trainer.datamodule  # type: ignore[attr-defined]  # the trainer sets it when it runs
+        if data is None:
+            loader = trainer.train_dataloader if split == "train" else trainer.val_dataloaders
+        else:
+            if trainer.state.fn != TrainerFn.FITTING:
+                data.setup("fit")  # a second time, a data module that splits at random would split otherwise
+            if isinstance(data, TensorData):
+                # Straight from memory: the same images on every process and after every restart.
+                return self._fitting(module, *_on_device(module, *data.some(split, count, self._seed)), split)
+            name = f"{split}_dataloader"
+            loader = getattr(data, name)() if is_overridden(name, data) else None
+        loader = only_loader(loader, LOADERS[split], structured=split == "train")
+        if loader is None:
+            return None
+        images, labels, found = [], [], 0
+        for batch in batches_of(loader, LOADERS[split]):
+            inputs, targets = check_pair(_handed_over(module, batch), self._image_shape, DATA[split])
+            images.append(inputs)
+            labels.append(targets)
+            found += len(targets)
+            if found >= count:
+                break
+        # Every process draws its own training data; the baseline must be the same on all.
+        tensors: tuple[Tensor, Tensor] = trainer.strategy.broadcast(
+            (torch.cat(images)[:count], torch.cat(labels)[:count])
+        )
+        return self._fitting(module, *_on_device(module, *tensors), split)
+
+    def check_split(
+        self, module: pl.LightningModule, split: str, synthetic: Callable[[], tuple[Tensor, Tensor]]
+    ) -> None:
+        """Check the loader of a split, and its first batch, before any learner is taught for it.
+
+        Args:
+            module: the module that a trainer runs.
+            split: ``val`` or ``test``.
+            synthetic: makes images and labels that stand in for those of a stream, which might not begin anew.
+
+        Raises:
+            RecipeError: if data, learners and task do not fit together.
+        """
+        trainer = module.trainer
+        loaders = trainer.test_dataloaders if split == "test" else trainer.val_dataloaders
+        loader = only_loader(loaders, LOADERS[split])
+        sampler = getattr(loader, "sampler", None)
+        if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
+            raise RecipeError(
+                f"the {split} DataLoader shows each process a part of its images, but learners are shared out and not "
+                "images: pass use_distributed_sampler=False to the Trainer, and give the training DataLoader a "
+                "DistributedSampler of its own"
+            )
+        if split in self._splits_fit:
+            return
+        with (
+            torch.inference_mode(False),
+            trainer.precision_plugin.forward_context(),
+            isolate_rng(),  # what is drawn for a batch is drawn again
+        ):
+            if has_length(loader):
+                batch = _handed_over(module, next(batches_of(loader, LOADERS[split])))
+                self._fitting(module, *check_pair(batch, self._image_shape, DATA[split]), split)
+            elif not self._learners_fit:
+                self._check_learners(module, synthetic())
+
+    def scorable(self, batch: Any, split: str) -> tuple[Tensor, Tensor]:
+        """Return a batch of real data, once it is known that learners can be scored on it.
+
+        Raises:
+            RecipeError: if they cannot.
+        """
+        images, labels = check_pair(batch, self._image_shape, DATA[split])
+        check_finite(images, DATA[split])
+        self._task.check_batch((images, labels), DATA[split])
+        return images, labels
+
+    def _fitting(self, module: pl.LightningModule, images: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
+        real = self.scorable((images, labels), split)
+        self._splits_fit.add(split)
+        self._check_learners(module, real)
+        return real
+
+    def _check_learners(self, module: pl.LightningModule, real: tuple[Tensor, Tensor]) -> None:
+        if self._learners_fit:
+            return
+        with torch.random.fork_rng(devices=[]):
+            for family in self._learners.families().values():
+                learner = family.sample(keyed_generator(self._seed, "check")).to(module.device)
+                check_learner(learner)
+                self._task.check(learner, real)
+        self._learners_fit = True
+
+
+def _handed_over(module: pl.LightningModule, batch: Any) -> Any:
+    """Return a loader's batch as Lightning hands it to a step: in the trainer's precision, through the hooks."""
+    data = module.trainer.datamodule  # type: ignore[attr-defined]
+
+    def hook(name: str) -> Any:
+        return getattr(data if data is not None and is_overridden(name, data) else module, name)
+
+    batch = module.trainer.precision_plugin.convert_input(batch)
+    batch = hook("on_before_batch_transfer")(batch, 0)
+    batch = hook("transfer_batch_to_device")(batch, module.device, 0)
+    return hook("on_after_batch_transfer")(batch, 0)
+
+
+def _on_device(module: pl.LightningModule, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    images = module.trainer.precision_plugin.convert_input(images)
+    return images.to(module.device), labels.to(module.device)
