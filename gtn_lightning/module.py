@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from gtn_lightning.agreement import check_agreement, unsuitable
-from gtn_lightning.checkpoints import CheckpointError, check_progress, check_state_dict, is_number, shown
+from gtn_lightning.checkpoints import (
+    CheckpointError,
+    check_callbacks_files,
+    check_progress,
+    check_state_dict,
+    is_number,
+    shown,
+)
 from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.data.pairs import batches_of, check_finite, check_pair, has_length, only_loader
@@ -224,7 +231,7 @@ class GTN(pl.LightningModule):
             with torch.device("meta"):
                 try:
                     state = build(recipe.model.get(part), recipe.trust).state_dict()
-                except (RecipeError, AttributeError) as error:
+                except (RecipeError, AttributeError, TypeError) as error:
                     if is_known(recipe.model.get(part)):
                         raise RecipeError(f"{path}: {part}: {' '.join(str(error).split())}") from error
                     continue  # a class of the user's own that looks at values: it is built as it is
@@ -249,6 +256,7 @@ class GTN(pl.LightningModule):
         going_on = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         self.check_checkpoint(checkpoint, self._trainer if going_on else None)
         if going_on:
+            check_callbacks_files(checkpoint, self.trainer)
             self._resumed_at = checkpoint["global_step"]
             if "outer" in checkpoint and self._has_own_outer():
                 self._outer_then = checkpoint["outer"]

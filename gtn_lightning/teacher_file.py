@@ -222,3 +222,10 @@ def check_state(gtn: "GTN", tensors: Mapping[str, Tensor], source: str) -> None:
                 f"{source} belongs to another architecture: {name} is {shapes[0]} in the file and "
                 f"{shapes[1]} in the model; use the recipe that it was made with"
             )
+        given, expected = tensors[name], own[name].dtype
+        if given.is_floating_point() != expected.is_floating_point or given.is_complex() != expected.is_complex:
+            raise RecipeError(
+                f"{source}: {name}: expected a tensor of {expected}, got {given.dtype}: take a whole file"
+            )
+        if given.is_floating_point() and not given.isfinite().all():
+            raise RecipeError(f"{source}: {name}: expected finite numbers, got others: take a whole file")
