@@ -20,7 +20,13 @@ from gtn_lightning.callbacks.writing import let_loggers_go_on, unless_unwritable
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
-from gtn_lightning.meta_training.checkpoints import PATHS, CheckpointError, is_number, misfit, shown
+from gtn_lightning.meta_training.checkpoints import (
+    PATHS,
+    CheckpointError,
+    check_kept_files,
+    kept_files,
+    misfit_of_files,
+)
 from gtn_lightning.teacher_file import record_meta_training
 
 TEACHER_FILE = "teacher.safetensors"
@@ -230,6 +236,9 @@ class TeacherCheckpoint(ModelCheckpoint):
         """Note whether the run goes on with a validation."""
         if trainer.state.fn == TrainerFn.FITTING and begins_with_validation(checkpoint.get("loops") or {}):
             self._validates_at = checkpoint["global_step"]
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if trainer.state.fn == TrainerFn.FITTING and state is not None and self.dirpath is not None:
+            check_kept_files(map(self._here, kept_files(state)), str(self.dirpath), trainer, type(self).__name__)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score and the files of the run that is resumed, wherever its folder is now.
@@ -240,23 +249,21 @@ class TeacherCheckpoint(ModelCheckpoint):
         Raises:
             CheckpointError: if it is not what `state_dict` returns.
         """
-        if fault := _misfit(state_dict):
-            raise CheckpointError(f"the state of TeacherCheckpoint: {fault}")
-        assert self.dirpath is not None
-        folder = Path(self.dirpath)
-
-        def here(path: str) -> str:
-            # Lightning removes the file that a better one replaces, wherever it is said to be.
-            return str(folder / Path(path).name) if path else ""
-
+        if fault := misfit_of_files(state_dict, "the state of TeacherCheckpoint"):
+            raise CheckpointError(fault)
         super().load_state_dict(
             {
                 **state_dict,
                 "dirpath": self.dirpath,
-                **{name: here(state_dict[name]) for name in PATHS},
-                "best_k_models": {here(path): score for path, score in state_dict["best_k_models"].items()},
+                **{name: self._here(state_dict[name]) for name in PATHS},
+                "best_k_models": {self._here(path): score for path, score in state_dict["best_k_models"].items()},
             }
         )
+
+    def _here(self, path: str) -> str:
+        # Lightning removes the file that a better one replaces, wherever it is said to be.
+        assert self.dirpath is not None
+        return str(Path(self.dirpath) / Path(path).name) if path else ""
 
     def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         before = {**self.state_dict(), "best_k_models": dict(self.best_k_models)}
@@ -320,26 +327,6 @@ class TeacherCheckpoint(ModelCheckpoint):
 def _copied(module: LightningModule) -> dict[str, Tensor]:
     """Return a module's state as it is now."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
-
-
-def _misfit(state: Any) -> str | None:
-    """Return what is wrong with a state of `TeacherCheckpoint`, or None."""
-    if fault := misfit(state, dict.fromkeys((*PATHS, "dirpath"), "") | {"best_k_models": {}}, "state"):
-        return fault
-    paths = state["best_k_models"]
-    for path in (*paths, *(state[name] for name in PATHS)):
-        if not isinstance(path, str) or (path and not Path(path).name.endswith(ModelCheckpoint.FILE_EXTENSION)):
-            return f"expected the path of a checkpoint, got {shown(path)}"
-    # There is no score before the first validation.
-    scores = {name: state.get(name) for name in ("best_model_score", "kth_value")} | paths
-    return next(
-        (
-            f"{name}: expected a score, got {shown(score)}"
-            for name, score in scores.items()
-            if score is not None and not (isinstance(score, Tensor) and is_number(score))
-        ),
-        None,
-    )
 
 
 def _described_data(trainer: Trainer) -> Any:

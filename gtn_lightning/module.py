@@ -199,8 +199,9 @@ class GTN(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint that belongs to this module, see `check_checkpoint`."""
         going_on = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        self.check_checkpoint(checkpoint, self._trainer if going_on else None)
-        self._resumption.load(checkpoint, self._outer() if going_on else None, going_on)
+        trainer = self._trainer if going_on else None
+        self.check_checkpoint(checkpoint, trainer)
+        self._resumption.load(checkpoint, self._outer() if going_on else None, trainer)
 
     def check_checkpoint(
         self, checkpoint: dict[str, Any], trainer: pl.Trainer | None = None, source: str = "the checkpoint"

@@ -207,7 +207,7 @@ def check_sizes(recipe: TeacherRecipe, path: str | Path) -> None:
         with torch.device("meta"):
             try:
                 state = build(recipe.model.get(part), recipe.trust).state_dict()
-            except (RecipeError, AttributeError) as error:
+            except (RecipeError, AttributeError, TypeError) as error:
                 if trusted.is_known(recipe.model.get(part)):
                     raise RecipeError(f"{path}: {part}: {' '.join(str(error).split())}") from error
                 continue  # a class of the user's own that looks at values: it is built as it is
@@ -250,3 +250,10 @@ def check_state(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source
                 f"{source} belongs to another architecture: {name} is {shapes[0]} in the file and "
                 f"{shapes[1]} in the model; use the recipe that it was made with"
             )
+        given, expected = tensors[name], own[name].dtype
+        if given.is_floating_point() != expected.is_floating_point or given.is_complex() != expected.is_complex:
+            raise RecipeError(
+                f"{source}: {name}: expected a tensor of {expected}, got {given.dtype}: take a whole file"
+            )
+        if given.is_floating_point() and not given.isfinite().all():
+            raise RecipeError(f"{source}: {name}: expected finite numbers, got others: take a whole file")

@@ -8,6 +8,7 @@ looked up in that table and never followed through modules or attributes. Other 
 """
 
 import hashlib
+import importlib.abc
 import importlib.machinery
 import importlib.util
 import inspect
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from gtn_lightning.errors import RecipeError
@@ -292,8 +294,43 @@ def _spec(module: str) -> Any:
     return importlib.machinery.PathFinder.find_spec(module, [os.getcwd()])
 
 
+class _TrustedModules(importlib.abc.MetaPathFinder):
+    """Finds modules of one folder that is not on the path: trusted ones, and what these import themselves.
+
+    What libraries look for is not found there, such as an optional package of which the folder has one by that name.
+
+    Args:
+        folder: the folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.names: set[str] = set()
+        """The top-level modules that may be found."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """Return where a module is, None if it is not to be found here."""
+        if path is not None or os.getcwd() != self.folder:
+            return None
+        if fullname not in self.names and not self._asked_by_trusted():
+            return None
+        found = importlib.machinery.PathFinder.find_spec(fullname, [self.folder])
+        if found is not None:
+            self.names.add(fullname)
+        return found
+
+    def _asked_by_trusted(self) -> bool:
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            module = str(frame.f_globals.get("__name__")).partition(".")[0]
+            if module != "importlib":
+                return module in self.names
+            frame = frame.f_back
+        return False
+
+
 def look_in_working_folder(names: Iterable[str]) -> None:
-    """Put the working folder on the path, last, if one of the names can be found there only.
+    """Let modules be found in the working folder that the user trusts, if they are found there only.
 
     Args:
         names: dotted names of classes and modules that the user trusts.
@@ -301,12 +338,18 @@ def look_in_working_folder(names: Iterable[str]) -> None:
     folder = os.getcwd()
     if folder in sys.path:
         return
+    finder = next((each for each in sys.meta_path if isinstance(each, _TrustedModules)), None)
+    if finder is not None and finder.folder != folder:
+        sys.meta_path.remove(finder)
+        finder = None
     for module in dict.fromkeys(name.partition(".")[0] for name in names):
         here = Path(folder, f"{module}.py").is_file() or Path(folder, module, "__init__.py").is_file()
         if here and module not in sys.modules and importlib.util.find_spec(module) is None:
-            sys.path.append(folder)
+            if finder is None:
+                finder = _TrustedModules(folder)
+                sys.meta_path.append(finder)
+            finder.names.add(module)
             importlib.invalidate_caches()
-            return
 
 
 def _is_dotted(path: str) -> bool:

@@ -1,6 +1,8 @@
 """The teacher file: small, self-describing, without pickle; and what is refused in its place."""
 
 import json
+import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from gtn_lightning import GTN
 from gtn_lightning.curricula import NoCurriculum
@@ -73,6 +76,34 @@ def test_learned_rates_are_the_files_whatever_the_recipe_begins_with(saved: Path
     load_weights(gtn, saved)
     for name, schedule in make_gtn().inner_optimizer.schedules(STEPS).items():
         assert torch.equal(gtn.inner_optimizer.schedules(STEPS)[name], schedule)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor > 0, "expected a tensor of torch.float32, got torch.bool"),
+        (lambda tensor: tensor.long(), "expected a tensor of torch.float32, got torch.int64"),
+        (lambda tensor: tensor.to(torch.complex64), "expected a tensor of torch.float32, got torch.complex64"),
+        (lambda tensor: tensor * math.nan, "expected finite numbers, got others"),
+    ],
+)
+def test_tensors_that_no_run_has_written(change: Callable[[Tensor], Tensor], message: str, saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(saved)
+    save_file({**tensors, "teacher.pixels": change(tensors["teacher.pixels"])}, saved, metadata)
+    with pytest.raises(RecipeError, match=rf"teacher.safetensors: teacher.pixels: {message}"):
+        GTN.from_teacher(saved)
+
+
+def test_a_part_that_is_a_class_and_not_one_of_its_objects(saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        metadata = file.metadata()
+    recipe = json.loads(metadata["recipe"])
+    recipe["model"]["teacher"] = {"$class": "gtn_lightning.learners.MLP"}
+    save_file(load_file(saved), saved, {**metadata, "recipe": json.dumps(recipe)})
+    with pytest.raises(RecipeError, match="teacher"):
+        GTN.from_teacher(saved)
 
 
 def test_a_loaded_teacher_can_be_trained_further(saved: Path, tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 
 from gtn_lightning.curricula import Full
+from gtn_lightning.evaluation import Scores
 from gtn_lightning.inner_loop import SGD, Buffers, Functional
 from gtn_lightning.learners import MLP
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Pixels, TeacherInput
-from gtn_lightning.teaching import Examination, teach, teach_at_best_rate
+from gtn_lightning.teaching import teach, teach_at_best_rate
 
 CPU = torch.device("cpu")
 SHAPE, STEPS, BATCH, CLASSES = (1, 4, 4), 4, 12, 3
@@ -141,20 +142,20 @@ def test_less_may_be_better_and_a_diverged_learner_never_is(rates: list[float]) 
     assert rate == 0.3
 
 
-def test_an_examination_scores_every_learner_at_every_step_on_all_data() -> None:
+def test_every_learner_is_scored_at_every_step_on_all_data() -> None:
     labels = torch.arange(50) % CLASSES
     images = stripes(labels)
     task, teacher, optimizer = Classification(CLASSES), teacher_of_stripes(), SGD(0.3)
     students = [learner(), MLP(SHAPE, CLASSES, hidden=[])]
-    examination = Examination(task, 3, [0, 2, STEPS], CPU)
+    scores = Scores(task, 3, [0, 2, STEPS], CPU)
     taught = {}
     for number, student in zip((0, 2), students, strict=True):
         taught[number] = teach(student, task, teacher, requests(), optimizer, [0, 2, STEPS])
-        examination.add(number, student, taught[number])
+        scores.add(number, student, taught[number])
     with torch.no_grad():
         for rows in (slice(0, 32), slice(32, 50)):
-            examination.score((images[rows], labels[rows]))
-    table = examination.table()
+            scores.update((images[rows], labels[rows]))
+    table = scores.table()
     assert table.shape == (3, 4)
     assert not table[1].any(), "another process's learner"
     for number, student in zip((0, 2), students, strict=True):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from gtn_lightning import __version__
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
+from gtn_lightning.cli.working_folder import leave_out_folder_style
 
 __all__ = ["main"]
 
@@ -26,6 +27,7 @@ def main(args: Sequence[str] | None = None) -> int:
     with Signals(until_exit=args is None) as signals:
         try:
             try:
+                leave_out_folder_style()
                 from gtn_lightning.cli.app import run  # seconds, in which one may change one's mind
             except Exception:
                 signals.release()  # a library that was cut while it was imported may make an error of its own of that

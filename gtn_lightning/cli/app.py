@@ -21,6 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import wandb
+import yaml
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -33,12 +34,14 @@ from torch import distributed
 from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.cli.messages import (
     check_arguments,
+    check_keys,
     check_text,
     check_values,
     components,
     explained,
     flat,
     is_lightnings,
+    is_of_callback,
     is_out_of_memory,
     is_own_code,
     is_restoring,
@@ -61,7 +64,7 @@ from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
-from gtn_lightning.cli.working_folder import check_inside, leave_out_folder_style, shielded_programs
+from gtn_lightning.cli.working_folder import check_inside, shielded_programs
 from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.files import UnwritableError, whole_file
@@ -69,7 +72,7 @@ from gtn_lightning.inner_loop import InnerLoopError
 from gtn_lightning.meta_training.checkpoints import CheckpointError
 from gtn_lightning.module import GTN
 from gtn_lightning.streams import escape_unencodable
-from gtn_lightning.teacher_file import TeacherRecipe, load_weights
+from gtn_lightning.teacher_file import TeacherRecipe, check_sizes, load_weights
 from gtn_lightning.trust import trusting
 
 EPILOG = """`gtn search` scores architectures; `gtn search --help` says how.
@@ -210,6 +213,11 @@ class GTNCLI(LightningCLI):
             ignore_files(parser)
         try:
             super().parse_arguments(parser, args)
+        except yaml.representer.RepresenterError as error:
+            raise RecipeError(
+                f"an argument that is left out is {error.args[-1]!r} by default, which no recipe can hold: give it as "
+                "text"
+            ) from error
         except (ArgumentError, OmegaConfBaseException, ValueError, TypeError) as error:
             command = args[0] if args and args[0] in SUBCOMMANDS else None
             keys = [action.dest for action in self._parser(command)._actions]
@@ -245,6 +253,11 @@ class GTNCLI(LightningCLI):
             self._checkpoint = read_checkpoint(config.ckpt_path)
             if config.ckpt_path.startswith("http"):  # for Lightning an address
                 config.ckpt_path = os.path.join(os.curdir, config.ckpt_path)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning's own takes what a checkpoint holds as "hyper_parameters" for a recipe, which it may not be: it
+        # names classes and files. A GTN is what its recipe says.
+        pass
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and point the loggers at it."""
@@ -365,6 +378,8 @@ class GTNCLI(LightningCLI):
                 raise EndedRunError("interrupted", checkpoint, 130) from None
             if isinstance(error, ValueError) and not isinstance(error, RecipeError) and is_lightnings(error):
                 raise RecipeError(f"trainer: {flat(error).lstrip('` ')}") from error
+            if isinstance(error, RuntimeError) and is_of_callback(error):
+                raise EndedRunError(f"error: trainer.callbacks: {flat(error)}", checkpoint, 2) from error
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST_PROCESS.search(str(error)):
                 what = f"error: another process of this run has ended, its own output says why ({first_line(error)})"
                 raise EndedRunError(what, checkpoint, 1) from error
@@ -479,12 +494,13 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
 
 
 def _run(arguments: Sequence[str], signals: Signals) -> None:
-    leave_out_folder_style()
     for argument in arguments:
         check_text("command line", argument)
     others, strict, trust = take_options(arguments)
     with trusting(*trust), shielded_programs():
         line, teacher = with_teacher_recipe(read_command_line(others, strict), trust)
+        for content in line.given():
+            check_keys(content)
         policy = policy_for(line, teacher, strict, trust)
         if teacher is not None:
             check_sizes(teacher, line.recipes[0].path)

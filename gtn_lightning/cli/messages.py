@@ -192,6 +192,31 @@ def check_values(values: Any, key: str = "") -> None:
         check_values(value, f"{key}.{name}" if key else str(name))
 
 
+META_KEYS = ("__path__", "__orig__", "__default_config__")
+"""Keys that the parser keeps notes under, and takes anywhere without a word."""
+
+
+def check_keys(content: Any, key: str = "") -> None:
+    """Refuse keys that the parser would pass over without a word.
+
+    Args:
+        content: a recipe as it was read.
+        key: where it stands.
+
+    Raises:
+        RecipeError: if there is such a key.
+    """
+    if isinstance(content, dict):
+        for name, value in content.items():
+            place = f"{key}.{name}" if key else str(name)
+            if name in META_KEYS:
+                raise RecipeError(f"{place}: there is no such key; leave it out")
+            check_keys(value, place)
+    elif isinstance(content, list):
+        for number, value in enumerate(content):
+            check_keys(value, f"{key}.{number}" if key else str(number))
+
+
 PLACEHOLDER = re.compile(r"\{[A-Za-z_][\w./-]*(?::[<>^+ ]?\d{0,2}(?:\.\d{1,2})?[a-zA-Z%]?)?\}")
 """What a checkpoint's name may hold for a metric, such as ``{epoch}`` and ``{val/loss:.3f}``."""
 
@@ -380,6 +405,12 @@ def is_own_code(error: BaseException) -> bool:
     """Return whether an error was raised in the user's own code, or in what that called."""
     names = (frame.f_globals.get("__name__") or "torch" for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.partition(".")[0] not in LIBRARIES for name in names)
+
+
+def is_of_callback(error: BaseException) -> bool:
+    """Return whether one of Lightning's callbacks raised an error, such as for a metric that nobody logs."""
+    names = [frame.f_globals.get("__name__") or "" for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(names) and names[-1].startswith("pytorch_lightning.callbacks.")
 
 
 def is_restoring(error: BaseException) -> bool:

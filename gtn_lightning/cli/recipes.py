@@ -24,6 +24,9 @@ SEARCH = "search"
 COMMANDS = (*SUBCOMMANDS, SEARCH)
 """All that take recipes."""
 
+NO_FILE = " " * 4096
+"""What stands before a recipe that is handed over as text: the parser looks first whether a file has that name."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -54,7 +57,8 @@ class CommandLine:
         """
         given = []
         for recipe in self.recipes:
-            given += ["--config", dump_yaml(recipe.content) if inline or _needs_inline(recipe) else str(recipe.path)]
+            inlined = inline or _needs_inline(recipe)
+            given += ["--config", NO_FILE + dump_yaml(recipe.content) if inlined else str(recipe.path)]
         return [*self.command, *given, *self.words]
 
     def given(self) -> list[Any]:

@@ -133,6 +133,8 @@ class Policy:
             if self.strict:
                 _check_arguments(key, path, arguments)
                 check_joined(key, self._named(arguments))
+        if self.strict and (values.get("trainer") or {}).get("model_registry") is not None:
+            raise RecipeError(f"{OPTION}: trainer.model_registry decides where the model goes: leave it out")
         if self.strict:
             check_joined("trainer", self._named(values.get("trainer") or values))  # a search's arguments stand alone
         for key, value in _leaves(values):

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 from gtn_lightning.errors import RecipeError
 
 JOINED = ("default_root_dir", "save_dir", "folder", "dirpath", "name", "study", "version")
@@ -44,12 +42,18 @@ def check_joined(key: str, arguments: Mapping[str, Any]) -> None:
 
 
 def leave_out_folder_style() -> None:
-    """Take back what matplotlib has read from a ``matplotlibrc`` in the working folder: it may start LaTeX.
+    """Import matplotlib without the ``matplotlibrc`` in the working folder: it may start LaTeX, or never end.
 
     A style in the user's own folder, or one that ``MATPLOTLIBRC`` names, stays.
     """
-    if matplotlib.matplotlib_fname() == "matplotlibrc":
-        matplotlib.rcdefaults()
+    if "matplotlib" in sys.modules or not os.path.lexists("matplotlibrc"):
+        return
+    here = os.getcwd()
+    os.chdir(os.path.dirname(__file__))
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        os.chdir(here)
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """What a checkpoint has to hold, so that nothing odd in it is met in the middle of a run."""
 
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
@@ -80,14 +82,96 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = N
             if not isinstance(item, dict):
                 raise CheckpointError(f"{name}.{key}: expected a dict, got {shown(item)}")
     for name, state in checkpoint["callbacks"].items():
-        best = state.get("best_k_models")
-        for path in (*(state.get(key) for key in PATHS), *(best if isinstance(best, dict) else ())):
-            if isinstance(path, str) and _leads_out(path, trainer):
-                raise CheckpointError(f"callbacks.{name}: expected the path of a file of the run, got {shown(path)}")
+        if "best_k_models" in state:
+            if fault := misfit_of_files(state, f"callbacks.{_kind(name)}"):
+                raise CheckpointError(fault)
+            for path in kept_files(state):
+                if _leads_out(path, trainer):
+                    raise CheckpointError(
+                        f"callbacks.{name}: expected the path of a file of the run, got {shown(path)}"
+                    )
+    for callback in [] if trainer is None else trainer.callbacks:  # type: ignore[attr-defined]
+        given = checkpoint["callbacks"].get(callback.state_key)
+        if given is None or not type(callback).__module__.startswith("pytorch_lightning."):
+            continue
+        if fault := misfit(given, callback.state_dict(), f"callbacks.{_kind(callback.state_key)}", whole=False):
+            raise CheckpointError(fault)
     if trainer is not None and checkpoint[VERSION] == pl.__version__:
         loops = {"fit_loop": trainer.fit_loop.state_dict()}
         if fault := misfit(checkpoint["loops"], loops, "loops", counts=True):
             raise CheckpointError(fault)
+
+
+def check_callbacks_files(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None:
+    """See that no `ModelCheckpoint` of a trainer will remove files of others, see `check_kept_files`.
+
+    Args:
+        checkpoint: a checkpoint that `check_progress` has passed.
+        trainer: the trainer of the run that goes on from it, set up.
+
+    Raises:
+        CheckpointError: if one would.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        state = checkpoint["callbacks"].get(callback.state_key)
+        # Lightning takes the files of a state as they are if the folder has not changed.
+        if isinstance(callback, ModelCheckpoint) and state and state["dirpath"] == callback.dirpath is not None:
+            check_kept_files(kept_files(state), str(callback.dirpath), trainer, type(callback).__name__)
+
+
+def check_kept_files(paths: Iterable[str], dirpath: str, trainer: pl.Trainer, place: str) -> None:
+    """See that a callback will remove no files but those that a run wrote beside the checkpoint.
+
+    A `ModelCheckpoint` that goes on removes the files that its state names, once there are better ones.
+
+    Args:
+        paths: the files that a state names.
+        dirpath: the callback's own folder.
+        trainer: the trainer of the run that goes on from the checkpoint.
+        place: what the state is called.
+
+    Raises:
+        CheckpointError: if something is there that is none of the checkpoint's run.
+    """
+    folder, own = os.path.dirname(os.path.realpath(trainer.ckpt_path or "")), os.path.realpath(dirpath)
+    for path in sorted(filter(os.path.lexists, paths)):
+        is_file = os.path.isfile(path) and not os.path.islink(path)
+        if not is_file or not folder == own == os.path.realpath(os.path.dirname(path)):
+            raise CheckpointError(f"{place}: {path} is there, and is no file of the checkpoint's run")
+
+
+def kept_files(state: Mapping[str, Any]) -> list[Any]:
+    """Return the files that the state of a `ModelCheckpoint` names."""
+    return [path for path in (*state["best_k_models"], *(state[name] for name in PATHS)) if path != ""]
+
+
+def _kind(state_key: Any) -> str:
+    """Return the class of a callback, of which the name of its state holds some arguments too."""
+    return str(state_key).partition("{")[0]
+
+
+def misfit_of_files(state: Any, place: str) -> str | None:
+    """Return what is wrong with the files and scores that a `ModelCheckpoint` keeps in its state, or None.
+
+    Args:
+        state: its state.
+        place: what the state is called.
+    """
+    if fault := misfit(state, dict.fromkeys((*PATHS, "dirpath"), "") | {"best_k_models": {}}, place):
+        return fault
+    for path in kept_files(state):
+        if not isinstance(path, str) or not path.endswith(ModelCheckpoint.FILE_EXTENSION):
+            return f"{place}: expected the path of a checkpoint, got {shown(path)}"
+    # There is no score before the first validation.
+    scores = {name: state.get(name) for name in ("best_model_score", "kth_value")} | state["best_k_models"]
+    return next(
+        (
+            f"{place}.{name}: expected a score, got {shown(score)}"
+            for name, score in scores.items()
+            if score is not None and not (isinstance(score, Tensor) and is_number(score))
+        ),
+        None,
+    )
 
 
 def _leads_out(path: str, trainer: pl.Trainer | None) -> bool:

@@ -24,6 +24,9 @@ REFUSALS = (ValueError, TypeError, RuntimeError, ArithmeticError)
 TEACHER = "teacher"
 """The group of parameters that a weight decay acts on by default."""
 
+SCHEDULED = {"momentum", "betas", "base_momentum", "max_momentum"}
+"""Options of a group that are no rates and that a schedule changes or puts there."""
+
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 """Options of a group that are rates: the optimizer's own, and those that a schedule puts there."""
 
@@ -158,6 +161,7 @@ class OuterOptimization:
                 raise CheckpointError(fault)
             if group["params"] != template["params"]:
                 raise CheckpointError(f"{place}.params: expected {shown(template['params'])}, got others")
+            _check_options(group, then["groups"][number], then["schedule"] is not None, place)
         state, known = states[0].get("state"), fresh["state"]
         if not isinstance(state, Mapping):
             raise CheckpointError(f"optimizer_states.0.state: expected a mapping, got {shown(state)}")
@@ -361,6 +365,15 @@ def _check_plan(plan: Any) -> None:
         raise CheckpointError("outer.scheduled: expected as many groups as in outer.groups")
     if odd := _not_plain(plan, "outer"):
         raise CheckpointError(f"{odd}: expected a number, a text or several of them")
+
+
+def _check_options(group: Mapping[str, Any], then: Mapping[str, Any], scheduled: bool, place: str) -> None:
+    """Raise ``CheckpointError`` if a group's options are others than it began with, and no schedule changes them."""
+    moved = {"params", *RATES} | (SCHEDULED if scheduled else set())
+    for name, value in group.items():
+        if name not in moved and (name not in then or _plain(value) != then[name]):
+            expected = shown(then[name]) if name in then else "no such option"
+            raise CheckpointError(f"{place}.{name}: expected {expected}, got {shown(value)}")
 
 
 def _not_plain(value: Any, place: str) -> str | None:

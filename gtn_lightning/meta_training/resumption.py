@@ -8,7 +8,14 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.meta_training.checkpoints import CheckpointError, check_progress, check_state_dict, is_number, shown
+from gtn_lightning.meta_training.checkpoints import (
+    CheckpointError,
+    check_callbacks_files,
+    check_progress,
+    check_state_dict,
+    is_number,
+    shown,
+)
 from gtn_lightning.meta_training.outer import OuterOptimization
 from gtn_lightning.meta_training.recovery import Recovery
 from gtn_lightning.teacher_file import check_state
@@ -41,15 +48,19 @@ class Resumption:
         if outer is not None:
             checkpoint["outer"] = outer.plan()
 
-    def load(self, checkpoint: dict[str, Any], outer: OuterOptimization | None, going_on: bool) -> None:
+    def load(self, checkpoint: dict[str, Any], outer: OuterOptimization | None, trainer: pl.Trainer | None) -> None:
         """Take what was skipped and spent from a checkpoint that `check` has passed.
 
         Args:
             checkpoint: what the file holds; a schedule that the recipe has replaced is taken out.
             outer: the outer optimizer and its schedule; None if a subclass makes its own.
-            going_on: whether a run goes on from it, and not only the weights are taken.
+            trainer: the trainer of the run that goes on from it; None if only the weights are taken.
+
+        Raises:
+            CheckpointError: if a callback would remove files of others.
         """
-        if going_on:
+        if trainer is not None:
+            check_callbacks_files(checkpoint, trainer)
             self._resumed_at = checkpoint["global_step"]
             if "outer" in checkpoint and outer is not None:
                 self._earlier_plan = checkpoint["outer"]

@@ -194,6 +194,8 @@ WRONG_VALUES = {
         "model.outer_lr_scheduler: StepLR: integer modulo by zero"
     ],
     "--trainer.precision=17": ["trainer.precision: expected 64 or 32 or 16 or ", " or bf16-true or ", "got '17'"],
+    "--model.__path__=x": ["model.__path__: there is no such key"],
+    "--trainer.callbacks+={class_path: Timer, init_args: {duration: '00:01:00:00'}}": ["<Interval.step>", "as text"],
     "--trainer.val_check_interval=0": ["trainer.val_check_interval must be above 0"],
     "--trainer.devices=1000": ["trainer.devices must be at most ", "for every core; got 1000"],
     "--seed_everything=-3": ["seed_everything must lie between 0 and 4294967295; got -3"],
@@ -741,6 +743,13 @@ def test_a_recipe_extends_another_of_ones_own(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "second.yaml").write_text("extends: first.yaml\nmodel: {evaluation: {learners: 4}}\n")
     found = printed_config(capsys, "fit", "--config", "second.yaml")
     assert (found["model"]["evaluation"]["learners"], found["model"]["inner_loop"]["steps"]) == (4, 6)
+
+
+def test_a_metric_that_nobody_logs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    stopping = "--trainer.callbacks+={class_path: EarlyStopping, init_args: {monitor: val/acuracy}}"
+    assert main([*FIT, stopping]) == 2
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("gtn: "))
+    assert line.startswith("gtn: error: trainer.callbacks: Early stopping conditioned on metric `val/acuracy`")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

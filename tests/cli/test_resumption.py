@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ RESUME = [
     *("fit", "--config", "digits", "--trainer.max_steps=3", "--trainer.val_check_interval=1", "--trainer.logger=false"),
     *("--model.inner_loop.steps=2", "--model.evaluation.learners=1", "--model.evaluation.real_rates=[0.1]"),
     *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=1"),
-    "--trainer.callbacks=[{class_path: TeacherCheckpoint}, {class_path: GradientNorm}]",
+    "--trainer.callbacks=[TeacherCheckpoint, GradientNorm, "
+    "{class_path: EarlyStopping, init_args: {monitor: val/loss, patience: 9}}, "
+    "{class_path: ModelCheckpoint, "
+    "init_args: {monitor: val/loss, save_top_k: 2, save_last: true, dirpath: runs/kept}}]",
 ]
 
 WRONG: tuple[Any, ...] = (
@@ -107,7 +111,7 @@ def test_the_state_of_a_callback(score: str, whole: dict[str, Any], refused: Ref
     content, state = copied(whole)
     state[score] = {"best.ckpt": "high"} if score == "best_k_models" else 3
     torch.save(content, "odd.ckpt")
-    assert refused().startswith("the state of TeacherCheckpoint: ")
+    assert refused().startswith("callbacks.TeacherCheckpoint.")
 
 
 ELSEWHERE = (
@@ -199,6 +203,88 @@ def mutate_somewhere(content: dict[str, Any], way: str, share: float, value: Any
     mutate(content, path, way, value)
 
 
+@pytest.mark.parametrize("command", ["fit", "test", "predict"])
+def test_hyperparameters_in_a_checkpoint_are_no_recipe(
+    command: str, whole: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Lightning's command line would import and call what they name, and take values over the user's own.
+    Path("stranger.py").write_text("import pathlib\npathlib.Path('imported').touch()\n")
+    evil = {"teacher": {"class_path": "stranger.Evil"}, "seed": 77}
+    for hyperparameters in (evil, {"seed": 77}, {"no_such_key": 1}, 5):
+        torch.save({**whole, "hyper_parameters": hyperparameters}, "odd.ckpt")
+        assert main([command, *RESUME[1:], "--ckpt_path", "odd.ckpt"]) == 0
+    assert not Path("imported").exists()
+    assert not any("seed: 77" in path.read_text() for path in tmp_path.rglob("recipe*.yaml"))
+
+
+def model_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
+    """The state of Lightning's own callback, as it is in a folder of the user's choice."""
+    (name,) = (name for name in content["callbacks"] if name.startswith("ModelCheckpoint"))
+    state: dict[str, Any] = content["callbacks"][name]
+    state["dirpath"] = os.path.abspath("runs/kept")
+    return state
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "linked folder"])
+@pytest.mark.parametrize("name", ["best_k_models", "kth_best_model_path", "last_model_path"])
+def test_files_in_the_folder_that_are_none_of_the_run(
+    kind: str, name: str, whole: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere" / "a.ckpt"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("precious")
+    Path("runs/kept").mkdir(parents=True)
+    path = tmp_path / "runs" / "kept" / "a.ckpt"
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to(elsewhere)
+    else:
+        Path("runs/kept/linked").symlink_to(elsewhere.parent)
+        path = tmp_path / "runs" / "kept" / "linked" / "a.ckpt"
+    content = copy.deepcopy(whole)
+    state = model_checkpoint(content)
+    state[name] = {str(path): torch.tensor(9.0)} if name == "best_k_models" else str(path)
+    torch.save(content, "odd.ckpt")
+    assert main([*RESUME, "--ckpt_path", "odd.ckpt"]) == 2
+    assert "is no file of the checkpoint's run" in capfd.readouterr().err
+    assert path.exists()
+    assert elsewhere.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("callback", "name", "value"),
+    [
+        ("EarlyStopping", "best_score", "high"),
+        ("EarlyStopping", "best_score", torch.zeros(1).expand(10**12)),
+        ("EarlyStopping", "wait_count", []),
+        ("ModelCheckpoint", "best_k_models", 3),
+        ("ModelCheckpoint", "last_model_path", 3),
+        ("ModelCheckpoint", "last_model_path", "notes.txt"),
+    ],
+)
+def test_the_state_of_lightnings_callbacks(
+    callback: str, name: str, value: Any, whole: dict[str, Any], refused: Refused
+) -> None:
+    content = copy.deepcopy(whole)
+    (state,) = (state for key, state in content["callbacks"].items() if key.startswith(callback))
+    state[name] = value
+    torch.save(content, "odd.ckpt")
+    assert refused().startswith(f"callbacks.{callback}")
+
+
+@pytest.mark.parametrize(("name", "value"), [("maximize", True), ("eps", 1.0), ("zzz", 1)])
+def test_options_of_the_outer_optimizer_that_the_run_did_not_have(
+    name: str, value: Any, whole: dict[str, Any], refused: Refused
+) -> None:
+    content = copy.deepcopy(whole)
+    content["optimizer_states"][0]["param_groups"][0][name] = value
+    torch.save(content, "odd.ckpt")
+    assert refused().startswith(f"optimizer_states.0.param_groups.0.{name}: expected")
+
+
 class Watch:
     """Notes what is written outside of a folder, what is started and what is connected to, while it is switched on."""
 
@@ -215,7 +301,9 @@ class Watch:
         elif event == "open" and isinstance(arguments[0], str | bytes):
             flags = arguments[2] or 0
             path = Path(os.path.abspath(os.fsdecode(arguments[0])))
-            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not path.is_relative_to(self.folder / "runs"):
+            # Lightning's own checkpoints are written as temporary files first.
+            is_allowed = path.is_relative_to(self.folder / "runs") or path.parent == Path(tempfile.gettempdir())
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not is_allowed:
                 self.seen.append(f"open {path}")
 
 
@@ -253,7 +341,7 @@ def test_a_mutated_checkpoint_is_gone_on_from_or_refused_in_one_line(
         content[place] ^= 1 << int(8 * second)
         odd.write_bytes(content if way == "flip" else content[:place])
     else:
-        mutated = copy.deepcopy(whole)
+        mutated = copy.deepcopy(whole) | {"hyper_parameters": {"teacher": {"class_path": "odd.Evil"}}}
         mutate_somewhere(mutated, "replace" if way == "two" else way, share, WRONG[number])
         if way == "two":
             mutate_somewhere(mutated, "leave out", second, None)

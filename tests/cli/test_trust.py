@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from gtn_lightning import GTN
 from gtn_lightning.cli import main
+from gtn_lightning.cli.recipes import NO_FILE
 from gtn_lightning.cli.trust import FILES
 from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
@@ -28,7 +29,7 @@ from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.nas import Proxy, Reference, SearchSpace
 from gtn_lightning.tasks import Task
 from gtn_lightning.teachers import Teacher
-from gtn_lightning.trust import KNOWN, known_paths, resolve
+from gtn_lightning.trust import KNOWN, known_paths, look_in_working_folder, resolve
 from tests import processes
 from tests.tiny import make_gtn, with_generator
 
@@ -51,6 +52,7 @@ def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr("sys.argv", ["gtn"])
     monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr("sys.meta_path", [*sys.meta_path])
     for name in ("evil_parts", "lightning", "mpi4py"):
         Path(f"{name}.py").write_text(EVIL.format(mark=str(mark)))
     yield mark
@@ -229,6 +231,11 @@ def test_a_packaged_recipe_is_not_replaced_by_a_file_of_its_name(mark: Path) -> 
     assert mark.exists()
 
 
+def test_a_strangers_recipe_does_not_upload_the_model(refused: Refused) -> None:
+    Path("r.yaml").write_text("extends: digits\ntrainer: {model_registry: stranger/model}")
+    assert "trainer.model_registry" in refused("fit", "--config", "r.yaml", "--trusted-only", *TINY)
+
+
 def test_the_user_may_choose_any_folder(mark: Path, tmp_path: Path) -> None:
     folder = f"--trainer.default_root_dir={tmp_path / 'elsewhere'}"
     assert main(["fit", "--config", "digits", "--trusted-only", *TINY, folder]) == 0
@@ -315,14 +322,26 @@ def test_every_component_that_the_package_offers_may_be_named() -> None:
                 assert name in names or not is_component, f"{module}.{name}"
 
 
-def test_a_style_in_the_working_folder_starts_no_latex(mark: Path) -> None:
-    Path("matplotlibrc").write_text("text.usetex: True")
+@pytest.mark.parametrize("style", [b"text.usetex: True", b"\xff\xfe\x00"])
+def test_a_style_in_the_working_folder_is_not_read(style: bytes, mark: Path) -> None:
+    Path("matplotlibrc").write_bytes(style)
     program = (
-        "import matplotlib; from gtn_lightning.cli.working_folder import leave_out_folder_style;"
-        "assert matplotlib.rcParams['text.usetex']; leave_out_folder_style(); print(matplotlib.rcParams['text.usetex'])"
+        "from gtn_lightning.cli.working_folder import leave_out_folder_style; leave_out_folder_style();"
+        "import matplotlib, os; print(matplotlib.rcParams['text.usetex'], os.getcwd())"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.split() == ["False", os.getcwd()]
+
+
+def test_a_file_that_is_called_like_a_recipes_text_is_not_read(mark: Path) -> None:
+    Path("r.yaml").write_text("extends: digits")
+    for name in ("{extends: digits}", '{"extends": "digits"}', " {extends: digits}"):
+        Path(name).write_text("seed_everything: 55")
+    assert main(["fit", "--config", "r.yaml", "--trusted-only", *TINY]) == 0
+    (recipe,) = Path().glob("runs/*/*/recipe.yaml")
+    assert "seed_everything: 0" in recipe.read_text()
+    with pytest.raises(OSError, match="too long"):
+        Path(f"{NO_FILE}{{extends: digits}}").touch()
 
 
 def test_ones_own_recipe_names_classes_in_the_working_folder(mark: Path) -> None:
@@ -340,6 +359,20 @@ def test_a_module_may_be_allowed_by_name(mark: Path) -> None:
         assert main(["fit", "--config", "digits", "--trusted-only", *trust, *TINY, task]) == 0
     assert main(["fit", "--config", "digits", "--trusted-only", "--trust", "evil_parts", *TINY, task]) == 2
     assert not mark.exists()
+
+
+def test_beside_an_allowed_module_only_what_it_imports_itself_is_found(mark: Path) -> None:
+    Path("ones_parts.py").write_text("import neighbour_parts\ndef late():\n    import later_parts\n")
+    Path("neighbour_parts.py").touch()
+    Path("later_parts.py").touch()
+    look_in_working_folder(["ones_parts.Mine"])
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("evil_parts")
+    importlib.import_module("ones_parts").late()
+    assert {"neighbour_parts", "later_parts"} <= sys.modules.keys()
+    assert not mark.exists()
+    for name in ("ones_parts", "neighbour_parts", "later_parts"):
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("arguments", [["--trust"], ["--trust", "no name"], ["--trust=../x"]])

@@ -255,8 +255,8 @@ class LiveGTNProxy(TaughtProxy):
     ) -> None:
         if steps is not None and steps > gtn.inner_loop.steps:
             raise RecipeError(
-                f"{type(self).__name__}: steps {steps} given, but the teacher is meta-trained for {gtn.inner_loop.steps}: "
-                "ask for no more"
+                f"{type(self).__name__}: steps {steps} given, but the teacher is meta-trained for "
+                f"{gtn.inner_loop.steps}: ask for no more"
             )
         super().__init__(steps or gtn.inner_loop.steps, measure, rates, learners, images, tune)
         self.gtn = gtn

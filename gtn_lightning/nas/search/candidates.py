@@ -235,15 +235,20 @@ class Candidates:
         """Return what is scored, in the order of the claims."""
         with storage_errors(self._storage):
             return [
-                Candidate(
-                    self.space.name(trial.params),
-                    float(trial.user_attrs["value"]),
-                    Cost(**trial.user_attrs["cost"]),
-                    trial.state == TrialState.PRUNED,
-                )
+                self._candidate(trial)
                 for trial in self._live()
                 if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
             ]
+
+    def _candidate(self, trial: FrozenTrial) -> Candidate:
+        try:
+            value, cost = float(trial.user_attrs["value"]), Cost(**trial.user_attrs["cost"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecipeError(
+                f"search: the study {self._name!r} is damaged: candidate {trial.number} has no score with its cost: "
+                "give the search another study with --study"
+            ) from error
+        return Candidate(self.space.name(trial.params), value, cost, trial.state == TrialState.PRUNED)
 
     def leaderboard(self) -> list[Candidate]:
         """Return the candidates scored to the end, the best first, and then those that were given up."""
@@ -341,6 +346,11 @@ class Candidates:
         known = self._study.user_attrs["settings"]
         if known == self._settings:
             return
+        if not isinstance(known, dict):
+            raise RecipeError(
+                f"search: the study {self._name!r} is damaged: its settings are no mapping: give the search another "
+                "study with --study"
+            )
         key = next(key for key in {**known, **self._settings} if known.get(key) != self._settings.get(key))
         if key not in known:
             raise RecipeError(
