@@ -78,8 +78,8 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "last step": {},
     "a meta-loss at every step": {"task": Classification(10, meta_every=1)},
     "a learner with batch norm": {"learners": Fixed(mlp(hidden=[8], norm="batch", activation="tanh"))},
-    "mode reverse": {"mode": "reverse"},
-    "a population, in segments": {"population": 3, "segment": 2},
+    "mode reverse": {"inner_loop": {"mode": "reverse"}},
+    "a population, in segments": {"population": 3, "inner_loop": {"segment": 2}},
 }
 
 
@@ -185,8 +185,7 @@ def test_a_resumed_run_repeats_the_next_meta_steps_bit_for_bit(kind: str, tmp_pa
             "teacher": Generator(SHAPE, 10, noise=NOISE, hidden=12, channels=(4, 4)),
             "curriculum": NoCurriculum(STEPS, BATCH, 10, NOISE),
             "learners": RandomWidth(partial(ConvNet, image_shape=SHAPE, classes=10, depth=1), {"width": [4, 9]}),
-            "truncation": 1,
-            "random_window": True,
+            "inner_loop": {"truncation": 1, "random_window": True},
         }
         accumulate = 2
     initial: dict[str, Tensor] | None = None

@@ -94,7 +94,9 @@ def test_a_curve_without_real_data(tmp_path):
 
 
 def test_the_curve_shows_means_and_bands():
-    curve = EvaluationResult([1, 4], torch.tensor([[0.2, 0.8], [0.4, 1.0]]), torch.tensor([[0.1, 0.5], [0.1, 0.7]]))
+    curve = EvaluationResult(
+        [1, 4], torch.tensor([[0.2, 0.8], [0.4, 1.0]]), torch.tensor([[0.1, 0.5], [0.1, 0.7]]), torch.zeros(2)
+    )
     (axes,) = draw_curve(curve.steps, curve_statistics(curve.synthetic, curve.real), "accuracy", "title").axes
     assert [line.get_label() for line in axes.lines] == ["synthetic data", "real data"]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.3, 0.9], rtol=1e-6)

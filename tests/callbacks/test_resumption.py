@@ -74,7 +74,7 @@ def logged(folder: Path) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Story, dict[str, torch.Tensor], list[tuple[str, str]]]:
     folder = tmp_path_factory.mktemp("whole")
-    gtn, story = build_gtn(mode="remat"), Story()
+    gtn, story = build_gtn(inner_loop={"mode": "remat"}), Story()
     logger = CSVLogger(folder, name="", version="log")
     build_trainer(folder, [story, TeacherCheckpoint()], logger=logger, **OPTIONS).fit(gtn, data())
     return story, dict(gtn.state_dict()), logged(folder)

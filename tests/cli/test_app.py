@@ -258,7 +258,7 @@ def test_a_wrong_argument(argument: str, refused: Refused) -> None:
             "trainer: {callbacks: [{class_path: SampleGrid, init_args: {column: 3}}]}",
             "trainer.callbacks.0.init_args.column: SampleGrid",
         ),
-        ('model: {inner_steps: "${.nothing}"}', "Interpolation key '.nothing' not found"),
+        ('model: {inner_loop: {steps: "${.nothing}"}}', "Interpolation key '.nothing' not found"),
         ("config: other.yaml", "recipe.yaml: config: a recipe names the one that it changes with extends"),
         ('trainer: {default_root_dir: "a\\0b"}', "expected a text in UTF-8, without null bytes"),
         ('trainer: {default_root_dir: "a\\uDCFFb"}', "UTF-8"),
