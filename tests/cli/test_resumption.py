@@ -24,7 +24,8 @@ RESUME = [
     *("--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=1"),
     "--trainer.callbacks=[TeacherCheckpoint, GradientNorm, "
     "{class_path: EarlyStopping, init_args: {monitor: val/loss, patience: 9}}, "
-    "{class_path: ModelCheckpoint, init_args: {monitor: val/loss, save_top_k: 2, save_last: true, dirpath: runs/kept}}]",
+    "{class_path: ModelCheckpoint, "
+    "init_args: {monitor: val/loss, save_top_k: 2, save_last: true, dirpath: runs/kept}}]",
 ]
 
 WRONG: tuple[Any, ...] = (
