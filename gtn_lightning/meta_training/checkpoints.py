@@ -133,7 +133,10 @@ def check_kept_files(paths: Iterable[str], dirpath: str, trainer: pl.Trainer, pl
     Raises:
         CheckpointError: if something is there that is none of the checkpoint's run.
     """
-    folder, own = os.path.dirname(os.path.realpath(trainer.ckpt_path or "")), os.path.realpath(dirpath)
+    folder, name = os.path.split(os.path.realpath(trainer.ckpt_path or ""))
+    own = os.path.realpath(dirpath)
+    if name.startswith("hpc_ckpt") and folder == os.path.realpath(trainer.default_root_dir):
+        folder = own  # of a job that SLURM starts again, Lightning keeps the checkpoint in the run folder
     for path in sorted(filter(os.path.lexists, paths)):
         is_file = os.path.isfile(path) and not os.path.islink(path)
         if not is_file or not folder == own == os.path.realpath(os.path.dirname(path)):
