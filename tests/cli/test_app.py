@@ -195,7 +195,10 @@ WRONG_VALUES = {
     ],
     "--trainer.precision=17": ["trainer.precision: expected 64 or 32 or 16 or ", " or bf16-true or ", "got '17'"],
     "--model.__path__=x": ["model.__path__: there is no such key"],
-    "--trainer.callbacks+={class_path: Timer, init_args: {duration: '00:01:00:00'}}": ["<Interval.step: 'step'> by default", "as text"],
+    "--trainer.callbacks+={class_path: Timer, init_args: {duration: '00:01:00:00'}}": [
+        "<Interval.step: 'step'> by default",
+        "as text",
+    ],
     "--trainer.val_check_interval=0": ["trainer.val_check_interval must be above 0"],
     "--trainer.devices=1000": ["trainer.devices must be at most ", "for every core; got 1000"],
     "--seed_everything=-3": ["seed_everything must lie between 0 and 4294967295; got -3"],
