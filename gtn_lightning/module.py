@@ -34,6 +34,9 @@ from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInp
 from gtn_lightning.teaching import synthetic_batch
 from gtn_lightning.trust import Trusted
 
+EVALUATION = Evaluation()
+"""How a teacher is evaluated unless told otherwise."""
+
 
 class GTN(pl.LightningModule):
     """A Generative Teaching Network (Such et al., arXiv 1912.07768).
@@ -67,7 +70,7 @@ class GTN(pl.LightningModule):
             distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them. Learners
             that differ in something else than parameters and buffers are taught one after the other.
         recovery: what is done about meta-gradients that are not finite; None for `Recovery` with its defaults.
-        evaluation: how the teacher is evaluated; None for `Evaluation` with its defaults.
+        evaluation: how the teacher is evaluated.
         seed: seed of every random choice.
 
     Raises:
@@ -87,11 +90,10 @@ class GTN(pl.LightningModule):
         outer_groups: dict[str, dict[str, Any]] | None = None,
         population: int = 1,
         recovery: Recovery | None = None,
-        evaluation: Evaluation | None = None,
+        evaluation: Evaluation = EVALUATION,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        evaluation = evaluation or Evaluation()
         check_parts(teacher, curriculum, learners, inner_optimizer, task, inner_loop, evaluation)
         for name, value, least in (("population", population, 1), ("seed", seed, 0)):
             if value < least:

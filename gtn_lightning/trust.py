@@ -32,8 +32,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     ),
     "gtn_lightning.curricula": ("Full", "NoCurriculum", "ShuffledAll", "ShuffledBatches", "ShuffledPasses"),
     "gtn_lightning.data": ("DigitsData", "ImageData"),
-    "gtn_lightning.evaluation": ("Evaluation",),
-    "gtn_lightning.inner_loop": ("SGD", "Adam", "AdamW", "InnerLoop", "RMSprop"),
+    "gtn_lightning.inner_loop": ("SGD", "Adam", "AdamW", "RMSprop"),
     "gtn_lightning.learners": (
         *("MLP", "ConvNet", "Fixed", "GTNCifarNet", "GTNMnistNet", "Mixture", "RandomWidth", "ResNet"),
     ),

@@ -176,7 +176,7 @@ WRONG_VALUES = {
     "--model.teacher=my_missing.Foo": ["model.teacher: No module named 'my_missing'", "PYTHONPATH"],
     "--model.teacher=gtn_lightning.tasks.Classification": ["model.teacher:", "Classification is no Teacher"],
     "--model.teacher=Pixels": ["model.teacher.init_args.images: required by Pixels"],
-    "--model.inner_loop.steps=0": ["model.inner_loop.steps must be at least 1; got 0"],
+    "--model.inner_loop.steps=0": ["model.inner_loop.steps must be at least 1, got 0"],
     "--model.curriculum.init_args.batch_size=4": ["model.curriculum.init_args: Full: a batch_size of 4", "at least 10"],
     "--model.teacher.init_args.image_shape=[1,2,2]": ["model.teacher.init_args: Generator: image_shape", "4 x 4"],
     "--model.inner_optimizer.init_args.lr=-1": ["model.inner_optimizer.init_args: SGD: lr must be above 0"],
@@ -356,7 +356,7 @@ def test_out_of_memory_says_what_needs_less_and_how_to_go_on(
     (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("gtn: "))
     (last,) = tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")
     assert line.startswith(
-        "gtn: error: out of memory; less is needed with fewer model.inner_loop.steps, with model.segment"
+        "gtn: error: out of memory; less is needed with fewer model.inner_loop.steps, with model.inner_loop.segment"
     )
     assert f"({wanted}); {last.relative_to(tmp_path)} is kept, go on with: gtn fit" in line
     assert torch.load(last, weights_only=True)["global_step"] == 3
