@@ -1,11 +1,16 @@
 """The command line ``gtn``."""
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
-from gtn_lightning import __version__
+from gtn_lightning.cli.front_door import answer
+from gtn_lightning.cli.recipes import Command, read_command
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.working_folder import leave_out_folder_style
+from gtn_lightning.errors import RecipeError, one_line
+from gtn_lightning.streams import escape_unencodable
 
 __all__ = ["main"]
 
@@ -21,20 +26,32 @@ def main(args: Sequence[str] | None = None) -> int:
         Ctrl-C, 143 for SIGTERM, 129 for a closed terminal); 1 for a run whose other processes are gone.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    if arguments == ["--version"]:
-        print(f"gtn {__version__}")
-        return 0
+    escape_unencodable(sys.stdout, sys.stderr)
     with Signals(until_exit=args is None) as signals:
         try:
             try:
-                leave_out_folder_style()
-                from gtn_lightning.cli.app import run  # seconds, in which one may change one's mind
-            except Exception:
-                signals.release()  # a library that was cut while it was imported may make an error of its own of that
-                raise
-            signals.release()
-            return run(arguments, signals)
+                if (text := answer(arguments)) is not None:
+                    print(text)
+                    return 0
+                command = read_command(arguments)
+            except (RecipeError, OSError) as error:
+                if os.environ.get("GTN_TRACEBACK", "0") != "0":
+                    traceback.print_exc()
+                print(f"gtn: error: {one_line(error)}", file=sys.stderr)
+                return 2
+            return _run(command, signals)
         except InterruptedBySignal as interruption:
             if signals.speaks:
                 print(f"gtn: {interruption.ending} before the run began; nothing was kept", file=sys.stderr)
             return interruption.code
+
+
+def _run(command: Command, signals: Signals) -> int:
+    try:
+        leave_out_folder_style()
+        from gtn_lightning.cli.app import run  # seconds, in which one may change one's mind
+    except Exception:
+        signals.release()  # a library that was cut while it was imported may make an error of its own of that
+        raise
+    signals.release()
+    return run(command, signals)

@@ -13,7 +13,6 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,14 +31,12 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
 
 from gtn_lightning.callbacks.writing import unless_unwritable
+from gtn_lightning.cli.front_door import NOTES
 from gtn_lightning.cli.messages import (
     check_arguments,
-    check_keys,
-    check_text,
     check_values,
     components,
     explained,
-    flat,
     is_lightnings,
     is_of_callback,
     is_out_of_memory,
@@ -54,33 +51,24 @@ from gtn_lightning.cli.recipes import (
     COMMANDS,
     SEARCH,
     SUBCOMMANDS,
+    Command,
     CommandLine,
-    read_command_line,
-    recipe_list,
-    with_teacher_recipe,
 )
 from gtn_lightning.cli.runs import RunFolder, newest_checkpoint, read_checkpoint, refused_checkpoint
 from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
-from gtn_lightning.cli.trust import Policy, ignore_files, policy_for, take_options
+from gtn_lightning.cli.teacher_recipe import with_teacher_recipe
+from gtn_lightning.cli.trust import Policy, ignore_files, policy_for
 from gtn_lightning.cli.working_folder import check_inside, shielded_programs
 from gtn_lightning.description import changed_kinds
-from gtn_lightning.errors import RecipeError, first_line
+from gtn_lightning.errors import RecipeError, first_line, one_line
 from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.inner_loop import InnerLoopError
 from gtn_lightning.meta_training.checkpoints import CheckpointError
 from gtn_lightning.module import GTN
-from gtn_lightning.streams import escape_unencodable
 from gtn_lightning.teacher_file import TeacherRecipe, check_sizes, load_weights
 from gtn_lightning.trust import trusting
-
-EPILOG = """`gtn search` scores architectures; `gtn search --help` says how.
-`gtn recipes` lists the recipes that come with the package; --config takes their names. `gtn --version` prints the
-version.
-Recipes name classes and so can run code. For a stranger's: --trusted-only allows this package's and Lightning's alone;
---trust MODULE allows those of a module too, in a recipe and in a teacher file.
-GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""
 
 OUT_OF_MEMORY = (
     "out of memory; less is needed with fewer model.inner_loop.steps, with model.inner_loop.segment, with "
@@ -166,7 +154,7 @@ class GTNCLI(LightningCLI):
         self._policy = policy
         self._teacher = teacher
         # Abbreviated keys would let a misspelt one pass for another.
-        options = {"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False, "epilog": EPILOG}
+        options = {"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False, "epilog": NOTES}
         self._checkpoint: dict[str, Any] | None = None
         try:
             self._start(line, options)
@@ -290,7 +278,7 @@ class GTNCLI(LightningCLI):
             told: BaseException = error
             while "Union subtypes" in str(told) and (behind := told.__cause__ or told.__context__):
                 told = behind
-            raise RecipeError(self._with_key(flat(told))) from error
+            raise RecipeError(self._with_key(one_line(told))) from error
         except Exception as error:
             refusal = None if is_own_code(error) else self._cannot_be_made(error)
             if refusal is None:
@@ -316,7 +304,7 @@ class GTNCLI(LightningCLI):
             try:
                 self.model.check_checkpoint(self._checkpoint, trainer, config.ckpt_path)
             except CheckpointError as error:
-                raise refused_checkpoint(config.ckpt_path, flat(error)) from error
+                raise refused_checkpoint(config.ckpt_path, one_line(error)) from error
             except Exception as error:
                 if isinstance(error, USER_ERRORS) or is_out_of_memory(error) or is_own_code(error):
                     raise
@@ -377,16 +365,16 @@ class GTNCLI(LightningCLI):
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
                 raise EndedRunError("interrupted", checkpoint, 130) from None
             if isinstance(error, ValueError) and not isinstance(error, RecipeError) and is_lightnings(error):
-                raise RecipeError(f"trainer: {flat(error).lstrip('` ')}") from error
+                raise RecipeError(f"trainer: {one_line(error).lstrip('` ')}") from error
             if isinstance(error, RuntimeError) and is_of_callback(error):
-                raise EndedRunError(f"error: trainer.callbacks: {flat(error)}", checkpoint, 2) from error
+                raise EndedRunError(f"error: trainer.callbacks: {one_line(error)}", checkpoint, 2) from error
             if self.trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST_PROCESS.search(str(error)):
                 what = f"error: another process of this run has ended, its own output says why ({first_line(error)})"
                 raise EndedRunError(what, checkpoint, 1) from error
             if isinstance(error, Exception) and is_out_of_memory(error):
                 raise EndedRunError(f"error: {OUT_OF_MEMORY} ({wanted_memory(error)})", checkpoint, 1) from error
             if isinstance(error, OSError | UnwritableError) and subcommand == "fit" and not self._took_no_step():
-                raise EndedRunError(f"error: {flat(error)}", checkpoint, 2) from error
+                raise EndedRunError(f"error: {one_line(error)}", checkpoint, 2) from error
             raise
         finally:
             self._signals.hold()
@@ -402,7 +390,7 @@ class GTNCLI(LightningCLI):
             with self._signals.soon():
                 wandb.finish(exit_code=exit_code)
         except (Exception, InterruptedBySignal) as error:
-            rank_zero_warn(f"the log of W&B is not complete: {flat(error)}")
+            rank_zero_warn(f"the log of W&B is not complete: {one_line(error)}")
         if exit_code is None:
             with suppress(Exception, InterruptedBySignal), self._signals.soon():
                 wandb.teardown()
@@ -419,7 +407,7 @@ class GTNCLI(LightningCLI):
         if path is None or not isinstance(error, Exception):
             return None
         if isinstance(error, CheckpointError):
-            return refused_checkpoint(path, flat(error))
+            return refused_checkpoint(path, one_line(error))
         if isinstance(error, USER_ERRORS) or is_out_of_memory(error) or is_own_code(error):
             return None
         if self.trainer.world_size > 1 and LOST_PROCESS.search(str(error)):
@@ -447,32 +435,28 @@ class GTNCLI(LightningCLI):
         return f"{key}.init_args: {message}" if key else message
 
 
-def run(arguments: Sequence[str], signals: Signals) -> int:
-    """Run the command line; see `gtn_lightning.cli.main`.
+def run(command: Command, signals: Signals) -> int:
+    """Run a command; see `gtn_lightning.cli.main`.
 
     Args:
-        arguments: the arguments after the program's name.
+        command: the command.
         signals: what makes exceptions of signals.
 
     Returns:
         The exit code.
     """
-    given = shlex.join(["gtn", *arguments])
-    command = next((word for word in arguments if word in COMMANDS), None)  # options may stand before it
-    escape_unencodable(sys.stdout, sys.stderr)
+    given = shlex.join(["gtn", *command.given])
+    name = next((word for word in command.given if word in COMMANDS), None)  # options may stand before it
     try:
-        if list(arguments) == ["recipes"]:
-            print(recipe_list())
-            return 0
         with quiet():
-            _run(arguments, signals)
+            _run(command, signals)
     except EndedRunError as end:
         if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
         if end.checkpoint:
             kept = f"{end.checkpoint} is kept, go on with: {given} {shlex.join(['--ckpt_path', end.checkpoint])}"
         else:
-            kept = "nothing was kept" if command == "fit" else f"run it again: {given}"
+            kept = "nothing was kept" if name == "fit" else f"run it again: {given}"
         if signals.received is None or signals.speaks:  # one process says for all that they were told to end
             print(f"gtn: {end.what}; {kept}", file=sys.stderr)
         return end.code
@@ -480,7 +464,7 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
         if signals.received is not None:
             # A library that was cut may make an error of its own of that.
             interruption = InterruptedBySignal(signals.received)
-            if command != SEARCH:
+            if name != SEARCH:
                 raise interruption from None
             print(f"gtn: {interruption.ending}; what is scored is kept, go on with: {given}", file=sys.stderr)
             return interruption.code
@@ -488,20 +472,15 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
             raise
         if os.environ.get("GTN_TRACEBACK", "0") != "0":
             traceback.print_exc()
-        print(f"gtn: error: {flat(error)}", file=sys.stderr)
+        print(f"gtn: error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 
 
-def _run(arguments: Sequence[str], signals: Signals) -> None:
-    for argument in arguments:
-        check_text("command line", argument)
-    others, strict, trust = take_options(arguments)
-    with trusting(*trust), shielded_programs():
-        line, teacher = with_teacher_recipe(read_command_line(others, strict), trust)
-        for content in line.given():
-            check_keys(content)
-        policy = policy_for(line, teacher, strict, trust)
+def _run(command: Command, signals: Signals) -> None:
+    with trusting(*command.trust), shielded_programs():
+        line, teacher = with_teacher_recipe(command.line, command.trust)
+        policy = policy_for(line, teacher, command.strict, command.trust)
         if teacher is not None:
             check_sizes(teacher, line.recipes[0].path)
         with policy.enforced():

@@ -12,16 +12,15 @@ import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, get_args, get_type_hints
 
 import torch
-import yaml
 from torch import distributed
 
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
-from gtn_lightning.cli.strict_yaml import is_storable, load_yaml
+from gtn_lightning.cli.strict_yaml import check_text
 from gtn_lightning.errors import RecipeError, first_line
 
 # Imported here so that recipes can name their classes without the path.
@@ -157,20 +156,6 @@ def components(value: Any, key: str = "") -> Iterator[tuple[str, str, dict[str, 
             yield from components(item, f"{key}.{name}" if key else name)
 
 
-def check_text(key: str, text: str) -> None:
-    """Refuse a text that no file can hold.
-
-    Args:
-        key: where it stands.
-        text: what stands there.
-
-    Raises:
-        RecipeError: if it holds null bytes, or what UTF-8 has no bytes for.
-    """
-    if not is_storable(text):
-        raise RecipeError(f"{key}: expected a text in UTF-8, without null bytes, got {text!r}")
-
-
 def check_values(values: Any, key: str = "") -> None:
     """Refuse integers that no tensor takes, and texts that no file can hold.
 
@@ -190,31 +175,6 @@ def check_values(values: Any, key: str = "") -> None:
     )
     for name, value in items:
         check_values(value, f"{key}.{name}" if key else str(name))
-
-
-META_KEYS = ("__path__", "__orig__", "__default_config__")
-"""Keys that the parser keeps notes under, and takes anywhere without a word."""
-
-
-def check_keys(content: Any, key: str = "") -> None:
-    """Refuse keys that the parser would pass over without a word.
-
-    Args:
-        content: a recipe as it was read.
-        key: where it stands.
-
-    Raises:
-        RecipeError: if there is such a key.
-    """
-    if isinstance(content, dict):
-        for name, value in content.items():
-            place = f"{key}.{name}" if key else str(name)
-            if name in META_KEYS:
-                raise RecipeError(f"{place}: there is no such key; leave it out")
-            check_keys(value, place)
-    elif isinstance(content, list):
-        for number, value in enumerate(content):
-            check_keys(value, f"{key}.{number}" if key else str(number))
 
 
 PLACEHOLDER = re.compile(r"\{[A-Za-z_][\w./-]*(?::[<>^+ ]?\d{0,2}(?:\.\d{1,2})?[a-zA-Z%]?)?\}")
@@ -361,27 +321,6 @@ def explained(message: str, keys: list[str], given: Iterable[Any]) -> str:
         return foreign(key if " " not in key else "", named)
     classes = [name for module in COMPONENTS for name in vars(module) if name[:1].isupper()]
     return with_item(explain(message, keys, classes), given)
-
-
-def overrides(words: Sequence[str]) -> Iterator[Any]:
-    """Yield what overrides on the command line say, as plain data; what cannot be read is left out."""
-    for word in words:
-        key, equals, value = word.removeprefix("--").partition("=")
-        if equals:
-            with suppress(yaml.YAMLError, ValueError):
-                content = load_yaml(value)
-                for name in reversed(key.split(".")):
-                    content = {name: content}
-                yield content
-
-
-def flat(error: BaseException) -> str:
-    """Return an error's message as one line."""
-    message = " ".join(str(error).split())
-    if isinstance(error, OSError) and not isinstance(error, RecipeError):
-        name = error.filename or "a file of the run"
-        return f"{name}: {error.strerror or message}; see that it can be read or written, or choose another path"
-    return message
 
 
 def is_lightnings(error: BaseException) -> bool:

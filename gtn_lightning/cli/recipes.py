@@ -1,19 +1,23 @@
-"""Recipes: where they are, what they extend, and the one inside a teacher file."""
+"""The command line apart: options, the recipes that it names with all that they extend, and the user's own words.
 
+This module is imported before anything heavy, so that a faulty command or recipe is refused at once.
+"""
+
+import difflib
 import locale
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from gtn_lightning.cli.messages import flat, overrides
-from gtn_lightning.cli.strict_yaml import dump_yaml, read_yaml
-from gtn_lightning.cli.working_folder import check_inside
-from gtn_lightning.description import as_recipe
+import yaml
+
+from gtn_lightning.cli.packaged import packaged_recipes
+from gtn_lightning.cli.strict_yaml import check_text, dump_yaml, load_yaml, read_yaml
+from gtn_lightning.cli.working_folder import OPTION, check_inside
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import is_file
-from gtn_lightning.teacher_file import TeacherRecipe, read_recipe
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 """Commands of Lightning."""
@@ -23,6 +27,9 @@ SEARCH = "search"
 
 COMMANDS = (*SUBCOMMANDS, SEARCH)
 """All that take recipes."""
+
+TRUST = "--trust"
+"""The option that allows the classes of a module."""
 
 NO_FILE = " " * 4096
 """What stands before a recipe that is handed over as text: the parser looks first whether a file has that name."""
@@ -76,22 +83,71 @@ class CommandLine:
         return value
 
 
-def packaged_recipes() -> dict[str, Path]:
-    """Return the recipes that come with the package, by name."""
-    folder = Path(str(resources.files("gtn_lightning.recipes")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+@dataclass(frozen=True)
+class Command:
+    """A command as the user gave it."""
+
+    given: list[str]
+    """The arguments after the program's name."""
+    line: CommandLine
+    """What stands there, apart."""
+    strict: bool
+    """Whether recipes are a stranger's: ``--trusted-only``."""
+    trust: list[str]
+    """The modules and classes that ``--trust`` names."""
 
 
-def recipe_list() -> str:
-    """Return one line per packaged recipe: its name and what it shows."""
-    lines = []
-    recipes = packaged_recipes()
-    width = max(map(len, recipes))
-    for name, path in recipes.items():
-        text = path.read_text(encoding="utf-8")
-        comments = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")]
-        lines.append(f"{name:{width}} {comments[1] if len(comments) > 1 else ''}")
-    return "\n".join(lines)
+def read_command(arguments: Sequence[str]) -> Command:
+    """Take a command line apart, and read its recipes.
+
+    Args:
+        arguments: the arguments after the program's name.
+
+    Raises:
+        RecipeError: if an option lacks its value, or a recipe cannot be found or is no recipe.
+    """
+    for argument in arguments:
+        check_text("command line", argument)
+    others, strict, trust = take_options(arguments)
+    line = read_command_line(others, strict)
+    if not line.command and line.words and not line.words[0].startswith("-"):
+        nearest = difflib.get_close_matches(line.words[0], COMMANDS, 1)
+        advice = f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(COMMANDS)}, recipes"
+        raise RecipeError(f"{line.words[0]}: there is no such command; {advice}")
+    for recipe in line.recipes:
+        is_search = recipe.packaged and recipe.path.stem.startswith("search_")
+        if line.command and recipe.packaged and is_search != (line.command == [SEARCH]):
+            raise RecipeError(
+                f"--config {recipe.path.stem}: it is a recipe for gtn {'search' if is_search else 'fit'}, and not for "
+                f"gtn {line.command[0]}"
+            )
+    for content in line.given():
+        check_keys(content)
+    return Command(list(arguments), line, strict, trust)
+
+
+def take_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
+    """Take ``--trusted-only`` and all ``--trust NAME`` out of a command line.
+
+    Returns:
+        The other arguments; whether recipes are a stranger's; the modules and classes that the user allows.
+
+    Raises:
+        RecipeError: if a name is missing.
+    """
+    others, trust = [], []
+    following = False
+    for argument in arguments:
+        if following or argument.startswith(f"{TRUST}="):
+            trust.append(argument.removeprefix(f"{TRUST}="))
+            following = False
+        elif argument == TRUST:
+            following = True
+        elif argument != OPTION:
+            others.append(argument)
+    if following:
+        raise RecipeError(f"{TRUST}: expected the name of a module or of a class behind it")
+    return others, OPTION in arguments, trust
 
 
 def read_command_line(arguments: list[str], strict: bool) -> CommandLine:
@@ -163,45 +219,6 @@ def recipe_chain(name: str, strict: bool) -> list[Recipe]:
     return chain
 
 
-def with_teacher_recipe(line: CommandLine, trust: list[str]) -> tuple[CommandLine, TeacherRecipe | None]:
-    """Put the recipe inside a teacher file before the others of ``validate``, ``test`` and ``predict``.
-
-    Args:
-        line: the command line.
-        trust: modules and classes that the user allows.
-
-    Raises:
-        RecipeError: if the file is no teacher file, is damaged, or names a class that is not allowed.
-    """
-    path = line.option("--teacher")
-    if path is None or line.command not in [[name] for name in SUBCOMMANDS[1:]]:
-        return line, None
-    recipe = read_recipe(path, trust)
-    for text in _texts([recipe.model, recipe.data]):
-        if "${" in text:
-            raise RecipeError(f"{path}: the recipe in the file holds the reference {text[:80]!r}: take a whole file")
-    folder = str(Path(path).parent / line.command[0])
-    try:
-        parts = {"model": recipe.model, "data": recipe.data}
-        content = {key: as_recipe(value) for key, value in parts.items() if value is not None}
-    except (TypeError, ValueError, LookupError) as error:
-        raise RecipeError(f"{path}: its recipe is damaged ({flat(error)}); take a whole file") from error
-    names = ("LearningCurve", "SampleGrid", "SyntheticData", "RunSummary")
-    content["trainer"] = {
-        "default_root_dir": folder,
-        "logger": [
-            # metrics.csv straight in the folder
-            {
-                "class_path": "gtn_lightning.loggers.CSVLogger",
-                "init_args": {"save_dir": folder, "name": "", "version": ""},
-            }
-        ],
-        "callbacks": [{"class_path": name} for name in names],
-    }
-    inside = Recipe(Path(path), content, packaged=False)
-    return CommandLine(line.command, [inside, *line.recipes], line.words), recipe
-
-
 def _check_no_other_files(path: Path, content: dict[str, Any], strict: bool) -> None:
     """Refuse the ways by which a recipe would let the parser read further files, unseen."""
     if content.get("config") is not None:
@@ -219,13 +236,38 @@ def _needs_inline(recipe: Recipe) -> bool:
     return foreign and not recipe.path.read_bytes().isascii()
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts(key)
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
+def overrides(words: Sequence[str]) -> Iterator[Any]:
+    """Yield what overrides on the command line say, as plain data; what cannot be read is left out."""
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if equals:
+            with suppress(yaml.YAMLError, ValueError):
+                content = load_yaml(value)
+                for name in reversed(key.split(".")):
+                    content = {name: content}
+                yield content
+
+
+META_KEYS = ("__path__", "__orig__", "__default_config__")
+"""Keys that the parser keeps notes under, and takes anywhere without a word."""
+
+
+def check_keys(content: Any, key: str = "") -> None:
+    """Refuse keys that the parser would pass over without a word.
+
+    Args:
+        content: a recipe as it was read.
+        key: where it stands.
+
+    Raises:
+        RecipeError: if there is such a key.
+    """
+    if isinstance(content, dict):
+        for name, value in content.items():
+            place = f"{key}.{name}" if key else str(name)
+            if name in META_KEYS:
+                raise RecipeError(f"{place}: there is no such key; leave it out")
+            check_keys(value, place)
+    elif isinstance(content, list):
+        for number, value in enumerate(content):
+            check_keys(value, f"{key}.{number}" if key else str(number))

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from gtn_lightning.cli.messages import flat
-from gtn_lightning.errors import RecipeError, first_line
+from gtn_lightning.errors import RecipeError, first_line, one_line
 from gtn_lightning.files import is_file
 from gtn_lightning.meta_training.checkpoints import CheckpointError, check_state_dict
 
@@ -116,7 +115,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         if torch.serialization.get_crc32_options() and (part := zipfile.ZipFile(path).testzip()) is not None:
             raise CheckpointError(f"it is damaged, in {part}")
     except CheckpointError as error:
-        raise refused_checkpoint(path, flat(error)) from error
+        raise refused_checkpoint(path, one_line(error)) from error
     except Exception as error:  # what is made of damaged bytes raises almost anything
         raise RecipeError(
             f"--ckpt_path {path}: is no complete checkpoint ({first_line(error)[:80]}); give one that `gtn fit` wrote "

@@ -154,3 +154,17 @@ def _reason(error: BaseException) -> str:
     if mark is not None:
         return f"line {mark.line + 1}, column {mark.column + 1}: {' '.join(str(problem).split())}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_text(key: str, text: str) -> None:
+    """Refuse a text that no file can hold.
+
+    Args:
+        key: where it stands.
+        text: what stands there.
+
+    Raises:
+        RecipeError: if it holds null bytes, or what UTF-8 has no bytes for.
+    """
+    if not is_storable(text):
+        raise RecipeError(f"{key}: expected a text in UTF-8, without null bytes, got {text!r}")

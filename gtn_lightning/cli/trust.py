@@ -18,15 +18,13 @@ import jsonargparse
 from jsonargparse import set_parsing_settings
 from omegaconf.basecontainer import BaseContainer
 
-from gtn_lightning.cli.messages import components, foreign, overrides
-from gtn_lightning.cli.recipes import CommandLine
+from gtn_lightning.cli.messages import components, foreign
+from gtn_lightning.cli.recipes import CommandLine, overrides
 from gtn_lightning.cli.working_folder import OPTION, check_inside, check_joined
 from gtn_lightning.description import TORCH
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.teacher_file import TeacherRecipe
 from gtn_lightning.trust import canonical, find, known_paths, look_in_working_folder, resolve
-
-TRUST = "--trust"
 
 FILES = frozenset(
     {
@@ -53,30 +51,6 @@ SUFFIXES = frozenset({"ckpt", "csv", "db", "journal", "json", "safetensors", "sq
 """Endings of the names of files."""
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-
-
-def take_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
-    """Take ``--trusted-only`` and all ``--trust NAME`` out of a command line.
-
-    Returns:
-        The other arguments; whether recipes are a stranger's; the modules and classes that the user allows.
-
-    Raises:
-        RecipeError: if a name is missing.
-    """
-    others, trust = [], []
-    following = False
-    for argument in arguments:
-        if following or argument.startswith(f"{TRUST}="):
-            trust.append(argument.removeprefix(f"{TRUST}="))
-            following = False
-        elif argument == TRUST:
-            following = True
-        elif argument != OPTION:
-            others.append(argument)
-    if following:
-        raise RecipeError(f"{TRUST}: expected the name of a module or of a class behind it")
-    return others, OPTION in arguments, trust
 
 
 @dataclass(frozen=True)

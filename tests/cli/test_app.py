@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from gtn_lightning import GTN, __version__
+from gtn_lightning import GTN
 from gtn_lightning.cli import main
 from gtn_lightning.learners import Fixed
 from gtn_lightning.teacher_file import read_recipe
@@ -753,17 +753,3 @@ def test_a_metric_that_nobody_logs(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert main([*FIT, stopping]) == 2
     (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("gtn: "))
     assert line.startswith("gtn: error: trainer.callbacks: Early stopping conditioned on metric `val/acuracy`")
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"gtn {__version__}\n"
-
-
-def test_help_lists_the_commands_and_what_there_is_beside_lightnings(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    shown = capsys.readouterr().out
-    for word in ("fit", "validate", "test", "predict", "gtn recipes", "--version", "GTN_TRACEBACK"):
-        assert word in shown

@@ -1,0 +1,53 @@
+"""What ``gtn`` answers without loading anything heavy: help, version, and the packaged recipes."""
+
+from collections.abc import Sequence
+
+from gtn_lightning import __version__
+from gtn_lightning.cli.packaged import recipe_list, recipe_text
+
+HELP = """usage: gtn COMMAND [--config RECIPE ...] [--KEY=VALUE ...]
+
+Generative Teaching Networks on PyTorch Lightning. `gtn fit` is `lightning fit` for these recipes.
+
+commands:
+  fit       meta-train a teacher
+  validate  score a teacher on the validation split
+  test      score a teacher on the test split
+  predict   write the data that a teacher makes
+  search    search an architecture
+  recipes   list the packaged recipes; `gtn recipes NAME` prints one
+
+options:
+  --config RECIPE  a packaged recipe's name, or a path; several override one another
+  --KEY=VALUE      override a key of the recipe, such as --trainer.max_steps=50
+  --teacher FILE   a teacher file to start from; validate, test and predict take its recipe too
+  --ckpt_path FILE the checkpoint to go on from; `last` for the newest of the recipe's runs
+  --version        print the version
+  -h, --help       print this; `gtn COMMAND --help` lists all keys
+
+"""
+
+NOTES = """Recipes name classes and so can run code. For a stranger's: --trusted-only allows this package's and
+Lightning's alone; --trust MODULE allows those of a module too, in a recipe and in a teacher file.
+GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&B off."""
+
+
+def answer(arguments: Sequence[str]) -> str | None:
+    """Return what is printed for a command that needs nothing heavy, None for the others.
+
+    Args:
+        arguments: the arguments after the program's name.
+
+    Raises:
+        RecipeError: if there is no packaged recipe of a name.
+    """
+    match list(arguments):
+        case [] | ["-h" | "--help"]:
+            return HELP + NOTES
+        case ["--version"]:
+            return f"gtn {__version__}"
+        case ["recipes"] | ["recipes", "-h" | "--help"]:
+            return recipe_list()
+        case ["recipes", name]:
+            return recipe_text(name)
+    return None
