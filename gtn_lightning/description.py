@@ -23,22 +23,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from gtn_lightning.curricula import Curriculum
+from gtn_lightning.component import Component
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.learners import LearnerDistribution
-from gtn_lightning.tasks import Task
 from gtn_lightning.trust import Trusted, find, refusal, resolve
 
-
-class Describable:
-    """What may stand in a teacher file though it is no teacher, curriculum, learner, optimizer or task."""
-
-    def described_as(self) -> "Describable":
-        """Return what stands for it in the file: itself, or something that needs less where the file is read."""
-        return self
-
-
-BUILDABLE: tuple[type, ...] = (nn.Module, LearnerDistribution, Task, Curriculum, Describable)
+BUILDABLE: tuple[type, ...] = (nn.Module, Component)
 """What a description may name: a file from a stranger cannot ask for an arbitrary callable."""
 
 COMPONENT = {"class_path", "init_args"}
@@ -161,7 +150,7 @@ class _Describer:
         return written if factory else {"$partial": {"class_path": self._path(cls, place), "init_args": arguments}}
 
     def _component(self, component: Any, place: str, factory: bool, kept: bool) -> dict[str, Any]:
-        if isinstance(component, Describable):
+        if isinstance(component, Component):
             component = component.described_as()
         cls = type(component)
         name = f"a value of the class {cls.__qualname__}"
@@ -171,7 +160,7 @@ class _Describer:
             raise _indescribable(
                 place, f"the weights of a {cls.__qualname__}", "give its class, or a functools.partial of it"
             )
-        within = issubclass(cls, LearnerDistribution)
+        within = issubclass(cls, Component) and cls.makes_networks
         arguments = {
             argument: self._argument(
                 cls, argument, value, f"{place}.{argument}", within, isinstance(component, nn.Module)
@@ -410,7 +399,7 @@ class _Builder:
 
     def _arguments(self, cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
         # Inside a distribution, networks are what it makes, not parts of it.
-        within = issubclass(cls, LearnerDistribution)
+        within = issubclass(cls, Component) and cls.makes_networks
         return {name: self._argument(cls, name, value, within) for name, value in arguments.items()}
 
     def _argument(self, cls: type, name: str, description: Any, factory: bool) -> Any:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from gtn_lightning.component import Component
 from gtn_lightning.errors import RecipeError
 
 LearnerFactory = Callable[[], nn.Module]
 """Makes a freshly initialised learner. In a recipe: a ``class_path`` with its ``init_args``."""
 
 
-class LearnerDistribution(ABC):
+class LearnerDistribution(Component, ABC):
     """A distribution over learners.
 
     Attributes:
@@ -29,6 +30,7 @@ class LearnerDistribution(ABC):
     """
 
     one_architecture: bool = True
+    makes_networks = True
 
     @abstractmethod
     def sample(self, generator: torch.Generator) -> nn.Module:

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from gtn_lightning.description import Describable
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.nas.spaces import ATTEMPTS, Choice, SearchSpace
 
 
-class SpaceLearners(Describable, LearnerDistribution):
+class SpaceLearners(LearnerDistribution):
     """Every meta-step teaches an architecture drawn from a search space.
 
     Args:

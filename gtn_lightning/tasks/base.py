@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from gtn_lightning.component import Component
 from gtn_lightning.inner_loop import Buffers, Functional, LossFn
 
 
-class Task(ABC):
+class Task(Component, ABC):
     """An inner loss on synthetic data, a meta-loss on real data, and a metric of how well a learner was taught.
 
     The module, the callbacks and the inner loop know a task by these methods alone.

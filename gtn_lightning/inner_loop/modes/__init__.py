@@ -1,8 +1,8 @@
 """The ways to compute an inner gradient that can be differentiated again, one per file."""
 
+from gtn_lightning.inner_loop.modes.auto import Auto
 from gtn_lightning.inner_loop.modes.base import Mode
 from gtn_lightning.inner_loop.modes.compiled import Compiled
-from gtn_lightning.inner_loop.modes.fastest import Fastest
 from gtn_lightning.inner_loop.modes.linearized import Linearized
 from gtn_lightning.inner_loop.modes.mixed import Mixed
 from gtn_lightning.inner_loop.modes.remat import Remat
@@ -14,7 +14,7 @@ _REMAT, _MIXED, _COMPILED = Remat(), Mixed(), Compiled()
 _LINEARIZED = Linearized(_COMPILED)
 
 MODES: dict[str, Mode] = {
-    "auto": Fastest({"remat": _REMAT, "mixed": _MIXED}, {"compiled": _COMPILED, "linearized": _LINEARIZED}),
+    "auto": Auto({"remat": _REMAT, "mixed": _MIXED}, {"compiled": _COMPILED, "linearized": _LINEARIZED}),
     "compiled": _COMPILED,
     "linearized": _LINEARIZED,
     "mixed": _MIXED,

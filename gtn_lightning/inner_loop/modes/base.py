@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.evaluation import evaluated
+from gtn_lightning.inner_loop.loss import evaluated
 from gtn_lightning.inner_loop.operators import named_operator
 from gtn_lightning.inner_loop.replay import AutocastState, Surroundings
 from gtn_lightning.inner_loop.traits import traits_of

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.evaluation import evaluated
+from gtn_lightning.inner_loop.loss import evaluated
 from gtn_lightning.inner_loop.modes.base import Mode, dense
 from gtn_lightning.inner_loop.modes.rejection import reject_wrong_derivative
 from gtn_lightning.inner_loop.modes.remat import Remat

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gtn_lightning.inner_loop.evaluation import evaluated
+from gtn_lightning.inner_loop.loss import evaluated
 from gtn_lightning.inner_loop.modes.base import dense
 from gtn_lightning.inner_loop.operators import named_operator, reject_silently_wrong
 from gtn_lightning.inner_loop.replay import Surroundings

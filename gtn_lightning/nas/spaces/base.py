@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gtn_lightning.description import Describable, describe
+from gtn_lightning.component import Component
+from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 
 Choice = str | int
@@ -20,7 +21,7 @@ ATTEMPTS = 1000
 """So many draws without a new architecture, and a space counts as exhausted."""
 
 
-class SearchSpace(Describable, ABC):
+class SearchSpace(Component, ABC):
     """A finite set of architectures: one choice for each of some decisions.
 
     A space of your own sets `decisions` and writes `name`, `choices` and `build`; sampling, enumeration and

@@ -47,7 +47,7 @@ class _Record:
     final: bool = False
 
 
-class Fastest(NodeMode):
+class Auto(NodeMode):
     """Choose between modes by their measured time, per architecture; the choice holds for the life of the process.
 
     A step for whose keepings there is no room takes the first of the compiled modes, which keeps nothing.

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from gtn_lightning.inner_loop.modes import fastest
+from gtn_lightning.inner_loop.modes import auto
+from gtn_lightning.inner_loop.modes.auto import SAMPLES, Auto
 from gtn_lightning.inner_loop.modes.compiled import Compiled
-from gtn_lightning.inner_loop.modes.fastest import SAMPLES, Fastest
 from gtn_lightning.inner_loop.modes.linearized import Linearized
 from gtn_lightning.inner_loop.modes.mixed import Mixed
 from gtn_lightning.inner_loop.modes.node import Products
 from tests.inner_loop.test_gradients import quadratic
 
 
-def step(mode: Fastest, size: int = 4) -> None:
+def step(mode: Auto, size: int = 4) -> None:
     w, inputs = torch.randn(size, requires_grad=True), torch.randn(size, requires_grad=True)
     found = mode.differentiable(quadratic, {"w": w}, {}, (inputs,))
     by_w, by_inputs = torch.autograd.grad(found.grads["w"].sum(), (w, inputs))
@@ -33,13 +33,13 @@ class Slow(Mixed):
 
 
 @pytest.fixture
-def mode() -> Fastest:
+def mode() -> Auto:
     compiled = Compiled()
-    return Fastest({"remat": Slow(), "mixed": Slow()}, {"compiled": compiled, "linearized": Linearized(compiled)})
+    return Auto({"remat": Slow(), "mixed": Slow()}, {"compiled": compiled, "linearized": Linearized(compiled)})
 
 
 def test_it_measures_every_uncompiled_mode_and_compiles_only_when_that_can_pay(
-    mode: Fastest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    mode: Auto, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3 * SAMPLES):
         step(mode)
@@ -48,8 +48,8 @@ def test_it_measures_every_uncompiled_mode_and_compiles_only_when_that_can_pay(
     assert record.choice in record.seconds
     assert not record.final
 
-    monkeypatch.setattr(fastest, "COMPILE_AFTER", 0.0)
-    with caplog.at_level(logging.INFO, logger=fastest.__name__):
+    monkeypatch.setattr(auto, "COMPILE_AFTER", 0.0)
+    with caplog.at_level(logging.INFO, logger=auto.__name__):
         for _ in range(3 * SAMPLES):
             step(mode)
     assert record.final
@@ -60,8 +60,8 @@ def test_it_measures_every_uncompiled_mode_and_compiles_only_when_that_can_pay(
     assert len(mode._records) == 2
 
 
-def test_steps_keep_as_much_as_there_is_room_for(mode: Fastest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastest, "COMPILE_AFTER", 0.0)
+def test_steps_keep_as_much_as_there_is_room_for(mode: Auto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "COMPILE_AFTER", 0.0)
     for _ in range(5 * SAMPLES):
         step(mode)
     (record,) = mode._records.values()
@@ -78,5 +78,5 @@ def test_steps_keep_as_much_as_there_is_room_for(mode: Fastest, monkeypatch: pyt
         return kept, by_w
 
     assert inner_loop(6)[0] == 6 * record.kept
-    monkeypatch.setattr(fastest, "ROOM", 3 * record.kept)
+    monkeypatch.setattr(auto, "ROOM", 3 * record.kept)
     assert inner_loop(6)[0] == 3 * record.kept
