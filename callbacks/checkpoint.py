@@ -146,6 +146,14 @@ class TeacherCheckpoint(ModelCheckpoint):
         """Note in which batch the weights begin to change."""
         self._stepping_in = trainer.fit_loop.epoch_loop.total_batch_idx
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Have the run end with a validation, also if its length is no multiple of the interval between them."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if 0 <= trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True  # the last batch in any case; Lightning then validates
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what meta-training goes on from: other callbacks may put averaged weights in its place."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:

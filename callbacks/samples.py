@@ -69,7 +69,9 @@ class SampleGrid(Callback):
             return
         steps = evenly_chosen(gtn.inner_loop.steps, self.max_columns)
         batches = [gtn.synthetic_batch(step) for step in steps]
-        title = f"Synthetic data after {trainer.global_step} meta-steps"
+        title = "Synthetic data"
+        if trainer.global_step:  # unknown where a teacher was only loaded
+            title += f" after {trainer.global_step} meta-steps"
         metric = gtn.task.metric_name
         if (value := trainer.callback_metrics.get(f"val/{metric}")) is not None:
             title += f", validation {metric} {metric_text(metric, float(value))}"

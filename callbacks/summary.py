@@ -15,30 +15,32 @@ from rich.table import Table
 from gtn_lightning.callbacks.checkpoint import TEACHER_FILE
 from gtn_lightning.callbacks.curve import curve_statistics
 from gtn_lightning.callbacks.figures import metric_text
+from gtn_lightning.callbacks.synthetic_data import DATA_FILE
 from gtn_lightning.evaluation import EvaluationResult
 from gtn_lightning.streams import Escaping
 
-SPLITS = {"fit": "validation", "test": "test"}
+SPLITS = {"fit": "validation", "validate": "validation", "test": "test"}
+"""The split that each stage scores learners on."""
 
 
 class RunSummary(Callback):
-    """Prints the result of ``fit`` and ``test``: synthetic against real data, and where everything lies.
+    """Prints the result of a run: synthetic against real data, and where everything lies.
 
     The last line is ``run folder: <path>``.
     """
 
-    # Not at the end of fit or test: Lightning prints its table of test metrics, and the progress bar its last
+    # Not at the end of a stage: Lightning prints its table of test metrics, and the progress bar its last
     # state, later.
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the result of ``fit`` or ``test``."""
-        if stage not in SPLITS or not trainer.is_global_zero:
+        """Print the result."""
+        if not trainer.is_global_zero:
             return
         if trainer.progress_bar_callback is not None:
             # A bar that is still alive would be drawn once more, below.
             trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
         console = Console(highlight=False, file=cast(IO[str], Escaping(sys.stdout)))
         gtn: Any = pl_module
-        if gtn.result is not None:
+        if gtn.result is not None and stage in SPLITS:
             curve = gtn.result
             console.print(
                 f"{gtn.task.metric_name} after {curve.steps[-1]} inner steps, {SPLITS[stage]} split, "
@@ -49,6 +51,8 @@ class RunSummary(Callback):
         folder = Path(trainer.default_root_dir)
         lines = _best(trainer, gtn.task.metric_name) if stage == "fit" else []
         lines += [("pictures", folder / "pictures"), ("teacher", folder / TEACHER_FILE)]
+        if stage == "predict":
+            lines.append(("synthetic data", folder / DATA_FILE))
         lines = [(name, path) for name, path in lines if not isinstance(path, Path) or path.exists()]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -14,6 +14,9 @@ from torch import Tensor
 from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.files import whole_file
 
+DATA_FILE = "synthetic.safetensors"
+"""Name of the file in the run folder."""
+
 FORMAT = "gtn-lightning synthetic data 1"
 """Value of the metadata key ``format``."""
 
@@ -66,6 +69,6 @@ class SyntheticData(BasePredictionWriter):
             "description": json.dumps(meanings),
         }
         # Serialised in memory: the library's own writer hides the system's reason when it fails.
-        path = Path(trainer.default_root_dir) / "synthetic.safetensors"
+        path = Path(trainer.default_root_dir) / DATA_FILE
         with unless_unwritable(trainer, path.name), whole_file(path) as part:
             part.write_bytes(save(tensors, metadata))

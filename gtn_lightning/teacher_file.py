@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from gtn_lightning import trust as trusted
 from gtn_lightning.description import build
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.files import UnwritableError, whole_file
+from gtn_lightning.files import whole_file
 
 FORMAT = "gtn-lightning teacher 3"
 """Value of the metadata key ``format``."""
@@ -106,14 +106,9 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    try:
-        with whole_file(Path(path)) as part:
-            save_file(tensors, part, metadata)
-    except SafetensorError as error:
-        # The library wraps the system's error in its own.
-        raise UnwritableError(
-            f"cannot write {path}: {error}; choose a folder that is writable and has space left"
-        ) from error
+    # Serialised in memory: the library's own writer hides the system's reason when it fails, and lets nobody else read.
+    with whole_file(Path(path)) as part:
+        part.write_bytes(save(tensors, metadata))
 
 
 def read_recipe(path: str | Path, trust: trusted.Trusted = ()) -> TeacherRecipe:

@@ -330,6 +330,9 @@ class GTNCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         folder = Path(self.trainer.default_root_dir)
+        config = self.config[subcommand]
+        if subcommand != "fit" and config.teacher is None and config.ckpt_path is None:
+            rank_zero_warn(f"gtn {subcommand} without --teacher or --ckpt_path: the teacher is not meta-trained")
         shield_children(self.trainer, self._signals)
         try:
             super()._run_subcommand(subcommand)

@@ -315,7 +315,7 @@ def test_the_teacher_file_is_the_teacher_that_was_scored(callbacks, make_gtn, ma
     trainer = make_trainer([*callbacks(), scored], max_steps=5, val_check_interval=2)
     trainer.fit(make_gtn(), data)
     best = int(Path(trainer.checkpoint_callback.best_model_path).stem.removeprefix("best-"))
-    assert len(scored.pixels) == 2
+    assert len(scored.pixels) == 3  # the last after the last meta-step
     assert torch.equal(teacher_pixels(tmp_path), scored.pixels[best // 2 - 1])
     again = make_trainer([]).validate(GTN.from_teacher(tmp_path / "teacher.safetensors"), data, verbose=False)[0]
     assert again["val/accuracy"] == float(trainer.checkpoint_callback.best_model_score)

@@ -35,3 +35,12 @@ def test_they_need_nothing_but_the_inner_loop() -> None:
     for example in EXAMPLES.glob("*.py"):
         imported = re.findall(r"^from (gtn_lightning[\w.]*)", example.read_text(), re.MULTILINE)
         assert imported == ["gtn_lightning.inner_loop"]
+
+
+def test_the_inner_loop_needs_torch_alone() -> None:
+    program = "import sys; import gtn_lightning.inner_loop; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"pytorch_lightning", "torchmetrics", "wandb", "matplotlib", "scipy", "datasets", "omegaconf"}
+    own = {name for name in done.stdout.split() if name.startswith("gtn_lightning.")}
+    assert {name.split(".")[1] for name in own} == {"inner_loop", "errors"}
