@@ -54,6 +54,8 @@ def test_a_search_from_the_command_line_and_again(
     assert [row["architecture"] for row in rows] == [row["architecture"] for row in board["leaderboard"]]
     assert all(row["test_accuracy"] for row in rows[:2])
     assert (folder / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
+    # What is found is chosen by its score, whatever its accuracy on the test split.
+    assert f"found: {rows[0]['architecture']}, the best by GTN, {100 * float(rows[0]['test_accuracy']):.2f} %" in said
 
     # Once more: nothing is scored or trained again, so that even the measured seconds are the same.
     assert main(["search", *SMALL, teacher]) == 0
