@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import Evaluation, EvaluationResult, Evaluator
 from gtn_lightning.inner_loop import Functional, InnerLoop, InnerOptimizer, difference, eager_loss, unroll_population
 from gtn_lightning.learners import LearnerDistribution
+from gtn_lightning.meta_training.checkpoints import read_module
 from gtn_lightning.meta_training.compatibility import check_parts
 from gtn_lightning.meta_training.outer import OuterOptimization
 from gtn_lightning.meta_training.recovery import Recovery
@@ -29,7 +30,14 @@ from gtn_lightning.meta_training.replicas import check_agreement, unsuitable
 from gtn_lightning.meta_training.resumption import Resumption, check_checkpoint
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.tasks import Task
-from gtn_lightning.teacher_file import check_sizes, load_weights, read_recipe, write_teacher
+from gtn_lightning.teacher_file import (
+    check_sizes,
+    check_state,
+    load_weights,
+    read_recipe,
+    read_shapes,
+    write_teacher,
+)
 from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInput
 from gtn_lightning.teaching import synthetic_batch
 from gtn_lightning.trust import Trusted
@@ -115,6 +123,8 @@ class GTN(pl.LightningModule):
         """Scores of the last validation or test, on every process."""
         self._evaluator = Evaluator(evaluation, task, teacher, curriculum, learners, inner_optimizer, inner_loop, seed)
         self._resumption = Resumption(self.recovery)
+        with suppress(RecipeError, ValueError):  # a part that no file can describe is refused no earlier than by `fit`
+            self.save_hyperparameters({"model": self.description()})
         self._meta_loss: Tensor | None = None
         self._step_began = 0.0
         self._training_began: float | None = None
@@ -135,10 +145,31 @@ class GTN(pl.LightningModule):
                 imported.
         """
         recipe = read_recipe(path, trust)
-        check_sizes(recipe, path)
+        check_sizes(recipe.model, read_shapes(path), str(path), recipe.trust)
         gtn = cls.from_description(recipe.model, recipe.trust)
         load_weights(gtn, path)
         return gtn
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes arguments of any kind
+        cls, checkpoint_path: str | Path, map_location: Any = None, trust: Trusted = ()
+    ) -> "GTN":
+        """Load a checkpoint, with the parts that it was made with; without what only training needs.
+
+        Args:
+            checkpoint_path: the checkpoint.
+            map_location: the device that its tensors are wanted on; None for the CPU.
+            trust: classes that it may name beside this package's, or names of them or of their modules.
+
+        Raises:
+            RecipeError: if it is no checkpoint of a GTN, is damaged, or names a class that is not allowed.
+        """
+        description, state = read_module(checkpoint_path, trust)
+        check_sizes(description, state, str(checkpoint_path), trust)
+        gtn = cls.from_description(description, trust)
+        check_state(gtn.state_dict(), state, str(checkpoint_path))
+        gtn.load_state_dict(state)
+        return gtn.to(map_location or "cpu")
 
     @classmethod
     def from_description(cls, description: dict[str, Any], trust: Trusted = ()) -> "GTN":

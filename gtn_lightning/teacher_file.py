@@ -191,27 +191,32 @@ def _metadata(path: str | Path) -> dict[str, str]:
     return dict(metadata)
 
 
-def check_sizes(recipe: TeacherRecipe, path: str | Path) -> None:
-    """See that a teacher file's recipe makes no larger tensors than the file holds, before any memory is taken.
+def check_sizes(model: Mapping[str, Any], held: Mapping[str, Tensor], source: str, trust: trusted.Trusted) -> None:
+    """See that a description makes no larger tensors than its file holds, before any memory is taken.
+
+    Args:
+        model: the description of a module.
+        held: the tensors of the file, with or without contents.
+        source: what errors call the file.
+        trust: the classes beside this package's that may be built.
 
     Raises:
         RecipeError: if it is another architecture's.
     """
-    held = read_shapes(path)
     for part in ("teacher", "curriculum", "inner_optimizer"):
         with torch.device("meta"):
             try:
-                state = build(recipe.model.get(part), recipe.trust).state_dict()
+                state = build(model.get(part), trust).state_dict()
             except (RecipeError, AttributeError, TypeError) as error:
-                if trusted.is_known(recipe.model.get(part)):
-                    raise RecipeError(f"{path}: {part}: {' '.join(str(error).split())}") from error
+                if trusted.is_known(model.get(part)):
+                    raise RecipeError(f"{source}: {part}: {' '.join(str(error).split())}") from error
                 continue  # a class of the user's own that looks at values: it is built as it is
         for name, tensor in state.items():
             # What is in the one only is said by `load_weights`.
             shape = held[f"{part}.{name}"].shape if f"{part}.{name}" in held else None
             if shape is not None and shape != tensor.shape:
                 raise RecipeError(
-                    f"{path} belongs to another architecture: {part}.{name} is {list(shape)} in the file and "
+                    f"{source} belongs to another architecture: {part}.{name} is {list(shape)} in the file and "
                     f"{list(tensor.shape)} in the model; use the recipe that it was made with"
                 )
 

@@ -946,3 +946,51 @@ def test_a_real_data_teacher_without_real_data(tmp_path: Path) -> None:
     gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=NoCurriculum(STEPS, BATCH, 10))
     with pytest.raises(RecipeError, match=r"the RealData teacher needs .*train_dataloader"):
         make_trainer(tmp_path).test(gtn, OnlyTesting())
+
+
+# ---------------------------------------------------------------------------------------------- Lightning's own ways
+
+
+@pytest.mark.parametrize("kind", ["pixels", "generator"])
+def test_a_checkpoint_is_loaded_with_the_parts_that_it_was_made_with(kind: str, tmp_path: Path) -> None:
+    gtn = make_gtn(**with_generator() if kind == "generator" else {}, seed=3, evaluation={"steps": [1]})
+    trainer = make_trainer(tmp_path)
+    trainer.fit(gtn, DigitsData(32))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = GTN.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert same(weights(loaded), weights(gtn))
+    assert loaded.description() == gtn.description() == loaded.hparams["model"]
+    tested = [make_trainer(tmp_path).test(each, DigitsData(32), verbose=False)[0] for each in (gtn, loaded)]
+    assert tested[0] == tested[1]
+
+
+class Mine(Classification):
+    """A task of the user's own."""
+
+
+def test_a_checkpoint_with_classes_of_ones_own_is_loaded_where_they_are_allowed(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit(make_gtn(task=Mine(10)), DigitsData(32))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(RecipeError, match=r"a.ckpt names tests.test_module.Mine, .*trust="):
+        GTN.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert isinstance(GTN.load_from_checkpoint(tmp_path / "a.ckpt", trust=[Mine]).task, Mine)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"no checkpoint", "expected a checkpoint"),
+        ({}, "it is no Lightning checkpoint"),
+        ({"state_dict": {"a": torch.zeros(1)}, "pytorch-lightning_version": "2.6.0"}, "what it was made with"),
+    ],
+)
+def test_what_is_no_checkpoint_of_a_gtn(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(RecipeError, match=message):
+        GTN.load_from_checkpoint(path)

@@ -67,7 +67,7 @@ from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.inner_loop import InnerLoopError
 from gtn_lightning.meta_training.checkpoints import CheckpointError
 from gtn_lightning.module import GTN
-from gtn_lightning.teacher_file import TeacherRecipe, check_sizes, load_weights
+from gtn_lightning.teacher_file import TeacherRecipe, check_sizes, load_weights, read_shapes
 from gtn_lightning.trust import trusting
 
 OUT_OF_MEMORY = (
@@ -485,7 +485,8 @@ def _run(command: Command, signals: Signals) -> None:
         line, teacher = with_teacher_recipe(command.line, command.trust)
         policy = policy_for(line, teacher, command.strict, command.trust)
         if teacher is not None:
-            check_sizes(teacher, line.recipes[0].path)
+            path = line.recipes[0].path
+            check_sizes(teacher.model, read_shapes(path), str(path), teacher.trust)
         with policy.enforced():
             if line.command == [SEARCH]:
                 search(line, policy)

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +12,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from gtn_lightning.errors import RecipeError
+from gtn_lightning.errors import RecipeError, one_line
+from gtn_lightning.trust import Trusted, check
 
 VERSION = "pytorch-lightning_version"
 """Lightning's key for its version."""
@@ -52,6 +54,34 @@ def check_state_dict(checkpoint: Any) -> None:
             raise CheckpointError(f"state_dict.{name}: expected a tensor, got a {type(tensor).__name__}")
         if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(f"state_dict.{name}: expected a dense tensor of real numbers, got {tensor.type()}")
+
+
+def read_module(path: str | Path, trust: Trusted) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the description of the module that a checkpoint was saved with, and its state.
+
+    Args:
+        path: the checkpoint.
+        trust: classes that it may name beside this package's, or names of them or of their modules.
+
+    Raises:
+        RecipeError: if it is no checkpoint of a GTN, is damaged, or names a class that is not allowed.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise RecipeError(one_line(error)) from error
+    except Exception as error:  # whatever the unpickler makes of other bytes
+        raise RecipeError(f"{path}: expected a checkpoint, got another or a damaged file: take a whole one") from error
+    try:
+        check_state_dict(checkpoint)
+    except CheckpointError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    hyperparameters = checkpoint.get("hyper_parameters")
+    description = hyperparameters.get("model") if isinstance(hyperparameters, Mapping) else None
+    if not isinstance(description, dict):
+        raise RecipeError(f"{path}: it does not say what it was made with: build the GTN and load its state_dict")
+    check(description, str(path), trust)
+    return description, checkpoint["state_dict"]
 
 
 def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = None) -> None:

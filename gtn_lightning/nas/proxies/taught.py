@@ -23,7 +23,7 @@ from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
 from gtn_lightning.nas.spaces import ATTEMPTS, SearchSpace
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.tasks import Classification, Task
-from gtn_lightning.teacher_file import check_sizes, read_meta_training, read_recipe
+from gtn_lightning.teacher_file import check_sizes, read_meta_training, read_recipe, read_shapes
 from gtn_lightning.teachers import RealData, Teacher, TeacherInput
 from gtn_lightning.teaching import lessons
 
@@ -296,7 +296,7 @@ class GTNProxy(LiveGTNProxy):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 recipe = read_recipe(teacher)
-                check_sizes(recipe, teacher)
+                check_sizes(recipe.model, read_shapes(teacher), teacher, recipe.trust)
                 gtn = GTN.from_description(recipe.model, recipe.trust)
         else:
             gtn = GTN.from_teacher(teacher)
