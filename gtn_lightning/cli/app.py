@@ -267,6 +267,9 @@ class GTNCLI(LightningCLI):
             arguments = getattr(entry, "init_args", None)
             if arguments is not None and arguments.get("save_dir") in (base, "."):
                 arguments.save_dir = str(folder)
+            is_wandb = str(getattr(entry, "class_path", "")).endswith("WandbLogger")
+            if is_wandb and arguments is not None and arguments.get("name") is None and "WANDB_NAME" not in os.environ:
+                arguments.name = f"{Path(base).name} {folder.name}"
 
     def instantiate_classes(self) -> None:
         """Instantiate, naming the key of whatever a component refuses."""

@@ -476,7 +476,8 @@ def test_the_run_folder_holds_everything(run: Run) -> None:
     assert {"pictures/samples.png", "pictures/learning_curve.png"} <= files
     assert any(name.startswith("tensorboard/events") for name in files)
     (wandb,) = (path for path in run.folder.glob("wandb/offline-run-*/*.wandb"))
-    assert all(name in wandb.read_bytes() for name in (b"inner_loop", b"val/accuracy", b"class_path"))
+    written = (b"inner_loop", b"val/accuracy", b"class_path", f"digits {run.folder.name}".encode())
+    assert all(name in wandb.read_bytes() for name in written)
 
 
 def test_the_log_ends_with_the_run_folder_and_holds_no_noise(run: Run) -> None:
