@@ -19,7 +19,7 @@ def parts() -> list[str]:
 def modules() -> Iterator[tuple[str, Path]]:
     """Every module of the package with the part that it belongs to."""
     for path in sorted(ROOT.glob(f"{PACKAGE}/*")):
-        if path.suffix == ".py" and path.stem != "__init__":
+        if path.suffix == ".py" and path.stem not in ("__init__", "__main__"):
             yield path.stem, path
         elif path.is_dir():
             yield from ((path.name, module) for module in path.rglob("*.py"))
