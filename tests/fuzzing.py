@@ -1,6 +1,7 @@
 """How many examples tests try that put input together at random.
 
-``GTN_FUZZ=2000 pytest -k hostile`` tries more, and others each time; without it, the same few are tried.
+``GTN_FUZZ=2000 pytest -k hostile -o faulthandler_timeout=0`` tries more, and others each time; without it, the same few
+are tried.
 """
 
 import os

@@ -59,10 +59,13 @@ def compiling(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", COMPILED)
 @pytest.mark.parametrize(
-    ("network", "image_shape"),
-    [pytest.param(several_norms, (2, 4, 4), marks=pytest.mark.long), (one_channel, (1, 9, 8))],
+    ("network", "image_shape", "mode"),
+    [
+        (one_channel, (1, 9, 8), "linearized"),
+        pytest.param(one_channel, (1, 9, 8), "compiled", marks=pytest.mark.long),
+        *(pytest.param(several_norms, (2, 4, 4), mode, marks=pytest.mark.long) for mode in COMPILED),
+    ],
 )
 def test_meta_gradient_is_that_of_double_backward(
     network: Callable[[], nn.Module], image_shape: tuple[int, ...], mode: str
