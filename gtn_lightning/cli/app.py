@@ -484,6 +484,10 @@ def run(command: Command, signals: Signals) -> int:
 
 
 def _run(command: Command, signals: Signals) -> None:
+    if command.threads is not None or "OMP_NUM_THREADS" not in os.environ:
+        # Small learners gain little by more, and lose much where other programs want the cores: torch's threads wait
+        # for each other at every operator, and they wait busily (docs/results/threads.md).
+        torch.set_num_threads(command.threads or 1)
     with trusting(*command.trust), shielded_programs():
         line, teacher = with_teacher_recipe(command.line, command.trust)
         policy = policy_for(line, teacher, command.strict, command.trust)

@@ -22,6 +22,7 @@ options:
   --KEY=VALUE      override a key of the recipe, such as --trainer.max_steps=50
   --teacher FILE   a teacher file to start from; validate, test and predict take its recipe too
   --ckpt_path FILE the checkpoint to go on from; `last` for the newest of the recipe's runs
+  --threads N      threads that torch may use on a CPU; 1 unless this or OMP_NUM_THREADS says otherwise
   --version        print the version
   -h, --help       print this; `gtn COMMAND --help` lists all keys
 

@@ -31,6 +31,12 @@ COMMANDS = (*SUBCOMMANDS, SEARCH)
 TRUST = "--trust"
 """The option that allows the classes of a module."""
 
+THREADS = "--threads"
+"""The option that says how many threads torch may use on a CPU."""
+
+MOST_THREADS = 1024
+"""More threads than any machine has use for."""
+
 NO_FILE = " " * 4096
 """What stands before a recipe that is handed over as text: the parser looks first whether a file has that name."""
 
@@ -95,6 +101,8 @@ class Command:
     """Whether recipes are a stranger's: ``--trusted-only``."""
     trust: list[str]
     """The modules and classes that ``--trust`` names."""
+    threads: int | None
+    """How many threads torch may use on a CPU, ``--threads``; None where the user has not said."""
 
 
 def read_command(arguments: Sequence[str]) -> Command:
@@ -108,7 +116,7 @@ def read_command(arguments: Sequence[str]) -> Command:
     """
     for argument in arguments:
         check_text("command line", argument)
-    others, strict, trust = take_options(arguments)
+    others, strict, trust, threads = take_options(arguments)
     line = read_command_line(others, strict)
     if not line.command and line.words and not line.words[0].startswith("-"):
         nearest = difflib.get_close_matches(line.words[0], COMMANDS, 1)
@@ -123,31 +131,41 @@ def read_command(arguments: Sequence[str]) -> Command:
             )
     for content in line.given():
         check_keys(content)
-    return Command(list(arguments), line, strict, trust)
+    return Command(list(arguments), line, strict, trust, threads)
 
 
-def take_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
-    """Take ``--trusted-only`` and all ``--trust NAME`` out of a command line.
+def take_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str], int | None]:
+    """Take ``--trusted-only``, all ``--trust NAME`` and ``--threads N`` out of a command line.
 
     Returns:
-        The other arguments; whether recipes are a stranger's; the modules and classes that the user allows.
+        The other arguments; whether recipes are a stranger's; the modules and classes that the user allows; and how
+        many threads torch may use, None for no word on it.
 
     Raises:
-        RecipeError: if a name is missing.
+        RecipeError: if a value is missing, or cannot be a number of threads.
     """
-    others, trust = [], []
-    following = False
+    others, values = [], {TRUST: list[str](), THREADS: list[str]()}
+    following = ""
     for argument in arguments:
-        if following or argument.startswith(f"{TRUST}="):
-            trust.append(argument.removeprefix(f"{TRUST}="))
-            following = False
-        elif argument == TRUST:
-            following = True
+        option, equals, value = argument.partition("=")
+        if following:
+            values[following].append(argument)
+            following = ""
+        elif option in values:
+            if equals:
+                values[option].append(value)
+            else:
+                following = option
         elif argument != OPTION:
             others.append(argument)
     if following:
-        raise RecipeError(f"{TRUST}: expected the name of a module or of a class behind it")
-    return others, OPTION in arguments, trust
+        what = "the name of a module or of a class" if following == TRUST else "a number"
+        raise RecipeError(f"{following}: expected {what} behind it")
+    for value in values[THREADS]:
+        if not value.isdecimal() or not 1 <= int(value) <= MOST_THREADS:
+            raise RecipeError(f"{THREADS} must be from 1 to {MOST_THREADS}, got {value!r}")
+    threads = [int(value) for value in values[THREADS]]
+    return others, OPTION in arguments, values[TRUST], threads[-1] if threads else None
 
 
 def read_command_line(arguments: list[str], strict: bool) -> CommandLine:

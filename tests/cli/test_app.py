@@ -749,6 +749,25 @@ def test_a_recipe_extends_another_of_ones_own(tmp_path: Path, capsys: pytest.Cap
     assert (found["model"]["evaluation"]["learners"], found["model"]["inner_loop"]["steps"]) == (4, 6)
 
 
+@pytest.mark.parametrize(
+    ("option", "environment", "expected"),
+    [([], None, 1), ([], "2", 3), (["--threads=2"], None, 2), (["--threads", "2"], "1", 2)],
+)
+def test_one_thread_unless_told_otherwise(
+    option: list[str], environment: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)  # what torch itself has made of the environment
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    try:
+        assert main(["fit", "--config", "digits", *option, "--model.seed=-1"]) == 2
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_metric_that_nobody_logs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     stopping = "--trainer.callbacks+={class_path: EarlyStopping, init_args: {monitor: val/acuracy}}"
     assert main([*FIT, stopping]) == 2

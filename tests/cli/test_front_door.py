@@ -64,4 +64,10 @@ def test_a_faulty_command_is_refused(
 def test_nothing_heavy_is_loaded_for_it(arguments: list[str]) -> None:
     program = f"import sys; from gtn_lightning.cli import main; main({arguments}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert not set(HEAVY) & set(done.stdout.split())
+    assert not set(HEAVY) & set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "10000", ""])
+def test_what_is_no_number_of_threads(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", "digits", f"--threads={value}"]) == 2
+    assert capsys.readouterr().err == f"gtn: error: --threads must be from 1 to 1024, got {value!r}\n"
