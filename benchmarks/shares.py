@@ -1,19 +1,17 @@
 """What a whole meta-step spends its time on, for packaged recipes.
 
-`gtn fit` runs the recipe for a few meta-steps under Python's profiler, which sees every part where it happens, in the
-state of caches and memory that it has there.
+`gtn fit` runs the recipe for a few meta-steps under torch's profiler, which sees the labels that the code records.
 """
 
 import argparse
-import cProfile
 import json
-import pstats
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from benchmarks.report import markdown_table, write_report
 from benchmarks.runs import fit
@@ -29,17 +27,16 @@ RECIPES: dict[str, list[str]] = {
     "cifar10": ["--trainer.max_steps=10", "--model.inner_loop.steps=4", "--model.inner_loop.mode=compiled"],
 }
 
-PARTS: dict[str, tuple[str, str]] = {
-    "a fresh learner": ("gtn_lightning/module.py", "_fresh_population"),
-    "the learner's gradients": ("inner_loop/modes/node.py", "forward"),
-    "the learner's Hessian products": ("inner_loop/modes/node.py", "backward"),
-    "the meta-loss": ("inner_loop/gradients.py", "eager_loss"),
-    "the teacher, forward": ("gtn_lightning/module.py", "_batches"),
-    "the inner optimizer, forward": ("inner_loop/optimizers.py", "update"),
+PARTS = {
+    "a fresh learner": "learner",
+    "the learner's gradients": "inner gradient",
+    "the learner's Hessian products": "inner gradient, backward",
+    "the meta-loss": "meta-loss",
+    "the teacher, forward": "teacher",
+    "the inner optimizer, forward": "inner optimizer",
 }
-"""The function that each part is the time of, by the end of its file's path and its name."""
+"""The label under which the code records each part."""
 
-BACKWARD = ("strategies/strategy.py", "backward")
 LEARNER = ("the learner's gradients", "the learner's Hessian products", "the meta-loss")
 
 
@@ -47,32 +44,36 @@ class Profiled(pl.Callback):
     """Profiles the last meta-steps of a run and writes the seconds of each part into the run folder."""
 
     def __init__(self) -> None:
-        self._profiler = cProfile.Profile()
-        self._whole = 0.0
-        self._started = 0.0
+        self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+        self._whole = self._backward = self._began = self._backward_began = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock, once the run is warm."""
+        if trainer.global_step == trainer.max_steps - MEASURED:
+            self._profiler.start()
+        self._began = time.perf_counter()
+
+    def on_before_backward(self, *_: Any) -> None:
+        """Start the clock of the backward pass."""
+        self._backward_began = time.perf_counter()
+
+    def on_after_backward(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop it."""
         if trainer.global_step >= trainer.max_steps - MEASURED:
-            self._started = time.perf_counter()
-            self._profiler.enable()
+            self._backward += time.perf_counter() - self._backward_began
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop the clock."""
-        if self._started:
-            self._profiler.disable()
-            self._whole += time.perf_counter() - self._started
+        """Stop the clock; the meta-step is counted by now."""
+        if trainer.global_step > trainer.max_steps - MEASURED:
+            self._whole += time.perf_counter() - self._began
+        if trainer.global_step == trainer.max_steps:
+            self._profiler.stop()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what was found."""
-        stats = pstats.Stats(self._profiler).stats  # type: ignore[attr-defined]
-
-        def spent(part: tuple[str, str]) -> float:
-            found = [entry[3] for (path, _, name), entry in stats.items() if path.endswith(part[0]) and name == part[1]]
-            return sum(found) / MEASURED
-
-        seconds = {name: spent(part) for name, part in PARTS.items()}
-        seconds["teacher and inner optimizer, backward"] = spent(BACKWARD) - seconds[LEARNER[1]]
+        spent = {event.key: event.cpu_time_total / 1e6 / MEASURED for event in self._profiler.key_averages()}
+        seconds = {name: spent.get(label, 0.0) for name, label in PARTS.items()}
+        seconds["teacher and inner optimizer, backward"] = self._backward / MEASURED - seconds[LEARNER[1]]
         seconds["everything else"] = self._whole / MEASURED - sum(seconds.values())
         (Path(trainer.default_root_dir) / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
 
@@ -99,7 +100,7 @@ def main() -> None:
         "shares",
         "Where the time of a meta-step goes",
         markdown_table(["recipe", "part", "time", "share"], rows),
-        f"Means over the last {MEASURED} meta-steps of a short run, under Python's profiler. `mnist` and `cifar10` "
+        f"Means over the last {MEASURED} meta-steps of a short run, under torch's profiler. `mnist` and `cifar10` "
         "with 4 inner steps, compiled.",
     )
 

@@ -14,6 +14,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.profiler import record_function
 from torch.utils.data import DataLoader
 
 from gtn_lightning.curricula import Curriculum
@@ -307,8 +308,9 @@ class GTN(pl.LightningModule):
         with keyed_rng(self.seed, *key, device=self.device):
             # Never attributes of the module: DDP would wait for gradients of their parameters. Made on the CPU, where
             # the generator is, so that a seed means the same learners on every device.
-            made = self.learners.population(generator, self.population)
-            learners = [Functional(learner.to(self.device)) for learner in made]
+            with record_function("learner"):
+                made = self.learners.population(generator, self.population)
+                learners = [Functional(learner.to(self.device)) for learner in made]
             # The same on all processes.
             window = loop.window(keyed_generator(self.seed, "window", self.global_step, batch_idx))
             meta_steps = self.task.meta_steps(window[1])
@@ -341,7 +343,10 @@ class GTN(pl.LightningModule):
         return loss
 
     def _batches(self, requests: list[TeacherInput]) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.teacher.batches(requests):
+        batches = iter(self.teacher.batches(requests))
+        for _ in requests:
+            with record_function("teacher"):
+                batch = next(batches)
             yield batch.inputs, batch.targets
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

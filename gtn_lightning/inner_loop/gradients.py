@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from gtn_lightning.inner_loop.modes import MODES, Mode
 from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn
@@ -89,7 +90,8 @@ def eager_loss(
     Raises:
         ValueError: if the mode is unknown.
     """
-    loss: Tensor = _EagerLoss.apply(_chosen(mode), loss_fn, tuple(params), buffers, batch, *params.values())
+    with record_function("meta-loss"):
+        loss: Tensor = _EagerLoss.apply(_chosen(mode), loss_fn, tuple(params), buffers, batch, *params.values())
     return loss
 
 

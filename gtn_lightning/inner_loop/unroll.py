@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from gtn_lightning.inner_loop.gradients import inner_gradient, reject_no_parameters
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
@@ -73,7 +74,8 @@ def inner_step(
         Where the inner loop is then, and the loss before the step, a scalar.
     """
     gradient = inner_gradient(loss_fn, at.params, at.buffers, batch, mode, checked)
-    params, state = optimizer.update(gradient.grads, at.state, at.params, step)
+    with record_function("inner optimizer"):
+        params, state = optimizer.update(gradient.grads, at.state, at.params, step)
     return InnerState(params, gradient.buffers, state), gradient.loss
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from gtn_lightning.inner_loop.modes.base import Mode, first_order
 from gtn_lightning.inner_loop.modes.rejection import reject_wrong_derivative
@@ -145,7 +146,7 @@ class _Node(torch.autograd.Function):
         split = len(call.names)
         params = dict(zip(call.names, tensors[:split], strict=True))
         wanted = ctx.needs_input_grad[split + 2 :]
-        with call.surroundings.watched():
+        with record_function("inner gradient"), call.surroundings.watched():
             computed = mode.gradient(call, params, tensors[split:], wanted)
         found = computed.gradient
         if call.sampled:
@@ -174,5 +175,6 @@ class _Node(torch.autograd.Function):
         if not any(needed) or not (given.vector or given.loss is not None):
             return (None, None, *[None] * len(tensors))
         saved = Saved(dict(zip(names, tensors[:split], strict=True)), tensors[split:], ctx.saved_tensors[ctx.inputs :])
-        found: Products = ctx.products(call, saved, given, needed[split:])
+        with record_function("inner gradient, backward"):
+            found: Products = ctx.products(call, saved, given, needed[split:])
         return (None, None, *(found.params[name] for name in names), *found.batch)
