@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
+from benchmarks.shares import PARTS
 from gtn_lightning import GTN
 from gtn_lightning.callbacks import SyntheticData
 from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBatches, ShuffledPasses
@@ -994,3 +995,13 @@ def test_what_is_no_checkpoint_of_a_gtn(content: Any, message: str, tmp_path: Pa
         torch.save(content, path)
     with pytest.raises(RecipeError, match=message):
         GTN.load_from_checkpoint(path)
+
+
+def test_a_profiler_sees_every_part_of_a_meta_step(tmp_path: Path) -> None:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        make_trainer(tmp_path, max_steps=1).fit(make_gtn(**with_generator()), DigitsData(32))
+    counts = {event.key: event.count for event in profiler.key_averages()}
+    assert {label: counts.get(label) for label in PARTS.values()} == {
+        "learner": 1, "teacher": STEPS, "inner gradient": STEPS, "inner gradient, backward": STEPS,
+        "inner optimizer": STEPS, "meta-loss": 1,
+    }  # fmt: skip
