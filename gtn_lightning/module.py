@@ -27,7 +27,7 @@ from gtn_lightning.meta_training.checkpoints import read_module
 from gtn_lightning.meta_training.compatibility import check_parts
 from gtn_lightning.meta_training.outer import OuterOptimization
 from gtn_lightning.meta_training.recovery import Recovery
-from gtn_lightning.meta_training.replicas import check_agreement, unsuitable
+from gtn_lightning.meta_training.replicas import check_agreement, unsupported_strategy
 from gtn_lightning.meta_training.resumption import Resumption, check_checkpoint
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.tasks import Task
@@ -259,7 +259,7 @@ class GTN(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """See that the trainer can run a GTN, and forget the data of an earlier run."""
         self._evaluator.reset()
-        if reason := unsuitable(self.trainer):
+        if reason := unsupported_strategy(self.trainer):
             raise RecipeError(
                 f"trainer.strategy: {reason}, but every process teaches a learner of its own with the whole teacher, "
                 "which is small: use ddp"

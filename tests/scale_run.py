@@ -70,7 +70,7 @@ def main(folder: Path, devices: int, accelerator: str) -> None:
     left: dict[str, Any] = {}
 
     def fit(max_steps: int = 3, ckpt_path: Path | None = None, **options: Any) -> pl.Trainer:
-        gtn = make_gtn(**with_generator(), outer_optimizer=SGD, recovery=Recovery(limit=2))
+        gtn = make_gtn(**with_generator(), outer_optimizer=SGD, recovery=Recovery(max_consecutive_skips=2))
         strategy = options.pop("strategy", DDPStrategy)
         where = {"devices": devices, "accelerator": accelerator, "strategy": strategy()}
         trainer = make_trainer(folder, max_steps=max_steps, **where | {"val_check_interval": 2} | options)

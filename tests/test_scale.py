@@ -12,7 +12,7 @@ import torch
 
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.meta_training.replicas import digest
+from gtn_lightning.meta_training.replicas import checksum
 from tests import processes, scale_run
 from tests.scale_run import WAYS
 from tests.tiny import make_gtn, make_trainer, same, with_generator
@@ -117,15 +117,15 @@ def test_two_nodes_started_by_torchrun_share_one_run(tmp_path: Path) -> None:
 
 def test_a_digest_changes_with_a_single_bit() -> None:
     gtn = make_gtn(**with_generator())
-    before = digest(gtn)
-    assert torch.equal(digest(make_gtn(**with_generator())), before)
+    before = checksum(gtn)
+    assert torch.equal(checksum(make_gtn(**with_generator())), before)
     for tensor in gtn.state_dict().values():
         flat = tensor.view(-1)
         kept = flat[-1].clone()
         flat[-1] += 1
-        assert not torch.equal(digest(gtn), before)
+        assert not torch.equal(checksum(gtn), before)
         flat[-1] = kept
-    assert torch.equal(digest(gtn), before)
+    assert torch.equal(checksum(gtn), before)
 
 
 @pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])

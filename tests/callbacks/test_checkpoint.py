@@ -379,5 +379,5 @@ def test_a_return_leads_to_trained_weights_and_not_to_their_average(make_gtn, ma
     spoils = Spoils()
     trainer = make_trainer([averaging(), spoils, TeacherCheckpoint()], max_steps=6, val_check_interval=2)
     with pytest.warns(UserWarning, match="back to meta-step 2"):
-        trainer.fit(make_gtn(recovery=Recovery(limit=2)), data)
+        trainer.fit(make_gtn(recovery=Recovery(max_consecutive_skips=2)), data)
     assert torch.equal(spoils.before[5], spoils.before[2])

@@ -48,9 +48,9 @@ def run(recovery: Recovery, steps: set[int], folder: Path, **options: Any) -> tu
     return gtn, spoils, trainer
 
 
-def test_after_many_in_a_row_it_returns_to_the_last_good_validation_with_a_smaller_rate(tmp_path: Path) -> None:
+def test_consecutive_skips_roll_back_to_the_last_good_validation_with_a_smaller_rate(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="back to meta-step 2 with 0.5 times the outer rate"):
-        gtn, spoils, trainer = run(Recovery(limit=2), {3, 4}, tmp_path)
+        gtn, spoils, trainer = run(Recovery(max_consecutive_skips=2), {3, 4}, tmp_path)
     assert same(spoils.before[4], spoils.before[3])  # the first was only skipped
     assert same(spoils.before[5], spoils.before[2])
     assert spoils.rates == [RATE] * 5 + [RATE / 2] * 3  # also after the schedule has been stepped
@@ -65,7 +65,7 @@ def test_no_schedule_raises_the_smaller_rate_again(tmp_path: Path) -> None:
         gtn = make_gtn(
             outer_optimizer=partial(torch.optim.SGD, lr=RATE, momentum=0.9),
             outer_lr_scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0, total_steps=10),
-            recovery=Recovery(limit=2),
+            recovery=Recovery(max_consecutive_skips=2),
         )
         make_trainer(tmp_path, callbacks=[spoils], max_steps=8, val_check_interval=2).fit(gtn, DigitsData(32))
         rates.append(spoils.rates)
@@ -75,14 +75,14 @@ def test_no_schedule_raises_the_smaller_rate_again(tmp_path: Path) -> None:
 def test_a_resumed_run_keeps_the_smaller_rate_where_its_recipe_names_another(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.warns(UserWarning, match="return 1 of 2"):
-        _, _, trainer = run(Recovery(limit=2), {1, 2}, tmp_path, max_steps=4)
+    with pytest.warns(UserWarning, match="rollback 1 of 2"):
+        _, _, trainer = run(Recovery(max_consecutive_skips=2), {1, 2}, tmp_path, max_steps=4)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     spoils = Spoils(set())
     gtn = make_gtn(
         outer_optimizer=partial(torch.optim.SGD, lr=3 * RATE, momentum=0.9),
         outer_lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
-        recovery=Recovery(limit=2, factor=0.1),
+        recovery=Recovery(max_consecutive_skips=2, lr_factor=0.1),
     )
     with caplog.at_level("INFO"):
         make_trainer(tmp_path, max_steps=6, callbacks=[spoils]).fit(
@@ -93,14 +93,14 @@ def test_a_resumed_run_keeps_the_smaller_rate_where_its_recipe_names_another(
 
 
 def test_single_ones_lead_nowhere(tmp_path: Path) -> None:
-    _, spoils, trainer = run(Recovery(limit=2), {1, 3, 5, 7}, tmp_path)
+    _, spoils, trainer = run(Recovery(max_consecutive_skips=2), {1, 3, 5, 7}, tmp_path)
     assert set(spoils.rates) == {RATE}
     assert trainer.callback_metrics["train/skipped"] == 4
 
 
 def test_in_the_end_it_stops_and_names_the_cause(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="return 1 of 1"), pytest.raises(DivergedError) as stopped:
-        run(Recovery(limit=2, returns=1), set(range(1, 100)), tmp_path, max_steps=100)
+    with pytest.warns(UserWarning, match="rollback 1 of 1"), pytest.raises(DivergedError) as stopped:
+        run(Recovery(max_consecutive_skips=2, max_rollbacks=1), set(range(1, 100)), tmp_path, max_steps=100)
     message = str(stopped.value)
     assert message.startswith("meta-step 5: ")
     assert "the meta-gradient of teacher.pixels is not" in message
@@ -108,21 +108,21 @@ def test_in_the_end_it_stops_and_names_the_cause(tmp_path: Path) -> None:
     assert "\n" not in message
 
 
-def test_without_a_limit_it_only_counts(tmp_path: Path) -> None:
-    _, spoils, trainer = run(Recovery(limit=None), set(range(1, 8)), tmp_path)
+def test_without_rollbacks_it_only_counts(tmp_path: Path) -> None:
+    _, spoils, trainer = run(Recovery(max_consecutive_skips=None), set(range(1, 8)), tmp_path)
     assert set(spoils.rates) == {RATE}
     assert trainer.callback_metrics["train/skipped"] == 7
 
 
-def test_a_resumed_run_has_no_more_returns_than_the_first(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="return 1 of 1"):
-        _, _, trainer = run(Recovery(limit=2, returns=1), {1, 2}, tmp_path, max_steps=4)
+def test_a_resumed_run_has_no_more_rollbacks_than_the_first(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="rollback 1 of 1"):
+        _, _, trainer = run(Recovery(max_consecutive_skips=2, max_rollbacks=1), {1, 2}, tmp_path, max_steps=4)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     spoils = Spoils(set(range(100)))
     gtn = make_gtn(
         outer_optimizer=partial(torch.optim.SGD, lr=RATE, momentum=0.9),
         outer_lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=100),
-        recovery=Recovery(limit=2, returns=1),
+        recovery=Recovery(max_consecutive_skips=2, max_rollbacks=1),
     )
     resumed = make_trainer(tmp_path, max_steps=20, callbacks=[spoils])
     with pytest.raises(DivergedError, match="meta-step 6: "):
@@ -136,7 +136,9 @@ def test_a_reduction_that_is_an_integer_is_a_number_as_any() -> None:
     assert type(recovery.reduction) is float
 
 
-@pytest.mark.parametrize("wrong", [{"limit": 0}, {"returns": -1}, {"factor": 0.0}, {"factor": 2.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_consecutive_skips": 0}, {"max_rollbacks": -1}, {"lr_factor": 0.0}, {"lr_factor": 2.0}]
+)
 def test_values_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=f"Recovery.{next(iter(wrong))}: got"):
         Recovery(**wrong)
