@@ -140,5 +140,5 @@ def test_a_reduction_that_is_an_integer_is_a_number_as_any() -> None:
     "wrong", [{"max_consecutive_skips": 0}, {"max_rollbacks": -1}, {"lr_factor": 0.0}, {"lr_factor": 2.0}]
 )
 def test_values_out_of_range(wrong: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match=f"Recovery.{next(iter(wrong))}: got"):
+    with pytest.raises(RecipeError, match=f"Recovery: {next(iter(wrong))} must be"):
         Recovery(**wrong)
