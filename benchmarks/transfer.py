@@ -27,7 +27,7 @@ RATES = (0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 """The constant rates that every learner is tried with; momentum stays at the recipe's initial value."""
 
 REAL_IMAGES = 20_000
-"""The first so many training images are the real data."""
+"""Number of training images that are the real data, the first of the split."""
 
 _conv = partial(ConvNet, image_shape=(1, 28, 28), classes=10, depth=2)
 _mlp = partial(MLP, image_shape=(1, 28, 28), classes=10, norm="none")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gtn_lightning.callbacks.resumption import begins_with_validation, settle_counts
-from gtn_lightning.callbacks.writing import let_loggers_go_on, unless_unwritable
+from gtn_lightning.callbacks.writing import keep_loggers_going, unless_unwritable
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
@@ -58,8 +58,8 @@ class TeacherCheckpoint(ModelCheckpoint):
         monitor: the logged name that decides which is best.
         mode: ``max`` if more of it is better, ``min`` if less is.
         save_top_k: how many of the best checkpoints are kept; -1 keeps one per validation.
-        if_unwritable: what happens if a file of the run cannot be written, on a full disk for instance: ``stop`` ends
-            the run with an error, ``go_on`` warns and tries again next time. It holds for what this package's callbacks
+        on_write_error: what happens if a file of the run cannot be written, for instance on a full disk: ``raise`` ends
+            the run with an error, ``warn`` warns and tries again next time. It holds for what this package's callbacks
             and the loggers write as well. Earlier files stay as they were.
 
     Raises:
@@ -73,7 +73,7 @@ class TeacherCheckpoint(ModelCheckpoint):
         monitor: str = "val/accuracy",
         mode: str = "max",
         save_top_k: int = 1,
-        if_unwritable: Literal["stop", "go_on"] = "stop",
+        on_write_error: Literal["raise", "warn"] = "raise",
     ) -> None:
         if save_top_k == 0:
             raise RecipeError(
@@ -91,7 +91,7 @@ class TeacherCheckpoint(ModelCheckpoint):
             # A second run in a folder replaces last.ckpt; nobody would look for last-v1.ckpt.
             enable_version_counter=False,
         )
-        self.if_unwritable = if_unwritable
+        self.on_write_error = on_write_error
         self._training_began = False
         self._stepping_in = -1
         self._validating = False
@@ -113,8 +113,8 @@ class TeacherCheckpoint(ModelCheckpoint):
                 _described_data(trainer)
             except (RecipeError, ValueError) as error:  # a data module of the user's own need not be describable
                 rank_zero_warn(f"the teacher file will not name its data, to use it again give --data ({error})")
-        if self.if_unwritable == "go_on":
-            let_loggers_go_on(trainer)
+        if self.on_write_error == "warn":
+            keep_loggers_going(trainer)
         if self.dirpath is None:
             self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
         super().setup(trainer, pl_module, stage)

@@ -48,7 +48,7 @@ class GradientNorm(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Measure the norm, clip the gradient, and take notice of it."""
+        """Measure the norm, clip the gradient, and update the running mean."""
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         norm = _norm(gradients)
         pl_module.log("train/gradient_norm", norm)

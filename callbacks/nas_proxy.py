@@ -46,7 +46,7 @@ class NASProxy(Callback):
         steps: number of inner steps; None for as many as the teacher is meta-trained with.
         measure: what is made of a learner's course: ``accuracy``, ``loss`` or ``area``.
         images: number of validation images that a learner is scored on.
-        every: after every so many validations; 0 for tests alone.
+        every_n_validations: number of validations between two measurements; 0 for tests only.
         broken_below: architectures below this real accuracy count as broken; None for two points above chance.
 
     Raises:
@@ -62,13 +62,13 @@ class NASProxy(Callback):
         steps: int | None = None,
         measure: str = "accuracy",
         images: int = 2000,
-        every: int = 1,
+        every_n_validations: int = 1,
         broken_below: float | None = None,
     ) -> None:
         if architectures < 3:
             raise RecipeError(f"NASProxy: architectures {architectures} given, expected 3 or more")
-        if every < 0:
-            raise RecipeError(f"NASProxy: every {every} given, expected 0 or more")
+        if every_n_validations < 0:
+            raise RecipeError(f"NASProxy: every_n_validations must be at least 0, got {every_n_validations}")
         self.space = space
         self.reference = reference
         self.architectures = architectures
@@ -76,7 +76,7 @@ class NASProxy(Callback):
         self.steps = steps
         self.measure = measure
         self.images = images
-        self.every = every
+        self.every_n_validations = every_n_validations
         self.broken_below = broken_below
         self.ranking: Ranking | None = None
         """How the synthetic data ranked, the last time."""
@@ -95,10 +95,10 @@ class NASProxy(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank, if it is time for that."""
-        if trainer.sanity_checking or self.every == 0:
+        if trainer.sanity_checking or self.every_n_validations == 0:
             return
         self._validations += 1
-        if self._validations % self.every == 0:
+        if self._validations % self.every_n_validations == 0:
             self._rank(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -86,7 +86,7 @@ class SampleGrid(Callback):
 
 
 def evenly_chosen(count: int, at_most: int) -> list[int]:
-    """Return at most so many of the numbers below ``count``, evenly spread, with the first and the last."""
+    """Return at most ``at_most`` of the numbers below ``count``, evenly spread, with the first and the last."""
     return [int(i) for i in np.linspace(0, count - 1, min(count, at_most)).round()]
 
 

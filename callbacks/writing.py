@@ -20,12 +20,12 @@ _said: WeakKeyDictionary[Trainer, set[str]] = WeakKeyDictionary()
 
 def goes_on(trainer: Trainer) -> bool:
     """Return whether the run goes on if a file cannot be written."""
-    return any(getattr(callback, "if_unwritable", None) == "go_on" for callback in trainer.checkpoint_callbacks)
+    return any(getattr(callback, "on_write_error", None) == "warn" for callback in trainer.checkpoint_callbacks)
 
 
 @contextmanager
 def unless_unwritable(trainer: Trainer, what: str, loss: str = "") -> Iterator[None]:
-    """Go on with a warning if the block cannot write, provided that the run's ``TeacherCheckpoint`` says ``go_on``.
+    """Warn if the block cannot write and the run's ``TeacherCheckpoint`` has ``on_write_error="warn"``; raise otherwise.
 
     The block should do nothing but write. No second warning of the same thing follows until the block has succeeded.
 
@@ -58,7 +58,7 @@ def _reason(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def let_loggers_go_on(trainer: Trainer) -> None:
+def keep_loggers_going(trainer: Trainer) -> None:
     """Have the loggers of a run do as `unless_unwritable` does.
 
     Lightning calls loggers from many places and has no hook around them, so the methods of these instances are

@@ -26,7 +26,7 @@ def augment(
         key: the same key does the same to a batch of the same size.
         crop: pixels of padding on every side, out of which a window of the old size is cut.
         flip: mirror an image left to right with probability one half.
-        rotate: rotation by up to so many degrees either way.
+        rotate: maximum rotation in degrees, either way.
         scale: each axis is stretched or shrunk by up to this fraction.
         shift: pixels, or fractions of one, by up to which an image is moved along each axis.
 

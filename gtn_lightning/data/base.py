@@ -49,9 +49,9 @@ class TensorData(LightningDataModule, ABC):
         seed: the order of the training images, and their augmentation.
         crop: random crop of training images, pixels of padding; 0 for none.
         flip: mirror training images left to right at random.
-        rotate: rotate training images at random by up to so many degrees.
+        rotate: rotate training images at random, by at most this many degrees.
         scale: stretch or shrink training images at random by up to this fraction.
-        shift: move training images at random by up to so many pixels, or a fraction of one.
+        shift: move training images at random, by at most this many pixels, which may be a fraction.
 
     Raises:
         RecipeError: if a value is out of range.
@@ -310,7 +310,7 @@ def hold_back(labels: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
         the rows that stay and those held back, both ascending, int64.
 
     Raises:
-        RecipeError: if so many rows cannot be held back.
+        RecipeError: if fewer rows can be held back.
     """
     counts = class_numbers(labels).bincount()
     most = (counts - 1).clamp(min=0)

@@ -15,9 +15,9 @@ class DigitsData(TensorData):
         batch_size: real images that a meta-loss is computed on, in each process.
         eval_batch_size: images in a batch of validation and testing.
         seed: the order of the training images, and their augmentation.
-        rotate: rotate training images at random by up to so many degrees.
+        rotate: rotate training images at random, by at most this many degrees.
         scale: stretch or shrink training images at random by up to this fraction.
-        shift: move training images at random by up to so many pixels, or a fraction of one.
+        shift: move training images at random, by at most this many pixels, which may be a fraction.
     """
 
     image_shape = (1, 8, 8)

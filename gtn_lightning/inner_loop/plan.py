@@ -19,7 +19,7 @@ class InnerLoop:
         truncation: differentiate through the last inner steps only, this many of them; None for all.
         random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, Feng et al.,
             arXiv 2311.06152).
-        segment: keep the state of the inner loop after every this many steps only, and run the steps between again in
+        segment: keep the state of the inner loop only after every this many steps, and run the steps between again in
             the backward pass: for inner loops whose states do not fit into memory. States at which a meta-loss is taken
             are kept as well. None keeps all.
         offload: with ``segment``, keep these states in the host's memory.

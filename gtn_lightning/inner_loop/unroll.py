@@ -110,7 +110,7 @@ def unroll(
             ``last``. ``(T - K, T)`` is truncation to the last K steps; a random ``last`` gives RaT-BPTT
             (Feng et al., arXiv 2311.06152). None differentiates through all of the batches.
         snapshots: numbers of steps (0 = untrained) after which the learner is recorded as well.
-        segment: keep the learner's state after every so many steps only, and run the steps between again in the
+        segment: keep the learner's state only after every this many steps, and run the steps between again in the
             backward pass. With about the square root of T, memory grows as that root; it costs T inner gradients
             more. A segment also ends where a snapshot is taken. None keeps the state after each step.
         offload: whether what segments keep waits in the host's memory until the backward pass.

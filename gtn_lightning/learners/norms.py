@@ -121,7 +121,7 @@ def linear(in_features: int, out_features: int, norm: str, activation: str) -> n
 def classifier(in_features: int, classes: int, norm: str) -> nn.Linear:
     """Return the last linear layer of a network: with bias, and weight-normalised if the network is.
 
-    Logits are never normalised over the batch: what an image is must not hang on the images beside it.
+    Logits are never normalised over the batch: the class of an image must not depend on the other images of its batch.
     """
     layer = (WeightNormLinear if norm == "weight" else nn.Linear)(in_features, classes)
     _initialise(layer, "linear")

@@ -242,7 +242,7 @@ class OuterOptimization:
         return changed
 
     def _course(self, steps: int, factor: float = 1.0) -> tuple[Optimizer, LRScheduler | None]:
-        """Return an optimizer and its schedule after so many meta-steps, the latter None if there is none to step."""
+        """Return an optimizer and its schedule after a number of meta-steps; the latter None if it is not stepped."""
         wanted = self._over(self._stand_ins())
         course = None if self.lr_scheduler is None else self.lr_scheduler(wanted)
         if isinstance(course, ReduceLROnPlateau):  # which wants a metric

@@ -20,17 +20,17 @@ Values: TypeAlias = Sequence[float] | Array | Tensor
 CONFIDENCE = 0.95
 """The share of resamples that an interval holds."""
 
-LEAST = 3
-"""Of fewer architectures there is no correlation."""
+MIN_ARCHITECTURES = 3
+"""Minimum number of architectures for a correlation."""
 
-PICKS = (1, 5, 10)
-"""So many of the best by score are trained in full, when regret is asked for."""
+REGRET_AT = (1, 5, 10)
+"""Values of k for which the regret of the best k by score is reported."""
 
 KENDALL_OPERATIONS = 5e9
 """Products that the interval of one tau-b may take, one for each pair of architectures and resample."""
 
 SPLITS = 100
-"""So many ways of halving the seeds are tried, of all that there are."""
+"""Maximum number of ways to split the seeds in halves."""
 
 
 class Interval(NamedTuple):
@@ -58,7 +58,7 @@ class Ranking:
 
     architectures: int
     broken: int
-    """So many of them do not learn."""
+    """Number of architectures that do not learn."""
     spearman: Correlation
     kendall: Correlation
     """Kendall's tau-b."""
@@ -129,7 +129,7 @@ def split_half(reference: Array | Tensor, resamples: int = 1000, seed: int = 0) 
         raise RecipeError(f"split_half: {list(accuracy.shape)} accuracies given, expected [architectures, 2 or more]")
     architectures, seeds = accuracy.shape
     random = np.random.default_rng(keyed_seed(seed, "bootstrap"))
-    if architectures < LEAST:
+    if architectures < MIN_ARCHITECTURES:
         return _NOTHING
     counts = _resample(architectures, resamples, random)
     values, resampled = [], []
@@ -212,7 +212,7 @@ def _top(accuracy: Array, share: int) -> NDArray[np.bool_]:
 
 
 def _both(score: Array, accuracy: Array, resamples: int, random: np.random.Generator) -> tuple[Interval, Interval]:
-    if len(score) < LEAST or (score == score[0]).all() or (accuracy == accuracy[0]).all():
+    if len(score) < MIN_ARCHITECTURES or (score == score[0]).all() or (accuracy == accuracy[0]).all():
         return _NOTHING, _NOTHING
     once = np.ones((1, len(score)))
     counts = _resample(len(score), resamples, random)
@@ -288,12 +288,12 @@ def _ratio(above: Array, below: Array) -> Array:
 
 
 def _regrets(score: Array, accuracy: Array, resamples: int, random: np.random.Generator) -> dict[int, Interval]:
-    """Return the regret of the best by score, for each of `PICKS`; an architecture drawn twice is one."""
+    """Return the regret of the best by score, for each of `REGRET_AT`; an architecture drawn twice is one."""
     order = np.argsort(-score, kind="stable")
     score, accuracy = score[order], accuracy[order]
     there = _resample(len(score), resamples, random) > 0
     regrets: dict[int, Interval] = {}
-    for picks in PICKS:
+    for picks in REGRET_AT:
         resampled = [_regret(score[some], accuracy[some], picks) for some in there]
         regrets[picks] = _interval(_regret(score, accuracy, picks), np.array(resampled))
     return regrets

@@ -19,8 +19,8 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.spaces import SearchSpace
 from gtn_lightning.randomness import keyed_rng, keyed_seed
 
-PACKAGES = ("pytorch_lightning", "lightning_fabric")
-"""Who talks about every training."""
+QUIET_PACKAGES = ("pytorch_lightning", "lightning_fabric")
+"""Packages whose loggers are silenced during training."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class FullTraining:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep to itself what Lightning says of every training."""
-    names = (f"{package}{part}" for package in PACKAGES for part in ("", ".utilities.rank_zero"))
+    names = (f"{package}{part}" for package in QUIET_PACKAGES for part in ("", ".utilities.rank_zero"))
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -78,7 +78,7 @@ class Teacher(nn.Module, ABC):
                 yield self(*request)
 
     def attach(self, images: Tensor, labels: Tensor) -> None:
-        """Take notice of real training images, handed over before training and before every evaluation.
+        """Receive real training images; called before training and before every evaluation.
 
         Most teachers have no use for them.
 

@@ -244,7 +244,7 @@ def test_a_full_disk_leaves_the_earlier_files_whole(make_gtn, make_trainer, data
 
 
 def test_a_run_may_go_on_where_nothing_can_be_written(make_gtn, make_trainer, data, tmp_path, file_size_limit):
-    trainer = make_trainer([TeacherCheckpoint(save_top_k=-1, if_unwritable="go_on"), FillDisk()])
+    trainer = make_trainer([TeacherCheckpoint(save_top_k=-1, on_write_error="warn"), FillDisk()])
     with pytest.warns(UserWarning, match=r"meta-step 6 is not saved: cannot write .*best-6\.ckpt: File too large"):
         trainer.fit(make_gtn(evaluation={"learners": 1}), data)
     assert trainer.global_step == trainer.max_steps

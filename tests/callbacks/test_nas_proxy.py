@@ -51,7 +51,7 @@ def test_a_validation_ranks_writes_and_draws(tmp_path: Path) -> None:
 
 
 def test_only_every_so_many_validations_and_at_tests(tmp_path: Path) -> None:
-    never = tabled(tmp_path, every=0)
+    never = tabled(tmp_path, every_n_validations=0)
     trainer = make_trainer(tmp_path, max_steps=2, val_check_interval=1, callbacks=[never])
     gtn, data = make_gtn(), DigitsData(32)
     trainer.fit(gtn, data)
@@ -94,7 +94,10 @@ def test_two_and_three_processes_agree_with_one(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (partial(NASProxy, GRID, MeasuredReference(FullTraining()), architectures=2), "architectures 2 given"),
-        (partial(NASProxy, GRID, MeasuredReference(FullTraining()), every=-1), "every -1 given"),
+        (
+            partial(NASProxy, GRID, MeasuredReference(FullTraining()), every_n_validations=-1),
+            "every_n_validations must be at least 0, got -1",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(make: Any, message: str) -> None:

@@ -45,7 +45,7 @@ def test_a_run_stops(name, make_gtn, make_trainer, data, tmp_path):
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_run_goes_on_with_one_warning(name, make_gtn, make_trainer, data, tmp_path, recwarn):
     block(tmp_path, name)
-    trainer = make_trainer([TeacherCheckpoint(if_unwritable="go_on"), WRITTEN[name]()])
+    trainer = make_trainer([TeacherCheckpoint(on_write_error="warn"), WRITTEN[name]()])
     trainer.fit(make_gtn(), data)
     trainer.predict(make_gtn())
     assert trainer.global_step == trainer.max_steps
@@ -59,7 +59,7 @@ def test_a_run_goes_on_with_one_warning(name, make_gtn, make_trainer, data, tmp_
 @pytest.mark.parametrize("name", ["teacher.safetensors", "checkpoints/last.ckpt"])
 def test_checkpoints_are_warned_of_once_each(name, make_gtn, make_trainer, data, tmp_path, recwarn):
     block(tmp_path, name)
-    trainer = make_trainer([TeacherCheckpoint(if_unwritable="go_on", save_top_k=-1)], val_check_interval=2)
+    trainer = make_trainer([TeacherCheckpoint(on_write_error="warn", save_top_k=-1)], val_check_interval=2)
     trainer.fit(make_gtn(), data)
     said = [str(warning.message) for warning in recwarn if "is not saved" in str(warning.message)]
     assert len(said) == 1
@@ -71,7 +71,7 @@ def test_checkpoints_are_warned_of_once_each(name, make_gtn, make_trainer, data,
 def test_loggers_go_on(make_logger, make_gtn, make_trainer, data, tmp_path, recwarn):
     block(tmp_path, "metrics.csv")
     logger = make_logger(str(tmp_path), name="", version="", flush_logs_every_n_steps=1)
-    trainer = make_trainer([TeacherCheckpoint(if_unwritable="go_on")], logger=logger)
+    trainer = make_trainer([TeacherCheckpoint(on_write_error="warn")], logger=logger)
     trainer.fit(make_gtn(), data)
     assert trainer.global_step == trainer.max_steps
     said = [str(warning.message) for warning in recwarn if "is not written" in str(warning.message)]
@@ -87,7 +87,7 @@ def test_a_logger_that_wraps_the_systems_error_goes_on(make_gtn, make_trainer, d
             except OSError as error:
                 raise ValueError("what was logged is not supported") from error
 
-    trainer = make_trainer([TeacherCheckpoint(if_unwritable="go_on")], logger=Full(str(tmp_path)))
+    trainer = make_trainer([TeacherCheckpoint(on_write_error="warn")], logger=Full(str(tmp_path)))
     trainer.fit(make_gtn(), data)
     assert trainer.global_step == trainer.max_steps
     assert sum("the log of Full is not written: [Errno 28]" in str(warning.message) for warning in recwarn) == 1
@@ -104,13 +104,13 @@ def test_loggers_stop(make_gtn, make_trainer, data, tmp_path):
 
 
 def test_a_bug_is_not_hidden(make_trainer):
-    trainer = make_trainer([TeacherCheckpoint(if_unwritable="go_on")])
+    trainer = make_trainer([TeacherCheckpoint(on_write_error="warn")])
     with pytest.raises(ZeroDivisionError), unless_unwritable(trainer, "a quotient"):
         raise ZeroDivisionError
 
 
 def test_what_works_again_is_warned_of_again(make_trainer, recwarn):
-    trainer: pl.Trainer = make_trainer([TeacherCheckpoint(if_unwritable="go_on")])
+    trainer: pl.Trainer = make_trainer([TeacherCheckpoint(on_write_error="warn")])
     for error in ("full", "full, still", "", "full again"):
         with unless_unwritable(trainer, "a file"):
             if error:

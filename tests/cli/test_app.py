@@ -362,14 +362,14 @@ def test_out_of_memory_says_what_needs_less_and_how_to_go_on(
     assert torch.load(last, weights_only=True)["global_step"] == 3
 
 
-@pytest.mark.parametrize("policy", ["stop", "go_on"])
+@pytest.mark.parametrize("policy", ["raise", "warn"])
 def test_a_recipe_that_cannot_be_saved(
     policy: str, parts: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    kept = f"{{class_path: TeacherCheckpoint, init_args: {{if_unwritable: {policy}}}}}"
+    kept = f"{{class_path: TeacherCheckpoint, init_args: {{on_write_error: {policy}}}}}"
     text = f"extends: digits\ntrainer: {{callbacks: [{{class_path: parts.InTheWay}}, {kept}]}}\n"
     command = ["fit", *recipe(tmp_path, text), *TINY]
-    if policy == "stop":
+    if policy == "raise":
         assert main(command) == 2
         assert "gtn: error: cannot write runs/digits/" in capfd.readouterr().err
     else:

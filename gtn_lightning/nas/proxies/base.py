@@ -109,11 +109,11 @@ class Proxy(ABC):
         """
 
     def evaluate_all(self, architectures: Sequence[str], seed: int = 0) -> list[Score]:
-        """Score several architectures; overridden where a score hangs on the others."""
+        """Score several architectures; override if a score depends on the other architectures."""
         return [self.evaluate(architecture, seed) for architecture in architectures]
 
     def settings(self) -> Any:
-        """Return what its scores hang on, as plain data: its class and its arguments, stored under their own names."""
+        """Return what its scores depend on, as plain data: its class, and its arguments under their own names."""
         return describe(self, rebuilt=False)
 
     def overhead(self) -> Cost:

@@ -43,7 +43,7 @@ class CombinedProxy(Proxy):
         return comparable(values), costs
 
     def settings(self) -> Any:
-        """Return what its scores hang on, of each part what that part says; see the base class."""
+        """Return what its scores depend on, as each part says of itself; see the base class."""
         described = super().settings()
         described["init_args"]["proxies"] = [proxy.settings() for proxy in self.proxies]
         return described

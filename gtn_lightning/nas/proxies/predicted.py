@@ -21,11 +21,11 @@ from gtn_lightning.nas.proxies.combined import CombinedProxy, listed
 from gtn_lightning.nas.reference import TableReference
 from gtn_lightning.nas.spaces import Choice, SearchSpace
 
-LEAST_KNOWN = 8
-"""From fewer architectures nothing is learned."""
+MIN_KNOWN = 8
+"""Minimum number of known architectures to learn from."""
 
-INFINITE = 1e100
-"""What is larger says nothing but that it is large."""
+HUGE = 1e100
+"""Magnitudes above this are treated as infinite."""
 
 
 class PredictedRank(CombinedProxy):
@@ -49,7 +49,7 @@ class PredictedRank(CombinedProxy):
             teacher's meta-training.
 
     Raises:
-        RecipeError: a value is out of range, nothing goes in, or fewer than `LEAST_KNOWN` architectures are known.
+        RecipeError: a value is out of range, nothing goes in, or fewer than `MIN_KNOWN` architectures are known.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class PredictedRank(CombinedProxy):
         super().attach(space, data, device)
         self._predictor = None
         self._known = [name for name in self.reference.architectures if not space.is_held_out(name, self.held_out)]
-        if len(self._known) < LEAST_KNOWN:
+        if len(self._known) < MIN_KNOWN:
             raise RecipeError(
                 f"PredictedRank: {len(self._known)} architectures of {self.reference.path} may be known, expected at "
-                f"least {LEAST_KNOWN}: measure more of them, or hold out less"
+                f"least {MIN_KNOWN}: measure more of them, or hold out less"
             )
 
     def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
@@ -91,7 +91,7 @@ class PredictedRank(CombinedProxy):
         return [Score(value, cost) for value, cost in zip(self._predictor.predict(inputs), costs, strict=True)]
 
     def settings(self) -> Any:
-        """Return what its scores hang on; see the base class. Of the table it is the contents, not the place."""
+        """Return what its scores depend on; see the base class. Of the table it is the contents, not the path."""
         described = super().settings()
         described["init_args"]["reference"] = self.reference.digest()
         return described
@@ -123,7 +123,7 @@ class RankPredictor:
     """
 
     def __init__(self, inputs: NDArray[np.float64], accuracies: NDArray[np.float64]) -> None:
-        sane = np.where(np.abs(inputs) < INFINITE, inputs, np.nan)
+        sane = np.where(np.abs(inputs) < HUGE, inputs, np.nan)
         sane[:, np.isnan(sane).all(axis=0)] = 0.0
         self._lowest, self._highest = np.nanmin(sane, axis=0), np.nanmax(sane, axis=0)
         targets = norm.ppf((rankdata(accuracies) - 0.5) / len(accuracies))
@@ -143,7 +143,7 @@ class RankPredictor:
 
     def _finite(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         bounded = np.clip(inputs, self._lowest, self._highest)
-        return np.where(np.abs(inputs) < INFINITE, inputs, bounded)
+        return np.where(np.abs(inputs) < HUGE, inputs, bounded)
 
 
 def encode(space: SearchSpace, architectures: Sequence[str]) -> NDArray[np.float64]:

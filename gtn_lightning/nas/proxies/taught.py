@@ -28,17 +28,17 @@ from gtn_lightning.teachers import RealData, Teacher, TeacherInput
 from gtn_lightning.teaching import lessons
 
 MEASURES = ("accuracy", "loss", "area")
-"""What may be made of a learner's course: its accuracy or its loss after the last step, or the mean of its accuracies
-at several steps, the area under its learning curve."""
+"""How a learning curve is reduced to one score: the accuracy or the loss after the last step, or the mean of the
+accuracies at several steps, the area under the curve."""
 
 TUNE = ("architecture", "family")
-"""For whom the best of several rates is taken."""
+"""What the best of several rates is chosen for."""
 
-TUNED = 3
-"""A family's rate is the best for so many of its members."""
+FAMILY_SAMPLE = 3
+"""Number of family members on which the family's rate is tuned."""
 
 POINTS = 8
-"""Number of steps at which a course is looked at for its area, and for whoever may end it early."""
+"""Number of steps at which a learner is scored for its area, and for a pruner that may end it early."""
 
 
 class Plan(NamedTuple):
@@ -73,7 +73,7 @@ class TaughtProxy(Proxy):
         rates: inner learning rates that are all tried, the best of which counts; None for the optimizer's own, whether
             learned or given. Every rate costs a course.
         tune: one of `TUNE`: the rates are tried for each ``architecture``, or once for each ``family`` of the space, on
-            `TUNED` members of it, whose best mean decides.
+            `FAMILY_SAMPLE` members of it, whose best mean decides.
         learners: number of fresh networks whose mean is the score.
         images: number of validation images that a network is scored on.
 
@@ -157,7 +157,7 @@ class TaughtProxy(Proxy):
         if family not in self._family_rates:
             generator = keyed_generator(0, "tuned", family)
             drawn = (self.space.sample(generator) for _ in range(ATTEMPTS))
-            members = list(dict.fromkeys(name for name in drawn if self.space.family(name) == family))[:TUNED]
+            members = list(dict.fromkeys(name for name in drawn if self.space.family(name) == family))[:FAMILY_SAMPLE]
             if not members:  # so rare that every member is tuned by itself
                 return self.rates
             self._family_rates[family] = max(self.rates, key=lambda rate: self._mean_value(members, rate))
@@ -319,7 +319,7 @@ class GTNProxy(LiveGTNProxy):
         self.gtn.to(self.device)
 
     def settings(self) -> Any:
-        """Return what its scores hang on; see the base class. Of the teacher it is the contents, not the place."""
+        """Return what its scores depend on; see the base class. Of the teacher it is the contents, not the path."""
         parts = (self.gtn.task, self.gtn.teacher, self.gtn.curriculum, self.gtn.inner_optimizer)
         digest = hashlib.sha256(json.dumps([describe(part, rebuilt=False) for part in parts]).encode())
         for name, tensor in self.gtn.state_dict().items():
@@ -349,7 +349,7 @@ class RealDataProxy(TaughtProxy):
     Args:
         steps: number of steps.
         batch_size: images in each.
-        subset: so many images, drawn at random once, are all that is trained on; None for all of the training split.
+        subset: number of images, drawn at random once, to train on; None for all of the training split.
         optimizer: the optimizer; None for Adam with rate 0.01.
         measure, rates, learners, images, tune: see `TaughtProxy`.
 

@@ -37,11 +37,11 @@ PROPOSING = 0.05
 NAMELESS = 15.0
 """Seconds after which a claim without a worker's name counts as a dead worker's."""
 
-PATIENCE = 5.0
+SAY_AFTER = 5.0
 """Seconds of waiting for other workers, after which a message says what is waited for."""
 
-VAIN = 20
-"""Proposals in a row that others have claimed, after which an architecture that nobody has claimed is drawn."""
+MAX_DUPLICATES = 20
+"""Consecutive duplicate proposals after which an architecture without a claim is drawn."""
 
 ABSENT = object()
 """Stands for a setting that one of two workers does not have."""
@@ -140,7 +140,7 @@ class Candidates:
     def claim(self) -> tuple[optuna.Trial, str] | None:
         """Return a claim and its architecture, or None when all candidates are scored, by whomever."""
         with storage_errors(self._storage):
-            vain = 0
+            duplicates = 0
             waiting_since: float | None = None
             while True:
                 self._check_settings()
@@ -151,14 +151,14 @@ class Candidates:
                     if not running:
                         return None
                     waiting_since = time.monotonic() if waiting_since is None else waiting_since
-                    if time.monotonic() - waiting_since >= PATIENCE:
+                    if time.monotonic() - waiting_since >= SAY_AFTER:
                         self._say_what_is_waited_for(running)
                     time.sleep(POLL)  # others are at work; if one of them dies, its candidate is free
                     continue
                 waiting_since = None
-                if vain >= VAIN:
+                if duplicates >= MAX_DUPLICATES:
                     self._study.enqueue_trial(self._unseen(live))
-                    vain = 0
+                    duplicates = 0
                 trial = self._study.ask()
                 try:
                     architecture = self._proposed(trial)
@@ -172,7 +172,7 @@ class Candidates:
                     self._start_heartbeat(trial)
                     return trial, architecture
                 self._give_back(trial)
-                vain += 1
+                duplicates += 1
 
     def _proposed(self, trial: optuna.Trial) -> str | None:
         """Return the architecture of a new trial, None if others have it or there are enough."""
@@ -396,7 +396,7 @@ def differences(known: Any, now: Any, place: str) -> Iterator[tuple[str, str, st
 
 
 class Draws(BaseSampler):
-    """Draws without replacement that hang on the seed and the trial's number alone.
+    """Draws without replacement that depend on the seed and the trial's number alone.
 
     Trials numbered beyond the number of candidates take the place of failed ones.
 

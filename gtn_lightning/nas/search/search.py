@@ -31,10 +31,10 @@ RIVAL_CANDIDATES = 2000
 """A rival scores no more candidates than these, even if time is left."""
 
 MOST_CANDIDATES = 100_000
-"""A study of more is too slow: every claim looks at all that were made before."""
+"""Maximum number of candidates: every claim reads all earlier ones, which is too slow for more."""
 
 SEEDS = 2**32
-"""Seeds are below this: so many does NumPy have, which Lightning's ``seed_everything`` seeds too."""
+"""Seeds are below this, the limit of NumPy, which Lightning's ``seed_everything`` seeds too."""
 
 
 @dataclass(frozen=True)

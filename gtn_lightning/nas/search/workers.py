@@ -17,7 +17,7 @@ BEAT = 15.0
 """Seconds between two signs of life of a worker."""
 
 SILENCE = 120.0
-"""After so many seconds without a sign of life, a worker that cannot be looked at counts as dead."""
+"""Seconds without a sign of life after which a worker on another machine counts as dead."""
 
 
 @dataclass(frozen=True)

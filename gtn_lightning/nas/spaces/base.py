@@ -18,7 +18,7 @@ Choice = str | int
 """One of the things there is to choose from: an operation's name, a width, a depth."""
 
 ATTEMPTS = 1000
-"""So many draws without a new architecture, and a space counts as exhausted."""
+"""Consecutive draws without a new architecture after which a space counts as exhausted."""
 
 
 class SearchSpace(Component, ABC):
@@ -131,7 +131,7 @@ class SearchSpace(Component, ABC):
     def is_held_out(self, architecture: str, share: float) -> bool:
         """Whether an architecture is in the share of the space that is kept from meta-training.
 
-        It hangs on the canonical name alone, so that what was held out when a teacher was made is known ever after.
+        Depends only on the canonical name, so that the held-out share of any teacher can be computed again.
         """
         digest = hashlib.sha256(self.canonical(architecture).encode()).digest()
         return int.from_bytes(digest[:6], "big") < share * 2**48

@@ -29,7 +29,7 @@ class NASBench201(SearchSpace):
     ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|``, where ``~0`` is the node that
     an edge comes from; a decision is named by its edge, ``0-1`` to ``2-3``.
 
-    An edge that zeros enter, or that the output does not hang on, is left out of the network: where there are
+    An edge that zeros enter, or that the output does not depend on, is left out of the network: where there are
     convolutions on such edges, it has fewer parameters than the benchmark lists.
 
     Args:
@@ -123,7 +123,7 @@ def _live(cell: _Cell) -> dict[tuple[int, int], str]:
 
 
 def _function(cell: _Cell) -> str:
-    """Return a cell's function as the benchmark writes it, to the letter: the count hangs on how terms are sorted."""
+    """Return a cell's function as the benchmark writes it, to the letter: the count depends on how terms are sorted."""
     operations = dict(zip(_EDGES, cell, strict=True))
     nodes = ["0"]
     for node in range(1, _NODES):

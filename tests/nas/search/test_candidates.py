@@ -293,7 +293,7 @@ def test_a_claim_does_not_hold_because_its_process_number_lives_again(worker: ob
 def test_a_worker_that_cannot_be_looked_at_is_waited_for_as_long_as_it_gives_signs_of_life(
     worker: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, seconds in (("SILENCE", 0.6), ("NAMELESS", 0.6), ("PATIENCE", 0.0), ("POLL", 0.05)):
+    for name, seconds in (("SILENCE", 0.6), ("NAMELESS", 0.6), ("SAY_AFTER", 0.0), ("POLL", 0.05)):
         monkeypatch.setattr(module, name, seconds)
     left_behind(sqlite(tmp_path), worker)
     said: list[str] = []
