@@ -25,7 +25,7 @@ def goes_on(trainer: Trainer) -> bool:
 
 @contextmanager
 def unless_unwritable(trainer: Trainer, what: str, loss: str = "") -> Iterator[None]:
-    """Warn if the block cannot write and the run's ``TeacherCheckpoint`` has ``on_write_error="warn"``; raise otherwise.
+    """Warn if the block cannot write and ``TeacherCheckpoint`` has ``on_write_error="warn"``; raise otherwise.
 
     The block should do nothing but write. No second warning of the same thing follows until the block has succeeded.
 
