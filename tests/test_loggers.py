@@ -222,12 +222,12 @@ def settle(folder: Path, text: str) -> None:
         "https_proxy = http://somebody-17.example",
         "insecure_disable_ssl = true",
         f"api_key = {'f' * 40}",
-        "identity_token_file = /home/user/secret",
-        "credentials_file = /home/user/secret",
+        "identity_token_file = /home/user-17/secret",
+        "credentials_file = /home/user-17/secret",
         "entity = somebody-17",
         "mode = disabled",
-        "x_executable = /home/user/program",
-        "launch_config_path = /home/user/secret",
+        "x_executable = /home/user-17/program",
+        "launch_config_path = /home/user-17/secret",
         "x_stats_coreweave_metadata_base_url = http://somebody-17.example",
         "no_such_setting = 1",  # for which W&B would leave out the user's own settings too
     ],
@@ -248,7 +248,7 @@ def test_settings_in_the_working_folder_are_not_used(
     setting = line.split(" = ")[0]
     if setting not in ("base_url", "x_executable", "no_such_setting"):
         assert getattr(in_force, setting) == getattr(usual, setting)
-    for text in ("somebody-17", "/home/user"):
+    for text in ("somebody-17", "/home/user-17"):
         assert text not in f"{in_force} {run.settings}"
 
 
