@@ -216,19 +216,19 @@ def settle(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "base_url = https://somebody-else-17.example",
-        "app_url_override = https://somebody-else-17.example",
-        "http_proxy = http://somebody-else-17.example",
-        "https_proxy = http://somebody-else-17.example",
+        "base_url = https://somebody-17.example",
+        "app_url_override = https://somebody-17.example",
+        "http_proxy = http://somebody-17.example",
+        "https_proxy = http://somebody-17.example",
         "insecure_disable_ssl = true",
         f"api_key = {'f' * 40}",
-        "identity_token_file = /home/user/secret",
-        "credentials_file = /home/user/secret",
-        "entity = somebody-else-17",
+        "identity_token_file = /home/user-17/secret",
+        "credentials_file = /home/user-17/secret",
+        "entity = somebody-17",
         "mode = disabled",
-        "x_executable = /home/user/program",
-        "launch_config_path = /home/user/secret",
-        "x_stats_coreweave_metadata_base_url = http://somebody-else-17.example",
+        "x_executable = /home/user-17/program",
+        "launch_config_path = /home/user-17/secret",
+        "x_stats_coreweave_metadata_base_url = http://somebody-17.example",
         "no_such_setting = 1",  # for which W&B would leave out the user's own settings too
     ],
 )
@@ -248,7 +248,7 @@ def test_settings_in_the_working_folder_are_not_used(
     setting = line.split(" = ")[0]
     if setting not in ("base_url", "x_executable", "no_such_setting"):
         assert getattr(in_force, setting) == getattr(usual, setting)
-    for text in ("somebody-else-17", "/home/user"):
+    for text in ("somebody-17", "/home/user-17"):
         assert text not in f"{in_force} {run.settings}"
 
 
@@ -303,16 +303,16 @@ def begin_and_end(settings: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("line", ["base_url = {}", "http_proxy = {}", "no_such_setting = {}"])
 def test_the_key_goes_to_the_users_own_server_whatever_the_folder_says(line: str, tmp_path: Path) -> None:
-    heard: dict[str, list[str]] = {"own": [], "somebody-else-17": []}
-    with listening(heard["own"]) as own, listening(heard["somebody-else-17"]) as somebody-else-17:
+    heard: dict[str, list[str]] = {"own": [], "stranger": []}
+    with listening(heard["own"]) as own, listening(heard["stranger"]) as stranger:
         settle(tmp_path / "config", f"base_url = {own}")
-        settle(tmp_path / "wandb", line.format(somebody-else-17))
+        settle(tmp_path / "wandb", line.format(stranger))
         own_settings = {"WANDB_CONFIG_DIR": str(tmp_path / "config"), "WANDB_API_KEY": "k" * 40}
         run = processes.start(begin_and_end, list(own_settings), folder=tmp_path, environment=own_settings)
         assert processes.finished(run) == 0, processes.said(tmp_path)
     key = base64.b64encode(b"api:" + b"k" * 40).decode()
     assert any(key in header for header in heard["own"])
-    assert not heard["somebody-else-17"]
+    assert not heard["stranger"]
 
 
 @contextmanager
