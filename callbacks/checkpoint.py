@@ -23,8 +23,6 @@ from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.meta_training.checkpoints import (
     PATHS,
     CheckpointError,
-    check_kept_files,
-    kept_files,
     misfit_of_files,
 )
 from gtn_lightning.teacher_file import record_meta_training
@@ -244,9 +242,6 @@ class TeacherCheckpoint(ModelCheckpoint):
         """Note whether the run goes on with a validation."""
         if trainer.state.fn == TrainerFn.FITTING and begins_with_validation(checkpoint.get("loops") or {}):
             self._validates_at = checkpoint["global_step"]
-        state = checkpoint.get("callbacks", {}).get(self.state_key)
-        if trainer.state.fn == TrainerFn.FITTING and state is not None and self.dirpath is not None:
-            check_kept_files(map(self._here, kept_files(state)), str(self.dirpath), trainer, type(self).__name__)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score and the files of the run that is resumed, wherever its folder is now.
@@ -259,19 +254,21 @@ class TeacherCheckpoint(ModelCheckpoint):
         """
         if fault := misfit_of_files(state_dict, "the state of TeacherCheckpoint"):
             raise CheckpointError(fault)
+        assert self.dirpath is not None
+        folder = Path(self.dirpath)
+
+        def here(path: str) -> str:
+            # Lightning removes the file that a better one replaces, wherever it is said to be.
+            return str(folder / Path(path).name) if path else ""
+
         super().load_state_dict(
             {
                 **state_dict,
                 "dirpath": self.dirpath,
-                **{name: self._here(state_dict[name]) for name in PATHS},
-                "best_k_models": {self._here(path): score for path, score in state_dict["best_k_models"].items()},
+                **{name: here(state_dict[name]) for name in PATHS},
+                "best_k_models": {here(path): score for path, score in state_dict["best_k_models"].items()},
             }
         )
-
-    def _here(self, path: str) -> str:
-        # Lightning removes the file that a better one replaces, wherever it is said to be.
-        assert self.dirpath is not None
-        return str(Path(self.dirpath) / Path(path).name) if path else ""
 
     def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         before = {**self.state_dict(), "best_k_models": dict(self.best_k_models)}

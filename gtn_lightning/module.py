@@ -233,9 +233,8 @@ class GTN(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint that belongs to this module, see `check_checkpoint`."""
         going_on = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        trainer = self._trainer if going_on else None
-        self.check_checkpoint(checkpoint, trainer)
-        self._resumption.load(checkpoint, self._outer() if going_on else None, trainer)
+        self.check_checkpoint(checkpoint, self._trainer if going_on else None)
+        self._resumption.load(checkpoint, self._outer() if going_on else None, going_on)
 
     def check_checkpoint(
         self, checkpoint: dict[str, Any], trainer: pl.Trainer | None = None, source: str = "the checkpoint"
@@ -344,9 +343,11 @@ class GTN(pl.LightningModule):
 
     def _batches(self, requests: list[TeacherInput]) -> Iterator[tuple[Tensor, Tensor]]:
         batches = iter(self.teacher.batches(requests))
-        for _ in requests:
+        while True:
             with record_function("teacher"):
-                batch = next(batches)
+                batch = next(batches, None)
+            if batch is None:
+                return
             yield batch.inputs, batch.targets
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

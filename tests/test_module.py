@@ -1,7 +1,7 @@
 """GTN through Lightning's Trainer, as a user runs it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -24,7 +24,7 @@ from gtn_lightning.evaluation import Evaluation
 from gtn_lightning.inner_loop import SGD, Functional, InnerLoopError
 from gtn_lightning.learners import MLP, ConvNet, Fixed, LearnerDistribution, Mixture, RandomWidth
 from gtn_lightning.tasks import Classification
-from gtn_lightning.teachers import Generator, Pixels, RealData
+from gtn_lightning.teachers import Generator, Pixels, RealData, SyntheticBatch, TeacherInput
 from tests import ddp_run, processes
 from tests.ddp_run import EVALUATION
 from tests.inner_loop.test_unroll import LiveBytes
@@ -1005,3 +1005,15 @@ def test_a_profiler_sees_every_part_of_a_meta_step(tmp_path: Path) -> None:
         "learner": 1, "teacher": STEPS, "inner gradient": STEPS, "inner gradient, backward": STEPS,
         "inner optimizer": STEPS, "meta-loss": 1,
     }  # fmt: skip
+
+
+class Short(Pixels):
+    """A teacher that makes a batch less than it is asked for."""
+
+    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[SyntheticBatch]:
+        return super().batches(requests[1:])
+
+
+def test_a_teacher_that_makes_too_few_batches(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs at least 3 steps but there were batches for 2"):
+        make_trainer(tmp_path).fit(make_gtn(teacher=Short(SHAPE, 10, STEPS * BATCH)), DigitsData(32))

@@ -1,15 +1,13 @@
 """The command line ``gtn``."""
 
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 
-from gtn_lightning.cli.front_door import answer
+from gtn_lightning.cli.front_door import answer, refuse
 from gtn_lightning.cli.recipes import Command, read_command
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.working_folder import leave_out_folder_style
-from gtn_lightning.errors import RecipeError, one_line
+from gtn_lightning.errors import RecipeError
 from gtn_lightning.streams import escape_unencodable
 
 __all__ = ["main"]
@@ -35,10 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
                     return 0
                 command = read_command(arguments)
             except (RecipeError, OSError) as error:
-                if os.environ.get("GTN_TRACEBACK", "0") != "0":
-                    traceback.print_exc()
-                print(f"gtn: error: {one_line(error)}", file=sys.stderr)
-                return 2
+                return refuse(error)
             return _run(command, signals)
         except InterruptedBySignal as interruption:
             if signals.speaks:

@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import sys
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
 
 from gtn_lightning.callbacks.writing import unless_unwritable
-from gtn_lightning.cli.front_door import NOTES
+from gtn_lightning.cli.front_door import NOTES, refuse, show_traceback
 from gtn_lightning.cli.messages import (
     check_arguments,
     check_values,
@@ -457,8 +456,7 @@ def run(command: Command, signals: Signals) -> int:
         with quiet():
             _run(command, signals)
     except EndedRunError as end:
-        if os.environ.get("GTN_TRACEBACK", "0") != "0":
-            traceback.print_exc()
+        show_traceback()
         if end.checkpoint:
             kept = f"{end.checkpoint} is kept, go on with: {given} {shlex.join(['--ckpt_path', end.checkpoint])}"
         else:
@@ -476,10 +474,7 @@ def run(command: Command, signals: Signals) -> int:
             return interruption.code
         if not isinstance(error, USER_ERRORS):
             raise
-        if os.environ.get("GTN_TRACEBACK", "0") != "0":
-            traceback.print_exc()
-        print(f"gtn: error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return refuse(error)
     return 0
 
 

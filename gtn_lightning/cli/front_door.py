@@ -1,9 +1,13 @@
-"""What ``gtn`` answers without loading anything heavy: help, version, and the packaged recipes."""
+"""What ``gtn`` says without loading anything heavy: help, version, the packaged recipes, and what is wrong."""
 
+import os
+import sys
+import traceback
 from collections.abc import Sequence
 
 from gtn_lightning import __version__
 from gtn_lightning.cli.packaged import recipe_list, recipe_text
+from gtn_lightning.errors import one_line
 
 HELP = """usage: gtn COMMAND [--config RECIPE ...] [--KEY=VALUE ...]
 
@@ -52,3 +56,16 @@ def answer(arguments: Sequence[str]) -> str | None:
         case ["recipes", name]:
             return recipe_text(name)
     return None
+
+
+def refuse(error: BaseException) -> int:
+    """Print what is wrong with the user's input in one line, and return the exit code for it."""
+    show_traceback()
+    print(f"gtn: error: {one_line(error)}", file=sys.stderr)
+    return 2
+
+
+def show_traceback() -> None:
+    """Print where the error that is being handled was raised, if ``GTN_TRACEBACK`` asks for it."""
+    if os.environ.get("GTN_TRACEBACK", "0") != "0":
+        traceback.print_exc()

@@ -12,6 +12,11 @@ def packaged_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def command_for(name: str) -> str:
+    """Return the command that takes a packaged recipe: ``search``, or ``fit`` and its like."""
+    return "search" if name.startswith("search_") else "fit"
+
+
 def recipe_list() -> str:
     """Return one line per packaged recipe, its name and what it shows, under the command that takes it."""
     recipes = packaged_recipes()
@@ -19,7 +24,7 @@ def recipe_list() -> str:
     lines: dict[str, list[str]] = {"fit": [], "search": []}
     for name, path in recipes.items():
         comments = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        lines["search" if name.startswith("search_") else "fit"].append(f"  {name:{width}} {comments[1]}")
+        lines[command_for(name)].append(f"  {name:{width}} {comments[1]}")
     return "\n".join(line for command, names in lines.items() for line in (f"gtn {command} --config", *names))
 
 

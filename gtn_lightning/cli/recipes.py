@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from gtn_lightning.cli.packaged import packaged_recipes
+from gtn_lightning.cli.packaged import command_for, packaged_recipes
 from gtn_lightning.cli.strict_yaml import check_text, dump_yaml, load_yaml, read_yaml
 from gtn_lightning.cli.working_folder import OPTION, check_inside
 from gtn_lightning.errors import RecipeError
@@ -123,11 +123,10 @@ def read_command(arguments: Sequence[str]) -> Command:
         advice = f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(COMMANDS)}, recipes"
         raise RecipeError(f"{line.words[0]}: there is no such command; {advice}")
     for recipe in line.recipes:
-        is_search = recipe.packaged and recipe.path.stem.startswith("search_")
-        if line.command and recipe.packaged and is_search != (line.command == [SEARCH]):
+        wanted = command_for(recipe.path.stem)
+        if line.command and recipe.packaged and (wanted == SEARCH) != (line.command == [SEARCH]):
             raise RecipeError(
-                f"--config {recipe.path.stem}: it is a recipe for gtn {'search' if is_search else 'fit'}, and not for "
-                f"gtn {line.command[0]}"
+                f"--config {recipe.path.stem}: it is a recipe for gtn {wanted}, and not for gtn {line.command[0]}"
             )
     for content in line.given():
         check_keys(content)

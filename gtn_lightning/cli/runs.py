@@ -6,18 +6,15 @@ import os
 import shutil
 import sys
 import time
-import warnings
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from gtn_lightning.errors import RecipeError, first_line, one_line
+from gtn_lightning.errors import RecipeError, one_line
 from gtn_lightning.files import is_file
-from gtn_lightning.meta_training.checkpoints import CheckpointError, check_state_dict
+from gtn_lightning.meta_training.checkpoints import CheckpointError, UnreadableError, read_whole
 
 RUN_FOLDER = "GTN_RUN_FOLDER"
 """Environment variable by which the processes that DDP starts learn the run folder."""
@@ -104,24 +101,15 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     """
     if not is_file(Path(path)):
         raise RecipeError(f"--ckpt_path {path}: there is no such file; give the path of a checkpoint, or last")
-    with open(path, "rb"):  # so that what is raised below is about what the file holds
-        pass
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of archives of other kinds, which are refused below
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        check_state_dict(checkpoint)
-        # Torch does not look at the checksums that it writes, and would go on with other numbers.
-        if torch.serialization.get_crc32_options() and (part := zipfile.ZipFile(path).testzip()) is not None:
-            raise CheckpointError(f"it is damaged, in {part}")
-    except CheckpointError as error:
-        raise refused_checkpoint(path, one_line(error)) from error
-    except Exception as error:  # what is made of damaged bytes raises almost anything
+        return read_whole(path)
+    except UnreadableError as error:
         raise RecipeError(
-            f"--ckpt_path {path}: is no complete checkpoint ({first_line(error)[:80]}); give one that `gtn fit` wrote "
+            f"--ckpt_path {path}: is no complete checkpoint ({error}); give one that `gtn fit` wrote "
             "(a teacher file goes to --teacher)"
         ) from error
-    return dict(checkpoint)
+    except CheckpointError as error:
+        raise refused_checkpoint(path, one_line(error)) from error
 
 
 def refused_checkpoint(path: str, reason: str) -> RecipeError:

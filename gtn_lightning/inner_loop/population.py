@@ -72,21 +72,21 @@ def unroll_population(
     if batched is None:
         parameter = next(iter(members[0][0].values()), torch.empty(0))
         batched = parameter.device.type != "cpu" and optimizer.elementwise
-    if shared is None or not batched or len(members) == 1:
+
+    def one_by_one(batches: Iterable[Batch]) -> list[Unrolled]:
         if len(members) > 1:
             batches = list(islice(batches, None if window is None else window[1]))
-        return [
-            train(loss, params, buffers, batches, optimizer)
-            for loss, (params, buffers) in zip(losses, members, strict=True)
-        ]
+        return [train(loss, *member, batches, optimizer) for loss, member in zip(losses, members, strict=True)]
+
+    if shared is None or not batched or len(members) == 1:
+        return one_by_one(batches)
     params, buffers = (_stacked([member[part] for member in members]) for part in range(2))
     batches = iter(batches)
     first = list(islice(batches, 1))
     summed = _summed(shared)
     if reason := _unbatchable(summed, params, buffers, first):
         warnings.warn(f"{reason}: the learners of the population are taught one after the other", stacklevel=2)
-        batches = list(islice(chain(first, batches), None if window is None else window[1]))
-        return [train(shared, *member, batches, optimizer) for member in members]
+        return one_by_one(chain(first, batches))
     together = train(summed, params, buffers, chain(first, batches), optimizer)
     return [_member(together, number, len(members)) for number in range(len(members))]
 

@@ -3,7 +3,9 @@
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from gtn_lightning.errors import RecipeError, one_line
+from gtn_lightning.errors import RecipeError, first_line, one_line
 from gtn_lightning.trust import Trusted, check
 
 VERSION = "pytorch-lightning_version"
@@ -31,6 +33,10 @@ PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 class CheckpointError(RecipeError):
     """A checkpoint lacks something, or holds something that no run has put there."""
+
+
+class UnreadableError(CheckpointError):
+    """A file is no checkpoint, or damaged so that it cannot be read."""
 
 
 def check_state_dict(checkpoint: Any) -> None:
@@ -56,6 +62,31 @@ def check_state_dict(checkpoint: Any) -> None:
             raise CheckpointError(f"state_dict.{name}: expected a dense tensor of real numbers, got {tensor.type()}")
 
 
+def read_whole(path: str | Path) -> dict[str, Any]:
+    """Return what a checkpoint holds, read without running pickled code.
+
+    Raises:
+        UnreadableError: if it is another or a damaged file.
+        CheckpointError: if it is no Lightning checkpoint that holds the state of a module, or bytes of it are damaged.
+        OSError: if it cannot be read.
+    """
+    with open(path, "rb"):  # so that what is raised below is about what the file holds
+        pass
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of archives of other kinds, which are refused below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        check_state_dict(checkpoint)
+        # Torch does not look at the checksums that it writes, and would go on with other numbers.
+        if torch.serialization.get_crc32_options() and (part := zipfile.ZipFile(path).testzip()) is not None:
+            raise CheckpointError(f"it is damaged, in {part}")
+    except CheckpointError:
+        raise
+    except Exception as error:  # what is made of damaged bytes raises almost anything
+        raise UnreadableError(first_line(error)[:80]) from error
+    return dict(checkpoint)
+
+
 def read_module(path: str | Path, trust: Trusted) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the description of the module that a checkpoint was saved with, and its state.
 
@@ -67,13 +98,13 @@ def read_module(path: str | Path, trust: Trusted) -> tuple[dict[str, Any], dict[
         RecipeError: if it is no checkpoint of a GTN, is damaged, or names a class that is not allowed.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_whole(path)
     except OSError as error:
         raise RecipeError(one_line(error)) from error
-    except Exception as error:  # whatever the unpickler makes of other bytes
-        raise RecipeError(f"{path}: expected a checkpoint, got another or a damaged file: take a whole one") from error
-    try:
-        check_state_dict(checkpoint)
+    except UnreadableError as error:
+        raise RecipeError(
+            f"{path}: expected a checkpoint, got another or a damaged file ({error}): take a whole one"
+        ) from error
     except CheckpointError as error:
         raise RecipeError(f"{path}: {error}") from error
     hyperparameters = checkpoint.get("hyper_parameters")
@@ -132,45 +163,33 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = N
             raise CheckpointError(fault)
 
 
-def check_callbacks_files(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None:
-    """See that no `ModelCheckpoint` of a trainer will remove files of others, see `check_kept_files`.
+def check_kept_files(trainer: pl.Trainer) -> None:
+    """See that no `ModelCheckpoint` will remove files but those that a run wrote beside the checkpoint.
+
+    One that goes on removes the files below its folder that its state names, once there are better ones.
 
     Args:
-        checkpoint: a checkpoint that `check_progress` has passed.
-        trainer: the trainer of the run that goes on from it, set up.
-
-    Raises:
-        CheckpointError: if one would.
-    """
-    for callback in trainer.checkpoint_callbacks:
-        state = checkpoint["callbacks"].get(callback.state_key)
-        # Lightning takes the files of a state as they are if the folder has not changed.
-        if isinstance(callback, ModelCheckpoint) and state and state["dirpath"] == callback.dirpath is not None:
-            check_kept_files(kept_files(state), str(callback.dirpath), trainer, type(callback).__name__)
-
-
-def check_kept_files(paths: Iterable[str], dirpath: str, trainer: pl.Trainer, place: str) -> None:
-    """See that a callback will remove no files but those that a run wrote beside the checkpoint.
-
-    A `ModelCheckpoint` that goes on removes the files that its state names, once there are better ones.
-
-    Args:
-        paths: the files that a state names.
-        dirpath: the callback's own folder.
-        trainer: the trainer of the run that goes on from the checkpoint.
-        place: what the state is called.
+        trainer: the trainer of a run that goes on from a checkpoint, its callbacks restored.
 
     Raises:
         CheckpointError: if something is there that is none of the checkpoint's run.
     """
     folder, name = os.path.split(os.path.realpath(trainer.ckpt_path or ""))
-    own = os.path.realpath(dirpath)
-    if name.startswith("hpc_ckpt") and folder == os.path.realpath(trainer.default_root_dir):
-        folder = own  # of a job that SLURM starts again, Lightning keeps the checkpoint in the run folder
-    for path in sorted(filter(os.path.lexists, paths)):
-        is_file = os.path.isfile(path) and not os.path.islink(path)
-        if not is_file or not folder == own == os.path.realpath(os.path.dirname(path)):
-            raise CheckpointError(f"{place}: {path} is there, and is no file of the checkpoint's run")
+    is_requeued = name.startswith("hpc_ckpt") and folder == os.path.realpath(trainer.default_root_dir)
+    for callback in trainer.checkpoint_callbacks:
+        if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
+            continue
+        own = os.path.realpath(callback.dirpath)
+        # Of a job that SLURM starts again, Lightning keeps the checkpoint in the run folder.
+        is_beside = is_requeued or folder == own
+        for path in sorted(map(os.path.abspath, kept_files(callback.state_dict()))):
+            if not os.path.lexists(path) or Path(callback.dirpath).absolute() not in Path(path).parents:
+                continue
+            is_file = os.path.isfile(path) and not os.path.islink(path)
+            if not is_file or not is_beside or os.path.realpath(os.path.dirname(path)) != own:
+                raise CheckpointError(
+                    f"{type(callback).__name__}: {path} is there, and is no file of the checkpoint's run"
+                )
 
 
 def kept_files(state: Mapping[str, Any]) -> list[Any]:

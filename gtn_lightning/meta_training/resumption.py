@@ -10,7 +10,7 @@ from torch import Tensor
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.meta_training.checkpoints import (
     CheckpointError,
-    check_callbacks_files,
+    check_kept_files,
     check_progress,
     check_state_dict,
     is_number,
@@ -48,19 +48,15 @@ class Resumption:
         if outer is not None:
             checkpoint["outer"] = outer.plan()
 
-    def load(self, checkpoint: dict[str, Any], outer: OuterOptimization | None, trainer: pl.Trainer | None) -> None:
+    def load(self, checkpoint: dict[str, Any], outer: OuterOptimization | None, going_on: bool) -> None:
         """Take what was skipped and spent from a checkpoint that `check` has passed.
 
         Args:
             checkpoint: what the file holds; a schedule that the recipe has replaced is taken out.
             outer: the outer optimizer and its schedule; None if a subclass makes its own.
-            trainer: the trainer of the run that goes on from it; None if only the weights are taken.
-
-        Raises:
-            CheckpointError: if a callback would remove files of others.
+            going_on: whether a run goes on from it, and not only the weights are taken.
         """
-        if trainer is not None:
-            check_callbacks_files(checkpoint, trainer)
+        if going_on:
             self._resumed_at = checkpoint["global_step"]
             if "outer" in checkpoint and outer is not None:
                 self._earlier_plan = checkpoint["outer"]
@@ -75,11 +71,14 @@ class Resumption:
         """Let the outer optimizer and schedule of a resumed run go on as the recipe says, and say what is new.
 
         Raises:
-            CheckpointError: if the loops do not stand where the checkpoint said.
+            CheckpointError: if the loops do not stand where the checkpoint said, or a callback would remove files of
+                others.
         """
         resumed_at, self._resumed_at = self._resumed_at, None
         if resumed_at not in (None, trainer.global_step):
             raise CheckpointError(f"global_step is {resumed_at}, but the loops count {trainer.global_step} meta-steps")
+        if resumed_at is not None:
+            check_kept_files(trainer)
         earlier, self._earlier_plan = self._earlier_plan, None
         if earlier is None or outer is None:
             return
