@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from gtn_lightning.cli.packaged import command_for, packaged_recipes
+from gtn_lightning.cli.renamed_keys import with_new_names, with_new_words
 from gtn_lightning.cli.strict_yaml import check_text, dump_yaml, load_yaml, read_yaml
 from gtn_lightning.cli.working_folder import OPTION, check_inside
 from gtn_lightning.errors import RecipeError
@@ -49,6 +50,8 @@ class Recipe:
     content: dict[str, Any]
     packaged: bool
     """Whether it comes with this package."""
+    as_in_file: bool = True
+    """Whether the file says the same, so that the parser may read it."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,7 @@ def read_command_line(arguments: list[str], strict: bool) -> CommandLine:
     if following:  # the parser says that a name is missing
         words.append("--config")
     command = 1 if words and words[0] in COMMANDS else 0
-    return CommandLine(words[:command], recipes, words[command:])
+    return CommandLine(words[:command], recipes, with_new_words(words[command:]))
 
 
 def recipe_chain(name: str, strict: bool) -> list[Recipe]:
@@ -231,7 +234,8 @@ def recipe_chain(name: str, strict: bool) -> list[Recipe]:
         if not isinstance(content, dict):
             raise RecipeError(f"{path} is no recipe: expected a mapping with the keys model, data and trainer")
         _check_no_other_files(path, content, strict)
-        chain.insert(0, Recipe(path, content, packaged))
+        renamed = with_new_names(content, str(path))
+        chain.insert(0, Recipe(path, renamed, packaged, as_in_file=renamed == content))
         wanted = content.get("extends")
     return chain
 
@@ -247,7 +251,7 @@ def _check_no_other_files(path: Path, content: dict[str, Any], strict: bool) -> 
 
 def _needs_inline(recipe: Recipe) -> bool:
     """Return whether a recipe has to be handed over as it was read: the parser opens files in the locale's encoding."""
-    if recipe.path.suffix == ".safetensors":
+    if not recipe.as_in_file or recipe.path.suffix == ".safetensors":
         return True
     foreign = locale.getpreferredencoding(False).lower().replace("-", "") != "utf8"
     return foreign and not recipe.path.read_bytes().isascii()
