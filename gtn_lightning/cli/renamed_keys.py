@@ -3,6 +3,7 @@
 To be removed with version 0.2.
 """
 
+import os
 import sys
 from typing import Any
 
@@ -111,4 +112,5 @@ def _rename(content: dict[str, Any], names: dict[str, str], place: str, key: str
 
 
 def _tell(place: str, old: str, new: str) -> None:
-    print(f"gtn: {f'{place}: ' if place else ''}{old} is called {new} now", file=sys.stderr)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of a run says it for all
+        print(f"{f'{place}: ' if place else ''}{old} is called {new} now", file=sys.stderr)

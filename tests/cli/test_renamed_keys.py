@@ -23,7 +23,7 @@ def test_a_recipe_may_use_former_names(tmp_path, capsys):
     }
     assert recipe.content["trainer"]["callbacks"][0]["init_args"] == {"on_write_error": "warn"}
     told = capsys.readouterr().err
-    assert f"gtn: {path}: model.inner_steps is called model.inner_loop.steps now\n" in told
+    assert f"{path}: model.inner_steps is called model.inner_loop.steps now\n" in told
     assert told.count("\n") == 4
 
 
