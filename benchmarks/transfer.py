@@ -30,7 +30,7 @@ REAL_IMAGES = 20_000
 """Number of training images that are the real data, the first of the split."""
 
 _conv = partial(ConvNet, image_shape=(1, 28, 28), classes=10, depth=2)
-_mlp = partial(MLP, image_shape=(1, 28, 28), classes=10, norm="none")
+_mlp = partial(MLP, shape=(1, 28, 28), outputs=10, norm="none")
 UNSEEN: dict[str, Callable[[], nn.Module]] = {
     "conv_batch_stride, 4x wide": partial(_conv, width=64, norm="batch", pooling="stride"),
     "conv_layer_average": partial(_conv, width=16, norm="layer", pooling="average"),
@@ -86,9 +86,10 @@ def cell(gtn: GTN, sample: Callable[[torch.Generator], nn.Module], number: int, 
     teacher: Teacher = gtn.teacher
     curriculum: Curriculum = gtn.curriculum
     if real:
-        teacher = baseline = RealData(gtn.teacher.image_shape, gtn.teacher.classes)
+        teacher = baseline = RealData()
         train = data.splits.train
-        baseline.attach(data.normalise(train.images[:REAL_IMAGES]), train.labels[:REAL_IMAGES])
+        inputs = data.normalise(train.images[:REAL_IMAGES])
+        baseline.attach({"inputs": inputs, "targets": train.labels[:REAL_IMAGES]})
         curriculum = ShuffledPasses(gtn.inner_loop.steps, curriculum.batch_size, curriculum.classes, baseline.size)
     with torch.no_grad():
         requests = curriculum.requests(generator, torch.device("cpu"))
@@ -97,10 +98,10 @@ def cell(gtn: GTN, sample: Callable[[torch.Generator], nn.Module], number: int, 
     _, taught = teach_at_best_rate(
         learner, gtn.task, teacher, requests, gtn.inner_optimizer, [gtn.inner_loop.steps], RATES, tuning
     )
-    metric, last = gtn.task.metric(), taught[gtn.inner_loop.steps]
+    metric, last = gtn.task.metrics()[0].make(), taught[gtn.inner_loop.steps]
     with torch.no_grad():
         for images, labels in zip(test.images.split(1000), test.labels.split(1000), strict=True):
-            gtn.task.score(Functional(learner), last.params, last.buffers, (data.normalise(images), labels), metric)
+            gtn.task.score(Functional(learner), last.params, last.buffers, (data.normalise(images), labels), [metric])
     return float(metric.compute())
 
 

@@ -7,17 +7,16 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from gtn_lightning.callbacks.figures import save_figure
 from gtn_lightning.callbacks.writing import unless_unwritable
+from gtn_lightning.evaluation import EvaluationResult
 from gtn_lightning.files import whole_file
-
-COLUMNS = ["steps", "synthetic_mean", "synthetic_std", "real_mean", "real_std"]
+from gtn_lightning.task import TaskMetric
 
 
 class LearningCurve(Callback):
-    """Draws accuracy against inner steps, for never-seen learners taught with synthetic and with real data.
+    """Draws the task's leading metric against inner steps, for never-seen learners and the baseline beside them.
 
     The lines are means over the learners, the bands one standard deviation to either side. After each
     validation the picture goes to ``<run folder>/pictures/learning_curve.png`` and to the logger, and the
@@ -35,28 +34,29 @@ class LearningCurve(Callback):
         self._draw(trainer, pl_module, "test_learning_curve", "test")
 
     def _draw(self, trainer: Trainer, gtn: Any, name: str, split: str) -> None:
-        curve = gtn.result
-        if curve is None or not trainer.is_global_zero:
+        result = gtn.result
+        if result is None or not trainer.is_global_zero:
             return
-        statistics = curve_statistics(curve.synthetic, curve.real)
         with unless_unwritable(trainer, f"{name}.csv"):
-            write_curve(Path(trainer.default_root_dir) / f"{name}.csv", curve.steps, statistics)
-        title = f"{len(curve.synthetic)} never-seen learners, {split} split"
+            write_curve(Path(trainer.default_root_dir) / f"{name}.csv", result)
+        title = f"{len(result.synthetic)} never-seen learners, {split} split"
         if trainer.global_step:  # unknown where a teacher was only loaded
             title += f", after {trainer.global_step} meta-steps"
-        figure = draw_curve(curve.steps, statistics, gtn.task.metric_name, title)
+        figure = draw_curve(result, gtn.task.metrics()[0], title)
         save_figure(trainer, figure, name, trainer.global_step)
 
 
-def curve_statistics(synthetic: Tensor, real: Tensor | None) -> dict[str, list[float]]:
-    """Return mean and standard deviation over learners at each point of the curve, named as in ``COLUMNS``.
+def curve_statistics(result: EvaluationResult) -> dict[str, list[float]]:
+    """Return mean and standard deviation over learners at each point of the curve.
 
     Args:
-        synthetic: scores [K, points] of K learners taught with synthetic data.
-        real: scores [K, points] of the same learners taught with real data, if that was measured.
+        result: scores of learners.
+
+    Returns:
+        ``synthetic_mean`` and ``synthetic_std``, and the same of the baseline by its name, if there is one.
     """
     statistics = {}
-    for kind, scores in (("synthetic", synthetic), ("real", real)):
+    for kind, scores in (("synthetic", result.synthetic), (result.baseline_name, result.baseline)):
         if scores is not None:
             scores = scores.double().cpu()
             statistics[f"{kind}_mean"] = scores.mean(0).tolist()
@@ -64,38 +64,41 @@ def curve_statistics(synthetic: Tensor, real: Tensor | None) -> dict[str, list[f
     return statistics
 
 
-def write_curve(path: Path, steps: list[int], statistics: dict[str, list[float]]) -> None:
+def write_curve(path: Path, result: EvaluationResult) -> None:
     """Write the curve as CSV, one row per point; the columns of what was not measured stay empty."""
+    columns = [f"{kind}_{what}" for kind in ("synthetic", result.baseline_name) for what in ("mean", "std")]
+    statistics = curve_statistics(result)
     with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, ["steps", *columns])
         writer.writeheader()
-        for row, step in enumerate(steps):
+        for row, step in enumerate(result.steps):
             writer.writerow({"steps": step, **{name: values[row] for name, values in statistics.items()}})
 
 
-def draw_curve(steps: list[int], statistics: dict[str, list[float]], metric: str, title: str) -> Figure:
+def draw_curve(result: EvaluationResult, metric: TaskMetric, title: str) -> Figure:
     """Draw the curve.
 
     Args:
-        steps: inner steps at which learners were scored.
-        statistics: what ``curve_statistics`` returns.
+        result: scores of learners, at several numbers of inner steps.
         metric: what was measured, for the axis.
         title: what stands above.
     """
     figure = Figure(figsize=(6, 3.8), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    for kind, colour, style in (("synthetic", "C0", "o-"), ("real", "C1", "s--")):
+    statistics = curve_statistics(result)
+    lines = (("synthetic", "synthetic data", "C0", "o-"), (result.baseline_name, result.baseline_title, "C1", "s--"))
+    for kind, label, colour, style in lines:
         if f"{kind}_mean" in statistics:
             mean, std = statistics[f"{kind}_mean"], statistics[f"{kind}_std"]
-            axes.plot(steps, mean, style, color=colour, markersize=4, label=f"{kind} data")
+            axes.plot(result.steps, mean, style, color=colour, markersize=4, label=label)
             low, high = zip(*((m - s, m + s) for m, s in zip(mean, std, strict=True)), strict=True)
-            axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(result.steps, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_title(title, fontsize=10)
-    axes.set_xlabel("inner steps")
-    axes.set_ylabel(metric)
+    axes.set_xlabel(result.axis)
+    axes.set_ylabel(metric.name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if metric == "accuracy":
-        # A band may reach beyond what an accuracy can be; the line at 100 % is to be seen whole.
+    if metric.format == "share":
+        # A band may reach beyond what a share can be; the line at 100 % is to be seen whole.
         bottom, top = axes.get_ylim()
         axes.set_ylim(max(bottom, 0.0), min(top, 1.02))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))

@@ -42,8 +42,3 @@ def save_figure(trainer: Trainer, figure: Figure, name: str, meta_step: int) -> 
             pixels = np.asarray(canvas.buffer_rgba())[..., :3]
             with unless_unwritable(trainer, f"the picture {name} in the log of TensorBoardLogger"):
                 logger.experiment.add_image(f"pictures/{name}", pixels, meta_step, dataformats="HWC")
-
-
-def metric_text(metric: str, value: float) -> str:
-    """Return a metric's value as people read it: accuracies in per cent, anything else as a number."""
-    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.4g}"

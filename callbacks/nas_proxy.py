@@ -151,7 +151,7 @@ class NASProxy(Callback):
                 gtn.log(f"nas/{name}", float(value), batch_size=1)
 
     def _broken(self, gtn: Any) -> float:
-        return 1 / gtn.teacher.classes + 0.02 if self.broken_below is None else self.broken_below
+        return 1 / gtn.task.classes + 0.02 if self.broken_below is None else self.broken_below
 
     def _known(self, trainer: Trainer, data: TensorData, device: torch.device) -> Tensor:
         """Return the mean real accuracies; what has to be measured is shared out over the processes."""

@@ -92,7 +92,7 @@ class MetaProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return the meta-loss and the validation metric, the numbers that tell how it goes."""
         gtn: Any = pl_module
-        names = {"loss": "train/meta_loss", "val": f"val/{gtn.task.metric_name}"}
+        names = {"loss": "train/meta_loss", "val": f"val/{gtn.task.metrics()[0].name}"}
         logged = trainer.callback_metrics
         return {shown: float(logged[name]) for shown, name in names.items() if name in logged}
 

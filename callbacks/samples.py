@@ -1,34 +1,45 @@
 """What the teacher makes, as a picture."""
 
+from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from gtn_lightning.callbacks.figures import metric_text, save_figure
+from gtn_lightning.callbacks.figures import save_figure
+from gtn_lightning.data import InMemoryData
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.task import Images, Points
 
 # More classes than this would make the picture taller than a screen.
 MAX_ROWS = 20
+UNLABELLED_ROWS = 10
 CELL_INCHES = 0.46
+POINTS_INCHES = 4.2
+MAX_REAL_POINTS = 500
 # Of the smallest letters, on average and with something to spare.
 CHARACTER_INCHES = 0.068
 
 
 class SampleGrid(Callback):
-    """Draws the synthetic data as a grid, classes by inner steps, beside the learned hyperparameters.
+    """Draws the synthetic data beside the learned hyperparameters, as the task says.
 
-    Each column is one inner step of the learner, from the first to the last; each row is one class, of which
-    the first image in that step's batch is shown. A cell is grey where a batch has no image of a class. All
-    images share one scale. Written to ``<run folder>/pictures/samples.png`` and to the logger after
-    validations and at the end of ``fit``.
+    Images stand in a grid. Each column is one inner step of the learner, from the first to the last; each row is one
+    class, of which the first image in that step's batch is shown. A cell is grey where a batch has no image of a
+    class. All images share one scale. Rows of a table are points in the plane of the two principal components of real
+    training data, which stands behind them where the data module keeps it in memory.
+
+    The picture is written to ``<run folder>/pictures/samples.png`` and to the logger after validations and at the end
+    of ``fit``.
 
     Args:
         every_n_validations: how many validations there are between two pictures.
@@ -72,16 +83,17 @@ class SampleGrid(Callback):
         title = "Synthetic data"
         if trainer.global_step:  # unknown where a teacher was only loaded
             title += f" after {trainer.global_step} meta-steps"
-        metric = gtn.task.metric_name
-        if (value := trainer.callback_metrics.get(f"val/{metric}")) is not None:
-            title += f", validation {metric} {metric_text(metric, float(value))}"
-        figure = draw_samples(
-            [batch.inputs for batch in batches],
-            [batch.labels for batch in batches],
-            [step + 1 for step in steps],
-            gtn.inner_optimizer.schedules(gtn.inner_loop.steps),
-            title,
-        )
+        metric = gtn.task.metrics()[0]
+        if (value := trainer.callback_metrics.get(f"val/{metric.name}")) is not None:
+            title += f", validation {metric.name} {metric.text(float(value))}"
+        shown = [gtn.task.shown(batch) for batch in batches]
+        schedules = gtn.inner_optimizer.schedules(gtn.inner_loop.steps)
+        if all(isinstance(batch, Images) for batch in shown):
+            figure = draw_images(shown, [step + 1 for step in steps], schedules, title)
+        elif all(isinstance(batch, Points) for batch in shown):
+            figure = draw_points(shown, _real_points(trainer, gtn), schedules, title)
+        else:
+            return
         save_figure(trainer, figure, "samples", trainer.global_step)
 
 
@@ -90,31 +102,105 @@ def evenly_chosen(count: int, at_most: int) -> list[int]:
     return [int(i) for i in np.linspace(0, count - 1, min(count, at_most)).round()]
 
 
-def draw_samples(
-    inputs: list[Tensor], labels: list[Tensor], steps: list[int], schedules: dict[str, Tensor], title: str
-) -> Figure:
+def draw_images(columns: Sequence[Images], steps: list[int], schedules: dict[str, Tensor], title: str) -> Figure:
     """Draw images in a grid, classes by inner steps, beside the schedules of the hyperparameters.
 
     Args:
-        inputs: one batch of images [B, C, H, W] per column.
-        labels: their classes, int64 [B] per column.
+        columns: one batch of images per column; the first few of each are drawn where they have no classes.
         steps: the columns' names, counted from 1.
         schedules: each hyperparameter's value at every inner step, float [T]. One that changes is drawn as a
             line, one that does not is written below.
         title: what stands above.
     """
+    labelled = all(batch.labels is not None for batch in columns)
+    labels = [
+        batch.labels if labelled and batch.labels is not None else torch.arange(len(batch.pixels)) for batch in columns
+    ]
     classes = [int(label) for label in torch.cat(labels).unique()]
-    classes = [classes[i] for i in evenly_chosen(len(classes), MAX_ROWS)]
-    mosaic, centres_x, centres_y = _mosaic([_as_pixels(batch) for batch in inputs], labels, classes)
+    classes = [classes[i] for i in evenly_chosen(len(classes), MAX_ROWS)] if labelled else classes[:UNLABELLED_ROWS]
+    mosaic, centres_x, centres_y = _mosaic([_as_pixels(batch.pixels) for batch in columns], labels, classes)
+    cell_height, cell_width = columns[0].pixels.shape[-2:]
+    size = CELL_INCHES * len(steps), CELL_INCHES * len(classes) * cell_height / cell_width
+    figure, axes = _beside_schedules(size, schedules, title)
+    axes.imshow(mosaic, interpolation="nearest", aspect="auto")
+    axes.set_xticks(centres_x, [str(step) for step in steps])
+    axes.set_yticks(centres_y, [str(label) for label in classes] if labelled else [""] * len(classes))
+    axes.set_xlabel("inner step", fontsize=9)
+    axes.set_ylabel("class" if labelled else "sample", fontsize=9)
+    axes.tick_params(length=0, labelsize=8)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
 
+
+def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[str, Tensor], title: str) -> Figure:
+    """Draw rows as points of the plane of two principal components, beside the schedules of the hyperparameters.
+
+    Args:
+        batches: the synthetic rows of some inner steps.
+        real: real rows, whose principal components are taken, and which stand behind; None to take the synthetic
+            rows' components.
+        schedules: see `draw_images`.
+        title: what stands above.
+    """
+    rows = torch.cat([batch.rows for batch in batches]).detach().double().cpu()
+    values = torch.cat([batch.values for batch in batches]).detach().cpu()
+    behind = rows if real is None else real.rows.double().cpu()
+    center = behind.mean(0)
+    axes_of_plane = torch.linalg.svd(behind - center, full_matrices=False).Vh[:2].T
+    figure, axes = _beside_schedules((POINTS_INCHES, POINTS_INCHES), schedules, title)
+    every = values if real is None else torch.cat([values.double(), real.values.double().cpu()])
+    if values.is_floating_point():
+        low, high = torch.quantile(every.double(), torch.tensor([0.02, 0.98], dtype=torch.float64)).tolist()
+        colours: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high}
+    else:
+        colours = {"cmap": "tab10", "vmin": 0, "vmax": max(10, int(every.max()) + 1)}
+    if real is not None:
+        x, y = ((behind - center) @ axes_of_plane).numpy().T
+        axes.scatter(x, y, c=real.values.cpu().numpy(), s=10, alpha=0.35, linewidths=0, **colours)
+    x, y = ((rows - center) @ axes_of_plane).numpy().T
+    axes.scatter(x, y, c=values.numpy(), s=36, marker="D", edgecolors="black", linewidths=0.6, **colours)
+    axes.set_xlabel("first principal component", fontsize=9)
+    axes.set_ylabel("second principal component", fontsize=9)
+    axes.tick_params(labelsize=8)
+    key = [Line2D([], [], marker="D", color="white", markerfacecolor="grey", markeredgecolor="black", markersize=6)]
+    names = ["synthetic"]
+    if real is not None:
+        key.append(Line2D([], [], marker="o", color="white", markerfacecolor="grey", markersize=5))
+        names.append("real")
+    if not values.is_floating_point():
+        for label in values.unique().tolist()[:MAX_ROWS]:
+            colour = colormaps["tab10"](label / colours["vmax"])
+            key.append(Line2D([], [], marker="s", color="white", markerfacecolor=colour, markersize=6))
+            names.append(f"class {label}")
+    axes.legend(key, names, fontsize=7, loc="best")
+    return figure
+
+
+def _real_points(trainer: Trainer, gtn: Any) -> Points | None:
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, InMemoryData):
+        return None
+    real = dict(zip(gtn.task.fields, data.some("train", MAX_REAL_POINTS, gtn.seed), strict=True))
+    shown = gtn.task.shown(real)
+    return shown if isinstance(shown, Points) else None
+
+
+def _beside_schedules(size: tuple[float, float], schedules: dict[str, Tensor], title: str) -> tuple[Figure, Axes]:
+    """Return a figure with the schedules on its right, and the axes to draw on at its left.
+
+    Args:
+        size: width and height of these axes in inches.
+        schedules: see `draw_images`.
+        title: what stands above.
+    """
     lines = {name: values for name, values in schedules.items() if float(values.max()) > float(values.min())}
-    constants = {name: float(values[0]) for name, values in schedules.items() if name not in lines}
+    # A hyperparameter that is zero at every step has no part in the training.
+    constants = {name: float(values[0]) for name, values in schedules.items() if name not in lines and values.any()}
 
     # Laid out by hand, in inches from the top left: the automatic layouts lose labels beside a picture of
     # fixed aspect.
-    cell_height, cell_width = inputs[0].shape[-2:]
-    grid_width = CELL_INCHES * len(steps)
-    grid_height = CELL_INCHES * len(classes) * cell_height / cell_width
+    grid_width, grid_height = size
     panel_left = 0.6 + grid_width + 0.7
     content = max(grid_height, 1.7 * len(lines))
     # A title wants some width even over a grid of two columns.
@@ -133,17 +219,7 @@ def draw_samples(
 
     figure.text(0.5, 1 - 0.1 / height, title, ha="center", va="top", fontsize=10)
     figure.text(0.5, 0.08 / height, "\n".join(below), ha="center", fontsize=8, color="dimgrey")
-
     axes = axes_at(grid_left, 0.4, grid_width, grid_height)
-    axes.imshow(mosaic, interpolation="nearest", aspect="auto")
-    axes.set_xticks(centres_x, [str(step) for step in steps])
-    axes.set_yticks(centres_y, [str(label) for label in classes])
-    axes.set_xlabel("inner step", fontsize=9)
-    axes.set_ylabel("class", fontsize=9)
-    axes.tick_params(length=0, labelsize=8)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
     for row, (name, values) in enumerate(lines.items()):
         share = content / len(lines)
         panel = axes_at(panel_left, 0.4 + row * share + 0.2, 3.0, share - 0.5)
@@ -156,7 +232,7 @@ def draw_samples(
         panel.grid(alpha=0.3)
         if row == len(lines) - 1:
             panel.set_xlabel("inner step", fontsize=9)
-    return figure
+    return figure, axes
 
 
 def _as_pixels(images: Tensor) -> NDArray[np.float32]:

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from gtn_lightning.callbacks.checkpoint import TEACHER_FILE
 from gtn_lightning.callbacks.curve import curve_statistics
-from gtn_lightning.callbacks.figures import metric_text
 from gtn_lightning.callbacks.synthetic_data import DATA_FILE
 from gtn_lightning.evaluation import EvaluationResult
 from gtn_lightning.streams import Escaping
+from gtn_lightning.task import TaskMetric
 
 SPLITS = {"fit": "validation", "validate": "validation", "test": "test"}
 """The split that each stage scores learners on."""
@@ -40,16 +40,17 @@ class RunSummary(Callback):
             trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
         console = Console(highlight=False, file=cast(IO[str], Escaping(sys.stdout)))
         gtn: Any = pl_module
+        metric = gtn.task.metrics()[0]
         if gtn.result is not None and stage in SPLITS:
-            curve = gtn.result
+            result = gtn.result
             console.print(
-                f"{gtn.task.metric_name} after {curve.steps[-1]} inner steps, {SPLITS[stage]} split, "
-                f"{len(curve.synthetic)} never-seen learners",
+                f"{metric.name} after {result.steps[-1]} {result.axis}, {SPLITS[stage]} split, "
+                f"{len(result.synthetic)} never-seen learners",
                 soft_wrap=True,
             )
-            console.print(_result_table(curve, gtn.task.metric_name))
+            console.print(_result_table(result, metric))
         folder = Path(trainer.default_root_dir)
-        lines = _best(trainer, gtn.task.metric_name) if stage == "fit" else []
+        lines = _best(trainer, metric) if stage == "fit" else []
         lines += [("pictures", folder / "pictures"), ("teacher", folder / TEACHER_FILE)]
         if stage == "predict":
             lines.append(("synthetic data", folder / DATA_FILE))
@@ -63,12 +64,15 @@ class RunSummary(Callback):
             console.print(f"{name}: {what}", markup=False, soft_wrap=True)
 
 
-def _result_table(curve: EvaluationResult, metric: str) -> Table:
-    statistics = curve_statistics(curve.synthetic, curve.real)
+def _result_table(result: EvaluationResult, metric: TaskMetric) -> Table:
+    statistics = curve_statistics(result)
     table = Table(box=SIMPLE_HEAD)
     for heading in ("taught with", "mean", "± std", "lowest", "highest"):
         table.add_column(heading, justify="left" if heading == "taught with" else "right")
-    for kind, scores in (("synthetic", curve.synthetic), ("real", curve.real)):
+    for kind, title, scores in (
+        ("synthetic", "synthetic data", result.synthetic),
+        (result.baseline_name, result.baseline_title, result.baseline),
+    ):
         if scores is not None:
             last = scores[:, -1]
             numbers = [
@@ -77,16 +81,16 @@ def _result_table(curve: EvaluationResult, metric: str) -> Table:
                 float(last.min()),
                 float(last.max()),
             ]
-            table.add_row(f"{kind} data", *(metric_text(metric, number) for number in numbers))
+            table.add_row(title, *map(metric.text, numbers))
     return table
 
 
-def _best(trainer: Trainer, metric: str) -> list[tuple[str, Any]]:
+def _best(trainer: Trainer, metric: TaskMetric) -> list[tuple[str, Any]]:
     checkpoint = trainer.checkpoint_callback
     if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
         return []
-    name = metric if checkpoint.monitor == f"val/{metric}" else ""
-    score = metric_text(name, float(checkpoint.best_model_score))
+    value = float(checkpoint.best_model_score)
+    score = metric.text(value) if checkpoint.monitor == f"val/{metric.name}" else f"{value:.4g}"
     return [(f"best {checkpoint.monitor}", f"{score} ({Path(checkpoint.best_model_path).name})")]
 
 

@@ -21,17 +21,18 @@ FORMAT = "gtn-lightning synthetic data 1"
 """Value of the metadata key ``format``."""
 
 MEANINGS = {
-    "inputs": "float32 [T, B, C, H, W], the images of the T inner steps in order, as a network sees them",
-    "targets": "what the loss compares with: classes int64 [T, B] or probabilities float32 [T, B, classes]",
-    "labels": "int64 [T, B], the class that each image was made for",
+    "inputs": "the inputs of the T inner steps in order, as a network sees them",
+    "targets": "what the loss compares with: classes int64 [T, B], class probabilities [T, B, classes], or numbers",
+    "labels": "the class that each sample was made for",
 }
+"""What the tensors of these names are."""
 
 
 class SyntheticData(BasePredictionWriter):
     """Writes what ``gtn predict`` makes, with the learned rates, to ``<run folder>/synthetic.safetensors``.
 
-    The file holds ``inputs`` [T, B, C, H, W], ``targets`` and ``labels`` of the T inner steps in order, and
-    each hyperparameter of the inner optimizer under its own name, float [T]; the metadata's ``description``
+    The file holds every field of the T inner steps in order, for instance ``inputs`` [T, B, C, H, W] and ``targets``,
+    and each hyperparameter of the inner optimizer under its own name, float [T]; the metadata's ``description``
     says so as JSON. Under DDP every rank makes its share of the steps and rank zero writes them all.
     """
 
@@ -55,14 +56,21 @@ class SyntheticData(BasePredictionWriter):
         batches = {int(batch["step"]): batch for share in shares for batch in share}
         steps = sorted(batches)
         tensors: dict[str, Tensor] = {
-            name: torch.stack([batches[step][name].cpu() for step in steps]) for name in MEANINGS
+            name: torch.stack([batches[step][name].cpu() for step in steps])
+            for name in batches[steps[0]]
+            if name != "step"
         }
         # Whatever the trainer's precision is, the file is what it says it is.
         tensors = {name: made.float() if made.is_floating_point() else made for name, made in tensors.items()}
         gtn: Any = pl_module
         schedules = gtn.inner_optimizer.schedules(gtn.inner_loop.steps)
-        tensors |= {name: values[steps].float().cpu() for name, values in schedules.items()}
-        meanings = MEANINGS | dict.fromkeys(schedules, "float32 [T], the inner optimizer's value at each step")
+        learned = {name: values[steps].float().cpu() for name, values in schedules.items()}
+        meanings = {
+            name: f"{str(made.dtype).removeprefix('torch.')} [{', '.join(['T', 'B', *map(str, made.shape[2:])])}], "
+            f"{MEANINGS.get(name, 'a field of the batches')}"
+            for name, made in tensors.items()
+        }
+        meanings |= dict.fromkeys(schedules, "float32 [T], the inner optimizer's value at each step")
         metadata = {
             "format": FORMAT,
             "optimizer": type(gtn.inner_optimizer).__name__,
@@ -71,4 +79,4 @@ class SyntheticData(BasePredictionWriter):
         # Serialised in memory: the library's own writer hides the system's reason when it fails.
         path = Path(trainer.default_root_dir) / DATA_FILE
         with unless_unwritable(trainer, path.name), whole_file(path) as part:
-            part.write_bytes(save(tensors, metadata))
+            part.write_bytes(save(tensors | learned, metadata))

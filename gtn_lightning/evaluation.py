@@ -9,21 +9,22 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from gtn_lightning.curricula import Curriculum, ShuffledPasses
+from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import Batch
 from gtn_lightning.inner_loop import Functional, InnerLoop, InnerOptimizer, Snapshot
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.real_data import TrainerData
-from gtn_lightning.tasks import Task
+from gtn_lightning.task import Baseline, BaselineSetting, Task
 from gtn_lightning.teachers import RealData, Teacher
-from gtn_lightning.teaching import synthetic_batch, teach, teach_at_best_rate
+from gtn_lightning.teaching import synthetic_batch, teach
 
-REAL_IMAGES = 10_000
-"""The largest number of real training images for the baseline and for a RealData teacher."""
+REAL_SAMPLES = 10_000
+"""The largest number of real training samples for the baseline and for a RealData teacher."""
 
-TUNING_IMAGES = 1_000
-"""The largest number of validation images that decide on the baseline's rate."""
+TUNING_SAMPLES = 1_000
+"""The largest number of validation samples that decide on the baseline's rate."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,36 @@ class EvaluationResult:
 
     steps: list[int]
     """Numbers of inner steps, ascending; the last is the whole inner loop."""
-    synthetic: Tensor
-    """The task's metric after these steps on synthetic data, ``[learners, len(steps)]``."""
-    real: Tensor | None
-    """The same learners after as many steps on real data, the rate of each tuned; None without real training data."""
+    metrics: dict[str, Tensor]
+    """The task's metrics after these steps on synthetic data, ``[learners, len(steps)]`` each, the leading first."""
+    baselines: dict[str, Tensor] | None
+    """The same of the same learners without the teacher; None where there is no baseline."""
     losses: Tensor
     """The task's loss after the last step on synthetic data, ``[learners]``."""
+    baseline_name: str = "real"
+    """What the baseline is called in logs."""
+    baseline_title: str = "real data"
+    """What pictures and tables call it."""
+    axis: str = "inner steps"
+    """What the steps count."""
 
-    def logged(self, name: str) -> dict[str, Tensor]:
-        """Return the numbers to log, for a metric called ``name``: means and standard deviations over learners."""
-        last = self.synthetic[:, -1]
-        logged = {name: last.mean(), f"{name}_std": last.std(correction=0)}
-        if self.real is not None:
-            last = self.real[:, -1]
-            logged |= {f"{name}_real": last.mean(), f"{name}_real_std": last.std(correction=0)}
+    @property
+    def synthetic(self) -> Tensor:
+        """The leading metric on synthetic data, ``[learners, len(steps)]``."""
+        return next(iter(self.metrics.values()))
+
+    @property
+    def baseline(self) -> Tensor | None:
+        """The leading metric of the baseline, ``[learners, len(steps)]``; None where there is none."""
+        return None if self.baselines is None else next(iter(self.baselines.values()))
+
+    def logged(self) -> dict[str, Tensor]:
+        """Return the numbers to log: means and standard deviations over learners after the last step."""
+        logged: dict[str, Tensor] = {}
+        for suffix, metrics in (("", self.metrics), (f"_{self.baseline_name}", self.baselines or {})):
+            for name, values in metrics.items():
+                last = values[:, -1]
+                logged |= {f"{name}{suffix}": last.mean(), f"{name}{suffix}_std": last.std(correction=0)}
         return logged
 
 
@@ -89,7 +106,7 @@ class _Learner:
 
     learner: Functional
     snapshots: dict[int, Snapshot]
-    metrics: dict[int, Metric] = field(default_factory=dict)
+    metrics: dict[int, list[Metric]] = field(default_factory=dict)
     loss: MeanMetric = field(default_factory=lambda: MeanMetric(sync_on_compute=False))
 
 
@@ -110,12 +127,13 @@ class Scores:
         self._size = learners
         self._steps = list(steps)
         self._device = device
+        self._metrics = task.metrics()
         self._learners: dict[int, _Learner] = {}
 
     def add(self, number: int, learner: nn.Module, snapshots: dict[int, Snapshot]) -> None:
         """Enter learner ``number`` as it was after each number of steps."""
         entry = _Learner(Functional(learner), snapshots)
-        entry.metrics = {step: self._task.metric().to(self._device) for step in self._steps}
+        entry.metrics = {step: [metric.make().to(self._device) for metric in self._metrics] for step in self._steps}
         entry.loss.to(self._device)
         self._learners[number] = entry
 
@@ -129,15 +147,24 @@ class Scores:
             entry.loss.update(loss, weight=len(batch[0]))
 
     def table(self) -> Tensor:
-        """Return every learner's metric at every number of steps and then its loss, ``[learners, len(steps) + 1]``.
+        """Return every learner's scores: each metric at every number of steps, and at last the loss.
 
-        Learners that were not entered here have rows of zeros.
+        Returns:
+            ``[learners, metrics * len(steps) + 1]``, with rows of zeros for learners that were not entered here.
         """
-        table = torch.zeros(self._size, len(self._steps) + 1, dtype=torch.float64, device=self._device)
+        width = len(self._metrics) * len(self._steps) + 1
+        table = torch.zeros(self._size, width, dtype=torch.float64, device=self._device)
         for number, entry in self._learners.items():
-            values = [entry.metrics[step].compute() for step in self._steps]
+            values = [
+                entry.metrics[step][place].compute() for place in range(len(self._metrics)) for step in self._steps
+            ]
             table[number] = torch.stack([*values, entry.loss.compute()]).to(table)
         return table
+
+    def by_name(self, table: Tensor) -> dict[str, Tensor]:
+        """Return the metrics of a table, the sum of all processes' tables, ``[learners, len(steps)]`` each."""
+        parts = table[:, :-1].split(len(self._steps), dim=1)
+        return {metric.name: part for metric, part in zip(self._metrics, parts, strict=True)}
 
 
 class Evaluator:
@@ -175,17 +202,16 @@ class Evaluator:
         self._optimizer = optimizer
         self._loop = inner_loop
         self._seed = seed
-        self._data = TrainerData(task, learners, teacher.image_shape, seed)
+        self._data = TrainerData(task, learners, teacher, seed)
         self._steps = evaluation.scored_steps(inner_loop.steps)
         self._scores: dict[str, Scores] = {}
-        self._real: RealData | None = None
-        self._tuning_batch: Sequence[Any] | None = None
+        self._baseline: Baseline | None = None
         self.reset()
 
     def reset(self) -> None:
         """Drop real data and baselines: a new run may use other data."""
         self._prepared = False
-        self._baselines: dict[str, Tensor] = {}
+        self._baselines: dict[str, dict[str, Tensor]] = {}
         self._data.reset()
 
     def prepare(self, module: pl.LightningModule) -> None:
@@ -200,25 +226,35 @@ class Evaluator:
         if self._prepared:
             return
         with torch.inference_mode(False), module.trainer.precision_plugin.forward_context():
-            images = self._data.take(module, "train", REAL_IMAGES)
-            tuning = self._data.take(module, "val", TUNING_IMAGES)
+            train = self._data.take(module, "train", REAL_SAMPLES)
+            tuning = self._data.take(module, "val", TUNING_SAMPLES)
             # A test on a lone DataLoader goes on with the real data that was trained on.
-            if images is not None and tuning is not None:
-                self._tuning_batch = tuning
-                self._real = RealData(self._teacher.image_shape, self._teacher.classes)
-                self._real.attach(*images)
-            if images is not None:
-                self._teacher.attach(*images)
+            if train is not None and tuning is not None:
+                self._baseline = self._task.baseline(self._setting(train, tuning))
+            if train is not None:
+                self._teacher.attach(train)
             if isinstance(self._teacher, RealData):
-                if images is None:
+                if train is None:
                     raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
                 if (self._curriculum.pool or 0) > self._teacher.size:
                     raise RecipeError(
-                        f"model.curriculum asks for {self._curriculum.pool} different images but the RealData teacher "
-                        f"has {self._teacher.size} real ones: ask for no more than that"
+                        f"model.curriculum asks for {self._curriculum.pool} different samples but the RealData "
+                        f"teacher has {self._teacher.size} real ones: ask for no more than that"
                     )
         # Without a data module the training data comes later than the sanity check.
-        self._prepared = images is not None
+        self._prepared = train is not None
+
+    def _setting(self, train: Batch, tuning: Batch) -> BaselineSetting:
+        return BaselineSetting(
+            train,
+            tuning,
+            self._optimizer,
+            self._curriculum.batch_size,
+            self._loop.steps,
+            self._steps,
+            self._settings.real_rates,
+            self._loop.mode,
+        )
 
     def begin(self, module: pl.LightningModule, split: str) -> None:
         """Teach this process's share of the learners.
@@ -232,8 +268,8 @@ class Evaluator:
         trainer, size = module.trainer, self._settings.learners
         self._scores = {"synthetic": Scores(self._task, size, self._steps, module.device)}
         # The baseline does not change during a fit: the learners and the real data are keyed by the seed alone.
-        if self._real is not None and split not in self._baselines and not trainer.sanity_checking:
-            self._scores["real"] = Scores(self._task, size, self._steps, module.device)
+        if self._baseline is not None and split not in self._baselines and not trainer.sanity_checking:
+            self._scores["baseline"] = Scores(self._task, size, self._steps, module.device)
         for number in range(trainer.global_rank, size, trainer.world_size):
             self._teach(module, split, number)
 
@@ -249,29 +285,13 @@ class Evaluator:
             mode = self._loop.mode
             taught = teach(learner, self._task, self._teacher, requests, self._optimizer, self._steps, mode)
             self._scores["synthetic"].add(number, learner, taught)
-            if "real" not in self._scores:
-                return
-            assert self._real is not None
-            assert self._tuning_batch is not None
-            passes = ShuffledPasses(
-                self._loop.steps, self._curriculum.batch_size, self._curriculum.classes, self._real.size
-            )
-            _, taught = teach_at_best_rate(
-                learner,
-                self._task,
-                self._real,
-                passes.requests(generator, module.device),
-                self._optimizer,
-                self._steps,
-                self._settings.real_rates,
-                self._tuning_batch,
-                mode,
-            )
-            self._scores["real"].add(number, learner, taught)
+            if "baseline" in self._scores:
+                assert self._baseline is not None
+                self._scores["baseline"].add(number, learner, self._baseline.teach(learner, generator))
 
-    def _synthetic(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _synthetic(self, device: torch.device) -> list[Tensor]:
         made = synthetic_batch(self._teacher, self._curriculum, self._seed, 0, device)
-        return made.inputs, made.labels
+        return [made[name] for name in self._task.fields]
 
     def score(self, batch: Any, split: str) -> None:
         """Score the taught learners on a batch of real data.
@@ -295,8 +315,12 @@ class Evaluator:
             source: module.trainer.strategy.reduce(scores.table(), reduce_op="sum").cpu()
             for source, scores in self._scores.items()
         }
-        self._scores = {}
-        if "real" in tables:
-            self._baselines[split] = tables["real"][:, :-1]
+        scores, self._scores = self._scores["synthetic"], {}
+        if "baseline" in tables:
+            self._baselines[split] = scores.by_name(tables["baseline"])
         synthetic = tables["synthetic"]
-        return EvaluationResult(self._steps, synthetic[:, :-1], self._baselines.get(split), synthetic[:, -1])
+        result = EvaluationResult(self._steps, scores.by_name(synthetic), self._baselines.get(split), synthetic[:, -1])
+        if self._baseline is not None:
+            baseline = self._baseline
+            result.baseline_name, result.baseline_title, result.axis = baseline.name, baseline.title, baseline.axis
+        return result

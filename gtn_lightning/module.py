@@ -21,7 +21,16 @@ from gtn_lightning.curricula import Curriculum
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import Evaluation, EvaluationResult, Evaluator
-from gtn_lightning.inner_loop import Functional, InnerLoop, InnerOptimizer, difference, eager_loss, unroll_population
+from gtn_lightning.fields import Batch
+from gtn_lightning.inner_loop import (
+    Functional,
+    InnerLoop,
+    InnerOptimizer,
+    Snapshot,
+    difference,
+    eager_loss,
+    unroll_population,
+)
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.meta_training.checkpoints import read_module
 from gtn_lightning.meta_training.compatibility import check_parts
@@ -30,7 +39,7 @@ from gtn_lightning.meta_training.recovery import Recovery
 from gtn_lightning.meta_training.replicas import check_agreement, unsupported_strategy
 from gtn_lightning.meta_training.resumption import Resumption, check_checkpoint
 from gtn_lightning.randomness import keyed_generator, keyed_rng
-from gtn_lightning.tasks import Task
+from gtn_lightning.task import Task
 from gtn_lightning.teacher_file import (
     check_sizes,
     check_state,
@@ -39,7 +48,7 @@ from gtn_lightning.teacher_file import (
     read_shapes,
     write_teacher,
 )
-from gtn_lightning.teachers import RealData, SyntheticBatch, Teacher, TeacherInput
+from gtn_lightning.teachers import RealData, Teacher, TeacherInput
 from gtn_lightning.teaching import synthetic_batch
 from gtn_lightning.trust import Trusted
 
@@ -328,7 +337,7 @@ class GTN(pl.LightningModule):
             )
             losses = [
                 [
-                    eager_loss(self.task.meta_loss(learner), *unrolled.snapshots[step], batch, loop.mode)
+                    self._meta_loss_of(learner, unrolled.snapshots[step], batch, generator)
                     for step in meta_steps
                     if step > window[0]
                 ]
@@ -341,14 +350,21 @@ class GTN(pl.LightningModule):
         self.log("train/inner_loss", inner_loss, sync_dist=True)
         return loss
 
-    def _batches(self, requests: list[TeacherInput]) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = iter(self.teacher.batches(requests))
+    def _meta_loss_of(
+        self, learner: Functional, taught: Snapshot, batch: Sequence[Any], generator: torch.Generator
+    ) -> Tensor:
+        with torch.no_grad():
+            experience = self.task.experience(learner, *taught, batch, generator)
+        return eager_loss(self.task.meta_loss(learner), *taught, experience, self.inner_loop.mode)
+
+    def _batches(self, requests: list[TeacherInput]) -> Iterator[list[Tensor]]:
+        batches, fields = iter(self.teacher.batches(requests)), list(self.task.fields)
         while True:
             with record_function("teacher"):
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield batch.inputs, batch.targets
+            yield [batch[name] for name in fields]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Skip a meta-step whose gradient, averaged over the processes by now, is not finite."""
@@ -400,14 +416,14 @@ class GTN(pl.LightningModule):
 
     def _finish_evaluation(self, split: str) -> None:
         self.result = self._evaluator.finish(self, split)
-        name = f"{split}/{self.task.metric_name}"
-        for key, value in self.result.logged(name).items():
-            self.log(key, value.float(), prog_bar=key == name)
+        leading = self.task.metrics()[0].name
+        for key, value in self.result.logged().items():
+            self.log(f"{split}/{key}", value.float(), prog_bar=key == leading)
         self.log(f"{split}/loss", self.result.losses.mean().float())
 
     # -------------------------------------------------------------------------------------------------- synthetic data
 
-    def synthetic_batch(self, step: int) -> SyntheticBatch:
+    def synthetic_batch(self, step: int) -> Batch:
         """Return the batch that the teacher makes for an inner step (counted from zero), without gradient.
 
         With a shuffled curriculum, or none, it is one keyed draw of many possible ones.
@@ -430,9 +446,9 @@ class GTN(pl.LightningModule):
         """Make the synthetic batch of one inner step.
 
         Returns:
-            ``step`` (scalar), ``inputs`` ``[B, C, H, W]``, ``targets`` and ``labels``.
+            ``step``, a scalar, and the fields that the teacher makes, each ``[B, ...]``.
         """
-        return {"step": batch[0], **self.synthetic_batch(int(batch))._asdict()}
+        return {"step": batch[0], **self.synthetic_batch(int(batch))}
 
 
 def are_one_function(learners: Sequence[nn.Module]) -> bool:

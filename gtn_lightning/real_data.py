@@ -1,6 +1,6 @@
 """The real data of a run: fetched through its trainer, and checked against learners and task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,12 +11,14 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from gtn_lightning.data import TensorData
+from gtn_lightning.data import InMemoryData
 from gtn_lightning.data.pairs import batches_of, check_finite, check_pair, has_length, only_loader
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import Batch
 from gtn_lightning.learners import LearnerDistribution, check_learner
 from gtn_lightning.randomness import keyed_generator
-from gtn_lightning.tasks import Task
+from gtn_lightning.task import Task
+from gtn_lightning.teachers import Teacher
 
 LOADERS = {"train": "training", "val": "validation", "test": "test"}
 """What errors call the loaders of the splits."""
@@ -31,14 +33,17 @@ class TrainerData:
     Args:
         task: what the learners are taught.
         learners: the distribution of the learners.
-        image_shape: ``(channels, height, width)`` of the images.
+        teacher: what makes the synthetic data, for the shape of inputs.
         seed: which data are taken where not all are.
     """
 
-    def __init__(self, task: Task, learners: LearnerDistribution, image_shape: tuple[int, int, int], seed: int) -> None:
+    def __init__(self, task: Task, learners: LearnerDistribution, teacher: Teacher, seed: int) -> None:
         self._task = task
         self._learners = learners
-        self._image_shape = image_shape
+        inputs = next(iter(task.fields))
+        made = teacher.fields.get(inputs)
+        # What the teacher makes, for the inputs of a task may have any shape.
+        self._shape = task.fields[inputs].shape if made is None else made.shape
         self._seed = seed
         self.reset()
 
@@ -47,16 +52,16 @@ class TrainerData:
         self._learners_fit = False
         self._splits_fit: set[str] = set()
 
-    def take(self, module: pl.LightningModule, split: str, count: int) -> tuple[Tensor, Tensor] | None:
-        """Return real images of a split and their labels as the learners see them, the same on every process.
+    def take(self, module: pl.LightningModule, split: str, count: int) -> Batch | None:
+        """Return real data of a split as the learners see it, the same on every process.
 
         Args:
             module: the module that a trainer runs.
             split: ``train``, ``val`` or ``test``.
-            count: the largest number of images.
+            count: the largest number of samples.
 
         Returns:
-            Images ``[n, C, H, W]`` and labels on the module's device; None if the split has no loader.
+            The task's fields on the module's device; None if the split has no loader.
 
         Raises:
             RecipeError: if data, learners and task do not fit together.
@@ -68,37 +73,31 @@ class TrainerData:
         else:
             if trainer.state.fn != TrainerFn.FITTING:
                 data.setup("fit")  # a second time, a data module that splits at random would split otherwise
-            if isinstance(data, TensorData):
-                # Straight from memory: the same images on every process and after every restart.
-                return self._fitting(module, *_on_device(module, *data.some(split, count, self._seed)), split)
+            if isinstance(data, InMemoryData):
+                # Straight from memory: the same samples on every process and after every restart.
+                return self._fitting(module, _on_device(module, data.some(split, count, self._seed)), split)
             name = f"{split}_dataloader"
             loader = getattr(data, name)() if is_overridden(name, data) else None
         loader = only_loader(loader, LOADERS[split], structured=split == "train")
         if loader is None:
             return None
-        images, labels, found = [], [], 0
+        parts, found = [], 0
         for batch in batches_of(loader, LOADERS[split]):
-            inputs, targets = check_pair(_handed_over(module, batch), self._image_shape, DATA[split])
-            images.append(inputs)
-            labels.append(targets)
-            found += len(targets)
+            parts.append(check_pair(_handed_over(module, batch), self._shape, DATA[split]))
+            found += len(parts[-1][1])
             if found >= count:
                 break
         # Every process draws its own training data; the baseline must be the same on all.
-        tensors: tuple[Tensor, Tensor] = trainer.strategy.broadcast(
-            (torch.cat(images)[:count], torch.cat(labels)[:count])
-        )
-        return self._fitting(module, *_on_device(module, *tensors), split)
+        tensors = trainer.strategy.broadcast([torch.cat(part)[:count] for part in zip(*parts, strict=True)])
+        return self._fitting(module, _on_device(module, tensors), split)
 
-    def check_split(
-        self, module: pl.LightningModule, split: str, synthetic: Callable[[], tuple[Tensor, Tensor]]
-    ) -> None:
+    def check_split(self, module: pl.LightningModule, split: str, synthetic: Callable[[], list[Tensor]]) -> None:
         """Check the loader of a split, and its first batch, before any learner is taught for it.
 
         Args:
             module: the module that a trainer runs.
             split: ``val`` or ``test``.
-            synthetic: makes images and labels that stand in for those of a stream, which might not begin anew.
+            synthetic: makes data that stands in for that of a stream, which might not begin anew.
 
         Raises:
             RecipeError: if data, learners and task do not fit together.
@@ -109,8 +108,8 @@ class TrainerData:
         sampler = getattr(loader, "sampler", None)
         if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
             raise RecipeError(
-                f"the {split} DataLoader shows each process a part of its images, but learners are shared out and not "
-                "images: pass use_distributed_sampler=False to the Trainer, and give the training DataLoader a "
+                f"the {split} DataLoader shows each process a part of its data, but learners are shared out and not "
+                "data: pass use_distributed_sampler=False to the Trainer, and give the training DataLoader a "
                 "DistributedSampler of its own"
             )
         if split in self._splits_fit:
@@ -122,28 +121,28 @@ class TrainerData:
         ):
             if has_length(loader):
                 batch = _handed_over(module, next(batches_of(loader, LOADERS[split])))
-                self._fitting(module, *check_pair(batch, self._image_shape, DATA[split]), split)
+                self._fitting(module, check_pair(batch, self._shape, DATA[split]), split)
             elif not self._learners_fit:
                 self._check_learners(module, synthetic())
 
-    def scorable(self, batch: Any, split: str) -> tuple[Tensor, Tensor]:
+    def scorable(self, batch: Any, split: str) -> Sequence[Tensor]:
         """Return a batch of real data, once it is known that learners can be scored on it.
 
         Raises:
             RecipeError: if they cannot.
         """
-        images, labels = check_pair(batch, self._image_shape, DATA[split])
-        check_finite(images, DATA[split])
-        self._task.check_batch((images, labels), DATA[split])
-        return images, labels
+        inputs, targets = check_pair(batch, self._shape, DATA[split])
+        check_finite(inputs, DATA[split])
+        self._task.check_batch((inputs, targets), DATA[split])
+        return inputs, targets
 
-    def _fitting(self, module: pl.LightningModule, images: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
-        real = self.scorable((images, labels), split)
+    def _fitting(self, module: pl.LightningModule, batch: Sequence[Tensor], split: str) -> Batch:
+        real = self.scorable(batch, split)
         self._splits_fit.add(split)
         self._check_learners(module, real)
-        return real
+        return dict(zip(self._task.fields, real, strict=True))
 
-    def _check_learners(self, module: pl.LightningModule, real: tuple[Tensor, Tensor]) -> None:
+    def _check_learners(self, module: pl.LightningModule, real: Sequence[Tensor]) -> None:
         if self._learners_fit:
             return
         with torch.random.fork_rng(devices=[]):
@@ -167,6 +166,7 @@ def _handed_over(module: pl.LightningModule, batch: Any) -> Any:
     return hook("on_after_batch_transfer")(batch, 0)
 
 
-def _on_device(module: pl.LightningModule, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    images = module.trainer.precision_plugin.convert_input(images)
-    return images.to(module.device), labels.to(module.device)
+def _on_device(module: pl.LightningModule, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    inputs, targets = batch
+    inputs = module.trainer.precision_plugin.convert_input(inputs)
+    return inputs.to(module.device), targets.to(module.device)

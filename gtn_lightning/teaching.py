@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from gtn_lightning.curricula import Curriculum
+from gtn_lightning.fields import Batch
 from gtn_lightning.inner_loop import Functional, InnerOptimizer, InnerState, Snapshot, inner_step
 from gtn_lightning.randomness import keyed_generator
-from gtn_lightning.tasks import Task
-from gtn_lightning.teachers import SyntheticBatch, Teacher, TeacherInput
+from gtn_lightning.task import Task
+from gtn_lightning.teachers import Teacher, TeacherInput
 
 
 class Lesson(NamedTuple):
@@ -44,7 +45,7 @@ def lessons(
         mode: how the inner gradient is computed, a key of ``gtn_lightning.inner_loop.MODES``.
     """
     functional = Functional(learner)
-    inner_loss = task.inner_loss(functional)
+    inner_loss, fields = task.inner_loss(functional), list(task.fields)
     batches = teacher.batches(requests)
     params, buffers = functional.init()
     with torch.inference_mode(False), torch.no_grad():
@@ -54,7 +55,7 @@ def lessons(
         # caller has modes of its own between two of them.
         with torch.inference_mode(False), torch.no_grad():
             batch = next(batches)
-            at, loss = inner_step(inner_loss, at, (batch.inputs, batch.targets), optimizer, step, mode)
+            at, loss = inner_step(inner_loss, at, [batch[name] for name in fields], optimizer, step, mode)
         yield Lesson(step + 1, loss, Snapshot(at.params, at.buffers))
 
 
@@ -110,15 +111,15 @@ def teach_at_best_rate(
     Returns:
         The best rate and the learner after the wanted numbers of steps with it.
     """
-    functional = Functional(learner)
+    functional, leading = Functional(learner), task.metrics()[0]
     best: tuple[float, float, dict[int, Snapshot]] | None = None
     for rate in rates:
         snapshots = teach(learner, task, teacher, requests, optimizer.constant(lr=rate), steps, mode)
         last = snapshots[max(steps)]
-        metric = task.metric().to(tuning_batch[0].device)
+        metric = leading.make().to(tuning_batch[0].device)
         with torch.no_grad():
-            task.score(functional, last.params, last.buffers, tuning_batch, metric)
-        score = float(metric.compute()) * (1 if task.higher_is_better else -1)
+            task.score(functional, last.params, last.buffers, tuning_batch, [metric])
+        score = float(metric.compute()) * (1 if leading.higher_is_better else -1)
         if math.isnan(score):  # a diverged learner; nothing would ever be better than NaN
             score = -math.inf
         if best is None or score > best[0]:
@@ -127,9 +128,7 @@ def teach_at_best_rate(
     return best[1], best[2]
 
 
-def synthetic_batch(
-    teacher: Teacher, curriculum: Curriculum, seed: int, step: int, device: torch.device
-) -> SyntheticBatch:
+def synthetic_batch(teacher: Teacher, curriculum: Curriculum, seed: int, step: int, device: torch.device) -> Batch:
     """Return the batch that a teacher makes for an inner step, without gradient.
 
     With a shuffled curriculum, or none, it is one keyed draw of many possible ones.

@@ -56,6 +56,7 @@ from gtn_lightning.cli.recipes import (
 from gtn_lightning.cli.runs import RunFolder, newest_checkpoint, read_checkpoint, refused_checkpoint
 from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.search import search
+from gtn_lightning.cli.shared_values import fill_in
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.teacher_recipe import with_teacher_recipe
 from gtn_lightning.cli.trust import Policy, ignore_files, policy_for
@@ -251,6 +252,7 @@ class GTNCLI(LightningCLI):
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
+        fill_in(config.model)
         recipe = config.clone()
         recipe.config = recipe.extends = None  # all that they said is in the recipe by now
         self.save_config_kwargs["recipe"] = recipe

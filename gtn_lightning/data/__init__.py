@@ -4,5 +4,17 @@ from gtn_lightning.data.base import Split, Splits, TensorData
 from gtn_lightning.data.batches import EvaluationBatches, RealBatches
 from gtn_lightning.data.digits import DigitsData
 from gtn_lightning.data.images import ImageData
+from gtn_lightning.data.in_memory import InMemoryData
+from gtn_lightning.data.table import TableData
 
-__all__ = ["DigitsData", "EvaluationBatches", "ImageData", "RealBatches", "Split", "Splits", "TensorData"]
+__all__ = [
+    "DigitsData",
+    "EvaluationBatches",
+    "ImageData",
+    "InMemoryData",
+    "RealBatches",
+    "Split",
+    "Splits",
+    "TableData",
+    "TensorData",
+]

@@ -1,19 +1,15 @@
-"""What every dataset that fits into memory has in common: splits, batches, normalisation, augmentation."""
+"""What data sets of labelled images have in common: checks, normalisation, augmentation."""
 
-import hashlib
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from gtn_lightning.data.augment import augment
-from gtn_lightning.data.batches import EvaluationBatches, RealBatches
+from gtn_lightning.data.in_memory import InMemoryData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.labels import class_numbers
-from gtn_lightning.randomness import keyed_generator
 
 
 class Split(NamedTuple):
@@ -36,7 +32,7 @@ class Splits(NamedTuple):
     classes: int
 
 
-class TensorData(LightningDataModule, ABC):
+class TensorData(InMemoryData):
     """A classification dataset held in memory as uint8.
 
     A dataset of your own needs only ``load``. Batches leave the loaders as uint8, a quarter of what floats
@@ -68,11 +64,8 @@ class TensorData(LightningDataModule, ABC):
         scale: float = 0.0,
         shift: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, seed)
         for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("seed", seed, 0),
             ("crop", crop, 0),
             ("rotate", rotate, 0),
             ("scale", scale, 0),
@@ -83,35 +76,21 @@ class TensorData(LightningDataModule, ABC):
         if scale >= 1:
             raise RecipeError(f"data.scale: {scale} given, expected a fraction below 1")
         # Under their own names, so that a teacher file can describe the data.
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.seed = seed
         self.crop = crop
         self.flip = flip
         self.rotate = rotate
         self.scale = scale
         self.shift = shift
-        self._splits: Splits | None = None
-        self._digest: str | None = None
 
     @abstractmethod
     def load(self) -> Splits:
         """Read the data. Called once in every process; the splits must not depend on ``seed``."""
 
-    def setup(self, stage: str | None = None) -> None:
-        """Load all splits, whichever stage asks first; later calls do nothing."""
-        if self._splits is not None:
-            return
-        splits = self.load()
+    def prepare(self, splits: tuple[Any, ...]) -> None:
+        """See that the splits hold images and their classes, and measure the channels."""
+        assert isinstance(splits, Splits)
         self._check(splits)
-        if self.batch_size > len(splits.train.labels):
-            raise RecipeError(
-                f"data.batch_size: {self.batch_size} given, expected at most {len(splits.train.labels)}, "
-                "the number of training images"
-            )
         self.mean, self.std = channel_statistics(splits.train.images)
-        self._splits = splits
-        self._digest = None
 
     def _check(self, splits: Splits) -> None:
         shape = list(splits.train.images.shape[1:])
@@ -143,12 +122,9 @@ class TensorData(LightningDataModule, ABC):
     @property
     def splits(self) -> Splits:
         """The three splits, raw."""
-        if self._splits is None:
-            # An AttributeError, so that hasattr and getattr with a default do what they promise.
-            raise AttributeError(
-                f"{type(self).__name__} has not read its data yet: call prepare_data() and setup() first"
-            )
-        return self._splits
+        splits = super().splits
+        assert isinstance(splits, Splits)
+        return splits
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -160,24 +136,6 @@ class TensorData(LightningDataModule, ABC):
     def classes(self) -> int:
         """Number of classes."""
         return self.splits.classes
-
-    def digest(self) -> str:
-        """Return a digest of everything that was read: every image and every label of the three splits.
-
-        It does not depend on the place that the data were read from. It is computed once.
-
-        Returns:
-            SHA-256, 64 hexadecimal digits.
-        """
-        if self._digest is None:
-            digest = hashlib.sha256(str(self.classes).encode())
-            for split in self.splits[:3]:
-                for part in split:
-                    # The shape tells apart splits that hold the same bytes in another form.
-                    digest.update(str(tuple(part.shape)).encode())
-                    digest.update(part.cpu().contiguous().numpy().data)
-            self._digest = digest.hexdigest()
-        return self._digest
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn raw images into what a network sees.
@@ -214,69 +172,6 @@ class TensorData(LightningDataModule, ABC):
         # The trainer converted the batch to its precision while it was uint8, which it leaves alone.
         return images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)
 
-    def some(self, split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return some images of a split as a network sees them, the same ones for the same seed everywhere.
-
-        Args:
-            split: ``"train"``, ``"val"`` or ``"test"``.
-            count: how many at most.
-            seed: which ones.
-
-        Returns:
-            float32 ``[n, C, H, W]`` and labels, int64 ``[n]``.
-        """
-        images, labels = getattr(self.splits, split)
-        rows = torch.randperm(len(labels), generator=keyed_generator(seed, "real", split))[:count]
-        return self.normalise(images[rows]), labels[rows]
-
-    def train_dataloader(self) -> RealBatches:
-        """Return the endless stream of training batches of this rank.
-
-        Where the trainer counts steps, the whole run is one epoch to Lightning: its progress bar then counts
-        to ``max_steps``, and a resumed run never meets an epoch's end. Where it counts epochs, an epoch is a
-        pass over the split.
-        """
-        trainer = self.trainer
-        if trainer is None:
-            return RealBatches(*self.splits.train, self.batch_size, self.seed)
-        whole_run = trainer.max_steps * trainer.accumulate_grad_batches
-        return RealBatches(
-            *self.splits.train,
-            self.batch_size,
-            self.seed,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            epoch_length=whole_run if whole_run > 0 else None,
-            position=self._batches_trained_on,
-        )
-
-    def val_dataloader(self) -> EvaluationBatches:
-        """Return the validation split, the whole of it on every rank."""
-        return EvaluationBatches(*self.splits.val, self.eval_batch_size)
-
-    def test_dataloader(self) -> EvaluationBatches:
-        """Return the test split, the whole of it on every rank."""
-        return EvaluationBatches(*self.splits.test, self.eval_batch_size)
-
-    def predict_dataloader(self) -> Any:
-        """Return the module's own loader: what is predicted is synthetic data, one batch per inner step."""
-        assert self.trainer is not None
-        return self.trainer.lightning_module.predict_dataloader()
-
-    def __str__(self) -> str:
-        # Lightning's own looks for DataLoaders, and fails where there are none.
-        if self._splits is None:
-            return f"{type(self).__name__}, not read yet"
-        train, val, test = (len(split.labels) for split in self._splits[:3])
-        return f"{type(self).__name__}: {train} images to train, {val} to validate and {test} to test on"
-
-    def _batches_trained_on(self) -> int:
-        assert self.trainer is not None
-        # "ready" counts the batch of an interrupted step too; "completed" is one behind in a checkpoint
-        # written at a step's end, until Lightning corrects it.
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return int(progress.processed)  # type: ignore[attr-defined]
-
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and standard deviation of every channel.
@@ -294,74 +189,6 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     mean = frequencies @ values
     variance = (frequencies * (values - mean[:, None]) ** 2).sum(1)
     return mean.float(), torch.where(variance > 0, variance.sqrt(), 1.0).float()
-
-
-def hold_back(labels: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
-    """Choose rows at random, as many of every class as is its share, and always the same ones.
-
-    A class that has rows keeps at least one of them, however rare it is: what it cannot give, the others do.
-
-    Args:
-        labels: int64 ``[N]``, or class probabilities ``[N, classes]``, of which the most probable class counts.
-        size: number of rows to hold back.
-        purpose: which choice this is: another purpose chooses other rows.
-
-    Returns:
-        the rows that stay and those held back, both ascending, int64.
-
-    Raises:
-        RecipeError: if fewer rows can be held back.
-    """
-    counts = class_numbers(labels).bincount()
-    most = (counts - 1).clamp(min=0)
-    if not 0 <= size <= int(most.sum()):
-        raise RecipeError(
-            f"{size} of {len(labels)} images to hold back for {purpose}, expected 0 to {int(most.sum())}, so that "
-            f"each of the {int((counts > 0).sum())} classes keeps one"
-        )
-    held = _stratified(labels, counts, size, torch.zeros_like(counts), most, purpose)
-    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
-
-
-def choose(labels: Tensor, size: int, purpose: str) -> Tensor:
-    """Choose rows to use, as ``hold_back`` chooses those to hold back, at least one of every class that has any.
-
-    Where there are more classes than rows to choose, the rarest go without.
-
-    Args:
-        labels: as for ``hold_back``.
-        size: number of rows, at most ``N``.
-        purpose: as for ``hold_back``.
-
-    Returns:
-        the rows, ascending, int64.
-    """
-    counts = class_numbers(labels).bincount()
-    least = counts.clamp(max=1)
-    if int(least.sum()) > size:
-        least = torch.zeros_like(counts)
-    return _stratified(labels, counts, size, least, counts, purpose).nonzero()[:, 0]
-
-
-def _stratified(labels: Tensor, counts: Tensor, size: int, least: Tensor, most: Tensor, purpose: str) -> Tensor:
-    """Mark ``size`` rows, of every class its share of them as far as ``least`` and ``most`` allow, bool ``[N]``."""
-    labels = class_numbers(labels)
-    shares = counts.double() * size / len(labels)
-    chosen = shares.floor().long()
-    # What rounding down left over goes to the classes that lost most by it.
-    chosen[(shares - chosen).argsort(descending=True, stable=True)[: size - int(chosen.sum())]] += 1
-    chosen = chosen.clamp(least, most)
-    # And what a class cannot give, or must have, to and from those that are furthest from their share.
-    while missing := size - int(chosen.sum()):
-        step = 1 if missing > 0 else -1
-        free = chosen < most if missing > 0 else chosen > least
-        order = ((shares - chosen) * step).masked_fill(~free, -math.inf).argsort(descending=True, stable=True)
-        chosen[order[: min(abs(missing), int(free.sum()))]] += step
-    order = torch.randperm(len(labels), generator=keyed_generator(0, "hold back", purpose))
-    marked = torch.zeros(len(labels), dtype=torch.bool)
-    for label, number in enumerate(chosen.tolist()):
-        marked[order[labels[order] == label][:number]] = True
-    return marked
 
 
 def _form(tensor: Tensor) -> str:

@@ -2,7 +2,7 @@
 
 Both are plain iterables over tensors in memory and not ``DataLoader``s. There is nothing for worker processes
 to do, and Lightning would give a ``DataLoader`` a distributed sampler: an evaluation would then see a part of
-the split on every rank, where learners are shared out and not images.
+the split on every rank, where learners are shared out and not samples.
 """
 
 import math
@@ -26,7 +26,7 @@ class RealBatches:
 
     All passes over the split, each in a random order of its own and without its ragged end, make one sequence
     of batches. It is dealt out to the ranks in turn: no two of them see the same batch, and together they see
-    every image once in a pass, but for the ragged end.
+    every sample once in a pass, but for the ragged end.
 
     The stream keeps no place of its own. A new iterator starts where ``position()`` says, which under a
     ``Trainer`` is the number of batches trained on so far. That number is in every checkpoint and does not
@@ -34,9 +34,9 @@ class RealBatches:
     exactly the batch that comes next.
 
     Args:
-        images: ``[N, C, H, W]``.
-        labels: int64 ``[N]``.
-        batch_size: images in a batch, at most ``N``.
+        inputs: ``[N, ...]``, images ``[N, C, H, W]`` for instance.
+        targets: ``[N, ...]``.
+        batch_size: samples in a batch, at most ``N``.
         seed: which sequence of batches.
         rank: which of ``world_size`` processes this is.
         world_size: number of processes that share the sequence.
@@ -46,13 +46,13 @@ class RealBatches:
             batch.
 
     Raises:
-        RecipeError: if a batch would need more images than there are.
+        RecipeError: if a batch would need more samples than there are.
     """
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
@@ -60,15 +60,15 @@ class RealBatches:
         epoch_length: int | None = None,
         position: Callable[[], int] = from_the_start,
     ) -> None:
-        if not 1 <= batch_size <= len(labels):
-            raise RecipeError(f"data.batch_size: {batch_size} given, expected 1 to {len(labels)} training images")
-        self.images = images
-        self.labels = labels
+        if not 1 <= batch_size <= len(targets):
+            raise RecipeError(f"data.batch_size: {batch_size} given, expected 1 to {len(targets)} training samples")
+        self.inputs = inputs
+        self.targets = targets
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.batches_per_pass = len(labels) // batch_size
+        self.batches_per_pass = len(targets) // batch_size
         self.epoch_length = epoch_length or max(1, self.batches_per_pass // world_size)
         self.position = position
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -80,7 +80,7 @@ class RealBatches:
             position: 0 for the first batch.
 
         Returns:
-            images ``[B, C, H, W]``, labels ``[B]``, and a key for whatever is random about this batch, such
+            inputs ``[B, ...]``, targets ``[B, ...]``, and a key for whatever is random about this batch, such
             as its augmentation. It is a plain number because reading a tensor on a device would wait for the
             device.
         """
@@ -88,9 +88,9 @@ class RealBatches:
         number, place = divmod(turn, self.batches_per_pass)
         if number != self._order[0]:
             generator = keyed_generator(self.seed, "pass", number)
-            self._order = number, torch.randperm(len(self.labels), generator=generator)
+            self._order = number, torch.randperm(len(self.targets), generator=generator)
         rows = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        return self.images[rows], self.labels[rows], keyed_seed(self.seed, "batch", turn)
+        return self.inputs[rows], self.targets[rows], keyed_seed(self.seed, "batch", turn)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         position = self.position()
@@ -113,18 +113,18 @@ class EvaluationBatches:
     """A whole split, once, in order.
 
     Args:
-        images: ``[N, C, H, W]``.
-        labels: int64 ``[N]``.
-        batch_size: images in a batch; the last may have fewer.
+        inputs: ``[N, ...]``, images ``[N, C, H, W]`` for instance.
+        targets: ``[N, ...]``.
+        batch_size: samples in a batch; the last may have fewer.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
-        self.images = images
-        self.labels = labels
+    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int) -> None:
+        self.inputs = inputs
+        self.targets = targets
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+        return zip(self.inputs.split(self.batch_size), self.targets.split(self.batch_size), strict=True)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.labels) / self.batch_size)
+        return math.ceil(len(self.targets) / self.batch_size)

@@ -2,7 +2,8 @@
 
 import torch
 
-from gtn_lightning.data.base import Split, Splits, TensorData, hold_back
+from gtn_lightning.data.base import Split, Splits, TensorData
+from gtn_lightning.data.hold_back import hold_back
 
 
 class DigitsData(TensorData):

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from gtn_lightning.data.base import Split, Splits, TensorData, choose, hold_back
+from gtn_lightning.data.base import Split, Splits, TensorData
 from gtn_lightning.data.decoding import decode, read_labels
+from gtn_lightning.data.hold_back import choose, hold_back
 from gtn_lightning.data.sources import open_dataset
 from gtn_lightning.errors import RecipeError
 

@@ -1,4 +1,4 @@
-"""What loaders of any data module have to hand over: pairs of images and labels, as the learners see them."""
+"""What loaders of any data module have to hand over: pairs of inputs and targets, as the learners see them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -79,32 +79,33 @@ def batches_of(loader: Any, split: str) -> Iterator[Any]:
         )
 
 
-def check_pair(batch: Any, image_shape: Sequence[int], where: str) -> tuple[Tensor, Tensor]:
-    """Return a batch as images and labels.
+def check_pair(batch: Any, shape: Sequence[int] | None, where: str) -> tuple[Tensor, Tensor]:
+    """Return a batch as inputs and targets.
 
     Args:
         batch: what a loader made, after the data module's hooks.
-        image_shape: ``(channels, height, width)`` of what the teacher makes.
+        shape: shape of one input as the teacher makes it, for images ``(channels, height, width)``; None for any.
         where: which data this is, in words for an error.
 
     Raises:
-        RecipeError: if it is anything but a pair, of images ``[B, *image_shape]`` of the type that learners compute
-            in, torch's default, and a tensor of labels.
+        RecipeError: if it is anything but a pair, of inputs ``[B, *shape]`` of the type that learners compute in,
+            torch's default, and a tensor of targets.
     """
+    names = ("images", "labels") if shape is None or len(shape) == 3 else ("inputs", "targets")
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         raise RecipeError(
-            f"{where} has batches that are {_described(batch)}, expected a pair of tensors (images, labels): "
+            f"{where} has batches that are {_described(batch)}, expected a pair of tensors ({', '.join(names)}): "
             f"{_advice_on_batch(batch)}"
         )
-    for name, part in zip(("images", "labels"), batch, strict=True):
+    for name, part in zip(names, batch, strict=True):
         if not isinstance(part, Tensor):
             raise RecipeError(
                 f"{where} has {name} that are {_described(part)}, expected a tensor: convert them to one tensor in the "
                 "data set or in the DataLoader's collate_fn"
             )
-    images, labels = batch
-    _check_images(images, tuple(image_shape), where)
-    return images, labels
+    inputs, targets = batch
+    _check_inputs(inputs, None if shape is None else tuple(shape), names[0], where)
+    return inputs, targets
 
 
 def has_length(loader: Any) -> bool:
@@ -116,41 +117,49 @@ def has_length(loader: Any) -> bool:
     return True
 
 
-def check_finite(images: Tensor, where: str) -> None:
-    """Raise ``RecipeError`` if images have values that no learner can learn from."""
-    if not images.isfinite().all():
-        spoilt = int((~images.isfinite()).flatten(1).any(dim=1).sum())
+def check_finite(inputs: Tensor, where: str) -> None:
+    """Raise ``RecipeError`` if inputs have values that no learner can learn from."""
+    if not inputs.isfinite().all():
+        wrong = int((~inputs.isfinite()).flatten(1).any(dim=1).sum())
+        what = "images" if inputs.dim() == 4 else "inputs"
         raise RecipeError(
-            f"{where} has images with NaN or infinity, {spoilt} of {len(images)} that were looked at: leave them out, "
+            f"{where} has {what} with NaN or infinity, {wrong} of {len(inputs)} that were looked at: leave them out, "
             "or correct them or how they are normalised"
         )
 
 
-def _check_images(images: Tensor, wanted: tuple[int, ...], where: str) -> None:
-    dtype, expected = (str(each).removeprefix("torch.") for each in (images.dtype, torch.get_default_dtype()))
+def _check_inputs(inputs: Tensor, wanted: tuple[int, ...] | None, what: str, where: str) -> None:
+    dtype, expected = (str(each).removeprefix("torch.") for each in (inputs.dtype, torch.get_default_dtype()))
     if dtype != expected:
         convert = f".to(torch.{expected})" if expected != "float32" else ".float()"
-        if not images.is_floating_point():
+        if not inputs.is_floating_point():
             convert += ", and normalise them, for instance with / 255"
         raise RecipeError(
-            f"{where} has images that are {dtype}, expected {expected}, in which the learners compute: convert them "
+            f"{where} has {what} that are {dtype}, expected {expected}, in which the learners compute: convert them "
             f"with {convert}"
         )
-    shape = tuple(images.shape[1:])
-    if shape == wanted:
-        if not len(images):
-            raise RecipeError(f"{where} has a batch without images: leave empty batches out")
+    shape = tuple(inputs.shape[1:])
+    if wanted is None or shape == wanted:
+        if not len(inputs):
+            raise RecipeError(f"{where} has a batch without {what}: leave empty batches out")
         return
+    raise RecipeError(
+        f"{where}'s {what} have shape {list(shape)} but model.teacher makes {list(wanted)}: "
+        f"{_advice_on_shape(shape, wanted)}"
+    )
+
+
+def _advice_on_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if len(wanted) != 3:
+        return "set the task's shape, and with it the teacher's and the learners', to the data's"
     channels, height, width = wanted
     if shape == (height, width, channels):
-        advice = "put the channels first with .permute(0, 3, 1, 2)"
-    elif shape == (height, width) and channels == 1:
-        advice = "add the channel with .unsqueeze(1)"
-    elif images.dim() > 1 and shape[0] * (len(shape) == 1) == channels * height * width:
-        advice = f"bring them into shape with .view(-1, {channels}, {height}, {width})"
-    else:
-        advice = "set the teacher's and the learners' image_shape to the data's"
-    raise RecipeError(f"{where}'s images have shape {list(shape)} but model.teacher makes {list(wanted)}: {advice}")
+        return "put the channels first with .permute(0, 3, 1, 2)"
+    if shape == (height, width) and channels == 1:
+        return "add the channel with .unsqueeze(1)"
+    if shape and shape[0] * (len(shape) == 1) == channels * height * width:
+        return f"bring them into shape with .view(-1, {channels}, {height}, {width})"
+    return "set the teacher's and the learners' image_shape to the data's"
 
 
 def _described(value: Any) -> str:

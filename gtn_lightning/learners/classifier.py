@@ -3,6 +3,7 @@
 from torch import nn
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import given
 
 
 class ImageClassifier(nn.Module):
@@ -11,15 +12,17 @@ class ImageClassifier(nn.Module):
     A learner need not derive from it: any module with that signature will do.
 
     Args:
-        image_shape: (channels, height, width) of the images.
-        classes: number of classes; checked against the task's.
+        image_shape: (channels, height, width) of the images; a recipe may leave it to its task.
+        classes: number of classes, checked against the task's; a recipe may leave it to its task.
 
     Raises:
         RecipeError: a size is not a positive whole number.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, image_shape: tuple[int, int, int] | None, classes: int | None) -> None:
         super().__init__()
+        name = type(self).__name__
+        image_shape, classes = given(image_shape, f"{name}.image_shape"), given(classes, f"{name}.classes")
         if len(image_shape) != 3:
             raise RecipeError(f"image_shape: got {list(image_shape)}; give [channels, height, width]")
         check_positive("image_shape", *image_shape)

@@ -35,8 +35,8 @@ class ConvNet(ImageClassifier):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
-        classes: int,
+        image_shape: tuple[int, int, int] | None = None,
+        classes: int | None = None,
         width: int = 32,
         depth: int = 3,
         norm: str = "batch",
@@ -60,7 +60,7 @@ class ConvNet(ImageClassifier):
             halve = pooling != "none" and (pooling != "global" or block < depth - 1)
             if halve and min(rows, columns) < 2:
                 raise RecipeError(
-                    f"depth: {depth} blocks with pooling {pooling!r} shrink image_shape {list(image_shape)} "
+                    f"depth: {depth} blocks with pooling {pooling!r} shrink image_shape {list(self.image_shape)} "
                     f"below 1 pixel; give a depth of at most {block + (pooling == 'global')}"
                 )
             stride = 2 if pooling == "stride" else 1
@@ -79,7 +79,7 @@ class ConvNet(ImageClassifier):
             blocks.append(nn.AdaptiveAvgPool2d(1))
             rows, columns = 1, 1
         self.features = nn.Sequential(*blocks)
-        self.classifier = classifier(width * rows * columns, classes, norm)
+        self.classifier = classifier(width * rows * columns, self.classes, norm)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, classes] of images [B, C, H, W]."""

@@ -1,20 +1,22 @@
-"""A multilayer perceptron: the learner that knows nothing of neighbouring pixels."""
+"""A multilayer perceptron: the learner for any inputs, which knows nothing of neighbouring pixels."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from gtn_lightning.fields import given
 from gtn_lightning.learners.activations import activation_layer
-from gtn_lightning.learners.classifier import ImageClassifier, check_positive
+from gtn_lightning.learners.classifier import check_positive
 from gtn_lightning.learners.norms import classifier, feature_norm, linear
 
 
-class MLP(ImageClassifier):
-    """Linear layers with normalisation and activation between them, on the flattened image.
+class MLP(nn.Module):
+    """Linear layers with normalisation and activation between them, on the flattened input.
 
     Args:
-        image_shape: (channels, height, width).
-        classes: number of classes.
+        shape: shape of one input, such as ``[13]`` or ``[1, 28, 28]``; a recipe may leave it to its task.
+        outputs: how many numbers to return, such as the number of classes; a recipe may leave it to its task.
         hidden: widths of the hidden layers, first to last; empty makes a linear classifier.
         norm: ``"batch"``, ``"batch_running"``, ``"group"``, ``"layer"``, ``"weight"`` or ``"none"``, as in
             `ConvNet`.
@@ -26,30 +28,32 @@ class MLP(ImageClassifier):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
-        classes: int,
+        shape: tuple[int, ...] | None = None,
+        outputs: int | None = None,
         hidden: Sequence[int] = (256, 128),
         norm: str = "none",
         activation: str = "relu",
     ) -> None:
-        super().__init__(image_shape, classes)
+        super().__init__()
+        self.shape, self.outputs = tuple(given(shape, "MLP.shape")), given(outputs, "MLP.outputs")
+        check_positive("shape", *self.shape)
+        check_positive("outputs", self.outputs)
         if hidden:
             check_positive("hidden", *hidden)
         self.hidden = list(hidden)
         self.norm = norm
         self.activation = activation
 
-        channels, rows, columns = self.image_shape
-        features = channels * rows * columns
+        features = math.prod(self.shape)
         layers: list[nn.Module] = []
         for width in self.hidden:
             act = activation_layer(activation)
             layers += [linear(features, width, norm, activation), feature_norm(norm, width), act]
             features = width
         self.features = nn.Sequential(*layers)
-        self.classifier = classifier(features, classes, norm)
+        self.classifier = classifier(features, self.outputs, norm)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, classes] of images [B, C, H, W]."""
-        logits: Tensor = self.classifier(self.features(images.flatten(1)))
-        return logits
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return outputs [B, outputs] of inputs [B, *shape]."""
+        outputs: Tensor = self.classifier(self.features(inputs.flatten(1)))
+        return outputs

@@ -67,7 +67,7 @@ class GTNMnistNet(ImageClassifier):
             activation_layer(_ACTIVATION),
         ]
         self.features = nn.Sequential(*layers)
-        self.classifier = classifier(linear, classes, norm)
+        self.classifier = classifier(linear, self.classes, norm)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, classes] of images [B, C, H, W]."""
@@ -115,7 +115,7 @@ class GTNCifarNet(ImageClassifier):
             ]
             channels = width
         self.features = nn.Sequential(*layers)
-        self.classifier = classifier(channels, classes, norm)
+        self.classifier = classifier(channels, self.classes, norm)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, classes] of images [B, C, H, W]."""

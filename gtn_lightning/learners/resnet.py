@@ -28,8 +28,8 @@ class ResNet(ImageClassifier):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
-        classes: int,
+        image_shape: tuple[int, int, int] | None = None,
+        classes: int | None = None,
         width: int = 16,
         blocks: Sequence[int] = (2, 2, 2),
         norm: str = "batch",
@@ -52,7 +52,7 @@ class ResNet(ImageClassifier):
             if stride == 2:
                 if min(rows, columns) < 2:
                     raise RecipeError(
-                        f"blocks: {len(self.blocks)} stages shrink image_shape {list(image_shape)} below 1 "
+                        f"blocks: {len(self.blocks)} stages shrink image_shape {list(self.image_shape)} below 1 "
                         f"pixel; give at most {stage}"
                     )
                 rows, columns = (rows + 1) // 2, (columns + 1) // 2
@@ -69,7 +69,7 @@ class ResNet(ImageClassifier):
                 )
                 channels = width * 2**stage
         self.stages = nn.Sequential(*stages)
-        self.classifier = classifier(channels, classes, norm)
+        self.classifier = classifier(channels, self.classes, norm)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, classes] of images [B, C, H, W]."""

@@ -3,9 +3,10 @@
 from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import Evaluation
+from gtn_lightning.fields import Field
 from gtn_lightning.inner_loop import InnerLoop, InnerOptimizer
 from gtn_lightning.learners import LearnerDistribution, check_distribution
-from gtn_lightning.tasks import Task
+from gtn_lightning.task import Task
 from gtn_lightning.teachers import Teacher
 
 
@@ -51,17 +52,43 @@ def check_parts(
             f"model.teacher takes noise of size {teacher.noise} but model.curriculum gives {curriculum.noise}: "
             "make their noise agree"
         )
-    if teacher.classes != curriculum.classes:
-        raise RecipeError(
-            f"model.teacher has {teacher.classes} classes but model.curriculum {curriculum.classes}: make them agree"
-        )
-    # Tasks to come may know no classes.
-    classes = getattr(task, "classes", teacher.classes)
-    if classes != teacher.classes:
-        raise RecipeError(f"model.teacher has {teacher.classes} classes but model.task {classes}: make them agree")
+    check_fields(teacher, curriculum, task)
     if teacher.pool is not None and teacher.pool != curriculum.pool:
         asked = "an unbounded number" if curriculum.pool is None else str(curriculum.pool)
         raise RecipeError(
-            f"model.teacher holds {teacher.pool} images but model.curriculum asks for {asked}: set the teacher's "
-            "images to steps times batch_size, and use a curriculum with a pool"
+            f"model.teacher holds {teacher.pool} samples but model.curriculum asks for {asked}: set the teacher's "
+            "number to steps times batch_size, and use a curriculum with a pool"
         )
+
+
+def check_fields(teacher: Teacher, curriculum: Curriculum, task: Task) -> None:
+    """See that a teacher makes what a task takes, of the classes that a curriculum names.
+
+    Raises:
+        RecipeError: if not, naming the keys that disagree.
+    """
+    for name, wanted in task.fields.items():
+        made = teacher.fields.get(name)
+        if made is None:
+            if teacher.fields:  # real data is whatever the data module hands over
+                raise RecipeError(
+                    f"model.teacher makes {', '.join(teacher.fields)} but model.task takes {', '.join(task.fields)}: "
+                    "use a teacher that makes these"
+                )
+        elif made.classes != wanted.classes:
+            raise RecipeError(f"model.teacher has {_classes(made)} but model.task {_classes(wanted)}: make them agree")
+        elif None not in (made.shape, wanted.shape) and made.shape != wanted.shape:
+            raise RecipeError(
+                f"model.teacher makes {name} of shape {list(made.sample_shape)} but model.task takes "
+                f"{list(wanted.sample_shape)}: make them agree"
+            )
+    classes = next((field for field in task.fields.values() if field.classes), None)
+    if curriculum.classes is not None and (classes is None or classes.classes != curriculum.classes):
+        raise RecipeError(
+            f"model.task has {'no' if classes is None else classes.classes} classes but model.curriculum "
+            f"{curriculum.classes}: make them agree"
+        )
+
+
+def _classes(field: Field) -> str:
+    return f"{field.classes or 'no'} classes"

@@ -1,6 +1,8 @@
 """Tasks: what a learner is taught to do."""
 
-from gtn_lightning.tasks.base import Task
+from gtn_lightning.task import Task
 from gtn_lightning.tasks.classification import Classification
+from gtn_lightning.tasks.regression import Regression
+from gtn_lightning.tasks.supervised import Supervised
 
-__all__ = ["Classification", "Task"]
+__all__ = ["Classification", "Regression", "Supervised", "Task"]

@@ -9,63 +9,50 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import Batch, Field, Fields, given
 
 
 class TeacherInput(NamedTuple):
     """What a curriculum asks of the teacher for one inner step."""
 
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
-    """Which images of the pool are meant, int64 ``[B]``; without a pool, arbitrary numbers."""
-    labels: Tensor
-    """The class asked for, int64 ``[B]``."""
+    """Which samples of the pool are meant, int64 ``[B]``; without a pool, arbitrary numbers."""
+    labels: Tensor | None
+    """The class asked for, int64 ``[B]``; None for data without classes."""
     noise: Tensor | None
-    """The teacher's noise, float ``[B, noise]``, or None for a teacher that takes none."""
-
-
-class SyntheticBatch(NamedTuple):
-    """One inner batch as the teacher made it."""
-
-    inputs: Tensor
-    """Images, float ``[B, C, H, W]``."""
-    targets: Tensor
-    """What the learner is to predict: int64 ``[B]``, or class probabilities ``[B, classes]``."""
-    labels: Tensor
-    """The classes that were asked for, int64 ``[B]``."""
+    """The teacher's noise, float ``[B, noise]``; None for a teacher that takes none."""
 
 
 class Teacher(nn.Module, ABC):
     """Base class of teachers.
 
-    A teacher of one's own implements ``forward``, and ``batches`` only where a whole inner loop's data can be made
-    more cheaply than batch by batch. It stores its constructor's arguments under their own names, so that a teacher
-    file can describe it.
+    A teacher of one's own sets ``fields`` and implements ``forward``, and ``batches`` only where a whole inner loop's
+    data can be made more cheaply than batch by batch. It stores its constructor's arguments under their own names, so
+    that a teacher file can describe it.
 
     Attributes:
-        image_shape: ``(channels, height, width)`` of its images.
-        classes: number of classes.
-        noise: size of the noise vector it takes per image, 0 for none.
-        pool: number of images it holds, or None if it makes as many different ones as it is asked for.
+        fields: what it makes, which has to be what the task takes.
+        noise: size of the noise vector it takes per sample, 0 for none.
+        pool: number of samples it holds, or None if it makes as many different ones as it is asked for.
     """
 
-    image_shape: tuple[int, int, int]
-    classes: int
+    fields: Fields
     noise: int = 0
     pool: int | None = None
 
     @abstractmethod
-    def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
+    def forward(self, request: TeacherInput) -> Batch:
         """Make one inner batch.
 
         Args:
-            index: which images of the pool, int64 ``[B]``.
-            labels: the class of each image, int64 ``[B]``.
-            noise: float ``[B, noise]``, or None.
+            request: what the curriculum asks for.
 
         Returns:
-            Images ``[B, C, H, W]`` with their targets.
+            A tensor ``[B, ...]`` for each field. Where samples are made for classes, these may stand beside them
+            under ``labels``, int64 ``[B]``, for pictures and files.
         """
 
-    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[SyntheticBatch]:
+    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
         """Make the batches of an inner loop, one per request, each when it is asked for.
 
         Every batch is a chunk of its own that keeps no activations: the backward pass runs the teacher again, batch
@@ -73,24 +60,34 @@ class Teacher(nn.Module, ABC):
         """
         for request in requests:
             if torch.is_grad_enabled():
-                yield checkpoint(self, *request, use_reentrant=False)
+                yield checkpoint(self, request, use_reentrant=False)
             else:
-                yield self(*request)
+                yield self(request)
 
-    def attach(self, images: Tensor, labels: Tensor) -> None:
-        """Receive real training images; called before training and before every evaluation.
+    def attach(self, real: Batch) -> None:
+        """Receive real training data; called before training and before every evaluation.
 
-        Most teachers have no use for them.
+        Most teachers have no use for it.
 
         Args:
-            images: float ``[N, C, H, W]``, normalised as the learner is to see them.
-            labels: int64 ``[N]``, or class probabilities ``[N, classes]`` where the data has such.
+            real: the fields of real data, as the learner is to see them. Targets may be probabilities where the task
+                takes classes.
         """
         return
 
 
-def check_sizes(name: str, image_shape: Sequence[int], classes: int) -> None:
-    """Raise ``RecipeError`` unless a teacher's sizes make sense."""
+def image_fields(name: str, image_shape: Sequence[int] | None, classes: int | None) -> Fields:
+    """Return the fields of labelled images.
+
+    Args:
+        name: the teacher, for errors.
+        image_shape: ``(channels, height, width)`` of the images.
+        classes: number of classes.
+
+    Raises:
+        RecipeError: if a size is missing or cannot work.
+    """
+    image_shape, classes = given(image_shape, f"{name}.image_shape"), given(classes, f"{name}.classes")
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise RecipeError(
             f"{name}: image_shape must be three numbers of at least 1, channels, height and width; "
@@ -98,3 +95,17 @@ def check_sizes(name: str, image_shape: Sequence[int], classes: int) -> None:
         )
     if classes < 2:
         raise RecipeError(f"{name}: classes must be at least 2; got {classes}")
+    return {"inputs": Field("real", tuple(image_shape)), "targets": Field("classes", classes=classes)}
+
+
+def asked_labels(teacher: Teacher, request: TeacherInput) -> Tensor:
+    """Return the classes that a request asks for.
+
+    Raises:
+        RecipeError: if it names none.
+    """
+    if request.labels is None:
+        raise RecipeError(
+            f"{type(teacher).__name__}: the curriculum names no classes: set its classes to the teacher's"
+        )
+    return request.labels

@@ -9,13 +9,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.teachers.base import SyntheticBatch, Teacher, TeacherInput, check_sizes
+from gtn_lightning.fields import Batch, Fields
+from gtn_lightning.teachers.base import Teacher, TeacherInput, asked_labels, image_fields
+from gtn_lightning.teachers.free import SHARPNESS
 
 CHUNK_BYTES = 2**26
 """About how much memory the activations of the images that are made at once may take."""
-
-SHARPNESS = 5.0
-"""Initial logit of the true class of learned soft labels: 94 % of the mass among ten classes."""
 
 
 class Generator(Teacher):
@@ -27,8 +26,9 @@ class Generator(Teacher):
     mean and unit variance.
 
     Args:
-        image_shape: ``(channels, height, width)`` of the images, at least 4 pixels each way.
-        classes: number of classes.
+        image_shape: ``(channels, height, width)`` of the images, at least 4 pixels each way; a recipe may leave it to
+            its task.
+        classes: number of classes; a recipe may leave it to its task.
         noise: size of the noise vector.
         hidden: units of the first linear layer.
         channels: channels before the first and before the second convolution.
@@ -40,27 +40,29 @@ class Generator(Teacher):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
-        classes: int,
+        image_shape: tuple[int, int, int] | None = None,
+        classes: int | None = None,
         noise: int = 128,
         hidden: int = 1024,
         channels: tuple[int, int] = (128, 64),
         soft_labels: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes("Generator", image_shape, classes)
-        depth, height, width = image_shape
+        self.fields: Fields = image_fields("Generator", image_shape, classes)
+        depth, height, width = self.fields["inputs"].sample_shape
+        classes = self.fields["targets"].classes
+        assert classes is not None
         if min(height, width) < 4:
             raise RecipeError(
-                f"Generator: image_shape {list(image_shape)} is too small: it upsamples twice and needs images of at "
-                "least 4 x 4 pixels; use the Pixels teacher for smaller ones"
+                f"Generator: image_shape {[depth, height, width]} is too small: it upsamples twice and needs images of "
+                "at least 4 x 4 pixels; use the Pixels teacher for smaller ones"
             )
         if min(noise, hidden, *channels) < 1:
             raise RecipeError(
                 f"Generator: noise, hidden and channels must be at least 1; got noise {noise}, hidden {hidden}, "
                 f"channels {list(channels)}"
             )
-        self.image_shape = image_shape
+        self.image_shape = (depth, height, width)
         self.classes = classes
         self.noise = noise
         self.hidden = hidden
@@ -105,17 +107,12 @@ class Generator(Teacher):
             weights[name] = direction * scale
         return weights
 
-    def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
-        """Make one inner batch.
+    def forward(self, request: TeacherInput) -> Batch:
+        """Make one inner batch; images are told apart by their noise, and the index is ignored."""
+        labels = asked_labels(self, request)
+        return self._batch(self._images(labels, _given(request.noise), self.weights(), 1), labels)
 
-        Args:
-            index: ignored: what tells images apart is their noise.
-            labels: int64 ``[B]``.
-            noise: float ``[B, noise]``.
-        """
-        return SyntheticBatch(self._images(labels, _given(noise), self.weights(), 1), self._targets(labels), labels)
-
-    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[SyntheticBatch]:
+    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
         """Make the batches of an inner loop, several at once where they are small.
 
         The statistics of batch normalisation are those of each inner batch all the same. What does not fit into one
@@ -126,21 +123,21 @@ class Generator(Teacher):
             yield from super().batches(requests)
             return
         weights = self.weights()
-        size = len(requests[0].labels)
+        size = len(requests[0].index)
         _, height, width = self.image_shape
-        alike = all(len(request.labels) == size for request in requests)
+        alike = all(len(request.index) == size for request in requests)
         # Four images' worth of the last hidden layer, in float32, for all that is kept of an image.
         together = max(1, CHUNK_BYTES // (size * height * width * self.channels[1] * 16)) if alike else 1
         for start in range(0, len(requests), together):
             chunk = requests[start : start + together]
-            labels = torch.cat([request.labels for request in chunk])
+            labels = torch.cat([asked_labels(self, request) for request in chunk])
             noise = torch.cat([_given(request.noise) for request in chunk])
             if torch.is_grad_enabled() and len(requests) > together:
                 images = checkpoint(self._images, labels, noise, weights, len(chunk), use_reentrant=False)
             else:
                 images = self._images(labels, noise, weights, len(chunk))
             for request, made in zip(chunk, images.chunk(len(chunk)), strict=True):
-                yield SyntheticBatch(made, self._targets(request.labels), request.labels)
+                yield self._batch(made, asked_labels(self, request))
 
     def _images(self, labels: Tensor, noise: Tensor, weights: dict[str, Tensor], batches: int) -> Tensor:
         """Return the images of several inner batches of one size, one batch after the other."""
@@ -156,8 +153,9 @@ class Generator(Teacher):
                 values = layer(values)
         return 2 * values.tanh()
 
-    def _targets(self, labels: Tensor) -> Tensor:
-        return labels if self.label_logits is None else self.label_logits[labels].softmax(dim=1)
+    def _batch(self, images: Tensor, labels: Tensor) -> Batch:
+        targets = labels if self.label_logits is None else self.label_logits[labels].softmax(dim=1)
+        return {"inputs": images, "targets": targets, "labels": labels}
 
 
 def _given(noise: Tensor | None) -> Tensor:

@@ -1,46 +1,45 @@
 """Real data as a teacher: the baseline that any synthetic data has to beat, through the same harness."""
 
 import torch
-from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.labels import class_numbers
-from gtn_lightning.teachers.base import SyntheticBatch, Teacher, check_sizes
+from gtn_lightning.fields import Batch, Fields
+from gtn_lightning.teachers.base import Teacher, TeacherInput
 
 
 class RealData(Teacher):
-    """Teach with real training images.
+    """Teach with real training data.
 
-    It has no parameters; what is meta-learned beside it are the inner hyperparameters. The images come from the data
-    module's training split: ``GTN`` hands them over when training or evaluation starts.
-
-    Args:
-        image_shape: ``(channels, height, width)`` of the images.
-        classes: number of classes.
+    It has no parameters; what is meta-learned beside it are the inner hyperparameters. The data comes from the data
+    module's training split: ``GTN`` hands it over when training or evaluation starts, and it says what the fields are.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        check_sizes("RealData", image_shape, classes)
-        self.image_shape = image_shape
-        self.classes = classes
-        self._images: Tensor | None = None
-        self._targets: Tensor | None = None
-        self._labels: Tensor | None = None
+        self.fields: Fields = {}
+        self._real: Batch = {}
 
-    def attach(self, images: Tensor, labels: Tensor) -> None:
-        """Keep the images to teach with; see the base class."""
-        targets = labels.to(images.dtype) if labels.is_floating_point() else labels
-        self._images, self._targets, self._labels = images, targets, class_numbers(labels)
+    def attach(self, real: Batch) -> None:
+        """Keep the data to teach with; see the base class."""
+        inputs = next(iter(real.values()))
+        # Probabilities of a data set may be of another type than its images, which no compiled loss should meet.
+        self._real = {
+            name: tensor.to(inputs.dtype) if tensor.is_floating_point() else tensor for name, tensor in real.items()
+        }
 
     @property
     def size(self) -> int:
-        """Number of images it was given, 0 before that."""
-        return 0 if self._labels is None else len(self._labels)
+        """Number of samples it was given, 0 before that."""
+        return len(next(iter(self._real.values()))) if self._real else 0
 
-    def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
-        """Take the images that the index names, modulo their number; the labels are theirs, not those asked for."""
-        if self._images is None or self._targets is None or self._labels is None:
-            raise RecipeError("RealData has no images yet: train or evaluate it through a Trainer with a data module")
-        rows = torch.remainder(index, len(self._labels)).to(self._labels.device)
-        return SyntheticBatch(self._images[rows], self._targets[rows], self._labels[rows])
+    @property
+    def device(self) -> torch.device:
+        """Where the data is."""
+        return next(iter(self._real.values())).device
+
+    def forward(self, request: TeacherInput) -> Batch:
+        """Take the samples that the index names, modulo their number; the classes asked for do not count."""
+        if not self._real:
+            raise RecipeError("RealData has no data yet: train or evaluate it through a Trainer with a data module")
+        rows = torch.remainder(request.index, self.size).to(self.device)
+        return {name: tensor[rows] for name, tensor in self._real.items()}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gtn_lightning.data.base import choose, hold_back
+from gtn_lightning.data.hold_back import choose, hold_back
 from gtn_lightning.errors import RecipeError
 
 RARE = torch.tensor([0] * 500 + [1] * 30 + [2, 3])

@@ -16,7 +16,7 @@ from gtn_lightning.curricula import ShuffledPasses
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.evaluation import REAL_IMAGES
+from gtn_lightning.evaluation import REAL_SAMPLES
 from gtn_lightning.inner_loop import Adam, Functional, InnerOptimizer, Snapshot
 from gtn_lightning.module import GTN
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
@@ -204,7 +204,7 @@ class TaughtProxy(Proxy):
         trained = scored = 0
         # Mode remat: the gradient itself is the same in all modes, and this one compiles nothing.
         for lesson in lessons(network, plan.task, plan.teacher, plan.requests, optimizer, "remat"):
-            trained += len(plan.requests[lesson.step - 1].labels)
+            trained += len(plan.requests[lesson.step - 1].index)
             if lesson.step not in points:
                 continue
             looked = time.perf_counter()
@@ -221,10 +221,10 @@ class TaughtProxy(Proxy):
         return sorted({max(1, round(self.steps * (number + 1) / POINTS)) for number in range(POINTS)})
 
     def _look(self, network: nn.Module, task: Task, learner: Snapshot) -> tuple[float, float]:
-        functional, metric, losses = Functional(network), task.metric().to(self.device), 0.0
+        functional, metric, losses = Functional(network), task.metrics()[0].make().to(self.device), 0.0
         with torch.no_grad():
             for batch in zip(self._images.split(500), self._labels.split(500), strict=True):
-                loss = task.score(functional, learner.params, learner.buffers, batch, metric)
+                loss = task.score(functional, learner.params, learner.buffers, batch, [metric])
                 losses += float(loss) * len(batch[1])
         return float(metric.compute()), losses / len(self._labels)
 
@@ -309,13 +309,15 @@ class GTNProxy(LiveGTNProxy):
     def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
         """Move the teacher to the device, and give it real images, which some begin as."""
         super().attach(space, data, device)
-        if tuple(self.gtn.teacher.image_shape) != tuple(data.image_shape):
+        made = self.gtn.teacher.fields["inputs"].sample_shape
+        if made != tuple(data.image_shape):
             raise RecipeError(
-                f"GTNProxy: {self.teacher} makes images of shape {list(self.gtn.teacher.image_shape)}, but the data's "
+                f"GTNProxy: {self.teacher} makes images of shape {list(made)}, but the data's "
                 f"have {list(data.image_shape)}: give it the data that it was meta-trained with"
             )
         with torch.no_grad():
-            self.gtn.teacher.attach(*data.some("train", REAL_IMAGES, self.gtn.seed))
+            real = data.some("train", REAL_SAMPLES, self.gtn.seed)
+            self.gtn.teacher.attach(dict(zip(self.gtn.task.fields, real, strict=True)))
         self.gtn.to(self.device)
 
     def settings(self) -> Any:
@@ -387,8 +389,8 @@ class RealDataProxy(TaughtProxy):
                 raise RecipeError(f"RealDataProxy: subset {self.subset} given, but there are {len(labels)} images")
             rows = torch.randperm(len(labels), generator=keyed_generator(0, "subset"))[: self.subset]
             images, labels = images[rows], labels[rows]
-        self._real = RealData(data.image_shape, data.classes)
-        self._real.attach(data.normalise(images).to(self.device), labels.to(self.device))
+        self._real = RealData()
+        self._real.attach({"inputs": data.normalise(images).to(self.device), "targets": labels.to(self.device)})
         self.optimizer.to(self.device)
 
     def plan(self, generator: torch.Generator) -> Plan:

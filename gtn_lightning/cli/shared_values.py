@@ -1,0 +1,78 @@
+"""Values that a recipe states once, for all components that need them.
+
+The task says what inputs and targets are, the inner loop how many steps there are, and the curriculum how many samples
+it asks for. Arguments of these names that a recipe leaves out are filled in; what it states stands.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from jsonargparse import Namespace
+
+from gtn_lightning.task import Task
+from gtn_lightning.trust import resolve
+
+PARTS = ("teacher", "curriculum", "learners", "inner_optimizer")
+"""The parts of the model whose arguments are filled in."""
+
+
+def fill_in(model: Namespace) -> None:
+    """Fill in the arguments that a recipe leaves to its task, its inner loop, its teacher and its curriculum.
+
+    Args:
+        model: what the parser made of the recipe's ``model``; it is changed.
+    """
+    values = _of_task(model.task)
+    noise = model.teacher.init_args.get("noise") or 0
+    curriculum = model.curriculum.init_args
+    if curriculum.get("batch_size") is not None:
+        samples = (curriculum.get("steps") or model.inner_loop.steps) * curriculum.batch_size
+        values |= {"samples": samples, "images": samples}
+    for part in PARTS:
+        known = dict(values)
+        if part == "curriculum":
+            known |= {"steps": model.inner_loop.steps, "noise": noise}
+            known.pop("images", None)  # a data set's, which is not to be as large as what is asked for
+        if part == "inner_optimizer" and getattr(model[part], "init_args", Namespace()).get("learned_per_step"):
+            known["steps"] = model.inner_loop.steps
+        for arguments in _arguments(model[part]):
+            for name, value in known.items():
+                if name in arguments and arguments[name] is None:
+                    arguments[name] = value
+
+
+def _of_task(task: Namespace) -> dict[str, Any]:
+    """Return what a task says of inputs, targets and outputs, by the names of arguments."""
+    try:
+        made = resolve(task.class_path)(**task.init_args.as_dict())
+    except Exception:  # the parser makes it once more, and says what is wrong
+        return {}
+    if not isinstance(made, Task):
+        return {}
+    fields = made.fields
+    values: dict[str, Any] = {"outputs": getattr(made, "outputs", None)}
+    values["classes"] = next((field.classes for field in fields.values() if field.classes), None)
+    shape = next(iter(fields.values())).shape
+    if shape is not None:
+        values["shape"] = list(shape)
+        if len(shape) == 3:
+            values["image_shape"] = list(shape)
+        if all(field.kind != "real" or field.shape is not None for field in fields.values()):
+            values["fields"] = {name: asdict(field) for name, field in fields.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _arguments(value: Any) -> Iterator[Namespace]:
+    """Yield the arguments of a component, and of all components within them."""
+    if isinstance(value, Namespace):
+        if isinstance(value.get("init_args"), Namespace):
+            yield value.init_args
+        for item in vars(value).values():
+            yield from _arguments(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _arguments(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _arguments(item)

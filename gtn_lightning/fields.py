@@ -1,0 +1,94 @@
+"""Fields: the named tensors that a batch of synthetic data consists of."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from torch import Tensor
+
+from gtn_lightning.component import Component
+from gtn_lightning.errors import RecipeError
+
+Batch = dict[str, Tensor]
+"""Named tensors, each ``[B, *shape]``."""
+
+KINDS = ("real", "classes", "probabilities")
+"""What the values of a field may be."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Field(Component):
+    """A named tensor of a batch: what a teacher makes, or what a task takes.
+
+    Args:
+        kind: ``real`` numbers; ``classes``, int64; or ``probabilities`` of classes, which sum to 1.
+        shape: shape of one sample, ``()`` for a number; None for any. Classes and probabilities have none.
+        classes: number of classes, for the kinds ``classes`` and ``probabilities``.
+
+    Raises:
+        RecipeError: if a value cannot work.
+
+    Example:
+        >>> Field("real", (1, 28, 28)), Field("classes", classes=10)
+    """
+
+    kind: Literal["real", "classes", "probabilities"] = "real"
+    shape: tuple[int, ...] | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise RecipeError(f"Field: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(self.shape))  # a file has lists
+            if any(size < 1 for size in self.shape):
+                raise RecipeError(f"Field: shape must consist of numbers of at least 1, got {list(self.shape)}")
+        if (self.kind == "real") != (self.classes is None):
+            raise RecipeError(
+                f"Field: a field of kind {self.kind} has {'no' if self.classes else 'a number of'} classes"
+            )
+        if self.classes is not None and self.classes < 2:
+            raise RecipeError(f"Field: classes must be at least 2, got {self.classes}")
+        if self.classes is not None and self.shape:
+            raise RecipeError(f"Field: a field of kind {self.kind} has no shape, got {list(self.shape)}")
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, of probabilities too.
+
+        Raises:
+            RecipeError: if it is not known.
+        """
+        if self.kind == "probabilities":
+            assert self.classes is not None
+            return (self.classes,)
+        if self.kind == "classes":
+            return ()
+        if self.shape is None:
+            raise RecipeError("Field: the shape of a real field must be given here")
+        return self.shape
+
+    def __str__(self) -> str:
+        if self.kind == "real":
+            return "real numbers" if self.shape is None else f"real numbers of shape {list(self.shape)}"
+        return f"{'' if self.kind == 'classes' else 'probabilities of '}{self.classes} classes"
+
+
+Fields = dict[str, Field]
+"""The fields of a batch by name, in the order in which an inner loss takes them."""
+
+
+def given(value: T | None, key: str) -> T:
+    """Return a value that a recipe may leave to its task or inner loop, but a script has to give.
+
+    Args:
+        value: the value.
+        key: the component's and the argument's name, such as ``Full.steps``.
+
+    Raises:
+        RecipeError: if it is None.
+    """
+    if value is None:
+        raise RecipeError(f"{key} must be given: here, or once for all in the recipe's task or inner loop")
+    return value

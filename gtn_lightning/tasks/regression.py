@@ -1,0 +1,70 @@
+"""Regression."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.regression import MeanSquaredError, R2Score
+
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import Field, Fields
+from gtn_lightning.task import TaskMetric
+from gtn_lightning.tasks.supervised import Supervised
+
+
+class Regression(Supervised):
+    """Squared error inside and outside; the root of its mean, and the coefficient of determination, as metrics.
+
+    Args:
+        outputs: number of values to predict for an input.
+        meta_every: distance in inner steps between the points at which the meta-loss is taken; 0 for the last step
+            alone. See `Supervised`.
+        shape: shape of one input, such as ``[13]``; None for whatever the teacher makes.
+
+    Raises:
+        RecipeError: if a number cannot work.
+    """
+
+    def __init__(self, outputs: int = 1, meta_every: int = 0, shape: tuple[int, ...] | None = None) -> None:
+        if outputs < 1:
+            raise RecipeError(f"Regression: outputs must be at least 1, got {outputs}")
+        super().__init__(shape, outputs, meta_every)
+
+    @property
+    def fields(self) -> Fields:
+        """Inputs, and real numbers as targets."""
+        return {"inputs": Field("real", self.shape), "targets": Field("real", (self.outputs,))}
+
+    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean squared error against targets ``[B, outputs]``."""
+        return F.mse_loss(outputs, targets.to(outputs.dtype))
+
+    def metrics(self) -> list[TaskMetric]:
+        """Return ``rmse``, the root of the mean squared error in the targets' unit, and ``r2``."""
+        error = partial(MeanSquaredError, squared=False, sync_on_compute=False)
+        explained = partial(R2Score, sync_on_compute=False)
+        return [TaskMetric("rmse", error, higher_is_better=False), TaskMetric("r2", explained)]
+
+    def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs and targets in full precision, flat if there is one value per input."""
+        parts = (part.float().squeeze(1) if self.outputs == 1 else part.float() for part in (outputs, targets))
+        predicted, wanted = parts
+        return predicted.contiguous(), wanted.contiguous()
+
+    def check_batch(self, batch: Sequence[Any], where: str) -> None:
+        """Raise ``RecipeError`` unless targets are finite numbers ``[B, outputs]``; see the base class."""
+        inputs, targets = batch
+        kind = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape)}"
+        if not targets.is_floating_point() or targets.shape != (len(inputs), self.outputs):
+            raise RecipeError(
+                f"{where} has targets that are {kind} for {len(inputs)} inputs, expected floating point numbers "
+                f"[{len(inputs)}, {self.outputs}]: convert them, or correct task.outputs"
+            )
+        if not targets.isfinite().all():
+            wrong = int((~targets.isfinite()).any(dim=1).sum())
+            raise RecipeError(
+                f"{where} has targets with NaN or infinity, {wrong} of {len(targets)} that were looked at: leave them "
+                "out or correct them"
+            )

@@ -1,0 +1,175 @@
+"""What tasks of inputs and targets have in common: the losses, the score, the baseline of real data."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from gtn_lightning.baselines import RealDataBaseline
+from gtn_lightning.errors import RecipeError, first_line
+from gtn_lightning.fields import Batch
+from gtn_lightning.inner_loop import Buffers, Functional, LossFn
+from gtn_lightning.labels import class_numbers
+from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task
+
+
+class Supervised(Task):
+    """Inputs and targets, one criterion for the inner loss and the meta-loss.
+
+    The meta-loss is the real-data loss of the learner after its last inner step, averaged with the losses after every
+    ``meta_every``-th step before it: the paper takes every step on MNIST and every 16th on CIFAR-10.
+
+    Args:
+        shape: shape of one input, such as ``[1, 28, 28]``; None for whatever the teacher makes.
+        outputs: how many numbers the learner returns for an input.
+        meta_every: distance in inner steps between the points at which the meta-loss is taken; 0 for the last step
+            alone.
+
+    Raises:
+        RecipeError: if a number cannot work.
+    """
+
+    output_name: str = "outputs"
+    """What errors call the numbers that the learner returns."""
+
+    def __init__(self, shape: tuple[int, ...] | None, outputs: int, meta_every: int) -> None:
+        if meta_every < 0:
+            raise RecipeError(f"{type(self).__name__}: meta_every must be at least 0, got {meta_every}")
+        self.shape = None if shape is None else tuple(shape)
+        self.outputs = outputs
+        self.meta_every = meta_every
+
+    @abstractmethod
+    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of a batch, a scalar.
+
+        Args:
+            outputs: what the learner returns, ``[B, outputs]``.
+            targets: the targets of the batch.
+        """
+
+    def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the metrics compare: outputs and targets, here as they are."""
+        return outputs, targets
+
+    def inner_loss(self, learner: Functional) -> LossFn:
+        """Return the criterion on synthetic data, the learner in training mode."""
+
+        def loss(
+            params: Mapping[str, Tensor], buffers: Buffers, inputs: Tensor, targets: Tensor
+        ) -> tuple[Tensor, Buffers]:
+            outputs, buffers = learner(params, buffers, inputs)
+            return self.criterion(outputs, targets), buffers
+
+        return loss
+
+    def meta_loss(self, learner: Functional) -> LossFn:
+        """Return the criterion on real data, the learner in training mode.
+
+        In training mode batch normalisation uses the batch's own statistics, through which the meta-gradient is exact.
+        """
+        return self.inner_loss(learner)
+
+    def meta_steps(self, steps: int) -> list[int]:
+        """Return every ``meta_every``-th number of steps, and the last."""
+        between = range(self.meta_every, steps, self.meta_every) if self.meta_every else ()
+        return [*between, steps]
+
+    def score(
+        self,
+        learner: Functional,
+        params: Mapping[str, Tensor],
+        buffers: Buffers,
+        batch: Sequence[Any],
+        metrics: Sequence[Metric],
+    ) -> Tensor:
+        """Score a trained learner in evaluation mode; see the base class."""
+        inputs, targets = batch
+        outputs, _ = learner(params, buffers, inputs, training=False)
+        for metric in metrics:
+            metric.update(*self.compared(outputs, targets))
+        return self.criterion(outputs, targets)
+
+    def baseline(self, setting: BaselineSetting) -> Baseline:
+        """Return as many steps on real data, at the best of several rates."""
+        return RealDataBaseline(self, setting)
+
+    def shown(self, batch: Batch) -> Images | Points | None:
+        """Show images in a grid by their class, and rows of a table as points colored by their target."""
+        inputs, targets = batch["inputs"], batch["targets"]
+        labels = batch.get("labels")
+        if labels is None:
+            labels = class_numbers(targets) if self.fields["targets"].classes else None
+        if inputs.dim() == 4:
+            return Images(inputs, labels)
+        return Points(inputs.flatten(1), targets.flatten(1)[:, 0] if labels is None else labels)
+
+    def check(self, learner: nn.Module, batch: Sequence[Any]) -> None:
+        """Raise ``RecipeError`` if inputs, targets and the learner's outputs do not fit together."""
+        self.check_batch(batch, "the data")
+        inputs = batch[0][:2]
+        if len(inputs) == 1:  # batch normalisation cannot train on a single one
+            inputs = torch.cat([inputs, inputs])
+        name, what = type(learner).__name__, "images" if inputs.dim() == 4 else "inputs"
+        try:
+            with torch.no_grad():
+                outputs = learner(inputs)
+        except Exception as error:
+            raise RecipeError(_why(learner, inputs, what, error)) from error
+        expected = f"expected one tensor of {self.output_name}, [{len(inputs)}, {self.outputs}]"
+        if not isinstance(outputs, Tensor):
+            raise RecipeError(
+                f"the learner {name} returns a {type(outputs).__name__} for {len(inputs)} {what}, {expected}: "
+                f"{_advice_on_output(outputs)}"
+            )
+        if not outputs.is_floating_point():
+            raise RecipeError(
+                f"the learner {name} returns numbers of type {str(outputs.dtype).removeprefix('torch.')}, {expected}: "
+                "return the scores before argmax, as floating point numbers"
+            )
+        if outputs.shape != (len(inputs), self.outputs):
+            raise RecipeError(self._wrong_outputs(name, f"{len(inputs)} {what}", outputs))
+        if not outputs.isfinite().all():
+            raise RecipeError(
+                f"the learner {name} returns NaN or infinity for {what} of the data before its first step: correct "
+                "its forward, or how its parameters begin"
+            )
+
+    def _wrong_outputs(self, learner: str, inputs: str, outputs: Tensor) -> str:
+        return (
+            f"the learner {learner} returns a tensor of shape {list(outputs.shape)} for {inputs} but the task has "
+            f"{self.outputs} {self.output_name}: expected [{inputs.split()[0]}, {self.outputs}]; make the learner's "
+            "outputs agree with the task's"
+        )
+
+
+def _why(learner: nn.Module, inputs: Tensor, what: str, error: Exception) -> str:
+    """Say in one line why a learner fails on inputs, and what to change."""
+    name, shape = type(learner).__name__, list(inputs.shape[1:])
+    types = {parameter.dtype for parameter in learner.parameters() if parameter.is_floating_point()}
+    if types and inputs.dtype not in types:
+        own, given = (str(dtype).removeprefix("torch.") for dtype in (next(iter(types)), inputs.dtype))
+        return (
+            f"the learner {name} has parameters of type {own} but the trainer's precision makes {what} {given}: leave "
+            "out what converts the learner, or set trainer.precision"
+        )
+    key = "image_shape" if hasattr(learner, "image_shape") else "shape"
+    own_shape = getattr(learner, key, None)
+    advice = f"make its layers fit {what} of this shape"
+    if isinstance(error, TypeError | NotImplementedError):
+        advice = f"give it a forward that takes a batch of {what} alone"
+    elif own_shape is not None and list(own_shape) != shape:
+        advice = f"set its {key} to the data's"
+    return f"the learner {name} cannot take {what} of shape {shape}: {first_line(error)}; {advice}"
+
+
+def _advice_on_output(output: Any) -> str:
+    """Say what to return instead of something that is no tensor."""
+    if hasattr(output, "logits") or (isinstance(output, Mapping) and "logits" in output):
+        return "return its logits alone"
+    if isinstance(output, Sequence | Mapping):
+        return f"return one of its {len(output)} parts alone"
+    return "return the scores alone"

@@ -1,0 +1,190 @@
+"""Free tensors: every value of every sample is a parameter, as in dataset distillation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import Batch, Field, Fields, given
+from gtn_lightning.labels import class_numbers
+from gtn_lightning.teachers.base import Teacher, TeacherInput, image_fields
+
+SHARPNESS = 5.0
+"""Initial logit of the true class of learned soft labels: 94 % of the mass among ten classes."""
+
+
+class FreeTensors(Teacher):
+    """A fixed number of samples that are themselves what is learned.
+
+    This is dataset distillation (Wang et al., arXiv 1811.10959).
+
+    Real fields are parameters. Classes are those that the curriculum asks for, or else sample i is of class i modulo
+    their number. Probabilities are the softmax of parameters that begin near these classes.
+
+    It costs a gather per inner loop, where a generator's forward and backward passes can dominate a meta-step, and it
+    has as many parameters as values.
+
+    Args:
+        fields: what to make; a recipe may leave it to its task.
+        samples: number of samples, a curriculum's steps times its batch size; a recipe may leave it to its curriculum.
+        soft_labels: whether to make probabilities where the fields say classes.
+        init: what real fields begin as: ``"noise"``, or ``"real"`` training data, where there are classes of those
+            that the curriculum asks for, which teach from the first meta-step on.
+
+    Raises:
+        RecipeError: if a size cannot work or ``init`` is neither.
+
+    Example:
+        >>> FreeTensors({"inputs": Field("real", (13,)), "targets": Field("classes", classes=3)}, samples=60)
+    """
+
+    samples_name: str = "samples"
+    """What errors call the samples."""
+
+    started: Tensor
+    """1 once real data has been copied, so that no later run begins anew."""
+
+    def __init__(
+        self,
+        fields: dict[str, Field] | None = None,
+        samples: int | None = None,
+        soft_labels: bool = False,
+        init: Literal["noise", "real"] = "noise",
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.fields = _checked(name, given(fields, f"{name}.fields"))
+        self.samples = given(samples, f"{name}.samples")
+        self.soft_labels = soft_labels
+        self.init = init
+        self.pool = self.samples
+        self.classes = next((field.classes for field in self.fields.values() if field.classes), None)
+        if self.samples < (self.classes or 1):
+            least = f"the {self.classes} classes" if self.classes else "1"
+            raise RecipeError(f"{name}: {self.samples_name} must be at least {least}; got {self.samples}")
+        if init not in ("noise", "real"):
+            raise RecipeError(f"{name}: init {init!r} is unknown: use noise or real")
+        self.tensors = nn.ParameterDict()
+        """What is learned, by field: values, or logits relative to the classes that samples are made for."""
+        for key, field in self.fields.items():
+            if field.kind == "real":
+                self.tensors[key] = nn.Parameter(torch.randn(self.samples, *field.sample_shape))
+            elif field.kind == "probabilities" or soft_labels:
+                assert field.classes is not None
+                self.tensors[key] = nn.Parameter(torch.zeros(self.samples, field.classes))
+        self.register_buffer("started", torch.tensor(int(init == "noise"), dtype=torch.uint8))
+
+    def attach(self, real: Batch) -> None:
+        """Copy real data, once: where there are classes, sample i becomes one of class i modulo their number.
+
+        Where targets are class probabilities, a sample is one of its most probable class.
+
+        Raises:
+            RecipeError: if there is no real sample of some class.
+        """
+        if self.started:
+            return
+        rows = self._rows_to_copy(real)
+        with torch.no_grad():
+            for key, field in self.fields.items():
+                if field.kind == "real":
+                    self.tensors[key].copy_(real[key][rows])
+            self.started.fill_(1)
+
+    def _rows_to_copy(self, real: Batch) -> Tensor:
+        key = next((key for key, field in self.fields.items() if field.classes), None)
+        count = len(next(iter(real.values())))
+        if key is None:
+            return torch.arange(self.samples) % count
+        assert self.classes is not None
+        numbers = class_numbers(real[key]).cpu()
+        rows = torch.empty(self.samples, dtype=torch.int64)
+        for label in range(self.classes):
+            found = (numbers == label).nonzero()[:, 0]
+            if not len(found):
+                raise RecipeError(
+                    f"{type(self).__name__}: init is real, but among {count} real {self.samples_name} none is of "
+                    f"class {label}"
+                )
+            wanted = rows[label :: self.classes]
+            wanted.copy_(found[torch.arange(len(wanted)) % len(found)])
+        return rows
+
+    def forward(self, request: TeacherInput) -> Batch:
+        """Gather one inner batch; see the base class. The noise is ignored."""
+        return next(self.batches([request]))
+
+    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
+        """Gather the samples of all inner steps at once.
+
+        The derivative of every gather is a tensor as large as the pool: one per meta-step is enough.
+        """
+        if not requests:
+            return
+        index = torch.stack([request.index for request in requests])
+        gathered = {key: tensor[index].unbind() for key, tensor in self.tensors.items()}
+        for step, request in enumerate(requests):
+            batch = {}
+            labels = self._labels(request)
+            for key, field in self.fields.items():
+                if field.kind == "real":
+                    batch[key] = gathered[key][step]
+                else:
+                    assert labels is not None
+                    batch[key] = self._probabilities(gathered[key][step], labels) if key in gathered else labels
+            yield batch if labels is None else batch | {"labels": labels}
+
+    def _labels(self, request: TeacherInput) -> Tensor | None:
+        if self.classes is None or request.labels is not None:
+            return request.labels
+        return request.index % self.classes
+
+    def _probabilities(self, logits: Tensor, labels: Tensor) -> Tensor:
+        one_hot = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        return (logits + SHARPNESS * one_hot).softmax(dim=1)
+
+
+class Pixels(FreeTensors):
+    """Free images, one class each: `FreeTensors` for the classification of images.
+
+    Args:
+        image_shape: ``(channels, height, width)`` of the images; a recipe may leave it to its task.
+        classes: number of classes; a recipe may leave it to its task.
+        images: number of images, a curriculum's steps times its batch size; a recipe may leave it to its curriculum.
+        soft_labels: whether to learn the label probabilities of every image.
+        init: what the images begin as: ``"noise"``, or ``"real"`` training images of the classes that the curriculum
+            asks for, which teach from the first meta-step on.
+
+    Raises:
+        RecipeError: if a size cannot work or ``init`` is neither.
+    """
+
+    samples_name = "images"
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] | None = None,
+        classes: int | None = None,
+        images: int | None = None,
+        soft_labels: bool = False,
+        init: Literal["noise", "real"] = "noise",
+    ) -> None:
+        fields = image_fields("Pixels", image_shape, classes)
+        super().__init__(fields, given(images, "Pixels.images"), soft_labels, init)
+        self.image_shape = fields["inputs"].sample_shape
+        self.images = self.samples
+
+
+def _checked(name: str, fields: Mapping[str, Any]) -> Fields:
+    """Return fields, which a file may hold as plain data.
+
+    Raises:
+        RecipeError: if there are none, or a value is no field.
+    """
+    made = {key: field if isinstance(field, Field) else Field(**field) for key, field in fields.items()}
+    if not made:
+        raise RecipeError(f"{name}: fields must name at least one field, got none")
+    return made
