@@ -4,15 +4,12 @@ Every run is `gtn fit` and then `gtn test` of the best teacher, in processes of 
 """
 
 import argparse
-import csv
-import os
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.report import markdown_table, write_report
+from benchmarks.runs import fit_and_test
 
 VARIANTS = {
     "digits": "generator, full curriculum, learned noise",
@@ -53,32 +50,9 @@ def main() -> None:
 
 def run(variant: str, seed: int, steps: int, output: Path) -> tuple[float, float]:
     """Meta-train and test one variant; return its test accuracy and that of real data with the best constant rate."""
-    folder = output / variant / str(seed)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    gtn = [str(Path(sys.executable).with_name("gtn"))]
-    overrides = [
-        f"--seed_everything={seed}",
-        f"--trainer.max_steps={steps}",
-        f"--trainer.default_root_dir={folder}",
-    ]
-    teachers = sorted(folder.glob("*/teacher.safetensors"))
-    if not teachers:  # an interrupted benchmark goes on where it was
-        _call([*gtn, "fit", "--config", variant, *overrides], environment, folder.with_suffix(".log"))
-        teachers = sorted(folder.glob("*/teacher.safetensors"))
-    _call([*gtn, "test", "--teacher", str(teachers[-1])], environment, folder.with_suffix(".log"))
-    metrics = sorted(teachers[-1].parent.glob("test/*/metrics.csv"))[-1]
-    with metrics.open(encoding="utf-8") as file:
-        row = list(csv.DictReader(file))[-1]
-    print(f"{variant}, seed {seed}: {float(row['test/accuracy']):.4f}", flush=True)
-    return float(row["test/accuracy"]), float(row["test/accuracy_real"])
-
-
-def _call(command: list[str], environment: dict[str, str], log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        result = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
-    if result.returncode:
-        sys.exit(f"{' '.join(command)} failed with exit code {result.returncode}: see {log}")
+    row = fit_and_test(variant, seed, output, [f"--trainer.max_steps={steps}"])
+    print(f"{variant}, seed {seed}: {row['test/accuracy']:.4f}", flush=True)
+    return row["test/accuracy"], row["test/accuracy_real"]
 
 
 def _spread(values: list[float]) -> str:

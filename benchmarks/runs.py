@@ -1,5 +1,6 @@
-"""Short runs of ``gtn fit`` to measure something about."""
+"""Runs of ``gtn`` to measure something about."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -24,3 +25,35 @@ def fit(recipe: str, folder: str, overrides: Sequence[str], environment: Mapping
         raise SystemExit(f"{' '.join(command)} failed: {(result.stderr.strip().splitlines() or ['killed'])[-1]}")
     (run,) = Path(folder).iterdir()
     return run
+
+
+def fit_and_test(recipe: str, seed: int, output: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Meta-train by a packaged recipe and test the best teacher, in processes of their own; return the test's metrics.
+
+    Args:
+        recipe: its name.
+        seed: seed of the run.
+        output: where the runs are kept; an interrupted benchmark goes on where it was.
+        overrides: of the recipe's keys.
+    """
+    folder = output / recipe / str(seed)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    gtn = str(Path(sys.executable).with_name("gtn"))
+    log = folder.with_suffix(".log")
+    if not sorted(folder.glob("*/teacher.safetensors")):
+        given = [f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", *overrides]
+        _call([gtn, "fit", "--config", recipe, *given], environment, log)
+    teacher = sorted(folder.glob("*/teacher.safetensors"))[-1]
+    _call([gtn, "test", "--teacher", str(teacher)], environment, log)
+    metrics = sorted(teacher.parent.glob("test/*/metrics.csv"))[-1]
+    with metrics.open(encoding="utf-8") as file:
+        row = list(csv.DictReader(file))[-1]
+    return {name: float(value) for name, value in row.items() if name.startswith("test/")}
+
+
+def _call(command: list[str], environment: dict[str, str], log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        result = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
+    if result.returncode:
+        sys.exit(f"{' '.join(command)} failed with exit code {result.returncode}: see {log}")

@@ -31,7 +31,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
         *("SyntheticData", "TeacherCheckpoint"),
     ),
     "gtn_lightning.curricula": ("Full", "NoCurriculum", "ShuffledAll", "ShuffledBatches", "ShuffledPasses"),
-    "gtn_lightning.data": ("DigitsData", "ImageData"),
+    "gtn_lightning.data": ("DigitsData", "ImageData", "TableData"),
+    "gtn_lightning.fields": ("Field",),
     "gtn_lightning.inner_loop": ("SGD", "Adam", "AdamW", "RMSprop"),
     "gtn_lightning.learners": (
         *("MLP", "ConvNet", "Fixed", "GTNCifarNet", "GTNMnistNet", "Mixture", "RandomWidth", "ResNet"),
@@ -46,8 +47,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
     ),
     "gtn_lightning.nas.spaces": ("ConvNetGrid", "MicroSpace", "NASBench201"),
     "gtn_lightning.meta_training": ("Recovery",),
-    "gtn_lightning.tasks": ("Classification",),
-    "gtn_lightning.teachers": ("Generator", "Pixels", "RealData"),
+    "gtn_lightning.tasks": ("Classification", "Regression"),
+    "gtn_lightning.teachers": ("FreeTensors", "Generator", "Pixels", "RealData"),
     "pytorch_lightning.callbacks": (
         *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler"),
         *("LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar"),

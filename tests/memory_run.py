@@ -31,8 +31,8 @@ class Peaks(pl.Callback):
 def main(mode: str, count: int = 240) -> None:
     learners = Mixture(
         {
-            "one layer": partial(MLP, image_shape=SHAPE, classes=10, hidden=[128]),
-            "two layers": partial(MLP, image_shape=SHAPE, classes=10, hidden=[128, 64]),
+            "one layer": partial(MLP, shape=SHAPE, outputs=10, hidden=[128]),
+            "two layers": partial(MLP, shape=SHAPE, outputs=10, hidden=[128, 64]),
         }
     )
     peaks = Peaks()

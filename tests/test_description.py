@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBatches, ShuffledPasses
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import Batch, Field
 from gtn_lightning.inner_loop import SGD, AdamW, RMSprop
 from gtn_lightning.learners import MLP, ConvNet, Fixed, Mixture, RandomWidth
-from gtn_lightning.tasks import Classification
-from gtn_lightning.teachers import Generator, Pixels, RealData, SyntheticBatch, Teacher
+from gtn_lightning.tasks import Classification, Regression
+from gtn_lightning.teachers import FreeTensors, Generator, Pixels, RealData, Teacher, TeacherInput
 
 SHAPE = (1, 8, 8)
 
@@ -38,7 +39,8 @@ def there_and_back(component: Any) -> Any:
     [
         Generator(SHAPE, 10, noise=4, hidden=8, channels=(4, 3), soft_labels=True),
         Pixels(SHAPE, 10, 40, soft_labels=True),
-        RealData(SHAPE, 10),
+        FreeTensors({"inputs": Field("real", (13,)), "targets": Field("real", (2,))}, 40, init="real"),
+        RealData(),
         Full(3, 20, 10, noise=4, learned=False),
         ShuffledBatches(3, 20, 10),
         ShuffledAll(3, 20, 10, noise=2),
@@ -48,10 +50,12 @@ def there_and_back(component: Any) -> Any:
         AdamW(beta1=0.7, weight_decay=0.1),
         RMSprop(momentum=0.2),
         Classification(10, meta_every=2),
-        Fixed(partial(MLP, image_shape=SHAPE, classes=10, hidden=[])),
+        Classification(10, shape=(13,)),
+        Regression(2, shape=(13,)),
+        Fixed(partial(MLP, shape=SHAPE, outputs=10, hidden=[])),
         RandomWidth(partial(ConvNet, image_shape=SHAPE, classes=10, depth=2), ranges={"width": [4, 9]}),
         Mixture(
-            {"a": partial(MLP, image_shape=SHAPE, classes=10), "b": partial(ConvNet, SHAPE, 10, width=3)},
+            {"a": partial(MLP, shape=SHAPE, outputs=10), "b": partial(ConvNet, SHAPE, 10, width=3)},
             weights={"a": 1, "b": 2.5},
         ),
     ],
@@ -90,8 +94,10 @@ class Painter(Teacher):
         self.deep = deep
         self.colours = nn.Parameter(torch.tensor(list(palette.values())))
 
-    def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
-        return SyntheticBatch(self.colours[labels].view(-1, 1, 1, 1).expand(-1, *self.image_shape), labels, labels)
+    def forward(self, request: TeacherInput) -> Batch:
+        assert request.labels is not None
+        images = self.colours[request.labels].view(-1, 1, 1, 1).expand(-1, *self.image_shape)
+        return {"inputs": images, "targets": request.labels}
 
 
 class Student(nn.Module):
@@ -244,7 +250,7 @@ class Teaching(Teacher):
         self.colours = colours
         self.options = options
 
-    def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
+    def forward(self, request: TeacherInput) -> Batch:
         raise NotImplementedError
 
 

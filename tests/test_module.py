@@ -21,10 +21,11 @@ from gtn_lightning.curricula import Full, NoCurriculum, ShuffledAll, ShuffledBat
 from gtn_lightning.data import DigitsData, Split, Splits, TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import Evaluation
+from gtn_lightning.fields import Batch
 from gtn_lightning.inner_loop import SGD, Functional, InnerLoopError
 from gtn_lightning.learners import MLP, ConvNet, Fixed, LearnerDistribution, Mixture, RandomWidth
 from gtn_lightning.tasks import Classification
-from gtn_lightning.teachers import Generator, Pixels, RealData, SyntheticBatch, TeacherInput
+from gtn_lightning.teachers import Generator, Pixels, RealData, TeacherInput
 from tests import ddp_run, processes
 from tests.ddp_run import EVALUATION
 from tests.inner_loop.test_unroll import LiveBytes
@@ -36,7 +37,7 @@ def weights(gtn: GTN) -> dict[str, Tensor]:
 
 
 def mlp(**options: Any) -> partial[nn.Module]:
-    return partial(MLP, image_shape=SHAPE, classes=10, **options)
+    return partial(MLP, shape=SHAPE, outputs=10, **options)
 
 
 class Recorder(pl.Callback):
@@ -339,7 +340,7 @@ def test_truncation_differentiates_a_window(generator: bool, random_window: bool
     gtn = make_gtn(**teacher, inner_loop={"truncation": 1, "random_window": random_window})
     initial = weights(gtn)
     make_trainer(tmp_path, max_steps=8, callbacks=[recorder]).fit(gtn, DigitsData(32))
-    per_image = "curriculum.vectors" if generator else "teacher.pixels"
+    per_image = "curriculum.vectors" if generator else "teacher.tensors.inputs"
     reached = []
     for gradients in recorder.gradients:
         by_step = gradients[per_image].view(STEPS, BATCH, -1).abs().sum(dim=(1, 2))
@@ -441,11 +442,11 @@ def test_what_is_logged(tmp_path: Path) -> None:
     assert 0 < trainer.callback_metrics["time/meta_step"] < 60
     curve = gtn.result
     assert curve is not None
-    assert curve.real is not None
+    assert curve.baseline is not None
     assert curve.steps == [0, 2, STEPS]
-    assert curve.synthetic.shape == curve.real.shape == (3, 3)
-    assert torch.equal(curve.synthetic[:, 0], curve.real[:, 0]), "untaught, they are the same learners"
-    for curve_of, name in ((curve.synthetic, "val/accuracy"), (curve.real, "val/accuracy_real")):
+    assert curve.synthetic.shape == curve.baseline.shape == (3, 3)
+    assert torch.equal(curve.synthetic[:, 0], curve.baseline[:, 0]), "untaught, they are the same learners"
+    for curve_of, name in ((curve.synthetic, "val/accuracy"), (curve.baseline, "val/accuracy_real")):
         assert trainer.callback_metrics[name] == pytest.approx(float(curve_of[:, -1].mean()))
         assert trainer.callback_metrics[f"{name}_std"] == pytest.approx(float(curve_of[:, -1].std(correction=0)))
     tested = trainer.test(gtn, DigitsData(32), verbose=False)[0]
@@ -542,13 +543,13 @@ def test_splits_never_mix(tmp_path: Path) -> None:
 def test_the_baselines_rate_is_tuned_on_validation_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned_on: list[Tensor] = []
     taught_with: list[Tensor] = []
-    import gtn_lightning.evaluation as module
+    import gtn_lightning.baselines as module
 
     tune = module.teach_at_best_rate
 
     def watched(*arguments: Any) -> Any:
         tuned_on.append(arguments[7][0])
-        taught_with.extend(batch.inputs for batch in arguments[2].batches(arguments[3]))
+        taught_with.extend(batch["inputs"] for batch in arguments[2].batches(arguments[3]))
         return tune(*arguments)
 
     monkeypatch.setattr(module, "teach_at_best_rate", watched)
@@ -605,7 +606,7 @@ def test_predict_gives_every_inner_step(tmp_path: Path) -> None:
             assert int(made["step"]) == step
             assert made["inputs"].shape == (BATCH, *SHAPE)
             assert made["targets"].shape == (BATCH, 10)
-            for name, expected in gtn.synthetic_batch(step)._asdict().items():
+            for name, expected in gtn.synthetic_batch(step).items():
                 assert torch.equal(made[name], expected)
         assert len(batches) == STEPS
 
@@ -614,13 +615,13 @@ def test_predict_gives_every_inner_step(tmp_path: Path) -> None:
 def test_a_synthetic_batch_is_one_keyed_draw(curriculum: Any) -> None:
     gtn = make_gtn(**with_generator() | {"curriculum": curriculum(STEPS, BATCH, 10, NOISE)})
     first, again, other = gtn.synthetic_batch(1), gtn.synthetic_batch(1), gtn.synthetic_batch(2)
-    assert torch.equal(first.inputs, again.inputs)
-    assert not torch.equal(first.inputs, other.inputs)
-    assert not first.inputs.requires_grad
+    assert torch.equal(first["inputs"], again["inputs"])
+    assert not torch.equal(first["inputs"], other["inputs"])
+    assert not first["inputs"].requires_grad
 
 
 def test_real_data_as_the_teacher_learns_its_rates(tmp_path: Path) -> None:
-    gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1197))
+    gtn = make_gtn(teacher=RealData(), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1197))
     before = gtn.inner_optimizer.schedules(STEPS)
     trainer = make_trainer(tmp_path, max_steps=3, val_check_interval=3)
     data = DigitsData(32)
@@ -658,7 +659,7 @@ def test_processes_agree_with_each_other_and_with_one(devices: int, tmp_path: Pa
         assert rank["validated"] == validated
         assert rank["tested"] == tested
         assert torch.equal(rank["curve"].synthetic, curve.synthetic)
-        assert torch.equal(rank["curve"].real, curve.real)
+        assert torch.equal(rank["curve"].baseline, curve.baseline)
     predicted = [load_file(folder / "synthetic.safetensors") for folder in (tmp_path, tmp_path / "one")]
     assert same(*predicted)
 
@@ -767,7 +768,7 @@ def test_without_a_data_module(tmp_path: Path) -> None:
     assert alone["test/accuracy"] == tested["test/accuracy"]
     assert "test/accuracy_real" not in alone
     assert loaded.result is not None
-    assert loaded.result.real is None
+    assert loaded.result.baseline is None
 
 
 def test_no_split_but_the_one_at_hand_is_needed(tmp_path: Path) -> None:
@@ -796,15 +797,15 @@ def test_no_split_but_the_one_at_hand_is_needed(tmp_path: Path) -> None:
             {"curriculum": Full(STEPS, BATCH, 10, noise=2)},
             r"teacher takes noise of size 0 but model.curriculum gives 2",
         ),
-        ({"curriculum": Full(STEPS, BATCH, 7)}, r"teacher has 10 classes but model.curriculum 7"),
+        ({"curriculum": Full(STEPS, BATCH, 7)}, r"task has 10 classes but model.curriculum 7"),
         ({"task": Classification(5)}, r"teacher has 10 classes but model.task 5: make them agree"),
         (
             {"teacher": Pixels(SHAPE, 10, 20)},
-            r"teacher holds 20 images but model.curriculum asks for 30: set the teacher's",
+            r"teacher holds 20 samples but model.curriculum asks for 30: set the teacher's",
         ),
         (
             {"curriculum": NoCurriculum(STEPS, BATCH, 10)},
-            r"teacher holds 30 images but model.curriculum asks for an unbounded number: .*use a curriculum",
+            r"teacher holds 30 samples but model.curriculum asks for an unbounded number: .*use a curriculum",
         ),
         ({"population": 0}, r"population must be at least 1, got 0"),
         ({"evaluation": {"steps": [1, 4]}}, r"evaluation.steps must be at most model.inner_loop.steps, 3, got 4"),
@@ -825,11 +826,11 @@ def test_parts_that_do_not_fit_together(changes: dict[str, Any], message: str) -
             r"the data's images have shape \[1, 8, 8\] but model.teacher makes \[1, 8, 9\]",
         ),
         (
-            {"learners": Fixed(partial(MLP, image_shape=(1, 9, 8), classes=10))},
+            {"learners": Fixed(partial(MLP, shape=(1, 9, 8), outputs=10))},
             r"the learner MLP cannot take images of shape \[1, 8, 8\]",
         ),
         (
-            {"learners": Mixture({"fits": mlp(), "does not": partial(MLP, image_shape=SHAPE, classes=9)})},
+            {"learners": Mixture({"fits": mlp(), "does not": partial(MLP, shape=SHAPE, outputs=9)})},
             r"the learner MLP returns a tensor of shape \[2, 9\] for 2 images but the task has 10 classes",
         ),
         (
@@ -837,12 +838,12 @@ def test_parts_that_do_not_fit_together(changes: dict[str, Any], message: str) -
                 "teacher": Pixels(SHAPE, 5, 30),
                 "curriculum": Full(STEPS, BATCH, 5),
                 "task": Classification(5),
-                "learners": Fixed(partial(MLP, image_shape=SHAPE, classes=5)),
+                "learners": Fixed(partial(MLP, shape=SHAPE, outputs=5)),
             },
             r"the data has labels from 0 to 9 but task.classes is 5: .*set classes to 10",
         ),
         (
-            {"inner_optimizer": SGD(), "teacher": RealData(SHAPE, 10)},
+            {"inner_optimizer": SGD(), "teacher": RealData()},
             r"there is nothing to meta-learn: .*learned_per_step",
         ),
     ],
@@ -937,14 +938,14 @@ def test_a_negative_clipping_threshold_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_real_data_teacher_with_fewer_images_than_are_asked_for(tmp_path: Path) -> None:
-    gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1198))
-    message = r"^model.curriculum asks for 1198 different images but the RealData teacher has 1197 real ones"
+    gtn = make_gtn(teacher=RealData(), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1198))
+    message = r"^model.curriculum asks for 1198 different samples but the RealData teacher has 1197 real ones"
     with pytest.raises(RecipeError, match=message):
         make_trainer(tmp_path).fit(gtn, DigitsData(32))
 
 
 def test_a_real_data_teacher_without_real_data(tmp_path: Path) -> None:
-    gtn = make_gtn(teacher=RealData(SHAPE, 10), curriculum=NoCurriculum(STEPS, BATCH, 10))
+    gtn = make_gtn(teacher=RealData(), curriculum=NoCurriculum(STEPS, BATCH, 10))
     with pytest.raises(RecipeError, match=r"the RealData teacher needs .*train_dataloader"):
         make_trainer(tmp_path).test(gtn, OnlyTesting())
 
@@ -1010,7 +1011,7 @@ def test_a_profiler_sees_every_part_of_a_meta_step(tmp_path: Path) -> None:
 class Short(Pixels):
     """A teacher that makes a batch less than it is asked for."""
 
-    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[SyntheticBatch]:
+    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
         return super().batches(requests[1:])
 
 

@@ -1,6 +1,7 @@
 """Teaching without a meta-gradient, the tuned rate of the baseline, and the table of scores."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from gtn_lightning.curricula import Full
 from gtn_lightning.evaluation import Scores
 from gtn_lightning.inner_loop import SGD, Buffers, Functional
 from gtn_lightning.learners import MLP
+from gtn_lightning.task import TaskMetric
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Pixels, TeacherInput
 from gtn_lightning.teaching import teach, teach_at_best_rate
@@ -107,11 +109,9 @@ def test_the_rate_is_the_best_on_the_tuning_data() -> None:
 class ByLoss(Classification):
     """Less is better, and a learner that diverged has no loss."""
 
-    metric_name = "loss"
-    higher_is_better = False
-
-    def metric(self) -> Metric:
-        return MeanMetric(nan_strategy=float("nan"), sync_on_compute=False)
+    def metrics(self) -> list[TaskMetric]:
+        make = partial(MeanMetric, nan_strategy=float("nan"), sync_on_compute=False)
+        return [TaskMetric("loss", make, higher_is_better=False)]
 
     def score(
         self,
@@ -119,10 +119,10 @@ class ByLoss(Classification):
         params: Mapping[str, Tensor],
         buffers: Buffers,
         batch: Sequence[Any],
-        metric: Metric,
+        metrics: Sequence[Metric],
     ) -> Tensor:
         loss = F.cross_entropy(learner(params, buffers, batch[0], training=False)[0], batch[1])
-        metric.update(loss)
+        metrics[0].update(loss)
         return loss
 
 

@@ -31,7 +31,7 @@ def make_gtn(**changes: Any) -> GTN:
     arguments: dict[str, Any] = {
         "teacher": Pixels(SHAPE, 10, STEPS * BATCH),
         "curriculum": Full(STEPS, BATCH, 10),
-        "learners": Fixed(partial(MLP, image_shape=SHAPE, classes=10, hidden=[8], activation="tanh")),
+        "learners": Fixed(partial(MLP, shape=SHAPE, outputs=10, hidden=[8], activation="tanh")),
         "inner_optimizer": SGD(lr=0.1, momentum=0.5, learned_per_step=["lr", "momentum"], steps=STEPS),
         "task": Classification(10),
         "inner_loop": loop,

@@ -24,8 +24,8 @@ def fill_in(model: Namespace) -> None:
         model: what the parser made of the recipe's ``model``; it is changed.
     """
     values = _of_task(model.task)
-    noise = model.teacher.init_args.get("noise") or 0
-    curriculum = model.curriculum.init_args
+    noise = (model.teacher.get("init_args") or {}).get("noise") or 0
+    curriculum = model.curriculum.get("init_args") or Namespace()
     if curriculum.get("batch_size") is not None:
         samples = (curriculum.get("steps") or model.inner_loop.steps) * curriculum.batch_size
         values |= {"samples": samples, "images": samples}
@@ -45,7 +45,7 @@ def fill_in(model: Namespace) -> None:
 def _of_task(task: Namespace) -> dict[str, Any]:
     """Return what a task says of inputs, targets and outputs, by the names of arguments."""
     try:
-        made = resolve(task.class_path)(**task.init_args.as_dict())
+        made = resolve(task.class_path)(**(task.get("init_args") or Namespace()).as_dict())
     except Exception:  # the parser makes it once more, and says what is wrong
         return {}
     if not isinstance(made, Task):

@@ -53,6 +53,8 @@ class TensorData(InMemoryData):
         RecipeError: if a value is out of range.
     """
 
+    samples_name = "images"
+
     def __init__(
         self,
         batch_size: int,

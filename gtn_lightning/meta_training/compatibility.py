@@ -3,7 +3,6 @@
 from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import Evaluation
-from gtn_lightning.fields import Field
 from gtn_lightning.inner_loop import InnerLoop, InnerOptimizer
 from gtn_lightning.learners import LearnerDistribution, check_distribution
 from gtn_lightning.task import Task
@@ -76,7 +75,10 @@ def check_fields(teacher: Teacher, curriculum: Curriculum, task: Task) -> None:
                     "use a teacher that makes these"
                 )
         elif made.classes != wanted.classes:
-            raise RecipeError(f"model.teacher has {_classes(made)} but model.task {_classes(wanted)}: make them agree")
+            raise RecipeError(
+                f"model.teacher has {made.classes or 'no'} classes but model.task {wanted.classes or 'no'}: make them "
+                "agree"
+            )
         elif None not in (made.shape, wanted.shape) and made.shape != wanted.shape:
             raise RecipeError(
                 f"model.teacher makes {name} of shape {list(made.sample_shape)} but model.task takes "
@@ -88,7 +90,3 @@ def check_fields(teacher: Teacher, curriculum: Curriculum, task: Task) -> None:
             f"model.task has {'no' if classes is None else classes.classes} classes but model.curriculum "
             f"{curriculum.classes}: make them agree"
         )
-
-
-def _classes(field: Field) -> str:
-    return f"{field.classes or 'no'} classes"

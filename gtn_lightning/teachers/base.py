@@ -31,12 +31,12 @@ class Teacher(nn.Module, ABC):
     that a teacher file can describe it.
 
     Attributes:
-        fields: what it makes, which has to be what the task takes.
+        fields: what it makes, which has to be what the task takes; empty for what the data decides.
         noise: size of the noise vector it takes per sample, 0 for none.
         pool: number of samples it holds, or None if it makes as many different ones as it is asked for.
     """
 
-    fields: Fields
+    fields: Fields = {}  # noqa: RUF012  # never changed in place
     noise: int = 0
     pool: int | None = None
 

@@ -177,6 +177,16 @@ class Pixels(FreeTensors):
         self.image_shape = fields["inputs"].sample_shape
         self.images = self.samples
 
+    @property
+    def pixels(self) -> Tensor:
+        """The images, ``[images, C, H, W]``."""
+        return self.tensors["inputs"]
+
+    @property
+    def label_logits(self) -> Tensor | None:
+        """Logits relative to each image's class, ``[images, classes]``; None without soft labels."""
+        return self.tensors["targets"] if self.soft_labels else None
+
 
 def _checked(name: str, fields: Mapping[str, Any]) -> Fields:
     """Return fields, which a file may hold as plain data.

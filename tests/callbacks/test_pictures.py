@@ -15,11 +15,16 @@ from pytorch_lightning import LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gtn_lightning.callbacks import LearningCurve, SampleGrid
-from gtn_lightning.callbacks.curve import COLUMNS, curve_statistics, draw_curve, write_curve
-from gtn_lightning.callbacks.samples import MAX_ROWS, draw_samples, evenly_chosen
+from gtn_lightning.callbacks.curve import draw_curve, write_curve
+from gtn_lightning.callbacks.samples import MAX_ROWS, draw_images, draw_points, evenly_chosen
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import EvaluationResult
+from gtn_lightning.task import Images, Points
+from gtn_lightning.tasks import Classification
+
+ACCURACY = Classification(2).metrics()[0]
+COLUMNS = ["steps", "synthetic_mean", "synthetic_std", "real_mean", "real_std"]
 
 NAMES = ["samples", "learning_curve", "test_learning_curve"]
 
@@ -73,15 +78,15 @@ def test_the_csv_holds_the_curve(run, name, which):
     curve = getattr(run, which)
     assert list(rows[0]) == COLUMNS
     assert [int(row["steps"]) for row in rows] == curve.steps
-    for kind, scores in (("synthetic", curve.synthetic), ("real", curve.real)):
+    for kind, scores in (("synthetic", curve.synthetic), ("real", curve.baseline)):
         read = torch.tensor([[float(row[f"{kind}_mean"]), float(row[f"{kind}_std"])] for row in rows])
         expected = torch.stack([scores.mean(0), scores.std(0, correction=0)], 1).to(read)
         torch.testing.assert_close(read, expected)
 
 
 def test_a_curve_without_real_data(tmp_path):
-    statistics = curve_statistics(torch.tensor([[0.1, 0.9]]), None)
-    write_curve(tmp_path / "curve.csv", [1, 2], statistics)
+    result = EvaluationResult([1, 2], {"accuracy": torch.tensor([[0.1, 0.9]])}, None, torch.zeros(1))
+    write_curve(tmp_path / "curve.csv", result)
     with (tmp_path / "curve.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0] == COLUMNS
@@ -89,15 +94,14 @@ def test_a_curve_without_real_data(tmp_path):
         ["0.0", "", ""],
         ["0.0", "", ""],
     ]  # a single learner has no spread
-    (axes,) = draw_curve([1, 2], statistics, "accuracy", "title").axes
+    (axes,) = draw_curve(result, ACCURACY, "title").axes
     assert [line.get_label() for line in axes.lines] == ["synthetic data"]
 
 
 def test_the_curve_shows_means_and_bands():
-    curve = EvaluationResult(
-        [1, 4], torch.tensor([[0.2, 0.8], [0.4, 1.0]]), torch.tensor([[0.1, 0.5], [0.1, 0.7]]), torch.zeros(2)
-    )
-    (axes,) = draw_curve(curve.steps, curve_statistics(curve.synthetic, curve.real), "accuracy", "title").axes
+    synthetic, real = torch.tensor([[0.2, 0.8], [0.4, 1.0]]), torch.tensor([[0.1, 0.5], [0.1, 0.7]])
+    result = EvaluationResult([1, 4], {"accuracy": synthetic}, {"accuracy": real}, torch.zeros(2))
+    (axes,) = draw_curve(result, ACCURACY, "title").axes
     assert [line.get_label() for line in axes.lines] == ["synthetic data", "real data"]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.3, 0.9], rtol=1e-6)
     band = axes.collections[0].get_paths()[0].vertices
@@ -119,7 +123,7 @@ def test_each_cell_shows_an_image_of_its_class_at_its_step():
     levels = torch.tensor([[0.0, 1.0], [0.5, 1.0]])  # [steps, classes]
     inputs = [level[:, None, None, None].expand(2, 1, 6, 6) for level in levels]
     labels = [torch.tensor([0, 1]), torch.tensor([0, 2])]
-    figure = draw_samples(inputs, labels, [1, 8], {"lr": torch.tensor([0.1, 0.1])}, "title")
+    figure = draw_images(list(map(Images, inputs, labels)), [1, 8], {"lr": torch.tensor([0.1, 0.1])}, "title")
     (axes,) = figure.axes
     picture = axes.images[0].get_array()
     columns, rows = axes.get_xticks().round().astype(int), axes.get_yticks().round().astype(int)
@@ -132,7 +136,7 @@ def test_each_cell_shows_an_image_of_its_class_at_its_step():
 
 def test_changing_hyperparameters_are_lines_and_constant_ones_text():
     schedules = {"lr": torch.tensor([0.1, 0.2, 0.3]), "momentum": torch.full((3,), 0.5)}
-    figure = draw_samples([torch.randn(2, 1, 4, 4)], [torch.tensor([0, 1])], [1], schedules, "title")
+    figure = draw_images([Images(torch.randn(2, 1, 4, 4), torch.tensor([0, 1]))], [1], schedules, "title")
     _, panel = figure.axes
     assert panel.get_title() == "learning rate"
     np.testing.assert_allclose(panel.lines[0].get_xdata(), [1, 2, 3])
@@ -143,7 +147,7 @@ def test_changing_hyperparameters_are_lines_and_constant_ones_text():
 @pytest.mark.parametrize("shape", [(1, 3, 5), (3, 32, 32), (2, 8, 4)])
 def test_images_of_any_shape_and_many_classes(shape):
     labels = torch.arange(100)
-    figure = draw_samples([torch.randn(100, *shape)] * 2, [labels] * 2, [1, 2], {}, "title")
+    figure = draw_images([Images(torch.randn(100, *shape), labels)] * 2, [1, 2], {}, "title")
     rows = [int(label.get_text()) for label in figure.axes[0].get_yticklabels()]
     assert len(rows) == MAX_ROWS
     assert (rows[0], rows[-1]) == (0, 99)
@@ -152,7 +156,7 @@ def test_images_of_any_shape_and_many_classes(shape):
 def test_constants_are_broken_into_lines_that_fit_below_a_narrow_picture():
     names = ("lr", "beta1", "beta2", "eps", "weight_decay")
     schedules = {name: torch.tensor([0.00123, 0.00123]) for name in names}
-    figure = draw_samples([torch.randn(2, 1, 4, 4)], [torch.tensor([0, 1])], [1], schedules, "title")
+    figure = draw_images([Images(torch.randn(2, 1, 4, 4), torch.tensor([0, 1]))], [1], schedules, "title")
     FigureCanvasAgg(figure).draw()
     for text in figure.texts:
         corners = text.get_window_extent().get_points()
@@ -166,7 +170,7 @@ def test_constants_are_broken_into_lines_that_fit_below_a_narrow_picture():
 def test_colours_stay_apart():
     red = torch.zeros(1, 3, 4, 4)
     red[:, 0] = 1
-    figure = draw_samples([red], [torch.tensor([0])], [1], {}, "title")
+    figure = draw_images([Images(red, torch.tensor([0]))], [1], {}, "title")
     np.testing.assert_allclose(figure.axes[0].images[0].get_array()[0, 0], [1, 0, 0], atol=1e-6)
 
 
@@ -178,6 +182,37 @@ def test_samples_are_drawn_every_so_many_validations_and_at_the_end(make_gtn, ma
     trainer = make_trainer([SampleGrid(every_n_validations=2)], max_steps=7, val_check_interval=2)
     trainer.fit(make_gtn(evaluation={"learners": 1}), DigitsData(batch_size=64))
     assert drawn == [4, 7]
+
+
+def test_images_without_classes_stand_in_a_grid_as_they_come():
+    images = torch.arange(24.0).view(24, 1, 1, 1).expand(-1, 1, 4, 4)
+    figure = draw_images([Images(images, None)], [1], {}, "title")
+    (axes,) = figure.axes
+    picture = axes.images[0].get_array()[axes.get_yticks().round().astype(int), 1, 0]
+    assert len(picture) == 10
+    assert (np.diff(picture) > 0).all()
+    assert axes.get_ylabel() == "sample"
+
+
+@pytest.mark.parametrize("values", [torch.tensor([0, 1, 2, 1]), torch.tensor([0.5, -1.0, 2.0, 0.0])])
+def test_rows_are_points_in_the_plane_of_real_datas_principal_components(values):
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(200, 5, generator=generator) * torch.tensor([10.0, 5.0, 0.1, 0.1, 0.1]) + 7
+    rows = torch.zeros(4, 5) + 7
+    rows[:, 0] += torch.tensor([-10.0, 0.0, 10.0, 0.0])
+    rows[:, 1] += torch.tensor([0.0, 5.0, 0.0, -5.0])
+    behind = Points(real, values.repeat(50))
+    figure = draw_points([Points(rows[:2], values[:2]), Points(rows[2:], values[2:])], behind, {}, "title")
+    (axes,) = figure.axes
+    real_points, synthetic = (points.get_offsets() for points in axes.collections)
+    assert real_points.shape == (200, 2)
+    # No more than a turn of the plane: distances are what they were.
+    between = synthetic[:, None] - synthetic[None]
+    expected = rows[:, None] - rows[None]
+    np.testing.assert_allclose(np.linalg.norm(between, axis=-1), expected.norm(dim=-1), rtol=1e-2, atol=1e-2)
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names[:2] == ["synthetic", "real"]
+    assert ("class 2" in names) == (not values.is_floating_point())
 
 
 @pytest.mark.parametrize("options", [{"every_n_validations": 0}, {"max_columns": 1}])

@@ -9,7 +9,7 @@ from gtn_lightning.data import DigitsData
 def test_fit_ends_with_the_result_and_the_run_folder(run):
     lines = run.printed.splitlines()
     assert "accuracy after 4 inner steps, validation split, 3 never-seen learners" in lines
-    for kind, scores in (("synthetic", run.curve.synthetic), ("real", run.curve.real)):
+    for kind, scores in (("synthetic", run.curve.synthetic), ("real", run.curve.baseline)):
         last = scores[:, -1]
         row = next(line for line in lines if line.strip().startswith(f"{kind} data"))
         numbers = [float(number) for number in re.findall(r"[\d.]+", row)]

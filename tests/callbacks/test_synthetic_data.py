@@ -11,7 +11,7 @@ def test_the_file_holds_every_step_in_order(run):
     tensors = load_file(run.folder / "synthetic.safetensors")
     batches = [run.gtn.synthetic_batch(step) for step in range(run.gtn.inner_loop.steps)]
     for name in ("inputs", "targets", "labels"):
-        expected = torch.stack([getattr(batch, name) for batch in batches])
+        expected = torch.stack([batch[name] for batch in batches])
         torch.testing.assert_close(tensors[name], expected, rtol=0, atol=0)
     for name, values in run.gtn.inner_optimizer.schedules(run.gtn.inner_loop.steps).items():
         torch.testing.assert_close(tensors[name], values)

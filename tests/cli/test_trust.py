@@ -112,7 +112,7 @@ RECIPES = {
     "a module reached through a trusted one": LEARNER.format("gtn_lightning.description.nn.Linear"),
     "a process reached through trusted modules": LEARNER.format(f"{{class_path: {THROUGH}, init_args: {{args: x}}}}"),
     "a process as an argument": LEARNER.format(
-        f"{{class_path: MLP, init_args: {{image_shape: [1, 8, 8], classes: {POPEN}}}}}"
+        f"{{class_path: MLP, init_args: {{shape: [1, 8, 8], outputs: {POPEN}}}}}"
     ),
     "an attribute of a trusted class": "model: {teacher: gtn_lightning.teachers.Pixels.load_state_dict}",
     "an attribute in a file's name": (

@@ -1,11 +1,12 @@
 """Parts of one's own, each of which a recipe names by its class path: no registration, no change in the package."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gtn_lightning.data import Split, Splits, TensorData
+from gtn_lightning.fields import Batch, Field
 from gtn_lightning.tasks import Classification
-from gtn_lightning.teachers import SyntheticBatch, Teacher
+from gtn_lightning.teachers import Teacher, TeacherInput
 
 
 class MyLearner(nn.Sequential):
@@ -21,12 +22,13 @@ class MyTeacher(Teacher):
     def __init__(self, image_shape: tuple[int, int, int], classes: int, noise: int) -> None:
         super().__init__()
         self.image_shape, self.classes, self.noise = image_shape, classes, noise
+        self.fields = {"inputs": Field("real", image_shape), "targets": Field("classes", classes=classes)}
         self.means = nn.Parameter(torch.zeros(classes, *image_shape))
         self.spread = nn.Linear(noise, self.means[0].numel())
 
-    def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
-        images = self.means[labels] + self.spread(noise).view(-1, *self.image_shape)
-        return SyntheticBatch(images, labels, labels)
+    def forward(self, request: TeacherInput) -> Batch:
+        images = self.means[request.labels] + self.spread(request.noise).view(-1, *self.image_shape)
+        return {"inputs": images, "targets": request.labels}
 
 
 class MyTask(Classification):

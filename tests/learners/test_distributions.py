@@ -27,7 +27,7 @@ from tests.tiny import make_gtn
 
 SMALL: dict[str, Any] = {"image_shape": (1, 8, 8), "classes": 10}
 small_convnet = partial(ConvNet, **SMALL)
-small_mlp = partial(MLP, **SMALL)
+small_mlp = partial(MLP, (1, 8, 8), 10)
 small_resnet = partial(ResNet, **SMALL, width=4, blocks=[1])
 
 
@@ -90,7 +90,7 @@ def test_random_widths_of_the_papers_mnist_network() -> None:
 def test_mixture_draws_families_by_weight(weights: dict[str, float] | None, shares: list[float]) -> None:
     families: dict[str, LearnerFactory] = {
         "conv": small_convnet,
-        "mlp": partial(MLP, **SMALL, hidden=[2]),
+        "mlp": partial(MLP, (1, 8, 8), 10, hidden=[2]),
         "resnet": small_resnet,
     }
     mixture = Mixture(families, weights)
@@ -104,9 +104,9 @@ def test_mixture_draws_families_by_weight(weights: dict[str, float] | None, shar
 
 def test_families_are_named_and_hold_their_own_learners_only() -> None:
     assert list(Fixed(small_convnet).families()) == ["ConvNet"]
-    widths = RandomWidth(small_mlp, {"classes": [4, 6]}).families()
+    widths = RandomWidth(small_mlp, {"outputs": [4, 6]}).families()
     assert list(widths) == ["MLP"]
-    assert {draw(widths["MLP"], seed).classes for seed in range(20)} == {4, 5}
+    assert {draw(widths["MLP"], seed).outputs for seed in range(20)} == {4, 5}
     families = Mixture({"small": small_convnet, "flat": small_mlp}).families()
     assert list(families) == ["small", "flat"]
     assert {type(draw(families["flat"], seed)) for seed in range(10)} == {MLP}
@@ -139,7 +139,10 @@ def test_checking_and_naming_learners_leaves_the_random_state_alone() -> None:
         (lambda: Fixed(dict).sample(torch.Generator()), "learner: made a dict"),  # type: ignore[arg-type]
         (lambda: Fixed(small_mlp()), r"Fixed: learner must be a class.* a network, MLP: give partial\(MLP, \.\.\.\)"),
         (lambda: Fixed(3), r"Fixed: learner must be a class, or a function, .*got a int"),  # type: ignore[arg-type]
-        (lambda: Fixed(MLP), r"Fixed: .*MLP needs image_shape, classes: give partial\(MLP, image_shape=\.\.\., cla"),
+        (
+            lambda: Fixed(nn.Linear),
+            r"Fixed: .*Linear needs in_features, out_features: give partial\(Linear, in_features",
+        ),
         (lambda: RandomWidth(small_convnet(), {"width": [2, 4]}), r"RandomWidth: learner must be .*partial\(ConvNet, "),
         (lambda: Mixture({"a": small_mlp, "b": small_mlp()}), r"Mixture: learners\.b must be .*partial\(MLP, "),
     ],
@@ -162,7 +165,7 @@ def test_distributions_can_be_written_in_a_recipe() -> None:
         return distribution
 
     convnet = {"class_path": "gtn_lightning.learners.ConvNet", "init_args": {**shape, "norm": "group"}}
-    mlp = {"class_path": "gtn_lightning.learners.MLP", "init_args": {**shape, "hidden": [7]}}
+    mlp = {"class_path": "gtn_lightning.learners.MLP", "init_args": {"shape": [1, 8, 8], "outputs": 10, "hidden": [7]}}
     assert draw(build("Fixed", learner=convnet), 0).norm == "group"
     assert draw(build("RandomWidth", learner=convnet, ranges={"width": [5, 6]}), 0).width == 5
     mixture = build("Mixture", learners={"a": convnet, "b": mlp}, weights={"a": 1, "b": 1e6})

@@ -174,7 +174,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         )
         for norm, pooling in itertools.product(IMAGE_NORMS, ["max", "average"])
     },
-    **{f"MLP-{norm}": partial(MLP, **SMALL, hidden=[8, 8], norm=norm, activation="gelu") for norm in FEATURE_NORMS},
+    **{
+        f"MLP-{norm}": partial(MLP, (1, 8, 8), 3, hidden=[8, 8], norm=norm, activation="gelu") for norm in FEATURE_NORMS
+    },
     "ResNet": partial(ResNet, **SMALL, width=4, blocks=[1, 1]),
     "GTNMnistNet": partial(GTNMnistNet, **SMALL, conv1=4, conv2=4, linear=8),
     "GTNCifarNet": partial(GTNCifarNet, **SMALL, widths=[4, 4, 4]),

@@ -46,10 +46,10 @@ def test_a_score_is_taken_in_evaluation_mode_and_adds_up_over_batches() -> None:
     learner, task = Functional(net), Classification(3)
     params, buffers = learner.init()
     inputs, labels = images(10), torch.arange(10) % 3
-    metric = task.metric()
+    metric = task.metrics()[0].make()
     with torch.no_grad():
         losses = [
-            task.score(learner, params, buffers, (inputs[rows], labels[rows]), metric)
+            task.score(learner, params, buffers, (inputs[rows], labels[rows]), [metric])
             for rows in (slice(7), slice(7, 10))
         ]
         logits = net.eval()(inputs)
@@ -64,9 +64,9 @@ def test_one_hot_labels_score_as_classes_do(dtype: torch.dtype) -> None:
     labels = torch.arange(30) % 3
     scores = []
     for targets in (labels, nn.functional.one_hot(labels).to(dtype)):
-        metric = task.metric()
+        metric = task.metrics()[0].make()
         with torch.no_grad():
-            loss = task.score(learner, *learner.init(), (images(30), targets), metric)
+            loss = task.score(learner, *learner.init(), (images(30), targets), [metric])
             meta_loss, _ = task.meta_loss(learner)(*learner.init(), images(30), targets)
         scores.append((float(metric.compute()), float(loss), float(meta_loss)))
     assert scores[0][0] > 0.1
@@ -78,8 +78,8 @@ def test_soft_labels_count_by_their_most_probable_class() -> None:
     params, buffers = learner.init()
     with torch.no_grad():
         probabilities = learner(params, buffers, images(20))[0].softmax(1)
-        metric = task.metric()
-        loss = task.score(learner, params, buffers, (images(20), probabilities), metric)
+        metric = task.metrics()[0].make()
+        loss = task.score(learner, params, buffers, (images(20), probabilities), [metric])
     assert float(metric.compute()) == 1
     assert float(loss) == pytest.approx(float(-(probabilities * probabilities.log()).sum(1).mean()), rel=1e-5)
 
@@ -95,7 +95,7 @@ def test_probabilities_in_full_precision_beside_logits_in_half() -> None:
 
 
 def test_every_image_counts_the_same_whatever_its_class() -> None:
-    metric = Classification(2).metric()
+    metric = Classification(2).metrics()[0].make()
     metric.update(torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1]))
     assert float(metric.compute()) == 0.75
 
@@ -151,7 +151,7 @@ def test_learners_that_are_no_classifiers(learner: nn.Module, message: str) -> N
     [
         (MLP(SHAPE, 3), [0, 1, 3], r"labels from 0 to 3 but task.classes is 3.*set classes to 4"),
         (MLP(SHAPE, 3), [-1, 1, 2], r"labels from -1 to 2 but task.classes is 3"),
-        (MLP((1, 5, 5), 3), [0, 1, 2], r"the learner MLP cannot take images of shape \[1, 4, 4\].*set its image_shape"),
+        (MLP((1, 5, 5), 3), [0, 1, 2], r"the learner MLP cannot take images of shape \[1, 4, 4\].*set its shape"),
         (MLP(SHAPE, 4), [0, 1, 2], r"the learner MLP returns a tensor of shape \[2, 4\] .* task has 3 classes"),
         (nn.Linear(4, 3), [0, 1, 2], r"the learner Linear returns .*expected \[2, 3\]"),
     ],
@@ -164,7 +164,7 @@ def test_what_does_not_fit_together(learner: nn.Module, labels: list[int], messa
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((1,), r"classes must be at least 2; got 1"), ((10, -1), r"meta_every must be at least 0; got -1")],
+    [((1,), r"classes must be at least 2; got 1"), ((10, -1), r"meta_every must be at least 0, got -1")],
 )
 def test_error_messages(arguments: tuple[int, ...], message: str) -> None:
     with pytest.raises(RecipeError, match=message):

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from gtn_lightning.curricula import Full
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.teachers import Generator, SyntheticBatch, TeacherInput, generator
+from gtn_lightning.fields import Batch
+from gtn_lightning.teachers import Generator, TeacherInput, generator
 from tests.inner_loop.test_unroll import LiveBytes
 
 CPU = torch.device("cpu")
@@ -19,13 +20,13 @@ def small(**options: Any) -> Generator:
     return Generator((1, 8, 8), 10, **{"noise": 4, "hidden": 12, "channels": (6, 5), **options})
 
 
-def asked(batch_size: int = 20) -> tuple[Tensor, Tensor, Tensor]:
+def asked(batch_size: int = 20) -> TeacherInput:
     noise = torch.randn(batch_size, 4, generator=torch.Generator().manual_seed(1))
-    return torch.arange(batch_size), torch.arange(batch_size) % 10, noise
+    return TeacherInput(torch.arange(batch_size), torch.arange(batch_size) % 10, noise)
 
 
-def make(teacher: Generator, batch_size: int = 20) -> SyntheticBatch:
-    batch: SyntheticBatch = teacher(*asked(batch_size))
+def make(teacher: Generator, batch_size: int = 20) -> Batch:
+    batch: Batch = teacher(asked(batch_size))
     return batch
 
 
@@ -41,44 +42,44 @@ def test_it_has_the_papers_size(shape: tuple[int, int, int], parameters: float) 
 def test_it_makes_any_size_from_four_pixels_on(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     batch = Generator(shape, 3, noise=4, hidden=8, channels=(4, 4))(
-        torch.arange(9), torch.arange(9) % 3, torch.randn(9, 4)
+        TeacherInput(torch.arange(9), torch.arange(9) % 3, torch.randn(9, 4))
     )
-    assert batch.inputs.shape == (9, *shape)
-    assert batch.inputs.abs().max() <= 2
-    assert float(batch.inputs.detach().std(dim=0).min()) > 0, "no pixel is the same in all images"
+    assert batch["inputs"].shape == (9, *shape)
+    assert batch["inputs"].abs().max() <= 2
+    assert float(batch["inputs"].detach().std(dim=0).min()) > 0, "no pixel is the same in all images"
 
 
 def test_images_depend_on_noise_and_on_label() -> None:
     teacher = small()
     index, labels, noise = asked()
-    images = teacher(index, labels, noise).inputs
-    assert not torch.allclose(images, teacher(index, labels.roll(1), noise).inputs)
-    assert not torch.allclose(images, teacher(index, labels, noise.roll(1)).inputs)
-    assert torch.equal(images, teacher(index + 7, labels, noise).inputs)
+    images = teacher(TeacherInput(index, labels, noise))["inputs"]
+    assert not torch.allclose(images, teacher(TeacherInput(index, labels.roll(1), noise))["inputs"])
+    assert not torch.allclose(images, teacher(TeacherInput(index, labels, noise.roll(1)))["inputs"])
+    assert torch.equal(images, teacher(TeacherInput(index + 7, labels, noise))["inputs"])
 
 
 def test_only_the_direction_and_the_gain_of_a_weight_matter() -> None:
     teacher = small()
     layers = [layer for layer in teacher.network if isinstance(layer, nn.Linear | nn.Conv2d)]
     assert len(layers) == len(teacher.gains) == 4
-    before = make(teacher).inputs
+    before = make(teacher)["inputs"]
     for layer, stored in zip(layers, teacher.weights().values(), strict=True):
         torch.testing.assert_close(stored, layer.weight)  # at first the gain is the norm
     with torch.no_grad():
         for layer in layers:
             layer.weight *= 3.5
-    torch.testing.assert_close(make(teacher).inputs, before)
+    torch.testing.assert_close(make(teacher)["inputs"], before)
     with torch.no_grad():
         for gain in teacher.gains.values():
             gain *= 0.5
-    assert not torch.allclose(make(teacher).inputs, before, atol=1e-3)
+    assert not torch.allclose(make(teacher)["inputs"], before, atol=1e-3)
     for gain, weight in zip(teacher.gains.values(), teacher.weights().values(), strict=True):
         torch.testing.assert_close(weight.flatten(1).norm(dim=1), gain)
 
 
 def test_the_gradient_is_orthogonal_to_the_direction() -> None:
     teacher = small()
-    make(teacher).inputs.square().sum().backward()
+    make(teacher)["inputs"].square().sum().backward()
     for layer in teacher.network:
         if isinstance(layer, nn.Linear | nn.Conv2d):
             gradient = layer.weight.grad
@@ -93,30 +94,30 @@ def test_statistics_are_those_of_the_inner_batch(training: bool) -> None:
     teacher = small().train(training)
     assert not list(teacher.buffers())
     index, labels, noise = asked(40)
-    whole = teacher(index, labels, noise).inputs
-    half = teacher(index[:20], labels[:20], noise[:20]).inputs
+    whole = teacher(TeacherInput(index, labels, noise))["inputs"]
+    half = teacher(TeacherInput(index[:20], labels[:20], noise[:20]))["inputs"]
     assert not torch.allclose(whole[:20], half, atol=1e-3), "an image depends on the others in its batch"
     curriculum = Full(2, 20, 10, noise=4)
     with torch.no_grad():
         assert curriculum.vectors is not None
         curriculum.vectors.copy_(noise)
-    first = next(iter(teacher.batches(curriculum.requests(torch.Generator(), CPU)))).inputs
+    first = next(iter(teacher.batches(curriculum.requests(torch.Generator(), CPU))))["inputs"]
     torch.testing.assert_close(first, half)
 
 
 def test_soft_labels_start_sharp_and_are_learned_per_class() -> None:
     teacher = small(soft_labels=True)
     batch = make(teacher)
-    assert batch.targets.shape == (20, 10)
-    torch.testing.assert_close(batch.targets.sum(dim=1), torch.ones(20))
-    assert torch.equal(batch.targets.argmax(dim=1), batch.labels)
-    assert 0.9 < batch.targets.max() < 0.97
-    batch.targets[3, 5].backward()
+    assert batch["targets"].shape == (20, 10)
+    torch.testing.assert_close(batch["targets"].sum(dim=1), torch.ones(20))
+    assert torch.equal(batch["targets"].argmax(dim=1), batch["labels"])
+    assert 0.9 < batch["targets"].max() < 0.97
+    batch["targets"][3, 5].backward()
     assert teacher.label_logits is not None
     assert teacher.label_logits.grad is not None
     assert teacher.label_logits.grad.abs().sum(dim=1).nonzero().flatten().tolist() == [3]
     hard = make(small())
-    assert torch.equal(hard.targets, hard.labels)
+    assert torch.equal(hard["targets"], hard["labels"])
 
 
 # What one inner batch takes by the generator's reckoning, with five channels before the last convolution.
@@ -132,19 +133,19 @@ def test_batches_made_in_chunks_have_the_gradient_of_plain_autograd(
     variables = [*teacher.parameters(), *curriculum.parameters()]
     weights = torch.randn(5, 20, 1, 8, 8, dtype=torch.float64)
 
-    def loss(batches: list[SyntheticBatch]) -> Tensor:
+    def loss(batches: list[Batch]) -> Tensor:
         return sum(
             (
-                ((batch.inputs * weight).sum() * batch.targets[:, 0].sum())
+                ((batch["inputs"] * weight).sum() * batch["targets"][:, 0].sum())
                 for batch, weight in zip(batches, weights, strict=True)
             ),
             torch.zeros(()),
         )
 
     in_chunks = list(teacher.batches(curriculum.requests(torch.Generator(), CPU)))
-    plain = [teacher(*request) for request in curriculum.requests(torch.Generator(), CPU)]
+    plain = [teacher(request) for request in curriculum.requests(torch.Generator(), CPU)]
     for one, other in zip(in_chunks, plain, strict=True):
-        torch.testing.assert_close(one.inputs, other.inputs, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(one["inputs"], other["inputs"], rtol=1e-12, atol=1e-12)
     found, expected = (torch.autograd.grad(loss(batches), variables) for batches in (in_chunks, plain))
     for gradient, reference in zip(found, expected, strict=True):
         # A bias before batch normalisation has no effect: its gradient is rounding.
@@ -158,8 +159,8 @@ def peak(teacher: Generator, steps: int, in_chunks: bool) -> int:
     teacher.zero_grad()
     with LiveBytes() as live:
         requests = curriculum.requests(torch.Generator(), CPU)
-        batches = teacher.batches(requests) if in_chunks else (teacher(*request) for request in requests)
-        torch.stack([batch.inputs.square().mean() for batch in batches]).sum().backward()
+        batches = teacher.batches(requests) if in_chunks else (teacher(request) for request in requests)
+        torch.stack([batch["inputs"].square().mean() for batch in batches]).sum().backward()
     return live.peak
 
 
@@ -178,27 +179,27 @@ def test_batches_of_different_sizes_keep_their_own_statistics() -> None:
     teacher = small()
     requests = [TeacherInput(*(part[:size] for part in asked())) for size in (20, 12, 20)]
     for request, batch in zip(requests, teacher.batches(requests), strict=True):
-        torch.testing.assert_close(batch.inputs, teacher(*request).inputs)
+        torch.testing.assert_close(batch["inputs"], teacher(request)["inputs"])
 
 
 def test_statistics_stay_apart_with_synchronised_batch_norm() -> None:
     teacher = nn.SyncBatchNorm.convert_sync_batchnorm(small())
-    requests = [TeacherInput(*asked()), TeacherInput(*(part.flip(0) for part in asked()))]
-    expected = [small()(*request).inputs for request in requests]
+    requests = [asked(), TeacherInput(*(part.flip(0) for part in asked()))]
+    expected = [small()(request)["inputs"] for request in requests]
     for batch, images in zip(teacher.batches(requests), expected, strict=True):
-        torch.testing.assert_close(batch.inputs, images)
+        torch.testing.assert_close(batch["inputs"], images)
 
 
 def test_a_subclass_with_a_forward_of_its_own_is_heard() -> None:
     class Black(Generator):
-        def forward(self, index: Tensor, labels: Tensor, noise: Tensor | None) -> SyntheticBatch:
-            batch = super().forward(index, labels, noise)
-            return batch._replace(inputs=0 * batch.inputs)
+        def forward(self, request: TeacherInput) -> Batch:
+            batch = super().forward(request)
+            return batch | {"inputs": 0 * batch["inputs"]}
 
     torch.manual_seed(0)
     teacher = Black((1, 8, 8), 10, noise=4, hidden=12, channels=(6, 5))
-    (batch,) = teacher.batches([TeacherInput(*asked())])
-    assert not batch.inputs.any()
+    (batch,) = teacher.batches([asked()])
+    assert not batch["inputs"].any()
     assert list(teacher.batches([])) == []
 
 
@@ -206,7 +207,7 @@ def test_without_grad_mode_there_is_no_graph() -> None:
     teacher = small()
     requests = Full(2, 20, 10, noise=4).requests(torch.Generator(), CPU)
     with torch.no_grad():
-        assert not any(batch.inputs.requires_grad for batch in teacher.batches(requests))
+        assert not any(batch["inputs"].requires_grad for batch in teacher.batches(requests))
 
 
 @pytest.mark.parametrize(
@@ -228,4 +229,4 @@ def test_error_messages(arguments: dict[str, Any], message: str) -> None:
 
 def test_a_curriculum_without_noise_is_refused() -> None:
     with pytest.raises(RecipeError, match="the curriculum gives no noise; set its noise"):
-        small()(torch.arange(4), torch.arange(4), None)
+        small()(TeacherInput(torch.arange(4), torch.arange(4), None))
