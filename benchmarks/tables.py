@@ -37,8 +37,8 @@ def main() -> None:
         "Tables",
         markdown_table(["recipe", "metric", "synthetic rows", "real rows, best of five rates", "difference"], rows),
         "On the test split, after as many inner steps of as many rows. Mean and standard deviation over "
-        f"{options.seeds} seeds of the mean over 10 never-seen learners; the difference for every seed. The splits are the same for all "
-        "seeds.",
+        f"{options.seeds} seeds of the mean over 10 never-seen learners, and the difference for every seed. "
+        "The splits are the same for all seeds.",
     )
 
 

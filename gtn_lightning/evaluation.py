@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch
-from gtn_lightning.inner_loop import Functional, InnerLoop, InnerOptimizer, Snapshot
-from gtn_lightning.learners import LearnerDistribution
+from gtn_lightning.inner_loop import Functional, Snapshot
+from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.real_data import TrainerData
 from gtn_lightning.task import Baseline, BaselineSetting, Task
-from gtn_lightning.teachers import RealData, Teacher
+from gtn_lightning.teachers import RealData
 from gtn_lightning.teaching import synthetic_batch, teach
 
 REAL_SAMPLES = 10_000
@@ -173,37 +172,25 @@ class Evaluator:
     The learners are keyed by the seed alone and shared out over the processes.
 
     Args:
+        parts: the parts of a GTN.
         evaluation: how many learners are taught, and where they are scored.
-        task: what they are taught.
-        teacher: makes the synthetic data.
-        curriculum: which teacher input each inner step sees.
-        learners: the distribution of the learners.
-        optimizer: the inner optimizer.
-        inner_loop: how the inner loop is run.
-        seed: seed of every random choice.
+
+    Raises:
+        RecipeError: if learners are to be scored after more inner steps than there are.
     """
 
-    def __init__(
-        self,
-        evaluation: Evaluation,
-        task: Task,
-        teacher: Teacher,
-        curriculum: Curriculum,
-        learners: LearnerDistribution,
-        optimizer: InnerOptimizer,
-        inner_loop: InnerLoop,
-        seed: int,
-    ) -> None:
+    def __init__(self, parts: Parts, evaluation: Evaluation) -> None:
+        if not isinstance(evaluation, Evaluation):
+            raise RecipeError(f"model.evaluation: expected an Evaluation, got a {type(evaluation).__name__}")
+        most = parts.inner_loop.steps
+        if outside := [step for step in evaluation.steps or () if step > most]:
+            raise RecipeError(
+                f"model.evaluation.steps must be at most model.inner_loop.steps, {most}, got {outside[0]}"
+            )
+        self._parts = parts
         self._settings = evaluation
-        self._task = task
-        self._teacher = teacher
-        self._curriculum = curriculum
-        self._learners = learners
-        self._optimizer = optimizer
-        self._loop = inner_loop
-        self._seed = seed
-        self._data = TrainerData(task, learners, teacher, seed)
-        self._steps = evaluation.scored_steps(inner_loop.steps)
+        self._data = TrainerData(parts)
+        self._steps = evaluation.scored_steps(most)
         self._scores: dict[str, Scores] = {}
         self._baseline: Baseline | None = None
         self.reset()
@@ -230,16 +217,16 @@ class Evaluator:
             tuning = self._data.take(module, "val", TUNING_SAMPLES)
             # A test on a lone DataLoader goes on with the real data that was trained on.
             if train is not None and tuning is not None:
-                self._baseline = self._task.baseline(self._setting(train, tuning))
+                self._baseline = self._parts.task.baseline(self._setting(train, tuning))
             if train is not None:
-                self._teacher.attach(train)
-            if isinstance(self._teacher, RealData):
+                self._parts.teacher.attach(train)
+            if isinstance(self._parts.teacher, RealData):
                 if train is None:
                     raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
-                if (self._curriculum.pool or 0) > self._teacher.size:
+                if (self._parts.curriculum.pool or 0) > self._parts.teacher.size:
                     raise RecipeError(
-                        f"model.curriculum asks for {self._curriculum.pool} different samples but the RealData "
-                        f"teacher has {self._teacher.size} real ones: ask for no more than that"
+                        f"model.curriculum asks for {self._parts.curriculum.pool} different samples but the RealData "
+                        f"teacher has {self._parts.teacher.size} real ones: ask for no more than that"
                     )
         # Without a data module the training data comes later than the sanity check.
         self._prepared = train is not None
@@ -248,12 +235,12 @@ class Evaluator:
         return BaselineSetting(
             train,
             tuning,
-            self._optimizer,
-            self._curriculum.batch_size,
-            self._loop.steps,
+            self._parts.inner_optimizer,
+            self._parts.curriculum.batch_size,
+            self._parts.inner_loop.steps,
             self._steps,
             self._settings.real_rates,
-            self._loop.mode,
+            self._parts.inner_loop.mode,
         )
 
     def begin(self, module: pl.LightningModule, split: str) -> None:
@@ -266,10 +253,10 @@ class Evaluator:
         self.prepare(module)
         self._data.check_split(module, split, lambda: self._synthetic(module.device))
         trainer, size = module.trainer, self._settings.learners
-        self._scores = {"synthetic": Scores(self._task, size, self._steps, module.device)}
+        self._scores = {"synthetic": Scores(self._parts.task, size, self._steps, module.device)}
         # The baseline does not change during a fit: the learners and the real data are keyed by the seed alone.
         if self._baseline is not None and split not in self._baselines and not trainer.sanity_checking:
-            self._scores["baseline"] = Scores(self._task, size, self._steps, module.device)
+            self._scores["baseline"] = Scores(self._parts.task, size, self._steps, module.device)
         for number in range(trainer.global_rank, size, trainer.world_size):
             self._teach(module, split, number)
 
@@ -277,21 +264,23 @@ class Evaluator:
         key = (split, number)
         # In the hook that this is called from the trainer's precision is not set yet, as it is in training_step.
         precision = module.trainer.precision_plugin.forward_context()
-        with torch.inference_mode(False), precision, keyed_rng(self._seed, *key, device=module.device):
-            generator = keyed_generator(self._seed, *key)
-            learner = self._learners.sample(generator).to(module.device)
+        with torch.inference_mode(False), precision, keyed_rng(self._parts.seed, *key, device=module.device):
+            generator = keyed_generator(self._parts.seed, *key)
+            learner = self._parts.learners.sample(generator).to(module.device)
             with torch.no_grad():
-                requests = self._curriculum.requests(generator, module.device)
-            mode = self._loop.mode
-            taught = teach(learner, self._task, self._teacher, requests, self._optimizer, self._steps, mode)
+                requests = self._parts.curriculum.requests(generator, module.device)
+            mode = self._parts.inner_loop.mode
+            taught = teach(
+                learner, self._parts.task, self._parts.teacher, requests, self._parts.inner_optimizer, self._steps, mode
+            )
             self._scores["synthetic"].add(number, learner, taught)
             if "baseline" in self._scores:
                 assert self._baseline is not None
                 self._scores["baseline"].add(number, learner, self._baseline.teach(learner, generator))
 
     def _synthetic(self, device: torch.device) -> list[Tensor]:
-        made = synthetic_batch(self._teacher, self._curriculum, self._seed, 0, device)
-        return [made[name] for name in self._task.fields]
+        made = synthetic_batch(self._parts.teacher, self._parts.curriculum, self._parts.seed, 0, device)
+        return [made[name] for name in self._parts.task.fields]
 
     def score(self, batch: Any, split: str) -> None:
         """Score the taught learners on a batch of real data.

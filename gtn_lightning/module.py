@@ -1,7 +1,7 @@
 """The LightningModule of a Generative Teaching Network: one training step is one meta-step."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
@@ -13,8 +13,7 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
-from torch.profiler import record_function
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gtn_lightning.curricula import Curriculum
@@ -23,22 +22,17 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import Evaluation, EvaluationResult, Evaluator
 from gtn_lightning.fields import Batch
 from gtn_lightning.inner_loop import (
-    Functional,
     InnerLoop,
     InnerOptimizer,
-    Snapshot,
-    difference,
-    eager_loss,
-    unroll_population,
 )
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.meta_training.checkpoints import read_module
-from gtn_lightning.meta_training.compatibility import check_parts
 from gtn_lightning.meta_training.outer import OuterOptimization
 from gtn_lightning.meta_training.recovery import Recovery
 from gtn_lightning.meta_training.replicas import check_agreement, unsupported_strategy
 from gtn_lightning.meta_training.resumption import Resumption, check_checkpoint
-from gtn_lightning.randomness import keyed_generator, keyed_rng
+from gtn_lightning.meta_training.step import meta_step
+from gtn_lightning.parts import Parts
 from gtn_lightning.task import Task
 from gtn_lightning.teacher_file import (
     check_sizes,
@@ -48,7 +42,7 @@ from gtn_lightning.teacher_file import (
     read_shapes,
     write_teacher,
 )
-from gtn_lightning.teachers import RealData, Teacher, TeacherInput
+from gtn_lightning.teachers import RealData, Teacher
 from gtn_lightning.teaching import synthetic_batch
 from gtn_lightning.trust import Trusted
 
@@ -112,10 +106,10 @@ class GTN(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_parts(teacher, curriculum, learners, inner_optimizer, task, inner_loop, evaluation)
-        for name, value, least in (("population", population, 1), ("seed", seed, 0)):
-            if value < least:
-                raise RecipeError(f"model.{name} must be at least {least}, got {value}")
+        self._parts = Parts(teacher, curriculum, learners, inner_optimizer, task, inner_loop, seed)
+        self._evaluator = Evaluator(self._parts, evaluation)
+        if population < 1:
+            raise RecipeError(f"model.population must be at least 1, got {population}")
         self.teacher = teacher
         self.curriculum = curriculum
         self.learners = learners
@@ -131,7 +125,6 @@ class GTN(pl.LightningModule):
         self.seed = seed
         self.result: EvaluationResult | None = None
         """Scores of the last validation or test, on every process."""
-        self._evaluator = Evaluator(evaluation, task, teacher, curriculum, learners, inner_optimizer, inner_loop, seed)
         self._resumption = Resumption(self.recovery)
         with suppress(RecipeError, ValueError):  # a part that no file can describe is refused no earlier than by `fit`
             self.save_hyperparameters({"model": self.description()})
@@ -311,60 +304,12 @@ class GTN(pl.LightningModule):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
-        key = ("train", self.global_rank, self.global_step, batch_idx)
-        generator, loop = keyed_generator(self.seed, *key), self.inner_loop
-        with keyed_rng(self.seed, *key, device=self.device):
-            # Never attributes of the module: DDP would wait for gradients of their parameters. Made on the CPU, where
-            # the generator is, so that a seed means the same learners on every device.
-            with record_function("learner"):
-                made = self.learners.population(generator, self.population)
-                learners = [Functional(learner.to(self.device)) for learner in made]
-            # The same on all processes.
-            window = loop.window(keyed_generator(self.seed, "window", self.global_step, batch_idx))
-            meta_steps = self.task.meta_steps(window[1])
-            inner_losses = [self.task.inner_loss(learner) for learner in learners]
-            taught = unroll_population(
-                inner_losses[0] if self.learners.one_architecture and are_one_function(made) else inner_losses,
-                [learner.init() for learner in learners],
-                self._batches(self.curriculum.requests(generator, self.device)),
-                self.inner_optimizer,
-                mode=loop.mode,
-                window=window,
-                snapshots=meta_steps,
-                segment=loop.segment,
-                offload=loop.offload,
-                checked=loop.checked,
-            )
-            losses = [
-                [
-                    self._meta_loss_of(learner, unrolled.snapshots[step], batch, generator)
-                    for step in meta_steps
-                    if step > window[0]
-                ]
-                for learner, unrolled in zip(learners, taught, strict=True)
-            ]
-            loss = self.learners.meta_loss(made, torch.stack([torch.stack(row).mean() for row in losses]))
+        place = self.global_rank, self.global_step, batch_idx
+        loss, inner_loss = meta_step(self._parts, self.population, batch, place, self.device)
         self._meta_loss = loss.detach()
-        inner_loss = torch.stack([unrolled.losses[-1].detach() for unrolled in taught]).mean()
         self.log("train/meta_loss", loss.detach(), prog_bar=True, sync_dist=True)
         self.log("train/inner_loss", inner_loss, sync_dist=True)
         return loss
-
-    def _meta_loss_of(
-        self, learner: Functional, taught: Snapshot, batch: Sequence[Any], generator: torch.Generator
-    ) -> Tensor:
-        with torch.no_grad():
-            experience = self.task.experience(learner, *taught, batch, generator)
-        return eager_loss(self.task.meta_loss(learner), *taught, experience, self.inner_loop.mode)
-
-    def _batches(self, requests: list[TeacherInput]) -> Iterator[list[Tensor]]:
-        batches, fields = iter(self.teacher.batches(requests)), list(self.task.fields)
-        while True:
-            with record_function("teacher"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield [batch[name] for name in fields]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Skip a meta-step whose gradient, averaged over the processes by now, is not finite."""
@@ -449,8 +394,3 @@ class GTN(pl.LightningModule):
             ``step``, a scalar, and the fields that the teacher makes, each ``[B, ...]``.
         """
         return {"step": batch[0], **self.synthetic_batch(int(batch))}
-
-
-def are_one_function(learners: Sequence[nn.Module]) -> bool:
-    """Return whether learners differ in parameters and buffers alone, so that one loss holds for all."""
-    return all(difference(learners[0], learner) is None for learner in learners[1:])

@@ -15,10 +15,9 @@ from gtn_lightning.data import InMemoryData
 from gtn_lightning.data.pairs import batches_of, check_finite, check_pair, has_length, only_loader
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch
-from gtn_lightning.learners import LearnerDistribution, check_learner
+from gtn_lightning.learners import check_learner
+from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator
-from gtn_lightning.task import Task
-from gtn_lightning.teachers import Teacher
 
 LOADERS = {"train": "training", "val": "validation", "test": "test"}
 """What errors call the loaders of the splits."""
@@ -31,20 +30,15 @@ class TrainerData:
     """The real data that a trainer offers a module, checked once per run.
 
     Args:
-        task: what the learners are taught.
-        learners: the distribution of the learners.
-        teacher: what makes the synthetic data, for the shape of inputs.
-        seed: which data are taken where not all are.
+        parts: the parts of a GTN.
     """
 
-    def __init__(self, task: Task, learners: LearnerDistribution, teacher: Teacher, seed: int) -> None:
-        self._task = task
-        self._learners = learners
-        inputs = next(iter(task.fields))
-        made = teacher.fields.get(inputs)
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        inputs = next(iter(parts.task.fields))
+        made = parts.teacher.fields.get(inputs)
         # What the teacher makes, for the inputs of a task may have any shape.
-        self._shape = task.fields[inputs].shape if made is None else made.shape
-        self._seed = seed
+        self._shape = parts.task.fields[inputs].shape if made is None else made.shape
         self.reset()
 
     def reset(self) -> None:
@@ -75,7 +69,7 @@ class TrainerData:
                 data.setup("fit")  # a second time, a data module that splits at random would split otherwise
             if isinstance(data, InMemoryData):
                 # Straight from memory: the same samples on every process and after every restart.
-                return self._fitting(module, _on_device(module, data.some(split, count, self._seed)), split)
+                return self._fitting(module, _on_device(module, data.some(split, count, self._parts.seed)), split)
             name = f"{split}_dataloader"
             loader = getattr(data, name)() if is_overridden(name, data) else None
         loader = only_loader(loader, LOADERS[split], structured=split == "train")
@@ -133,23 +127,23 @@ class TrainerData:
         """
         inputs, targets = check_pair(batch, self._shape, DATA[split])
         check_finite(inputs, DATA[split])
-        self._task.check_batch((inputs, targets), DATA[split])
+        self._parts.task.check_batch((inputs, targets), DATA[split])
         return inputs, targets
 
     def _fitting(self, module: pl.LightningModule, batch: Sequence[Tensor], split: str) -> Batch:
         real = self.scorable(batch, split)
         self._splits_fit.add(split)
         self._check_learners(module, real)
-        return dict(zip(self._task.fields, real, strict=True))
+        return dict(zip(self._parts.task.fields, real, strict=True))
 
     def _check_learners(self, module: pl.LightningModule, real: Sequence[Tensor]) -> None:
         if self._learners_fit:
             return
         with torch.random.fork_rng(devices=[]):
-            for family in self._learners.families().values():
-                learner = family.sample(keyed_generator(self._seed, "check")).to(module.device)
+            for family in self._parts.learners.families().values():
+                learner = family.sample(keyed_generator(self._parts.seed, "check")).to(module.device)
                 check_learner(learner)
-                self._task.check(learner, real)
+                self._parts.task.check(learner, real)
         self._learners_fit = True
 
 

@@ -27,7 +27,7 @@ from tests.tiny import make_gtn
 
 SMALL: dict[str, Any] = {"image_shape": (1, 8, 8), "classes": 10}
 small_convnet = partial(ConvNet, **SMALL)
-small_mlp = partial(MLP, (1, 8, 8), 10)
+small_mlp = partial(MLP, shape=(1, 8, 8), outputs=10)
 small_resnet = partial(ResNet, **SMALL, width=4, blocks=[1])
 
 

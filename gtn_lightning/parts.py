@@ -1,57 +1,77 @@
-"""Whether the parts of a GTN fit together."""
+"""The parts that a GTN is made of, and whether they fit together."""
+
+from dataclasses import dataclass
 
 from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.evaluation import Evaluation
 from gtn_lightning.inner_loop import InnerLoop, InnerOptimizer
 from gtn_lightning.learners import LearnerDistribution, check_distribution
 from gtn_lightning.task import Task
 from gtn_lightning.teachers import Teacher
 
 
-def check_parts(
-    teacher: Teacher,
-    curriculum: Curriculum,
-    learners: LearnerDistribution,
-    inner_optimizer: InnerOptimizer,
-    task: Task,
-    inner_loop: InnerLoop,
-    evaluation: Evaluation,
-) -> None:
-    """See that the parts of a GTN are of the right kinds, and that their sizes agree.
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a GTN; see `gtn_lightning.GTN` for each.
 
     Raises:
-        RecipeError: if they do not fit together, naming the keys that disagree.
+        RecipeError: if one is of the wrong kind, or they do not fit together, naming the keys that disagree.
     """
-    for name, part, kind in (
-        ("teacher", teacher, Teacher),
-        ("curriculum", curriculum, Curriculum),
-        ("inner_optimizer", inner_optimizer, InnerOptimizer),
-        ("task", task, Task),
-        ("inner_loop", inner_loop, InnerLoop),
-        ("evaluation", evaluation, Evaluation),
-    ):
-        if not isinstance(part, kind):
-            raise RecipeError(f"model.{name}: expected a {kind.__name__}, got a {type(part).__name__}")
-    check_distribution(learners)
-    steps = inner_loop.steps
+
+    teacher: Teacher
+    curriculum: Curriculum
+    learners: LearnerDistribution
+    inner_optimizer: InnerOptimizer
+    task: Task
+    inner_loop: InnerLoop
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("teacher", Teacher),
+            ("curriculum", Curriculum),
+            ("inner_optimizer", InnerOptimizer),
+            ("task", Task),
+            ("inner_loop", InnerLoop),
+        ):
+            part = getattr(self, name)
+            if not isinstance(part, kind):
+                raise RecipeError(f"model.{name}: expected a {kind.__name__}, got a {type(part).__name__}")
+        check_distribution(self.learners)
+        if self.seed < 0:
+            raise RecipeError(f"model.seed must be at least 0, got {self.seed}")
+        check_steps(self.inner_loop.steps, self.curriculum, self.inner_optimizer)
+        check_inputs(self.teacher, self.curriculum)
+        check_fields(self.teacher, self.curriculum, self.task)
+
+
+def check_steps(steps: int, curriculum: Curriculum, optimizer: InnerOptimizer) -> None:
+    """See that curriculum and learned schedules are as long as the inner loop.
+
+    Raises:
+        RecipeError: if not.
+    """
     if steps != curriculum.steps:
         raise RecipeError(
             f"model.inner_loop.steps is {steps} but model.curriculum.steps is {curriculum.steps}: make them agree"
         )
-    if inner_optimizer.learned_per_step and inner_optimizer.steps != steps:
+    if optimizer.learned_per_step and optimizer.steps != steps:
         raise RecipeError(
-            f"model.inner_loop.steps is {steps} but model.inner_optimizer.steps is {inner_optimizer.steps}: "
-            "make them agree"
+            f"model.inner_loop.steps is {steps} but model.inner_optimizer.steps is {optimizer.steps}: make them agree"
         )
-    if outside := [step for step in evaluation.steps or () if step > steps]:
-        raise RecipeError(f"model.evaluation.steps must be at most model.inner_loop.steps, {steps}, got {outside[0]}")
+
+
+def check_inputs(teacher: Teacher, curriculum: Curriculum) -> None:
+    """See that a curriculum gives the noise that a teacher takes, and asks for as many samples as it holds.
+
+    Raises:
+        RecipeError: if not.
+    """
     if teacher.noise != curriculum.noise:
         raise RecipeError(
             f"model.teacher takes noise of size {teacher.noise} but model.curriculum gives {curriculum.noise}: "
             "make their noise agree"
         )
-    check_fields(teacher, curriculum, task)
     if teacher.pool is not None and teacher.pool != curriculum.pool:
         asked = "an unbounded number" if curriculum.pool is None else str(curriculum.pool)
         raise RecipeError(

@@ -1,0 +1,86 @@
+"""One meta-step: sample learners, teach them, take their meta-loss."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from gtn_lightning.inner_loop import Functional, Snapshot, difference, eager_loss, unroll_population
+from gtn_lightning.parts import Parts
+from gtn_lightning.randomness import keyed_generator, keyed_rng
+from gtn_lightning.teachers import TeacherInput
+
+
+def meta_step(
+    parts: Parts, population: int, batch: Sequence[Any], place: tuple[int, int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Sample fresh learners, teach them on the teacher's data, and take their loss on real data.
+
+    Args:
+        parts: the parts of a GTN.
+        population: number of learners.
+        batch: a batch of real data.
+        place: rank of the process, number of the meta-step, and number of the batch, which key what is random.
+        device: where the learners are wanted.
+
+    Returns:
+        The meta-loss, a scalar with its graph, and the mean inner loss of the last inner step, without.
+    """
+    generator, loop = keyed_generator(parts.seed, "train", *place), parts.inner_loop
+    with keyed_rng(parts.seed, "train", *place, device=device):
+        # Never attributes of a module: DDP would wait for gradients of their parameters. Made on the CPU, where the
+        # generator is, so that a seed means the same learners on every device.
+        with record_function("learner"):
+            made = parts.learners.population(generator, population)
+            learners = [Functional(learner.to(device)) for learner in made]
+        # The same on all processes.
+        window = loop.window(keyed_generator(parts.seed, "window", *place[1:]))
+        meta_steps = parts.task.meta_steps(window[1])
+        inner_losses = [parts.task.inner_loss(learner) for learner in learners]
+        taught = unroll_population(
+            inner_losses[0] if parts.learners.one_architecture and are_one_function(made) else inner_losses,
+            [learner.init() for learner in learners],
+            _batches(parts, parts.curriculum.requests(generator, device)),
+            parts.inner_optimizer,
+            mode=loop.mode,
+            window=window,
+            snapshots=meta_steps,
+            segment=loop.segment,
+            offload=loop.offload,
+            checked=loop.checked,
+        )
+        losses = [
+            [
+                _meta_loss(parts, learner, unrolled.snapshots[step], batch, generator)
+                for step in meta_steps
+                if step > window[0]
+            ]
+            for learner, unrolled in zip(learners, taught, strict=True)
+        ]
+        loss = parts.learners.meta_loss(made, torch.stack([torch.stack(row).mean() for row in losses]))
+    return loss, torch.stack([unrolled.losses[-1].detach() for unrolled in taught]).mean()
+
+
+def are_one_function(learners: Sequence[nn.Module]) -> bool:
+    """Return whether learners differ in parameters and buffers alone, so that one loss holds for all."""
+    return all(difference(learners[0], learner) is None for learner in learners[1:])
+
+
+def _meta_loss(
+    parts: Parts, learner: Functional, taught: Snapshot, batch: Sequence[Any], generator: torch.Generator
+) -> Tensor:
+    with torch.no_grad():
+        experience = parts.task.experience(learner, *taught, batch, generator)
+    return eager_loss(parts.task.meta_loss(learner), *taught, experience, parts.inner_loop.mode)
+
+
+def _batches(parts: Parts, requests: list[TeacherInput]) -> Iterator[list[Tensor]]:
+    batches, fields = iter(parts.teacher.batches(requests)), list(parts.task.fields)
+    while True:
+        with record_function("teacher"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield [batch[name] for name in fields]
