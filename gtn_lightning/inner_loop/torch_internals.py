@@ -165,8 +165,8 @@ HOOK_ATTRIBUTES = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 ZERO_TENSOR = torch.ops.aten._efficientzerotensor
 """Zeros without memory, which forward mode uses for tangents of constants.
 
-Inductor reads their memory and crashes: https://github.com/pytorch/pytorch/issues/177261 and
-https://github.com/pytorch/pytorch/issues/197067. When that is corrected, `compiler.zeros` only saves time.
+Inductor read their memory and crashed: https://github.com/pytorch/pytorch/issues/177261. Torch 2.13 allocates them;
+once it is the oldest supported torch, `compiler.zeros` need not replace those that remain, and only saves time.
 """
 
 COPIES = {torch.ops.aten._reshape_alias, torch.ops.aten._to_copy, torch.ops.aten._unsafe_view}

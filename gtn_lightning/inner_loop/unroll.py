@@ -171,5 +171,5 @@ def unroll(
             recorded[len(losses)] = Snapshot(at.params, at.buffers)
     needed = max([1, *snapshots] if last is None else [last, *snapshots])
     if len(losses) < needed:
-        raise ValueError(f"batches must be at least {needed}, one per inner step, got {len(losses)}")
+        raise ValueError(f"the inner loop needs at least {needed} steps but there were batches for {len(losses)}")
     return Unrolled(at.params, at.buffers, torch.stack(losses), at.state, recorded)
