@@ -276,7 +276,7 @@ class TeacherCheckpoint(ModelCheckpoint):
     def _is_saved(self, trainer: Trainer) -> bool:
         """Return whether the current meta-step is saved already, or nothing is to be saved."""
         is_fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        return bool(trainer.fast_dev_run) or not is_fitting or self._saved_at == trainer.global_step
+        return bool(getattr(trainer, "fast_dev_run", 0)) or not is_fitting or self._saved_at == trainer.global_step
 
     def _save_best(self, trainer: Trainer, module: LightningModule) -> None:
         before = {**self.state_dict(), "best_k_models": dict(self.best_k_models)}

@@ -1,4 +1,4 @@
-"""Whether the parts of a GTN fit together."""
+"""Checks that the parts of a GTN fit together."""
 
 from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
@@ -18,7 +18,7 @@ def check_parts(
     inner_loop: InnerLoop,
     evaluation: Evaluation,
 ) -> None:
-    """See that the parts of a GTN are of the right kinds, and that their sizes agree.
+    """Check that the parts of a GTN have the right classes and that their sizes agree.
 
     Raises:
         RecipeError: if they do not fit together, naming the keys that disagree.
@@ -55,7 +55,7 @@ def check_parts(
         raise RecipeError(
             f"model.teacher has {teacher.classes} classes but model.curriculum {curriculum.classes}: make them agree"
         )
-    # Tasks to come may know no classes.
+    # A task need not have classes.
     classes = getattr(task, "classes", teacher.classes)
     if classes != teacher.classes:
         raise RecipeError(f"model.teacher has {teacher.classes} classes but model.task {classes}: make them agree")
