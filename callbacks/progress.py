@@ -6,106 +6,161 @@ from datetime import timedelta
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
-from rich import get_console
-from rich.progress import ProgressColumn
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gtn_lightning.streams import Escaping
 
-# Reading a metric waits for the device; a person does not read faster than this many seconds.
 METRICS_EVERY = 0.2
+"""Seconds between two readings of the metrics; each reading waits for the device."""
 
 
-class MetaProgressBar(RichProgressBar):
+class MetaProgressBar(ProgressBar):
     """Shows all meta-steps as one bar, with the meta-loss, the validation metric and the time left.
 
-    Validations change the bar's name and draw no bar of their own. Where the output is no terminal, such as a
-    log file, there is no bar but one line per validation.
+    Validations within ``fit`` change the bar's name; ``validate``, ``test`` and ``predict`` have a bar of their own. If
+    the output is no terminal, such as a log file, one line per validation of ``fit`` is printed instead.
     """
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=10)
+        super().__init__()
+        self._enabled = True
         self._lines = False
+        self._console = Console()
+        self._progress: Progress | None = None
         self._first_step = 0
         self._began_at = 0.0
         self._metrics_at = 0.0
 
+    def disable(self) -> None:
+        """Draw nothing from now on."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Draw again."""
+        self._enabled = True
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out whether there is a terminal to draw on."""
         super().setup(trainer, pl_module, stage)
-        console = get_console()
-        if self.is_enabled and not (console.is_terminal or console.is_jupyter):
+        self._console = Console()
+        if self._enabled and not (self._console.is_terminal or self._console.is_jupyter):
             self._lines = True
             self.disable()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the bar, at the meta-step from which a run is resumed."""
-        super().on_train_start(trainer, pl_module)
+        """Start the bar, at the meta-step from which a run is resumed."""
         self._first_step, self._began_at = trainer.global_step, time.monotonic()
-        if self.progress is not None:
-            total = trainer.estimated_stepping_batches
-            self.train_progress_bar_id = self.progress.add_task(
-                "meta-steps", total=total, completed=trainer.global_step
-            )
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it is: an epoch's beginning means nothing here."""
+        self._start("meta-steps", trainer.estimated_stepping_batches, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar on."""
-        self._update(self.train_progress_bar_id, trainer.global_step)
-        if time.monotonic() - self._metrics_at >= METRICS_EVERY:
+        """Advance the bar."""
+        self._update(completed=trainer.global_step)
+        if self._progress is not None and time.monotonic() - self._metrics_at >= METRICS_EVERY:
             self._metrics_at = time.monotonic()
-            self._update_metrics(trainer, pl_module)
+            self._show_metrics(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it is."""
-        self._update_metrics(trainer, pl_module)
-        self._stop_progress()
+        """Stop the bar, which stays on the screen."""
+        if self._progress is not None:
+            self._show_metrics(trainer, pl_module)
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop the bar, so that the terminal can be used again."""
+        self._stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop the bar."""
+        self._stop()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say that the learners are examined."""
-        super().on_validation_start(trainer, pl_module)
-        self._rename("validating")
+        """Show that learners are evaluated."""
+        if trainer.state.fn == "fit":
+            self._update(description="validating", refresh=True)
+        else:
+            self._start("validating", sum(trainer.num_val_batches))
 
-    def on_validation_batch_start(
+    def on_validation_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
+        outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw a bar for a validation on its own, not for one within ``fit``."""
+        """Advance the bar of a validation outside of ``fit``."""
         if trainer.state.fn != "fit":
-            super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+            self._update(advance=1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the result."""
-        super().on_validation_end(trainer, pl_module)
-        self._rename("meta-steps")
-        if self._lines and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if self._progress is not None:
+            self._show_metrics(trainer, pl_module)
+        self._update(description="meta-steps", refresh=True)
+        if self._lines:
             print(self._line(trainer, pl_module), file=Escaping(sys.stdout), flush=True)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a bar over the test batches."""
+        self._start("testing", sum(trainer.num_test_batches))
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        """Advance the bar."""
+        self._update(advance=1)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a bar over the batches."""
+        self._start("predicting", sum(trainer.num_predict_batches))
+
+    def on_predict_batch_end(self, *_: Any) -> None:
+        """Advance the bar."""
+        self._update(advance=1)
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return the meta-loss and the validation metric, the numbers that tell how it goes."""
+        """Return the meta-loss and the validation metric, by the names that the bar shows."""
         gtn: Any = pl_module
         names = {"loss": "train/meta_loss", "val": f"val/{gtn.task.metrics()[0].name}"}
         logged = trainer.callback_metrics
         return {shown: float(logged[name]) for shown, name in names.items() if name in logged}
 
-    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
-        """Make it fit into 80 columns: a shorter bar, and no speed, since the time left tells as much."""
-        description, bar, steps, times, _ = super().configure_columns(trainer)
-        bar.bar_width = 16
-        return [description, bar, steps, times]
+    def _start(self, description: str, total: float, completed: int = 0) -> None:
+        self._stop()
+        if not self._enabled:
+            return
+        # Columns that fit into 80 characters.
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}", style="italic"),
+            console=self._console,
+        )
+        self._progress.add_task(
+            description, total=None if total == float("inf") else total, completed=completed, metrics=""
+        )
+        self._progress.start()
 
-    def _rename(self, description: str) -> None:
-        if self.progress is not None and self.train_progress_bar_id is not None:
-            self.progress.update(self.train_progress_bar_id, description=description)
-            self.refresh(hard=True)
+    def _update(self, **changes: Any) -> None:
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], **changes)
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _show_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = self.get_metrics(trainer, pl_module).items()
+        self._update(metrics=" ".join(f"{name}: {value:.3f}" for name, value in metrics))
 
     def _line(self, trainer: Trainer, pl_module: LightningModule) -> str:
         step, total = trainer.global_step, trainer.estimated_stepping_batches

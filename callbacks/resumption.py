@@ -1,19 +1,20 @@
-"""How far a run has come, as a checkpoint says that is written in the middle of something."""
+"""The counts of Lightning's loops in a checkpoint that is written within a meta-step or a validation."""
 
 from typing import Any
 
+from gtn_lightning.lightning_internals import BATCHES_THAT_STEPPED
+
 
 def settle_counts(loops: dict[str, Any], accumulate: int, validating: bool) -> None:
-    """Let Lightning's counts in a checkpoint agree with its weights, so that a resumed run repeats what followed them.
+    """Make Lightning's counts in a checkpoint agree with its weights, so that a resumed run repeats what followed.
 
-    By itself, Lightning does not repeat the batches whose gradients were accumulated before the one that was cut,
-    counts a batch too many from then on, which moves later validations, and goes on with a validation behind the
-    batches that were scored, or leaves it out.
+    Lightning itself does not repeat accumulated batches of an interrupted outer step, counts one batch too many from
+    then on, which shifts later validations, and continues a validation after the scored batches or skips it.
 
     Args:
         loops: the checkpoint's ``loops``; changed in place.
         accumulate: number of batches per outer step.
-        validating: whether a validation has begun and is not at its end.
+        validating: whether a validation has started and not ended.
     """
     fit = loops["fit_loop"]
     training, validation = fit["epoch_loop.batch_progress"], fit["epoch_loop.val_loop.batch_progress"]
@@ -24,20 +25,20 @@ def settle_counts(loops: dict[str, Any], accumulate: int, validating: bool) -> N
     scored = validation["total"]["completed"]
     validation["total"] = _counts(scored)
     if in_epoch and (is_cut or pending):
-        # At the end of the last batch of the last outer step: Lightning completes that, and goes on with the next.
+        # At the end of the last batch of the last outer step: Lightning completes it and continues with the next.
         for name in ("total", "current"):
             training[name] = _counts(training[name]["processed"] - pending, completed=-1)
         training["is_last_batch"] = False
-        fit["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+        fit["epoch_loop.state_dict"][BATCHES_THAT_STEPPED] -= 1
     elif validating:
-        # In the middle of the first batch: Lightning goes on with it.
+        # Within the first batch: Lightning continues with it.
         validation["total"] = _counts(scored, ready=1, started=1)
         validation["current"] = _counts(0)
         validation["is_last_batch"] = False
 
 
 def begins_with_validation(loops: dict[str, Any]) -> bool:
-    """Return whether a run that goes on from a checkpoint with these ``loops`` begins with a validation."""
+    """Return whether a run resumed from a checkpoint with these ``loops`` starts with a validation."""
     total = loops.get("fit_loop", {}).get("epoch_loop.val_loop.batch_progress", {}).get("total", {})
     return bool(total.get("ready", 0) > total.get("processed", 0))
 

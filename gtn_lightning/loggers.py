@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
+from gtn_lightning.lightning_internals import has_started, set_experiment, wandb_arguments
 
 OFFLINE = ("offline", "dryrun")
 """W&B's names of the mode in which everything is logged and nothing leaves this machine."""
@@ -69,19 +70,20 @@ class WandbLogger(loggers.WandbLogger):
         # Lightning's other name for the folder, over which it lets ours stand.
         save_dir = kwargs.pop("dir", None) or save_dir
         super().__init__(project=project, save_dir=save_dir, settings=merged, **kwargs)
-        # Lightning passes it on always, and W&B warns of it always.
-        self._wandb_init.pop("anonymous", None)
+        # Lightning always passes it, and W&B warns that it is deprecated.
+        wandb_arguments(self).pop("anonymous", None)
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """Return the W&B run, starting it at first use."""
-        if self._experiment is None:
+        is_new = not has_started(self)
+        if is_new:
             leave_out_folder_settings()
             os.makedirs(self.save_dir or ".", exist_ok=True)
         try:
-            if self._experiment is None and "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
-                self._wandb_init["mode"] = "offline"
+            if is_new and "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
+                wandb_arguments(self)["mode"] = "offline"
             return super().experiment
         except (wandb.errors.Error, TimeoutError) as error:
             # A key that the server does not take is among these: no reason to lose a run either.
@@ -89,7 +91,7 @@ class WandbLogger(loggers.WandbLogger):
                 f"the W&B server cannot be reached ({' '.join(str(error).split())}); this run is logged offline, "
                 "`wandb sync` uploads it"
             )
-            self._wandb_init["mode"] = "offline"
+            wandb_arguments(self)["mode"] = "offline"
             return super().experiment
 
 
@@ -153,9 +155,9 @@ class CSVLogger(loggers.CSVLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """Return the writer of the files, making it at first use."""
-        if self._experiment is None:
-            self._experiment = MetricsFile(Path(self.log_dir))  # type: ignore[assignment]
-        return self._experiment
+        if not has_started(self):
+            set_experiment(self, MetricsFile(Path(self.log_dir)))
+        return super().experiment
 
     def finalize(self, status: str) -> None:
         """Write what is not written yet; an error that ended the run is not hidden by one of writing."""

@@ -1,7 +1,7 @@
 """A differentiable inner loop: training a network for a few steps as one differentiable function.
 
-Torch alone is needed; nothing here knows Lightning, teachers or images, so the package also serves for
-hyperparameter optimisation, MAML and learned optimizers.
+It needs torch alone and knows nothing of Lightning, teachers or images, so it can also be used for hyperparameter
+optimization, MAML and learned optimizers.
 """
 
 from gtn_lightning.inner_loop.errors import (

@@ -1,8 +1,8 @@
-"""What the inner loop refuses: learners whose meta-gradient it cannot compute rightly."""
+"""Errors of the inner loop about learners whose meta-gradient it cannot compute correctly."""
 
 
 class InnerLoopError(RuntimeError):
-    """A learner or loss cannot be differentiated rightly; the message names what it does and what to change."""
+    """A learner or loss cannot be differentiated correctly; the message says why and what to change."""
 
 
 class NotTwiceDifferentiableError(InnerLoopError):
@@ -10,8 +10,8 @@ class NotTwiceDifferentiableError(InnerLoopError):
 
 
 class RecomputationError(InnerLoopError):
-    """A learner was computed again in the backward pass, with another result than in the forward pass."""
+    """The recomputation of a learner in the backward pass had a different result than the forward pass."""
 
 
 class WrongDerivativeError(InnerLoopError):
-    """The derivative of the inner gradient is not what central differences of the inner gradient say."""
+    """The derivative of the inner gradient differs from its central differences."""

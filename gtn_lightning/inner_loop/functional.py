@@ -12,44 +12,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.parametrizations import _WeightNorm
-from torch.nn.utils.stateless import _reparametrize_module
 
+from gtn_lightning.inner_loop.compiler.formulas import CompilerFormulas
 from gtn_lightning.inner_loop.errors import InnerLoopError
-from gtn_lightning.inner_loop.formulas import Formulas
-from gtn_lightning.inner_loop.replay import Source, Surroundings
+from gtn_lightning.inner_loop.replay import ReplayContext, Source
+from gtn_lightning.inner_loop.torch_internals import (
+    HOOK_ATTRIBUTES,
+    TENSOR_ATTRIBUTES,
+    BatchNormBase,
+    has_gradient_hook,
+    has_weight_norm,
+    is_compiled,
+    is_compiled_wrapper,
+    own_parameters,
+    own_tensors,
+    with_tensors,
+)
 from gtn_lightning.inner_loop.types import Buffers, Params
+from gtn_lightning.inner_loop.weight_norm import WeightNormFormula
 
 HOOKS = "saved-tensor hooks inside a learner"
-"""What torch is made to say where a learner packs its activations away, as ``torch.utils.checkpoint`` does."""
+"""Torch's error message where a learner uses saved-tensor hooks, as ``torch.utils.checkpoint`` does."""
 
 
 class CheckpointedError(InnerLoopError):
-    """A learner that checkpoints its activations was called where it would be differentiated wrongly."""
+    """A learner that checkpoints its activations would be differentiated wrongly."""
 
 
-_places: list[ExitStack] = []
-"""Open blocks of ``kept_in_place``."""
+_open: list[ExitStack] = []
+"""Open blocks of `kept_in_place`."""
 
 
 @contextmanager
 def kept_in_place() -> Iterator[None]:
     """Leave the tensors that modules are called with in the modules until the end of the block.
 
-    A learner that checkpoints its activations runs parts of itself again in the backward pass, and has to find there
-    the parameters that it was called with.
+    A learner that checkpoints its activations recomputes parts of itself in the backward pass, with the parameters
+    that its module then holds.
     """
     with ExitStack() as stack:
-        _places.append(stack)
+        _open.append(stack)
         try:
             yield
         finally:
-            _places.remove(stack)
+            _open.remove(stack)
 
 
 class Owned(dict[str, Tensor]):
-    """Tensors by name that know which module they were taken from."""
+    """Tensors by name, with the module that they were taken from."""
 
     def __init__(self, tensors: Mapping[str, Tensor], owner: nn.Module) -> None:
         super().__init__(tensors)
@@ -59,13 +69,13 @@ class Owned(dict[str, Tensor]):
 class Functional:
     """A module seen as a pure function ``(params, buffers, inputs) -> (outputs, buffers)``.
 
-    The module itself lends its code and its initial values; it is never trained and its tensors are never
-    written to. Tensors that it keeps as plain attributes count as buffers. What ``torch.compile`` has made of it or of
-    its parts runs uncompiled: compiled code cannot be differentiated twice.
+    The module provides its code and its initial values; it is never trained and its tensors are never written to.
+    Tensors that are plain attributes count as buffers. Modules compiled by ``torch.compile`` run uncompiled, since
+    compiled code cannot be differentiated twice.
 
     Args:
-        module: the module. Every layer trains in the mode (training or evaluation) that it is in now, so that a layer
-            frozen by ``eval()`` stays so.
+        module: the module. Every layer keeps its current mode (training or evaluation), so a layer frozen by ``eval()``
+            stays frozen.
 
     Raises:
         InnerLoopError: if a parameter has a gradient hook.
@@ -74,26 +84,26 @@ class Functional:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         parts = list(module.modules())
-        # Intercepting torch's functions costs a little at every call: only where there is one to intercept.
-        self._weight_norm = any(isinstance(part, _WeightNorm) for part in parts)
-        self._compiled = any(_is_compiled(part) for part in parts)
+        # Intercepting torch's functions costs time at every call, so it is done only if needed.
+        self._weight_norm = any(has_weight_norm(part) for part in parts)
+        self._compiled = any(is_compiled(part) for part in parts)
         sources = Source.types()
         self._generators = [value for part in parts for value in vars(part).values() if isinstance(value, sources)]
-        # Looking for tied tensors takes as long as a small network: only where there are some.
-        held = [id(t) for part in parts for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]
+        # Handling tied tensors takes as long as a small network, so it is done only if there are some.
+        held = [id(tensor) for part in parts for tensor in own_tensors(part)]
         self._tied = len(set(held)) < len(held) or len(parts) < len(list(module.named_modules(remove_duplicate=False)))
         for part in parts:
-            for name, parameter in part._parameters.items():
-                if parameter is not None and (parameter._backward_hooks or parameter._post_accumulate_grad_hooks):
+            for name, parameter in own_parameters(part):
+                if has_gradient_hook(parameter):
                     raise InnerLoopError(
                         f"the learner cannot be taught: parameter {name} of its {type(part).__name__} has a gradient "
-                        "hook, but is called with another tensor in its place; call register_hook in forward"
+                        "hook, which does not apply to the tensor used in its place; call register_hook in forward"
                     )
 
     def init(self) -> tuple[Params, Buffers]:
-        """Return the module's present parameters and buffers, detached from any graph.
+        """Return the module's current parameters and buffers, detached.
 
-        Parameters that do not require grad are left out: frozen, they stay the module's own.
+        Parameters that do not require grad are left out: the module's own are used.
         """
         params = {
             name: parameter.detach() for name, parameter in self.module.named_parameters() if parameter.requires_grad
@@ -102,7 +112,7 @@ class Functional:
         return Owned(params, self.module), Owned(buffers | self._plain_tensors(), self.module)
 
     def _plain_tensors(self) -> Buffers:
-        """Return the tensors that are attributes of the module or its parts, and neither parameters nor buffers."""
+        """Return tensors that are attributes of the module or its parts, and neither parameters nor buffers."""
         return {
             f"{prefix}.{name}" if prefix else name: value.detach()
             for prefix, part in self.module.named_modules()
@@ -117,20 +127,20 @@ class Functional:
 
         Running statistics are updated by the layers in place and outside of autograd: the returned buffers
         carry their values, not their gradient, as everywhere in torch. With batch statistics (training mode,
-        or layers built with ``track_running_stats=False``) there is nothing missing from the meta-gradient.
+        or layers built with ``track_running_stats=False``) the meta-gradient is complete.
 
         Args:
             params: parameters by name.
             buffers: buffers by name; left untouched.
             inputs: the positional arguments of the module.
-            training: whether layers such as dropout and batch normalisation behave as in training, each in its own
+            training: whether layers such as dropout and batch normalization behave as in training, each in its own
                 mode; otherwise all behave as in evaluation.
 
         Returns:
             The module's outputs and the buffers as the call left them.
         """
-        # Layers write to their buffers in place: give them copies. A layer that assigns a new tensor instead
-        # has it put into `tensors`.
+        # Layers write to their buffers in place, so they get copies. If a layer assigns a new tensor instead, torch
+        # puts it into `tensors`.
         tensors = {**params, **{name: buffer.clone() for name, buffer in buffers.items()}}
         flags = None
         if self.module.training != training:
@@ -140,7 +150,7 @@ class Functional:
                 self._warn_of_statistics(flags, params, buffers)
         try:
             if torch.compiler.is_compiling():
-                with Formulas():
+                with CompilerFormulas():
                     outputs = functional_call(self.module, tensors, inputs, tie_weights=self._tied)
             else:
                 outputs = self._run(tensors, inputs)
@@ -152,37 +162,36 @@ class Functional:
     def _warn_of_statistics(
         self, flags: list[tuple[nn.Module, bool]], params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
     ) -> None:
-        """Warn if a loss in evaluation mode takes statistics that training has computed: they carry no gradient."""
-        switched = {part for part, flag in flags if flag and isinstance(part, _BatchNorm)}
+        """Warn if a loss in evaluation mode uses statistics computed in training, which carry no gradient."""
+        switched = {part for part, flag in flags if flag and isinstance(part, BatchNormBase)}
         for name, part in self.module.named_modules() if switched else ():
             key = f"{name}.running_mean" if name else "running_mean"
             own = part.running_mean if part in switched else None
             changed = isinstance(own, Tensor) and key in buffers and not torch.equal(own, buffers[key])
             if changed and any(tensor.requires_grad for tensor in params.values()):
                 warnings.warn(
-                    f"the learner is differentiated in evaluation mode, where its batch normalisation {name!r} takes "
-                    "running statistics that training has computed: they carry no gradient, so that theirs is missing "
-                    "from the meta-gradient; take the meta-loss in training mode",
+                    f"the learner is differentiated in evaluation mode, where its batch normalization {name!r} uses "
+                    "running statistics computed in training: they carry no gradient, so the meta-gradient is "
+                    "incomplete; compute the meta-loss in training mode",
                     stacklevel=4,
                 )
                 return
 
     def _run(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
         if self._generators:
-            Surroundings.note(self._generators)
+            ReplayContext.record(self._generators)
         if not (self._weight_norm or self._compiled):
             return self._call(tensors, inputs)
         with ExitStack() as stack:
             if self._weight_norm:
-                stack.enter_context(Formulas())
+                stack.enter_context(WeightNormFormula())
             if self._compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             return self._call(tensors, inputs)
 
     def _call(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
-        if _places:
-            in_place = _reparametrize_module(self.module, tensors, tie_weights=True, stack_weights=True)
-            _places[-1].enter_context(in_place)
+        if _open:
+            _open[-1].enter_context(with_tensors(self.module, tensors))
             outputs = self.module(*inputs)
             for name in tensors:
                 tensors[name] = attrgetter(name)(self.module)
@@ -192,9 +201,9 @@ class Functional:
         return functional_call(self.module, tensors, inputs, tie_weights=self._tied)
 
     def _without_checkpoints(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
-        """Call the module, or refuse one that checkpoints its activations.
+        """Call the module; raise if it checkpoints its activations.
 
-        It would compute them again when `tensors` are no longer in place.
+        It would recompute them when the module no longer holds ``tensors``.
         """
         try:
             with torch.autograd.graph.disable_saved_tensors_hooks(HOOKS):
@@ -202,17 +211,17 @@ class Functional:
         except RuntimeError as error:
             if HOOKS not in str(error):
                 raise
-            if _hooks_around():  # those are somebody else's, and hold for all of this call
+            if _hooks_around():  # set outside of this call
                 return functional_call(self.module, tensors, inputs, tie_weights=self._tied)
             raise CheckpointedError(
-                "the learner checkpoints its activations (torch.utils.checkpoint) and would compute them again with "
-                "the parameters of its module, not with those that it was called with: take its loss by eager_loss, or "
-                "switch checkpointing off"
+                "the learner checkpoints its activations (torch.utils.checkpoint) and would recompute them with the "
+                "parameters of its module, not with those of the call: compute its loss by eager_loss, or switch "
+                "checkpointing off"
             ) from error
 
 
 def _hooks_around() -> bool:
-    """Return whether saved-tensor hooks are in force, such as ``torch.autograd.graph.save_on_cpu``."""
+    """Return whether saved-tensor hooks are active, such as ``torch.autograd.graph.save_on_cpu``."""
     leaf = torch.ones((), requires_grad=True)
     try:
         with torch.autograd.graph.disable_saved_tensors_hooks(HOOKS):
@@ -223,10 +232,10 @@ def _hooks_around() -> bool:
 
 
 def difference(one: nn.Module, other: nn.Module) -> str | None:
-    """Return the name of something in which two learners differ, other than parameters and buffers, or None.
+    """Return the name of an attribute in which two learners differ, other than parameters and buffers, or None.
 
-    Learners without a difference are one function of parameters and buffers. What cannot be compared counts as
-    different.
+    Learners without a difference are the same function of parameters and buffers. Attributes that cannot be compared
+    count as different.
     """
     ours, theirs = dict(one.named_modules()), dict(other.named_modules())
     if ours.keys() != theirs.keys():
@@ -243,36 +252,32 @@ def difference(one: nn.Module, other: nn.Module) -> str | None:
 
 
 def _same_class(one: type, other: type) -> bool:
-    # A parametrization gives every module a class of its own.
+    # A parametrization creates a new class for every module.
     parametrized = one.__qualname__.startswith("Parametrized") and one.__qualname__ == other.__qualname__
     return one is other or (parametrized and one.__bases__ == other.__bases__)
 
 
 def _configuration(part: nn.Module) -> dict[str, Any]:
-    """Return what a module holds besides parameters, buffers and parts, and which of the parameters are frozen."""
-    if "_orig_mod" in part._modules:
-        return {}  # what torch.compile wraps around a part
+    """Return a module's attributes other than tensors and submodules, and its frozen parameters."""
+    if is_compiled_wrapper(part):
+        return {}
     held = {
-        # The keys of hooks are numbers that count all hooks of the process.
-        name: list(value.values()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) else value
+        # Their keys count all hooks of the process.
+        name: list(value.values()) if name.endswith(HOOK_ATTRIBUTES) else value
         for name, value in vars(part).items()
-        if name not in _TENSORS and not _is_constant(value) and not _is_computed(value)
+        if name not in TENSOR_ATTRIBUTES and not _is_constant(value) and not _is_computed(value)
     }
-    frozen = {name: p.detach() for name, p in part._parameters.items() if p is not None and not p.requires_grad}
-    return held | {f"frozen parameter {name}": value for name, value in frozen.items()}
-
-
-_TENSORS = ("_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs")
-"""Where modules hold their tensors; the last two are the parameters of ``nn.LSTM`` and its kin once more."""
+    frozen = {f"frozen parameter {name}": p.detach() for name, p in own_parameters(part) if not p.requires_grad}
+    return held | frozen
 
 
 def _alike(one: Any, other: Any) -> bool:
     if one is other:
         return True
-    if type(one) is not type(other) or isinstance(one, Source.types()):  # one generator would serve both
+    if type(one) is not type(other) or isinstance(one, Source.types()):  # they would share one generator
         return False
     if isinstance(one, nn.Parameter):
-        return True  # it is compared where it belongs
+        return True  # compared elsewhere
     if isinstance(one, Tensor):
         return one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
     if isinstance(one, weakref.ref):
@@ -286,7 +291,7 @@ def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, MethodType):
         return _alike(one.__func__, other.__func__) and _alike(one.__self__, other.__self__)
     if callable(one) and hasattr(one, "__code__"):
-        # Two functions of one definition may differ in what they close over.
+        # Two functions of one definition may have different closures.
         cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
         defaults = [[f.__defaults__, f.__kwdefaults__] for f in (one, other)]
         return one.__code__ is other.__code__ and _alike(*defaults) and _alike(*cells)
@@ -296,7 +301,7 @@ def _alike(one: Any, other: Any) -> bool:
             return False
         slots = any(vars(base).get("__slots__") for base in type(one).__mro__)
         return (by_identity and hasattr(one, "__dict__") and not slots) or bool(one == other)
-    except Exception:  # whatever a comparison raises, such as that of arrays, and objects that contain themselves
+    except Exception:  # comparisons may raise anything, for instance those of arrays and of recursive objects
         return False
 
 
@@ -306,9 +311,5 @@ def _is_constant(value: Any) -> bool:
 
 
 def _is_computed(value: Any) -> bool:
-    """Return whether an attribute is a tensor that is computed from parameters, as old parametrizations keep it."""
+    """Return whether an attribute is a tensor computed from parameters, as old parametrizations keep it."""
     return isinstance(value, Tensor) and value.grad_fn is not None
-
-
-def _is_compiled(part: nn.Module) -> bool:
-    return "_orig_mod" in part._modules or getattr(part, "_compiled_call_impl", None) is not None

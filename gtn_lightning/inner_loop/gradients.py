@@ -1,4 +1,4 @@
-"""The inner gradient as a differentiable function, whatever the mode it is computed in; and the meta-loss's own."""
+"""The inner gradient as a differentiable function, in any mode; and the gradient of the meta-loss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,13 +25,13 @@ def inner_gradient(
 
     Args:
         loss_fn: pure function ``(params, buffers, *batch) -> (loss, buffers)``. It must not close over
-            tensors that require grad: what is to receive a meta-gradient goes into ``params`` or ``batch``.
+            tensors that require grad: pass those that receive a meta-gradient in ``params`` or ``batch``.
         params: the learner's parameters.
         buffers: the learner's buffers; they are constants of the meta-gradient.
         batch: the tensors of the batch, of any shape and dtype.
         mode: a key of ``MODES``.
-        checked: whether to refuse a loss that is found to be differentiated wrongly, or to be another one when the
-            backward pass evaluates it again. Without, it is differentiated as it is.
+        checked: whether to raise if a loss is found to be differentiated wrongly, or to change when the backward pass
+            evaluates it again.
 
     Returns:
         The gradients, the loss, and the buffers after the forward pass.
@@ -39,10 +39,10 @@ def inner_gradient(
     Raises:
         ValueError: if the mode is unknown, there is no parameter, or the loss closes over a tensor that
             requires grad.
-        InnerLoopError: if the loss cannot be differentiated rightly; the message says why. Most are raised here, some
-            from the backward pass, which evaluates the loss again in all modes but ``reverse``.
+        InnerLoopError: if the loss cannot be differentiated correctly; the message says why. Most are raised here, some
+            in the backward pass, which recomputes the loss in all modes but ``reverse``.
         NotTwiceDifferentiableError: if an operator of the loss has no second derivative; in all modes but
-            ``reverse`` from the backward pass.
+            ``reverse`` in the backward pass.
     """
     chosen = _chosen(mode)
     reject_no_parameters(params)
@@ -54,9 +54,7 @@ def inner_gradient(
 def reject_no_parameters(params: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` if a learner has no parameters."""
     if not params:
-        raise ValueError(
-            "there is no parameter to differentiate the inner loss by: a learner needs one that requires grad"
-        )
+        raise ValueError("the learner has no parameters: it needs at least one that requires grad")
 
 
 def _chosen(mode: str) -> Mode:
@@ -72,17 +70,17 @@ def eager_loss(
     batch: Batch,
     mode: str = "remat",
 ) -> Tensor:
-    """Compute a loss and at once its gradient w.r.t. the parameters, so that no activation outlives the call.
+    """Compute a loss together with its gradient w.r.t. the parameters, so that no activation outlives the call.
 
-    A meta-loss may be taken at many inner steps; kept as ordinary graphs, the activations of all of them
-    would be held until the backward pass. This node holds one gradient, the size of the parameters, instead.
+    A meta-loss may be computed at many inner steps; ordinary graphs would keep the activations of all of them until
+    the backward pass. This node keeps one gradient, of the size of the parameters, instead.
 
     Args:
         loss_fn: pure function ``(params, buffers, *batch) -> (loss, buffers)``.
         params: the parameters that receive the gradient.
         buffers: the learner's buffers, constants.
         batch: the tensors of the batch, constants.
-        mode: how the gradient is computed, a key of ``MODES``; it makes a difference for ``compiled`` alone.
+        mode: how the gradient is computed, a key of ``MODES``; ``compiled``, ``linearized`` and ``auto`` compile it.
 
     Returns:
         The scalar loss, differentiable once w.r.t. the parameters.

@@ -1,4 +1,4 @@
-"""How an inner loop is run: its length, and what of it is differentiated and kept."""
+"""How an inner loop is run: its length, and which parts are differentiated and kept."""
 
 from dataclasses import dataclass
 
@@ -14,19 +14,18 @@ class InnerLoop:
     Args:
         steps: number of inner steps T.
         mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``. ``auto`` measures
-            and takes the fastest, so that two runs agree but for rounding; name a mode where they must agree in every
-            bit.
-        truncation: differentiate through the last inner steps only, this many of them; None for all.
+            and uses the fastest, so two runs agree up to rounding; name a mode if they must agree in every bit.
+        truncation: number of inner steps to differentiate through, the last ones; None for all.
         random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, Feng et al.,
             arXiv 2311.06152).
-        segment: keep the state of the inner loop only after every this many steps, and run the steps between again in
-            the backward pass: for inner loops whose states do not fit into memory. States at which a meta-loss is taken
-            are kept as well. None keeps all.
+        segment: number of steps after which the state of the inner loop is kept; the steps between are recomputed in
+            the backward pass. For inner loops whose states do not fit into memory. States at which a meta-loss is
+            computed are kept as well. None keeps all.
         offload: with ``segment``, keep these states in the host's memory.
-        checked: refuse learners whose meta-gradient is found to be wrong. If false, they are taught all the same.
+        checked: raise an error if a learner's meta-gradient is found to be wrong.
 
     Raises:
-        ValueError: if a value is out of range, or one needs another that is missing.
+        ValueError: if a value is out of range, or needs another one that is missing.
     """
 
     steps: int
@@ -57,7 +56,7 @@ class InnerLoop:
         """Return the inner steps to differentiate through, as ``unroll`` takes them.
 
         Args:
-            generator: where the end of a random window comes from.
+            generator: source of the end of a random window.
         """
         if self.truncation is None:
             return 0, self.steps

@@ -1,4 +1,4 @@
-"""Several learners taught on the same batches."""
+"""Trains several learners on the same batches."""
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from gtn_lightning.errors import first_line
 from gtn_lightning.inner_loop.functional import Owned, difference
 from gtn_lightning.inner_loop.gradients import inner_gradient
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
-from gtn_lightning.inner_loop.replay import Surroundings
+from gtn_lightning.inner_loop.replay import ReplayContext
+from gtn_lightning.inner_loop.torch_internals import tree_map
 from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params
 from gtn_lightning.inner_loop.unroll import Snapshot, Unrolled, unroll
 
@@ -36,29 +36,28 @@ def unroll_population(
 ) -> list[Unrolled]:
     """Train several learners, each as ``unroll`` would, on batches that are made once.
 
-    A population's meta-gradient has less noise than a single learner's, and the teacher's work is shared. Batched, all
-    members take a step as one operation, by ``vmap`` of the loss: the gradient of the summed loss is exact, where
-    ``vmap`` of the gradient is not (torch 2.13 gets affine norms wrong by some percent).
+    A population's meta-gradient has less noise than a single learner's, and the batches are made once. Batched members
+    take a step as one operation, by ``vmap`` of the loss: the gradient of the summed loss is exact, while ``vmap`` of
+    the gradient is not (torch 2.13 is wrong by some percent for affine norms).
 
     Args:
-        loss_fn: the loss of one learner, as for ``unroll``; it must read parameters and buffers from its arguments
-            alone, and hold for every member. Or one for each member: those may differ in architecture, and are taught
-            one after the other.
+        loss_fn: the loss of one learner, as for ``unroll``; it must read parameters and buffers only from its
+            arguments and be valid for every member. Or one for each member: these may differ in architecture, and are
+            trained one after the other.
         members: initial parameters and buffers of each.
         batches: one batch per inner step, for all.
         optimizer: the inner optimizer.
-        batched: whether members are taught as one operation or one after the other; the former for optimizers alone
-            that are elementwise. None decides: on a GPU, whose time goes into starting kernels, members are batched
-            where they may be; on a CPU, where convolutions with filters of their own for every member are slower
-            (``benchmarks/population.py``), they are not.
+        batched: whether members are trained as one operation, for elementwise optimizers only, or one after the other.
+            None batches them on a GPU, where launching kernels takes most of the time, and not on a CPU, where
+            convolutions with different filters for every member are slower (``benchmarks/population.py``).
         mode, window, snapshots, segment, offload, checked: as for ``unroll``.
 
     Returns:
-        what ``unroll`` returns, for each member; where they are batched, ``losses`` is the mean over members.
+        What ``unroll`` returns, for each member; if they are batched, ``losses`` is the mean over members.
 
     Raises:
-        ValueError: if there are no members, if they are given one loss though their learners differ in something else
-            than parameters and buffers, and as ``unroll``.
+        ValueError: if there are no members, if they share one loss although their learners differ in more than
+            parameters and buffers, and as ``unroll``.
     """
     if not members:
         raise ValueError("a population needs at least one learner")
@@ -85,7 +84,7 @@ def unroll_population(
     first = list(islice(batches, 1))
     summed = _summed(shared)
     if reason := _unbatchable(summed, params, buffers, first):
-        warnings.warn(f"{reason}: the learners of the population are taught one after the other", stacklevel=2)
+        warnings.warn(f"{reason}: the learners of the population are trained one after the other", stacklevel=2)
         return one_by_one(chain(first, batches))
     together = train(summed, params, buffers, chain(first, batches), optimizer)
     return [_member(together, number, len(members)) for number in range(len(members))]
@@ -96,21 +95,21 @@ def _reject_different(members: Sequence[tuple[Params, Buffers]]) -> None:
     for owner in owners[1:]:
         if name := difference(owners[0], owner):
             raise ValueError(
-                f"the learners of the population differ in {name}, which is neither parameter nor buffer: they would "
-                "all be taught with the first one's; give a loss for each"
+                f"the learners of the population differ in {name}, which is neither parameter nor buffer: "
+                "all would be trained with the first one's; pass one loss per learner"
             )
 
 
 def _unbatchable(summed: LossFn, params: Params, buffers: Buffers, first: Sequence[Batch]) -> str | None:
-    """Return why learners cannot be taught as one operation, or None; found by computing one gradient."""
+    """Return why learners cannot be trained as one operation, or None; found by computing one gradient."""
     if not first:
         return None
     try:
-        with Surroundings(next(iter(params.values())).device).again(), torch.no_grad():
+        with ReplayContext(next(iter(params.values())).device).restored(), torch.no_grad():
             inner_gradient(summed, params, buffers, first[0], "remat")
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # among which are vmap's
+    except RuntimeError as error:  # vmap's errors among them
         return f"torch cannot compute the learners' loss as one operation ({first_line(error)})"
     return None
 
@@ -132,7 +131,7 @@ def _summed(loss_fn: LossFn) -> LossFn:
 
 def _member(together: Unrolled, number: int, members: int) -> Unrolled:
     def own(part: Any) -> Any:
-        # Scalars of the optimizer's state are the same for all.
+        # Scalars of the optimizer's state are shared.
         return tree_map(lambda leaf: leaf[number] if isinstance(leaf, Tensor) and leaf.ndim else leaf, part)
 
     return Unrolled(

@@ -1,4 +1,4 @@
-"""The surroundings of a computation, so that it can run again alike: random states and the autocast state."""
+"""The random and autocast state of a computation, so that it can be repeated exactly."""
 
 import random
 import sys
@@ -12,30 +12,30 @@ from torch import Tensor
 from gtn_lightning.inner_loop.types import is_continuous
 
 RandomState = tuple[Tensor, Tensor | None]
-"""The state of the CPU's generator and, for a CUDA device, of the device's."""
+"""The states of the CPU's generator and, for a CUDA device, of the device's generator."""
 
 
 class AutocastState(NamedTuple):
-    """The autocast setting under which a piece of code ran."""
+    """The autocast setting of a computation."""
 
     device_type: str
     enabled: bool
     dtype: torch.dtype
 
     @classmethod
-    def now(cls, device: torch.device) -> "AutocastState":
-        """Return the setting in force for a device."""
+    def current(cls, device: torch.device) -> "AutocastState":
+        """Return the current setting of a device."""
         kind = device.type
         return cls(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
 
     def context(self) -> torch.autocast:
-        """Return the context in which this setting is in force."""
-        # Without the cache, which would keep alive cast copies of every inner step's parameters and their graphs.
+        """Return a context with this setting."""
+        # Without the cache, which would keep cast copies of every inner step's parameters, and their graphs.
         return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled, cache_enabled=False)
 
 
 def random_state(device: torch.device) -> RandomState:
-    """Return the random state that a computation on this device starts from."""
+    """Return the current random state for computations on a device."""
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
@@ -47,7 +47,7 @@ def _restore(state: RandomState, device: torch.device) -> None:
 
 
 def same_state(one: RandomState, other: RandomState) -> bool:
-    """Return whether nothing was drawn between two random states."""
+    """Return whether two random states are equal."""
     return all(
         a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in zip(one, other, strict=True)
     )
@@ -59,7 +59,7 @@ class Source(NamedTuple):
     get: Callable[[], Any]
     """Returns its state."""
     set: Callable[[Any], Any]
-    """Puts it back to a state."""
+    """Restores a state."""
 
     @staticmethod
     def types() -> tuple[type, ...]:
@@ -70,7 +70,7 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, generator: Any) -> "Source":
-        """Return the source that an object of one of these types is."""
+        """Return a generator of one of these types as a source."""
         if isinstance(generator, torch.Generator):
             return cls(generator.get_state, generator.set_state)
         if isinstance(generator, random.Random):
@@ -86,18 +86,18 @@ class ForeignState:
 
     def __init__(self) -> None:
         self._python = random.getstate()
-        # A program that has not imported NumPy draws nothing from it.
+        # A program that has not imported NumPy does not draw from it.
         self._numpy: Any = sys.modules.get("numpy")
         self._state = None if self._numpy is None else self._numpy.random.get_state(legacy=False)
 
     def restore(self) -> None:
-        """Put the generators back to this state."""
+        """Restore this state."""
         random.setstate(self._python)
         if self._numpy is not None:
             self._numpy.random.set_state(self._state)
 
     def same(self, other: "ForeignState") -> bool:
-        """Return whether nothing was drawn between two states."""
+        """Return whether two states are equal."""
         return self._python == other._python and _equal(self._state, other._state)
 
 
@@ -108,36 +108,36 @@ def _equal(one: Any, other: Any) -> bool:
     return bool((one == other).all() if hasattr(one, "all") else one == other)
 
 
-class Surroundings:
-    """The surroundings of a computation.
+class ReplayContext:
+    """The random and autocast state of a computation, captured at its beginning.
 
     Args:
-        device: where it computes.
-        foreign: whether Python's and NumPy's global random states belong to them.
+        device: the device of the computation.
+        foreign: whether to capture Python's and NumPy's global random states as well.
     """
 
-    _watching: list["Surroundings"] = []  # noqa: RUF012 (one for all: whose computation runs at this moment)
+    _recording: list["ReplayContext"] = []  # noqa: RUF012 (shared on purpose: the contexts of all running computations)
 
     def __init__(self, device: torch.device, foreign: bool = True) -> None:
         self.device = device
-        self.autocast = AutocastState.now(device)
+        self.autocast = AutocastState.current(device)
         self._before: RandomState | None = random_state(device)
         self._foreign = ForeignState() if foreign else None
         self._sources: dict[int, tuple[Source, Any]] = {}
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Note the generators that are drawn from by name within the block."""
-        self._watching.append(self)
+    def recording(self) -> Iterator[None]:
+        """Record the generators that are passed to random functions within the block."""
+        self._recording.append(self)
         try:
             yield
         finally:
-            self._watching.remove(self)
+            self._recording.remove(self)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Watch the computation: only one that draws random numbers pays for their replay."""
-        with self.noting():
+    def tracked(self) -> Iterator[None]:
+        """Run the computation within the block; random states that it does not change are dropped."""
+        with self.recording():
             yield
         if self._before is not None and same_state(self._before, random_state(self.device)):
             self._before = None
@@ -145,16 +145,16 @@ class Surroundings:
             self._foreign = None
 
     @classmethod
-    def note(cls, generators: Iterable[Any]) -> None:
-        """Keep the states of generators that a watched computation is about to draw from."""
+    def record(cls, generators: Iterable[Any]) -> None:
+        """Keep the states of generators that a recorded computation is about to draw from."""
         for generator in generators:
-            for surroundings in cls._watching:
-                if id(generator) not in surroundings._sources:
+            for context in cls._recording:
+                if id(generator) not in context._sources:
                     source = Source.of(generator)
-                    surroundings._sources[id(generator)] = source, source.get()
+                    context._sources[id(generator)] = source, source.get()
 
     def rounding(self, tensors: Iterable[Tensor]) -> torch.dtype:
-        """Return the least precise type that a computation with such tensors rounds to."""
+        """Return the least precise type to which a computation with such tensors rounds."""
         if self.autocast.enabled:
             return self.autocast.dtype
         kinds = [t.real.dtype if t.is_complex() else t.dtype for t in tensors if is_continuous(t)]
@@ -165,14 +165,14 @@ class Surroundings:
         """Whether the computation drew random numbers from Python's or NumPy's global generators."""
         return self._foreign is not None
 
-    def changed(self) -> bool:
-        """Return whether random numbers have been drawn since."""
+    def drew(self) -> bool:
+        """Return whether random numbers have been drawn since the beginning."""
         assert self._before is not None
         foreign = self._foreign is not None and not self._foreign.same(ForeignState())
         return foreign or not same_state(self._before, random_state(self.device))
 
     def rewind(self) -> None:
-        """Put the random states back to what they were."""
+        """Restore the random states of the beginning."""
         if self._before is not None:
             _restore(self._before, self.device)
         if self._foreign is not None:
@@ -181,8 +181,8 @@ class Surroundings:
             source.set(state)
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """Put autocast and random states back to what they were, for the duration of the block."""
+    def restored(self) -> Iterator[None]:
+        """Restore the autocast and random states of the beginning for the duration of the block."""
         with ExitStack() as stack:
             stack.enter_context(self.autocast.context())
             if self._before is not None:

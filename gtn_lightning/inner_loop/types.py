@@ -1,9 +1,8 @@
-"""The words that the parts of the inner loop share."""
+"""Types shared by the inner loop."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
@@ -30,16 +29,32 @@ class InnerGradient(NamedTuple):
     """The learner's buffers after the forward pass; no gradient flows through them."""
 
 
+class Cotangents(NamedTuple):
+    """The meta-loss's gradient w.r.t. an inner gradient and its loss."""
+
+    grads: Mapping[str, Tensor | None]
+    """Per parameter, w.r.t. its inner gradient; None for zero."""
+    loss: Tensor | None = None
+    """W.r.t. the inner loss; None for zero, the usual case."""
+
+    @property
+    def has_vector(self) -> bool:
+        """Whether any cotangent of the gradient is not zero."""
+        return any(cotangent is not None for cotangent in self.grads.values())
+
+
+class Products(NamedTuple):
+    """The meta-loss's gradient w.r.t. what an inner gradient was computed from."""
+
+    params: dict[str, Tensor | None]
+    batch: list[Tensor | None]
+
+
 def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors without their graphs."""
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
-def is_wrapped(tensor: Tensor) -> bool:
-    """Return whether a tensor stands for another within a transform of ``torch.func``, which keeps the graph."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
-
-
 def is_continuous(tensor: Tensor) -> bool:
-    """Return whether a tensor holds real or complex numbers, by which a derivative can be taken."""
+    """Return whether a tensor holds real or complex numbers, so that it has derivatives."""
     return tensor.is_floating_point() or tensor.is_complex()

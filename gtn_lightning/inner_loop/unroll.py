@@ -11,12 +11,12 @@ from torch.profiler import record_function
 
 from gtn_lightning.inner_loop.gradients import inner_gradient, reject_no_parameters
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
-from gtn_lightning.inner_loop.segments import rematerialise
+from gtn_lightning.inner_loop.segments import rematerialize
 from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params, detached
 
 
 class Snapshot(NamedTuple):
-    """A learner at some point of the inner loop."""
+    """A learner after some inner steps."""
 
     params: Params
     """Parameters by name."""
@@ -40,7 +40,7 @@ class Unrolled(NamedTuple):
 
 
 class InnerState(NamedTuple):
-    """Where an inner loop is."""
+    """The state of an inner loop."""
 
     params: Params
     """Parameters by name."""
@@ -63,15 +63,15 @@ def inner_step(
 
     Args:
         loss_fn: pure function ``(params, buffers, *batch) -> (scalar loss, buffers)``.
-        at: where the inner loop is.
+        at: the state of the inner loop before the step.
         batch: the step's batch, a tuple of tensors.
         optimizer: the inner optimizer.
         step: which inner step this is, counted from zero.
         mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``.
-        checked: whether to refuse what is found to be differentiated wrongly, see ``inner_gradient``.
+        checked: whether to raise if a loss is found to be differentiated wrongly, see `inner_gradient`.
 
     Returns:
-        Where the inner loop is then, and the loss before the step, a scalar.
+        The state after the step, and the loss before the step, a scalar.
     """
     gradient = inner_gradient(loss_fn, at.params, at.buffers, batch, mode, checked)
     with record_function("inner optimizer"):
@@ -102,34 +102,34 @@ def unroll(
         loss_fn: pure function ``(params, buffers, *batch) -> (scalar loss, buffers)``.
         params: the learner's initial parameters.
         buffers: the learner's initial buffers.
-        batches: one batch per inner step, each a tuple of tensors. It is consumed lazily, so a generator may
-            make every batch when its step comes.
+        batches: one batch per inner step, each a tuple of tensors. It is consumed lazily, so a generator
+            may make each batch when it is needed.
         optimizer: the inner optimizer.
         mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``.
         window: ``(first, last)``: steps before ``first`` run without a graph, and training ends before step
             ``last``. ``(T - K, T)`` is truncation to the last K steps; a random ``last`` gives RaT-BPTT
             (Feng et al., arXiv 2311.06152). None differentiates through all of the batches.
-        snapshots: numbers of steps (0 = untrained) after which the learner is recorded as well.
-        segment: keep the learner's state only after every this many steps, and run the steps between again in the
-            backward pass. With about the square root of T, memory grows as that root; it costs T inner gradients
-            more. A segment also ends where a snapshot is taken. None keeps the state after each step.
-        offload: whether what segments keep waits in the host's memory until the backward pass.
-        checked: whether to refuse what is found to be differentiated wrongly, see ``inner_gradient``.
+        snapshots: numbers of steps (0 = untrained) after which to record the learner.
+        segment: number of steps after which the learner's state is kept; the steps between are recomputed in the
+            backward pass. With about the square root of T, memory grows with that root, and T more inner gradients are
+            computed. Segments also end at snapshots. None keeps the state after each step.
+        offload: whether to keep the states of segments in the host's memory until the backward pass.
+        checked: whether to raise if a loss is found to be differentiated wrongly, see `inner_gradient`.
 
     Returns:
         Trained parameters, buffers, per-step losses, optimizer state, and the snapshots.
 
     Raises:
-        ValueError: if there is no parameter, no batch, fewer batches than the window or a snapshot wants, or an invalid
+        ValueError: if there is no parameter, no batch, fewer batches than the window or a snapshot needs, or an invalid
             window or segment.
     """
     first, last = window if window is not None else (0, None)
     if first < 0 or (last is not None and last <= first):
-        raise ValueError(f"the window ({first}, {last}) is empty: expected 0 <= first < last")
+        raise ValueError(f"the window ({first}, {last}) is empty: it must satisfy 0 <= first < last")
     if segment is not None and segment < 1:
-        raise ValueError(f"a segment of {segment} steps is empty: expected at least 1")
+        raise ValueError(f"segment must be at least 1, got {segment}")
     if offload and segment is None:
-        raise ValueError("offload moves what segments keep: it needs segment, the number of steps of one")
+        raise ValueError("offload needs segment, the number of steps between kept states")
     reject_no_parameters(params)
     differentiable = torch.is_grad_enabled()
     learned = [parameter for parameter in optimizer.parameters() if parameter.requires_grad]
@@ -149,20 +149,20 @@ def unroll(
     while last is None or len(losses) < last:
         step = len(losses)
         with_graph = differentiable and step >= first
-        # A segment ends where somebody looks at the learner.
+        # Segments end at snapshots and at the end of the window.
         ends = [end - step for end in (*snapshots, last) if end is not None and end > step]
         size = min([segment or 1, *ends]) if with_graph else 1
-        # With grad: a generator may make something for all steps when it is asked for the first, such as a gather.
+        # With grad: a generator may compute something for all steps at its first batch.
         chunk = list(islice(iterator, size))
         if not chunk:
             break
         with torch.set_grad_enabled(with_graph):
             if with_graph and segment is not None:
                 device = next(iter(at.params.values())).device
-                # Variables, so that no step has to make its own: those would pass for tensors closed over.
+                # Variables, so that no step creates its own: these would count as captured tensors.
                 variables = {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in at.params.items()}
                 at = at._replace(params=variables)
-                at, found = rematerialise(partial(advance, step), (at, chunk), learned, device, offload, checked)
+                at, found = rematerialize(partial(advance, step), (at, chunk), learned, device, offload, checked)
                 at = at._replace(buffers=detached(at.buffers))
             else:
                 at, found = advance(step, (at, chunk))

@@ -1,4 +1,4 @@
-"""Numerical checks of what cannot be known from a learner's code: recomputations, compiled programs, derivatives."""
+"""Numerical checks of recomputations, compiled programs and derivatives."""
 
 import math
 import warnings
@@ -16,17 +16,17 @@ from gtn_lightning.inner_loop.types import Batch, Params, detached
 ACCEPT = "checked=False accepts it"
 
 CAUSES = (
-    "it keeps a state in plain Python, or draws from a random generator that it does not hold as an attribute; "
-    f"register what it keeps as buffers and draw with torch's functions, or use mode 'reverse'; {ACCEPT}"
+    "it keeps a state in plain Python, or draws from a random generator that is not its attribute; "
+    f"register its state as buffers and draw with torch's functions, or use mode 'reverse'; {ACCEPT}"
 )
 
 SCALE = 1e-3
-"""By how much of their size parameters are moved before they are differentiated numerically, off the kinks at zero."""
+"""Relative change of parameters before numerical differentiation, which moves them off kinks at zero."""
 
 STEPS = (1e-8, 1e-7, 1e-9, 1e-6)
-"""Relative steps of the central differences; one of them has to agree, since a kink may lie within the others.
+"""Relative steps of the central differences; one of them has to agree, since the others may cross a kink.
 
-A network of a million rectified numbers has a kink within every larger step.
+In a network with a million rectified units every larger step crosses a kink.
 """
 
 TOLERANCE = 1e-5
@@ -37,14 +37,14 @@ Product = Callable[[Params, Batch, Params], tuple[Mapping[str, Tensor | None], S
 
 
 def agree(found: Iterable[Tensor | None], expected: Iterable[Tensor | None], rounding: torch.dtype) -> bool:
-    """Return whether tensors are equal but for the order of rounding.
+    """Return whether tensors are equal up to rounding.
 
-    A tensor that is nothing but rounding beside the others, such as the gradient by a bias before a norm, may differ.
+    A tensor that is itself at rounding level, such as the gradient of a bias before a norm, may differ.
 
     Args:
         found: some tensors; None stands for zeros.
         expected: others of the same shapes.
-        rounding: the least precise type that they were computed in.
+        rounding: the least precise type in which they were computed.
     """
     eps = torch.finfo(rounding).eps
     pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a is not None or b is not None]
@@ -54,7 +54,7 @@ def agree(found: Iterable[Tensor | None], expected: Iterable[Tensor | None], rou
     distances = [float((a.to(b.device) - b).norm()) for a, b in tensors]
     sizes = [float(b.norm()) for _, b in tensors]
     whole = math.sqrt(sum(size**2 for size in sizes))
-    if not math.isfinite(whole):  # a diverged learner says nothing
+    if not math.isfinite(whole):  # a diverged learner cannot be compared
         return True
     return all(
         distance <= math.sqrt(eps) * size + eps**0.7 * whole for distance, size in zip(distances, sizes, strict=True)
@@ -68,31 +68,31 @@ def check_recomputation(
     first_grads: Mapping[str, Tensor],
     rounding: torch.dtype,
 ) -> None:
-    """See that a recomputation has the result of the first computation.
+    """Check that a recomputation has the result of the first computation.
 
     Args:
         loss: the recomputed loss.
-        grads: the recomputed gradient, or nothing.
-        first_loss: the loss as it was first computed.
-        first_grads: the gradient as it was first computed, of the same parameters as `grads`.
-        rounding: the least precise type that they were computed in.
+        grads: the recomputed gradient, may be empty.
+        first_loss: the loss of the first computation.
+        first_grads: its gradient, of the same parameters as ``grads``.
+        rounding: the least precise type in which they were computed.
 
     Raises:
-        RecomputationError: if it does not.
+        RecomputationError: if it has not.
     """
     eps = torch.finfo(rounding).eps
     one, other = float(loss), float(first_loss)
     near = abs(one - other) <= math.sqrt(eps) * abs(other) + 100 * eps
-    # Where either is not finite, so is what is made of it, which others look after.
+    # Non-finite values are handled by `meta_training.recovery`.
     if math.isfinite(one) and math.isfinite(other) and not near:
         raise RecomputationError(
             f"the learner cannot be taught in this mode: its loss was {other:.6g} in the forward pass and {one:.6g} "
-            f"when the backward pass computed it again. Probably {CAUSES}"
+            f"when the backward pass recomputed it. Probably {CAUSES}"
         )
     if not agree(grads.values(), first_grads.values(), rounding):
         raise RecomputationError(
-            "the learner cannot be taught in this mode: the backward pass computed another gradient than the forward "
-            f"pass. Probably {CAUSES}"
+            "the learner cannot be taught in this mode: the backward pass computed a different gradient than the "
+            f"forward pass. Probably {CAUSES}"
         )
 
 
@@ -104,17 +104,17 @@ def check_derivative(
     wanted: Sequence[bool],
     suspects: Iterable[str],
 ) -> None:
-    """Hold the derivative of an inner gradient against central differences, along random directions.
+    """Compare the derivative of an inner gradient with central differences, along random directions.
 
-    In double precision; a learner that cannot be evaluated in it is warned of.
+    In double precision; a warning is given if the learner cannot be evaluated in it.
 
     Args:
         gradient: the inner gradient as a function.
         product: its derivative's product with cotangents.
-        params: where.
-        batch: where.
-        wanted: for each tensor of the batch, whether a meta-gradient by it is wanted.
-        suspects: what the learner does that may make the derivative wrong.
+        params: parameters at which to compare.
+        batch: batch at which to compare.
+        wanted: for each tensor of the batch, whether its meta-gradient is needed.
+        suspects: operations of the learner that may make the derivative wrong.
 
     Raises:
         WrongDerivativeError: if they differ.
@@ -123,27 +123,27 @@ def check_derivative(
     generator = torch.Generator().manual_seed(0)
     try:
         with InDouble():
-            # A kink may lie in the way of one direction; a wrong derivative is wrong along all of them.
+            # One direction may cross a kink; a wrong derivative is wrong along all of them.
             right = any(_is_right(gradient, product, *_double(params, batch), wanted, generator) for _ in range(3))
     except InnerLoopError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
         warnings.warn(
-            f"whether the meta-gradient is right cannot be checked, as it should be because of {names}: the learner "
+            f"the meta-gradient may be wrong because of {names} and cannot be checked: the learner "
             f"cannot be evaluated in double precision ({first_line(error)})",
             stacklevel=2,
         )
         return
     if not right:
         raise WrongDerivativeError(
-            "the learner cannot be taught: the derivative of its gradient is not that of central differences, "
-            f"because of {names}. Use detach(), no_grad() and Tensor.register_hook, which are followed, and "
+            "the learner cannot be taught: the derivative of its gradient differs from central differences, "
+            f"because of {names}. Use detach(), no_grad() and Tensor.register_hook, which are handled, and "
             f"autograd functions whose backward is the derivative of their forward; {ACCEPT}"
         )
 
 
 class InDouble(TorchFunctionMode):
-    """Turns what a learner asks for in lower precision into double precision: central differences need it."""
+    """Computes in double precision, as central differences need, where a learner casts to lower precision."""
 
     def __torch_function__(
         self,
@@ -175,7 +175,7 @@ def _is_right(
     wanted: Sequence[bool],
     generator: torch.Generator,
 ) -> bool:
-    """Return whether the derivative of a gradient along a random direction is that of central differences."""
+    """Return whether the derivative of a gradient along a random direction agrees with central differences."""
     params = {name: p + SCALE * _like(p, generator) for name, p in params.items()}
     batch = [t + SCALE * _like(t, generator) if want else t for t, want in zip(batch, wanted, strict=True)]
     along = {name: _like(p, generator) for name, p in params.items()}
@@ -184,13 +184,16 @@ def _is_right(
     by_params, by_batch = product(params, batch, cotangents)
     pairs = [*((by_params[name], along[name]) for name in params), *zip(by_batch, along_batch, strict=True)]
     slope = sum(float(_dot(a, b)) for a, b in pairs if a is not None and b is not None)
-    # The size that the slope has along a direction like this one, so that one near zero is no relative error.
+    # The typical slope along a random direction, so that a slope near zero causes no large relative error.
     sizes = [float(a.norm() * b.norm()) / math.sqrt(a.numel()) for a, b in pairs if a is not None and b is not None]
     for step in STEPS:
         values = []
         for sign in (step, -step):
             moved = {name: p + sign * along[name] for name, p in params.items()}
-            inputs = [t if way is None else t + sign * way for t, way in zip(batch, along_batch, strict=True)]
+            inputs = [
+                t if direction is None else t + sign * direction
+                for t, direction in zip(batch, along_batch, strict=True)
+            ]
             grads = gradient(moved, inputs)
             values.append(sum(float(_dot(grads[name], cotangents[name])) for name in params))
         difference = (values[0] - values[1]) / (2 * step)
@@ -201,7 +204,7 @@ def _is_right(
 
 
 def _like(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a random direction, as long as the tensor, or of length one beside a zero."""
+    """Return a random direction of the tensor's norm, or of norm one for a zero tensor."""
     noise = torch.randn(tensor.shape, dtype=torch.promote_types(tensor.dtype, torch.float32), generator=generator)
     noise = noise.to(tensor)
     size = tensor.norm()

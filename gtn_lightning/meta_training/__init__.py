@@ -1,4 +1,4 @@
-"""What guards meta-training: the outer optimizer, recovery from divergence, resumption, agreement of the processes."""
+"""The outer optimizer, recovery from divergence, resumption from checkpoints, and agreement of the processes."""
 
 from gtn_lightning.meta_training.recovery import DivergedError, Recovery
 

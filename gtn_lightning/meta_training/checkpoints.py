@@ -1,4 +1,4 @@
-"""What a checkpoint has to hold, so that nothing odd in it is met in the middle of a run."""
+"""Reads and checks checkpoints, so that invalid contents are found before a run starts."""
 
 import math
 import os
@@ -21,29 +21,28 @@ VERSION = "pytorch-lightning_version"
 """Lightning's key for its version."""
 
 NEEDED = ("global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
-"""What a run goes on with, beside the state of the module."""
+"""What a resumed run needs besides the state of the module."""
 
-
-MOST_STEPS = 10**8
-"""More meta-steps than any run takes; schedules are followed step by step."""
+MAX_STEPS = 10**8
+"""Limit of meta-steps; schedules are advanced step by step."""
 
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
-"""What `ModelCheckpoint` keeps of its files, which it may remove."""
+"""The files in the state of a `ModelCheckpoint`, which it may remove."""
 
 
 class CheckpointError(RecipeError):
-    """A checkpoint lacks something, or holds something that no run has put there."""
+    """Something in a checkpoint is missing or invalid."""
 
 
 class UnreadableError(CheckpointError):
-    """A file is no checkpoint, or damaged so that it cannot be read."""
+    """A file is no checkpoint, or is damaged."""
 
 
 def check_state_dict(checkpoint: Any) -> None:
-    """See that something is a Lightning checkpoint that holds the state of a module.
+    """Check that a value is a Lightning checkpoint that holds the state of a module.
 
     Args:
-        checkpoint: what the file holds.
+        checkpoint: the content of the file.
 
     Raises:
         CheckpointError: if it is not.
@@ -63,26 +62,26 @@ def check_state_dict(checkpoint: Any) -> None:
 
 
 def read_whole(path: str | Path) -> dict[str, Any]:
-    """Return what a checkpoint holds, read without running pickled code.
+    """Return the content of a checkpoint, read without running pickled code.
 
     Raises:
-        UnreadableError: if it is another or a damaged file.
-        CheckpointError: if it is no Lightning checkpoint that holds the state of a module, or bytes of it are damaged.
+        UnreadableError: if the file is no checkpoint, or is damaged.
+        CheckpointError: if it is no Lightning checkpoint with the state of a module, or a checksum is wrong.
         OSError: if it cannot be read.
     """
-    with open(path, "rb"):  # so that what is raised below is about what the file holds
+    with open(path, "rb"):  # so that errors below are about the content
         pass
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of archives of other kinds, which are refused below
+            warnings.simplefilter("ignore")  # about other archives, which are refused below
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         check_state_dict(checkpoint)
-        # Torch does not look at the checksums that it writes, and would go on with other numbers.
+        # Torch does not check the checksums that it writes.
         if torch.serialization.get_crc32_options() and (part := zipfile.ZipFile(path).testzip()) is not None:
             raise CheckpointError(f"it is damaged, in {part}")
     except CheckpointError:
         raise
-    except Exception as error:  # what is made of damaged bytes raises almost anything
+    except Exception as error:  # damaged bytes may raise almost anything
         raise UnreadableError(first_line(error)[:80]) from error
     return dict(checkpoint)
 
@@ -92,7 +91,7 @@ def read_module(path: str | Path, trust: Trusted) -> tuple[dict[str, Any], dict[
 
     Args:
         path: the checkpoint.
-        trust: classes that it may name beside this package's, or names of them or of their modules.
+        trust: classes that it may name besides this package's, or names of them or of their modules.
 
     Raises:
         RecipeError: if it is no checkpoint of a GTN, is damaged, or names a class that is not allowed.
@@ -110,18 +109,18 @@ def read_module(path: str | Path, trust: Trusted) -> tuple[dict[str, Any], dict[
     hyperparameters = checkpoint.get("hyper_parameters")
     description = hyperparameters.get("model") if isinstance(hyperparameters, Mapping) else None
     if not isinstance(description, dict):
-        raise RecipeError(f"{path}: it does not say what it was made with: build the GTN and load its state_dict")
+        raise RecipeError(f"{path}: it does not describe its module: build the GTN and load its state_dict")
     check(description, str(path), trust)
     return description, checkpoint["state_dict"]
 
 
 def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = None) -> None:
-    """See that a checkpoint holds what a run needs to go on.
+    """Check that a checkpoint holds what a resumed run needs.
 
     Args:
         checkpoint: a Lightning checkpoint.
-        trainer: the trainer of the run that is to go on, for the counts that its loops keep. A checkpoint of another
-            version of Lightning is not compared with it.
+        trainer: the trainer of the resumed run, for the counts of its loops. A checkpoint of another version of
+            Lightning is not compared with it.
 
     Raises:
         CheckpointError: if it does not.
@@ -133,8 +132,8 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = N
     step = checkpoint["global_step"]
     if not is_count(step):
         raise CheckpointError(f"global_step: expected a number of meta-steps, got {shown(step)}")
-    if step > MOST_STEPS:
-        raise CheckpointError(f"global_step: expected at most {MOST_STEPS} meta-steps, got {step}")
+    if step > MAX_STEPS:
+        raise CheckpointError(f"global_step: expected at most {MAX_STEPS} meta-steps, got {step}")
     for name, kind in (("loops", dict), ("callbacks", dict), ("optimizer_states", list), ("lr_schedulers", list)):
         value = checkpoint[name]
         if not isinstance(value, kind):
@@ -164,15 +163,15 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = N
 
 
 def check_kept_files(trainer: pl.Trainer) -> None:
-    """See that no `ModelCheckpoint` will remove files but those that a run wrote beside the checkpoint.
+    """Check that every `ModelCheckpoint` will only remove files of the checkpoint's run.
 
-    One that goes on removes the files below its folder that its state names, once there are better ones.
+    A restored one removes the files below its folder that its state names, when there are better ones.
 
     Args:
-        trainer: the trainer of a run that goes on from a checkpoint, its callbacks restored.
+        trainer: the trainer of a resumed run, with its callbacks restored.
 
     Raises:
-        CheckpointError: if something is there that is none of the checkpoint's run.
+        CheckpointError: if one of the files exists and is not the run's.
     """
     folder, name = os.path.split(os.path.realpath(trainer.ckpt_path or ""))
     is_requeued = name.startswith("hpc_ckpt") and folder == os.path.realpath(trainer.default_root_dir)
@@ -180,7 +179,7 @@ def check_kept_files(trainer: pl.Trainer) -> None:
         if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
             continue
         own = os.path.realpath(callback.dirpath)
-        # Of a job that SLURM starts again, Lightning keeps the checkpoint in the run folder.
+        # For a job that SLURM restarts, Lightning keeps the checkpoint in the run folder.
         is_beside = is_requeued or folder == own
         for path in sorted(map(os.path.abspath, kept_files(callback.state_dict()))):
             if not os.path.lexists(path) or Path(callback.dirpath).absolute() not in Path(path).parents:
@@ -188,7 +187,7 @@ def check_kept_files(trainer: pl.Trainer) -> None:
             is_file = os.path.isfile(path) and not os.path.islink(path)
             if not is_file or not is_beside or os.path.realpath(os.path.dirname(path)) != own:
                 raise CheckpointError(
-                    f"{type(callback).__name__}: {path} is there, and is no file of the checkpoint's run"
+                    f"{type(callback).__name__}: {path} exists and is no file of the checkpoint's run"
                 )
 
 
@@ -198,16 +197,16 @@ def kept_files(state: Mapping[str, Any]) -> list[Any]:
 
 
 def _kind(state_key: Any) -> str:
-    """Return the class of a callback, of which the name of its state holds some arguments too."""
+    """Return the class of a callback from the name of its state, which also holds some arguments."""
     return str(state_key).partition("{")[0]
 
 
 def misfit_of_files(state: Any, place: str) -> str | None:
-    """Return what is wrong with the files and scores that a `ModelCheckpoint` keeps in its state, or None.
+    """Return what is wrong with the files and scores in the state of a `ModelCheckpoint`, or None.
 
     Args:
         state: its state.
-        place: what the state is called.
+        place: the name of the state.
     """
     if fault := misfit(state, dict.fromkeys((*PATHS, "dirpath"), "") | {"best_k_models": {}}, place):
         return fault
@@ -227,7 +226,7 @@ def misfit_of_files(state: Any, place: str) -> str | None:
 
 
 def _leads_out(path: str, trainer: pl.Trainer | None) -> bool:
-    """Return whether a path is an address, other than the trainer's own, or leads out of the folder it begins with."""
+    """Return whether a path is an address, other than the trainer's own, or leaves the folder it starts with."""
     parts = path.replace("\\", "/").split("/")
     folders = [str(getattr(each, "dirpath", "")) for each in (trainer.checkpoint_callbacks if trainer else ())]
     is_own = any("://" in folder and path.startswith(f"{folder}/") for folder in folders)
@@ -235,14 +234,14 @@ def _leads_out(path: str, trainer: pl.Trainer | None) -> bool:
 
 
 def misfit(given: Any, template: Any, place: str, counts: bool = False, whole: bool = True) -> str | None:
-    """Return in what a value is of another kind than a template, or None if it is of the same kind.
+    """Return how a value differs in kind from a template, or None if it is of the same kind.
 
     Args:
-        given: the value, as plain data; what it holds beyond the template is not looked at.
+        given: the value, as plain data; entries beyond the template are not checked.
         template: a value of the expected kind.
-        place: what the value is called.
-        counts: whether integers have to be 0 or more.
-        whole: whether mappings have to hold everything that those of the template hold.
+        place: the name of the value.
+        counts: whether integers must be 0 or more.
+        whole: whether mappings must have all keys of the template.
     """
     if isinstance(template, Mapping):
         if not isinstance(given, Mapping):
@@ -278,12 +277,12 @@ def misfit(given: Any, template: Any, place: str, counts: bool = False, whole: b
 
 
 def is_count(value: Any) -> bool:
-    """Return whether a value is an integer of 0 or more that a tensor can hold."""
+    """Return whether a value is an integer of 0 or more that fits into int64."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number, infinite ones among them."""
+    """Return whether a value is a number, possibly infinite."""
     if isinstance(value, Tensor):
         return value.numel() == 1 and not value.is_complex() and not math.isnan(value)
     if isinstance(value, int):
@@ -292,7 +291,7 @@ def is_number(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value as an error shows it: short, on one line."""
+    """Return a value in a short form for errors, on one line."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
     if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str)):

@@ -1,4 +1,4 @@
-"""What meta-training does about non-finite meta-gradients: skip, roll back, give up."""
+"""Non-finite meta-gradients: skips meta-steps, rolls back, and finally raises."""
 
 from copy import deepcopy
 from typing import Any
@@ -7,11 +7,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.inner_loop.torch_internals import tree_map_only
 from gtn_lightning.meta_training.checkpoints import CheckpointError, is_number, misfit, shown
-from gtn_lightning.meta_training.outer import scale_rates
+from gtn_lightning.meta_training.schedules import scale_rates
 
 
 class DivergedError(RecipeError):
@@ -19,18 +19,18 @@ class DivergedError(RecipeError):
 
 
 class Recovery:
-    """Skips meta-steps with non-finite gradients, rolls back after many in a row, and gives up after some rollbacks.
+    """Skips meta-steps with non-finite gradients, rolls back after several in a row, and raises after some rollbacks.
 
-    A learner that diverges in its inner loop spoils one meta-step, which is skipped and counted. If many follow one
-    another, the meta-parameters are in a region where learners diverge. They are then rolled back to the last
-    validation without a skipped meta-step before it, or to the start, with the state that the outer optimizer had and
-    a smaller rate. Gradients are averaged over the processes before they are checked, so that all decide alike. A
-    resumed run keeps the smaller rate; if its recipe names another rate, that one is reduced by the same factor.
+    If a learner diverges in its inner loop, the meta-step is skipped and counted. After many consecutive skips the
+    meta-parameters are in a region where learners diverge. They and the outer optimizer's state are then rolled back to
+    the last validation without a skipped meta-step before it, or to the start, and the outer rate is reduced.
+    Gradients are averaged over the processes before they are checked, so that all decide alike. A resumed run keeps the
+    reduced rate; if its recipe sets another rate, that one is reduced by the same factor.
 
     Args:
         max_consecutive_skips: number of consecutive skipped meta-steps that lead to a rollback; None for no rollbacks.
-        max_rollbacks: number of rollbacks after which the run stops with an error instead.
-        lr_factor: what the outer rate is multiplied by at each rollback.
+        max_rollbacks: maximum number of rollbacks; instead of another one the run stops with an error.
+        lr_factor: factor of the outer rate at each rollback.
 
     Raises:
         RecipeError: if a value is out of range.
@@ -51,14 +51,14 @@ class Recovery:
         self.skipped = 0
         """Meta-steps skipped so far."""
         self.reduction = 1.0
-        """What the outer rates have been multiplied by so far."""
+        """Factor of the outer rates so far."""
         self._consecutive = 0
         self._rollbacks = 0
         self._cause = ""
         self._last_good: dict[str, Any] | None = None
 
     def remember(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Keep the present state to roll back to, unless the last meta-step was skipped."""
+        """Keep the current state to roll back to, unless the last meta-step was skipped."""
         if self.max_consecutive_skips is not None and self._consecutive == 0:
             state = {
                 "step": trainer.global_step,
@@ -70,7 +70,7 @@ class Recovery:
     def examine(self, module: pl.LightningModule, meta_loss: Tensor | None) -> bool:
         """Return whether the averaged meta-gradient of a meta-step is finite; count the meta-step if it is not."""
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-        # Stacked, so that the device is waited for once and not for every parameter.
+        # Stacked, so that the host waits for the device once and not for every parameter.
         if not gradients or torch.stack([gradient.isfinite().all() for gradient in gradients.values()]).all():
             self._consecutive = 0
             return True
@@ -84,10 +84,10 @@ class Recovery:
         return False
 
     def act(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Roll back or give up, if enough consecutive meta-steps were skipped.
+        """Roll back or raise, if enough consecutive meta-steps were skipped.
 
         Raises:
-            DivergedError: if there were as many rollbacks as allowed.
+            DivergedError: if the maximum number of rollbacks is reached.
         """
         if (
             self.max_consecutive_skips is None
@@ -108,7 +108,7 @@ class Recovery:
         for optimizer, state in zip(trainer.optimizers, self._last_good["optimizers"], strict=True):
             groups = [{name: group[name] for name in group.keys() - {"params"}} for group in optimizer.param_groups]
             optimizer.load_state_dict(deepcopy(state))
-            # The schedule has gone on since.
+            # The options are those of the schedule now.
             for group, now in zip(optimizer.param_groups, groups, strict=True):
                 group |= now
             scale_rates(optimizer, [config.scheduler for config in trainer.lr_scheduler_configs], self.lr_factor)
@@ -120,15 +120,15 @@ class Recovery:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on."""
+        """Return the counts and the reduction, for a checkpoint."""
         counts = {"skipped": self.skipped, "in_a_row": self._consecutive, "returned": self._rollbacks}
         return counts | {"reduction": self.reduction}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Restore counts and reduction from a checkpoint.
 
         Raises:
-            CheckpointError: if it is not what `state_dict` returns.
+            CheckpointError: if it is no result of `state_dict`.
         """
         if fault := misfit(state, dict.fromkeys(("skipped", "in_a_row", "returned"), 0), "recovery", counts=True):
             raise CheckpointError(fault)

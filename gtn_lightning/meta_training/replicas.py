@@ -1,4 +1,4 @@
-"""Whether the processes of a run hold the same teacher, and which strategies can keep them so."""
+"""Checks that the processes of a run hold the same teacher, and that a strategy supports it."""
 
 import pytorch_lightning as pl
 import torch
@@ -9,7 +9,7 @@ UNSUPPORTED = {
     "ModelParallelStrategy": "shards parameters",
     "DeepSpeedStrategy": "shards parameters and optimizer states",
 }
-"""Strategies of Lightning that cannot run a GTN, and why."""
+"""Strategies of Lightning that cannot run a GTN, with the reason."""
 
 
 class DisagreementError(RuntimeError):
@@ -39,13 +39,13 @@ def check_agreement(module: pl.LightningModule) -> None:
     if different:
         raise DisagreementError(
             f"meta-step {trainer.global_step}: the teachers of processes {different} are not that of process 0; "
-            "something changes weights past DDP: a callback that acts on one process only, or an own backward pass "
-            "without manual_backward"
+            "weights were changed without DDP, by a callback on one process only or by a backward pass without "
+            "manual_backward"
         )
 
 
 def checksum(module: torch.nn.Module) -> Tensor:
-    """Return an integer (scalar, int64) that another state of the module's weights and buffers would hardly share."""
+    """Return a checksum of a module's weights and buffers (scalar, int64)."""
     found = torch.zeros((), dtype=torch.int64, device=next(module.parameters()).device)
     for tensor in module.state_dict().values():
         found = found * 31 + torch.hash_tensor(tensor.detach()).view(torch.int64)

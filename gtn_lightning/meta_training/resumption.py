@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: that it belongs to the run, and what the recipe says since."""
+"""Resuming from a checkpoint: checks that it belongs to the run, and applies changes of the recipe."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,15 +17,16 @@ from gtn_lightning.meta_training.checkpoints import (
     shown,
 )
 from gtn_lightning.meta_training.outer import OuterOptimization
+from gtn_lightning.meta_training.outer_resumption import check_outer, check_outer_state, follow_recipe
 from gtn_lightning.meta_training.recovery import Recovery
 from gtn_lightning.teacher_file import check_state
 
 
 class Resumption:
-    """Whether and how a run goes on from a checkpoint.
+    """Saves and restores what a resumed run needs besides Lightning's own state.
 
     Args:
-        recovery: what was skipped and reduced, which checkpoints keep.
+        recovery: skipped meta-steps and reduced rates, which checkpoints keep.
     """
 
     def __init__(self, recovery: Recovery) -> None:
@@ -33,14 +34,14 @@ class Resumption:
         self._resumed_at: int | None = None
         self._earlier_plan: dict[str, Any] | None = None
         self.seconds = 0.0
-        """What meta-training cost before the checkpoint, wall-clock seconds."""
+        """Wall-clock seconds of meta-training before the checkpoint."""
 
     def save(self, checkpoint: dict[str, Any], cost: Mapping[str, float], outer: OuterOptimization | None) -> None:
-        """Put into a checkpoint what `check` and `load` look for.
+        """Add to a checkpoint what `check_checkpoint` and `load` need.
 
         Args:
-            checkpoint: what Lightning has put together.
-            cost: what meta-training cost so far.
+            checkpoint: Lightning's checkpoint.
+            cost: the cost of meta-training so far, seconds.
             outer: the outer optimizer and its schedule; None if a subclass makes its own.
         """
         checkpoint["recovery"] = self._recovery.state_dict()
@@ -49,30 +50,30 @@ class Resumption:
             checkpoint["outer"] = outer.plan()
 
     def load(self, checkpoint: dict[str, Any], outer: OuterOptimization | None, going_on: bool) -> None:
-        """Take what was skipped and spent from a checkpoint that `check` has passed.
+        """Restore skipped meta-steps and cost from a checkpoint that `check_checkpoint` has accepted.
 
         Args:
-            checkpoint: what the file holds; a schedule that the recipe has replaced is taken out.
+            checkpoint: the content of the file; a schedule that the recipe has replaced is removed from it.
             outer: the outer optimizer and its schedule; None if a subclass makes its own.
-            going_on: whether a run goes on from it, and not only the weights are taken.
+            going_on: whether a run resumes from it, rather than only loading the weights.
         """
         if going_on:
             self._resumed_at = checkpoint["global_step"]
             if "outer" in checkpoint and outer is not None:
                 self._earlier_plan = checkpoint["outer"]
                 if self._earlier_plan["schedule"] != outer.plan()["schedule"]:
-                    checkpoint["lr_schedulers"] = []  # of another schedule, see begin
+                    checkpoint["lr_schedulers"] = []  # see begin
         if "recovery" in checkpoint:
             self._recovery.load_state_dict(checkpoint["recovery"])
         if "meta_training" in checkpoint:
             self.seconds = float(checkpoint["meta_training"]["seconds"])
 
     def begin(self, trainer: pl.Trainer, outer: OuterOptimization | None) -> None:
-        """Let the outer optimizer and schedule of a resumed run go on as the recipe says, and say what is new.
+        """Apply changes of a resumed run's recipe to its outer optimizer and schedule, and report them.
 
         Raises:
-            CheckpointError: if the loops do not stand where the checkpoint said, or a callback would remove files of
-                others.
+            CheckpointError: if the loops' count of meta-steps differs from the checkpoint's, or a callback would remove
+                files that are not the run's.
         """
         resumed_at, self._resumed_at = self._resumed_at, None
         if resumed_at not in (None, trainer.global_step):
@@ -85,7 +86,7 @@ class Resumption:
         (optimizer,) = trainer.optimizers
         schedule = next((config.scheduler for config in trainer.lr_scheduler_configs), None)
         reduction = self._recovery.reduction
-        if changed := outer.follow(optimizer, schedule, earlier, trainer.global_step, reduction):
+        if changed := follow_recipe(outer, optimizer, schedule, earlier, trainer.global_step, reduction):
             reduced = "" if reduction == 1 else f", times the {reduction:g} that Recovery has reduced the rates to"
             rank_zero_info(
                 f"the outer optimizer goes on with {', '.join(changed)}{reduced}, from meta-step {trainer.global_step} "
@@ -100,18 +101,18 @@ def check_checkpoint(
     trainer: pl.Trainer | None,
     source: str,
 ) -> None:
-    """See that a checkpoint belongs to a module, and that nothing odd is in it.
+    """Check that a checkpoint belongs to a module and has valid contents.
 
     Args:
-        checkpoint: what the file holds.
+        checkpoint: the content of the file.
         state: the module's state.
         outer: its outer optimizer and schedule; None if a subclass makes its own.
-        trainer: the trainer of the run that is to go on from it; None if only the weights are taken.
-        source: what errors about another architecture call it.
+        trainer: the trainer of the run that resumes from it; None if only the weights are loaded.
+        source: the name of the checkpoint in errors about another architecture.
 
     Raises:
-        CheckpointError: if it lacks something, or holds what no run has put there.
-        RecipeError: if it is another architecture's or another outer optimizer's, or the schedule is over by then.
+        CheckpointError: if something is missing or invalid.
+        RecipeError: if it belongs to another architecture or outer optimizer, or the schedule has ended by then.
     """
     check_state_dict(checkpoint)
     check_state(state, checkpoint["state_dict"], source)
@@ -127,8 +128,8 @@ def check_checkpoint(
         return
     if "outer" not in checkpoint:
         raise RecipeError(
-            "the checkpoint does not say what its outer optimizer was, as those of earlier versions: begin anew "
+            "the checkpoint does not describe its outer optimizer, like those of earlier versions: begin anew "
             "from the run's teacher.safetensors with --teacher in place of --ckpt_path"
         )
-    outer.check(checkpoint["outer"], checkpoint["global_step"])
-    outer.check_state(checkpoint)
+    check_outer(outer, checkpoint["outer"], checkpoint["global_step"])
+    check_outer_state(outer, checkpoint)

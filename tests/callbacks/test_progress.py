@@ -23,7 +23,7 @@ def test_a_terminal_gets_one_bar_over_all_meta_steps(make_gtn, make_trainer, cap
     frames = [frame.rstrip() for frame in re.split(r"[\r\n]", printed) if frame.strip()]
     assert all(frame.startswith(("meta-steps", "validating")) for frame in frames), frames
     assert all(len(frame) <= 80 for frame in frames)
-    assert any(frame.startswith("validating") and " 3/6 " in frame for frame in frames)
+    assert any(frame.startswith("validating") and " 3/6 " in frame for frame in frames), frames
     assert re.search(r"meta-steps .* 6/6 .* loss: \d\.\d+ val: 0\.\d+$", frames[-1])
 
 

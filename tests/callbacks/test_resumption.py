@@ -171,6 +171,6 @@ def test_a_half_done_outer_step_is_not_kept(make_gtn, make_trainer, tmp_path):
 
     trainer = make_trainer([TeacherCheckpoint()], max_steps=6, val_check_interval=2)
     gtn = make_gtn(outer_optimizer=lambda parameters: Failing(parameters, lr=0.1))
-    with pytest.warns(UserWarning, match="meta-step 4 was cut"), pytest.raises(CutError):
+    with pytest.warns(UserWarning, match="meta-step 4 was interrupted"), pytest.raises(CutError):
         trainer.fit(gtn, data())
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2

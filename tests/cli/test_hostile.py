@@ -71,7 +71,7 @@ NAMES = st.sampled_from(
     [
         *("evil_parts.Evil", "évil.Evil", "lightning.Evil", "mpi4py.Evil", "evil_parts", "Evil"),
         *("subprocess.Popen", "os.system", "torch.hub.load", "torch.nn.Linear", "builtins.eval", "jsonargparse.CLI"),
-        "gtn_lightning.description.nn.Linear",
+        "gtn_lightning.description.kinds.nn.Linear",
         "gtn_lightning.cli.app.os.system",
         "pytorch_lightning.strategies.launchers.subprocess_script.subprocess.Popen",
         "pytorch_lightning.loggers.WandbLogger",

@@ -109,7 +109,7 @@ RECIPES = {
     "a name beside trusted ones": "model: {teacher: lightning.Evil}",
     "a set": "model: {teacher: !!set {evil_parts.Evil}}",
     "a tag": "model: {teacher: !!python/name:evil_parts.Evil }",
-    "a module reached through a trusted one": LEARNER.format("gtn_lightning.description.nn.Linear"),
+    "a module reached through a trusted one": LEARNER.format("gtn_lightning.description.kinds.nn.Linear"),
     "a process reached through trusted modules": LEARNER.format(f"{{class_path: {THROUGH}, init_args: {{args: x}}}}"),
     "a process as an argument": LEARNER.format(
         f"{{class_path: MLP, init_args: {{shape: [1, 8, 8], outputs: {POPEN}}}}}"
@@ -414,7 +414,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "data": lambda r: r.update(data={"class_path": "evil_parts.Evil", "init_args": {}}),
     "data as a text": lambda r: r.update(data={"x": "evil_parts.Evil"}),
     "through a trusted module": lambda r: r["model"].update(
-        task={"class_path": "gtn_lightning.description.nn.Linear", "init_args": {}}
+        task={"class_path": "gtn_lightning.description.kinds.nn.Linear", "init_args": {}}
     ),
     "a reference": lambda r: r["model"].update(seed="${oc.env:HOME}"),
 }

@@ -395,10 +395,10 @@ REFUSED: dict[str, tuple[Make, type[InnerLoopError], str]] = {
     "backward hook on a module": (backward_hooked, InnerLoopError, "register_full_backward_hook"),
     "hook on a parameter": (parameter_hooked, InnerLoopError, "parameter weight of its Linear has a gradient hook"),
     "hook on a node": (net(node_hooked), WrongDerivativeError, r"\.grad_fn"),
-    "clamped weights": (net(clamps_its_weights), InnerLoopError, r"writes to first\.weight in place"),
+    "clamped weights": (net(clamps_its_weights), InnerLoopError, r"parameter or buffer first\.weight in place"),
     "clamped data": (net(clamps_its_data), WrongDerivativeError, r"\.data"),
     "renormalised embedding": (
-        net(lookup, table=lambda: nn.Embedding(2, 8, max_norm=0.5)), InnerLoopError, r"to table\.weight in place",
+        net(lookup, table=lambda: nn.Embedding(2, 8, max_norm=0.5)), InnerLoopError, r"buffer table\.weight in place",
     ),
     "embedding scaled by frequency": (
         net(lookup, table=lambda: nn.Embedding(2, 8, scale_grad_by_freq=True)), WrongDerivativeError, r"embedding\(\)",

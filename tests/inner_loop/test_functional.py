@@ -241,7 +241,7 @@ def test_a_meta_loss_by_running_statistics_is_warned_of() -> None:
     params = {name: p.clone().requires_grad_() for name, p in params.items()}
     learner(params, buffers, torch.randn(6, 4), training=False)  # pretrained statistics are constants
     trained = unroll(squared_outputs(learner), params, buffers, [(torch.randn(6, 4),)], SGD(0.1))
-    with pytest.warns(UserWarning, match="batch normalisation '1' takes running statistics"):
+    with pytest.warns(UserWarning, match="batch normalization '1' uses running statistics"):
         learner(trained.params, trained.buffers, torch.randn(6, 4), training=False)
     with torch.no_grad():
         learner(trained.params, trained.buffers, torch.randn(6, 4), training=False)  # a score

@@ -135,7 +135,7 @@ def test_no_more_batches_are_asked_for_than_the_window_needs() -> None:
 
 
 def test_learners_without_parameters_are_refused() -> None:
-    with pytest.raises(ValueError, match="no parameter to differentiate"):
+    with pytest.raises(ValueError, match="the learner has no parameters"):
         unroll_population(cross_entropy(Functional(nn.Flatten())), [({}, {})] * 2, [(torch.zeros(1),)], SGD(0.1))
 
 
@@ -162,7 +162,7 @@ def test_learners_that_vmap_cannot_take_are_taught_one_after_the_other() -> None
     members = [Functional(nn.Sequential(Recurrent(), nn.Linear(4, 3))) for _ in range(2)]
     starts = [member.init() for member in members]
     batches = [(torch.randn(6, 8), torch.arange(6) % 3)] * STEPS
-    with pytest.warns(UserWarning, match="taught one after the other"):
+    with pytest.warns(UserWarning, match="trained one after the other"):
         found = unroll_population(cross_entropy(members[0]), starts, iter(batches), SGD(0.1), batched=True)
     expected = unroll_population(cross_entropy(members[0]), starts, batches, SGD(0.1), batched=False)
     for one, other in zip(found, expected, strict=True):

@@ -149,7 +149,7 @@ def test_without_grad_mode_there_is_nothing_to_run_again() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"segment": 0}, "a segment of 0 steps is empty"), ({"offload": True}, "it needs segment")],
+    [({"segment": 0}, "segment must be at least 1, got 0"), ({"offload": True}, "offload needs segment")],
 )
 def test_error_messages(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -255,7 +255,7 @@ def test_a_checkpointed_learner_that_is_called_by_hand_is_refused() -> None:
     learner = Functional(TAUGHT["checkpointed"]())
     params, buffers = learner.init()
     params = {name: p.clone().requires_grad_() for name, p in params.items()}
-    with pytest.raises(InnerLoopError, match="take its loss by eager_loss"):
+    with pytest.raises(InnerLoopError, match="compute its loss by eager_loss"):
         learner(params, buffers, torch.randn(4, 8))
 
 

@@ -275,7 +275,7 @@ def test_the_meta_gradient_reaches_the_teacher_that_makes_the_batches() -> None:
         (0, {}, "needs at least 1 steps but there were batches for 0"),
         (2, {"window": (1, 3)}, "needs at least 3 steps but there were batches for 2"),
         (2, {"snapshots": [1, 5]}, "needs at least 5 steps but there were batches for 2"),
-        (4, {"window": (3, 3)}, r"the window \(3, 3\) is empty: expected 0 <= first < last"),
+        (4, {"window": (3, 3)}, r"the window \(3, 3\) is empty: it must satisfy 0 <= first < last"),
         (4, {"window": (-1, 3)}, r"the window \(-1, 3\) is empty"),
         (4, {"mode": "forward"}, "mode 'forward' is unknown"),
     ],

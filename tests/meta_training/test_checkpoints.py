@@ -89,7 +89,7 @@ COUNT = "loops/fit_loop/epoch_loop.batch_progress/total/completed"
         (COUNT, 2.0, "completed: expected a number of steps, got 2.0"),
         ("callbacks", [], "callbacks: expected a dict"),
         ("callbacks", {"GradientNorm": 3}, "callbacks.GradientNorm: expected a dict, got 3"),
-        ("outer", "Adam", "outer: expected what the outer optimizer was, got 'Adam'"),
+        ("outer", "Adam", "outer: expected the plan of the outer optimizer, got 'Adam'"),
         ("outer/groups", [], "outer.groups: expected a list of groups"),
         ("outer/scheduled", [{}], "outer.scheduled: expected as many groups"),
         ("outer/groups/0/betas", torch.zeros(3), "outer.groups.0.betas: expected a number"),

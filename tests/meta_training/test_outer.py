@@ -23,7 +23,9 @@ from torch.optim.lr_scheduler import (
 )
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.meta_training.outer import OuterOptimization, scale_rates
+from gtn_lightning.meta_training.outer import OuterOptimization
+from gtn_lightning.meta_training.outer_resumption import check_outer, follow_recipe
+from gtn_lightning.meta_training.schedules import scale_rates
 
 
 def parameters() -> list[nn.Parameter]:
@@ -89,13 +91,13 @@ def go_on(optimizer: Any, schedule: Any, steps: int) -> None:
 def resumed(before: OuterOptimization, now: OuterOptimization, steps: int) -> tuple[Any, Any, list[str]]:
     """As `run`, of one that begins as one says, and is resumed as another says; with what is said about it."""
     then = torch.load(saved(before.plan()), weights_only=True)
-    now.check(then, steps)
+    check_outer(now, then, steps)
     old_optimizer, old_schedule = run(before, steps)
     optimizer, schedule = run(now, 0)
     optimizer.load_state_dict(torch.load(saved(old_optimizer.state_dict()), weights_only=True))
     if then["schedule"] == now.plan()["schedule"] and schedule is not None:
         schedule.load_state_dict(old_schedule.state_dict())
-    return optimizer, schedule, now.follow(optimizer, schedule, then, steps)
+    return optimizer, schedule, follow_recipe(now, optimizer, schedule, then, steps)
 
 
 def saved(state: Any) -> io.BytesIO:
@@ -197,7 +199,7 @@ def test_reduced_rates_stay_reduced(schedule: Any) -> None:
         )
     # Also where the recipe has another rate when the run is resumed.
     then = outer(0.1).plan()
-    outer(0.3).follow(reduced, course, then, 6, 0.5)
+    follow_recipe(outer(0.3), reduced, course, then, 6, 0.5)
     anew, its_course = run(outer(0.3), 6)
     for _ in range(3):
         assert [group["lr"] for group in reduced.param_groups] == pytest.approx(
@@ -213,7 +215,7 @@ def test_reduced_rates_stay_reduced(schedule: Any) -> None:
         (
             Adam,
             SGD,
-            r"model.outer_optimizer must be torch.optim.adam.Adam, .*; got torch.optim.sgd.SGD: go on .*--teacher",
+            r"model.outer_optimizer must be torch.optim.adam.Adam, .*; got torch.optim.sgd.SGD: continue .*--teacher",
         ),
         (Adam, AdamW, r"model.outer_optimizer must be torch.optim.adam.Adam"),
         (Adam, partial(Adam, amsgrad=True), r"model.outer_optimizer.init_args: amsgrad cannot be changed .*--teacher"),
@@ -224,16 +226,16 @@ def test_reduced_rates_stay_reduced(schedule: Any) -> None:
 def test_a_run_that_cannot_go_on(before: Any, now: Any, message: str) -> None:
     then = OuterOptimization(parts(), before).plan()
     with pytest.raises(RecipeError, match=message) as caught:
-        OuterOptimization(parts(), now).check(then, 3)
+        check_outer(OuterOptimization(parts(), now), then, 3)
     assert "\n" not in str(caught.value)
 
 
 def test_a_schedule_that_has_ended_before() -> None:
     then = OuterOptimization(parts(), Adam).plan()
     outer = OuterOptimization(parts(), Adam, partial(OneCycleLR, max_lr=0.5, total_steps=3))
-    outer.check(then, 3)
+    check_outer(outer, then, 3)
     with pytest.raises(RecipeError, match=r"^model.outer_lr_scheduler.init_args.total_steps: OneCycleLR: ") as caught:
-        outer.check(then, 9)
+        check_outer(outer, then, 9)
     assert "\n" not in str(caught.value)
 
 
@@ -261,7 +263,7 @@ def test_options_of_single_parts() -> None:
     assert schedule.base_lrs == [0.4, 0.01]
     assert learned["lr"] == pytest.approx(teacher["lr"] / 40)
     then = OuterOptimization(parts(), partial(AdamW, lr=0.4, weight_decay=0.5), COSINE).plan()
-    said = outer.follow(*run(outer, 0), then, 0)
+    said = follow_recipe(outer, *run(outer, 0), then, 0)
     assert "lr 0.01 instead of 0.4 for the inner_optimizer" in said
 
 

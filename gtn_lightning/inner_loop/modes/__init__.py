@@ -21,12 +21,12 @@ MODES: dict[str, Mode] = {
     "remat": _REMAT,
     "reverse": Reverse(_REMAT),
 }
-"""The interchangeable modes by name. They give the same gradients, but for rounding:
+"""The interchangeable modes by name. They return the same gradients up to rounding:
 
 * ``reverse`` keeps the graph of all inner gradients.
-* ``remat`` computes each gradient again when the backward pass arrives, and differentiates it in reverse mode.
-* ``mixed`` does so in forward mode.
+* ``remat`` recomputes each gradient in the backward pass and differentiates it in reverse mode.
+* ``mixed`` recomputes it and differentiates it in forward mode.
 * ``compiled`` is ``mixed``, compiled.
-* ``linearized`` is ``compiled``, but what is costly to compute again is kept.
-* ``auto`` measures the last four and stays with the fastest; it keeps as much as there is room for.
+* ``linearized`` is ``compiled``, with costly intermediate results kept instead of recomputed.
+* ``auto`` measures the last four and uses the fastest, within a limit of memory.
 """

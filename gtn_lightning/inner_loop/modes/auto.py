@@ -1,9 +1,8 @@
-"""Mode ``auto``: the mode that is fastest for the learner at hand, found by measuring.
+"""Mode ``auto``: measures the other modes and uses the fastest for each architecture.
 
-Every architecture's inner gradients are computed and differentiated in each of the uncompiled modes for a few steps;
-from then on in the faster one. Compilation costs seconds, so it is tried only once uncompiled steps have taken as long
-as it is likely to take: runs too short to gain from it never pay for it, and no run pays more than about three times
-what would have been best.
+The inner gradients of an architecture are computed and differentiated in each uncompiled mode for a few steps, then in
+the faster one. Compilation takes seconds, so it is tried once uncompiled steps have taken about as long: runs too short
+to gain from it never pay for it, and no run takes more than about three times the best possible time.
 """
 
 import logging
@@ -19,38 +18,37 @@ from torch import Tensor
 
 from gtn_lightning.inner_loop.modes.base import first_order
 from gtn_lightning.inner_loop.modes.node import Call, Computed, NodeMode, Saved
-from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
-from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn
+from gtn_lightning.inner_loop.types import Batch, Cotangents, InnerGradient, LossFn, Products
 
 SAMPLES = 5
-"""How many times a mode is measured: what compiles in the first of them does not reach the median."""
+"""Number of measurements of a mode; the median excludes the compilation in the first of them."""
 
 COMPILE_AFTER = 20.0
-"""Seconds that uncompiled steps of an architecture take before compilation is tried: about what it costs."""
+"""Seconds of uncompiled steps of an architecture before compilation is tried: about the time that it takes."""
 
-ROOM = 2 * 1024**3
-"""Bytes that steps may keep besides their inputs on a CPU; on a GPU it is a quarter of the memory."""
+MAX_KEPT = 2 * 1024**3
+"""Bytes that all steps may keep besides their inputs on a CPU; on a GPU, a quarter of its memory."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Record:
-    """What is known of one architecture."""
+    """Measurements of one architecture."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     spent: float = 0.0
     kept: int = 0
-    """Most bytes that a step keeps besides its inputs."""
+    """Maximum number of bytes that a step keeps besides its inputs."""
     choice: str | None = None
     final: bool = False
 
 
 class Auto(NodeMode):
-    """Choose between modes by their measured time, per architecture; the choice holds for the life of the process.
+    """Choose between modes by their measured time, per architecture, for the life of the process.
 
-    A step for whose keepings there is no room takes the first of the compiled modes, which keeps nothing.
+    A step that would exceed the limit of kept memory uses the first compiled mode, which keeps nothing.
 
     Args:
         uncompiled: the uncompiled modes to choose from, by name.
@@ -74,12 +72,12 @@ class Auto(NodeMode):
         return first_order(loss_fn, params, buffers, batch)
 
     def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
-        """Compute the gradient in the chosen mode, or in the one to be measured next; see the base class."""
+        """Compute the gradient in the chosen mode, or in the mode to measure next; see the base class."""
         device = next(iter(params.values())).device
         record = self._records[signature(call.loss_fn, params, call.buffers, batch)]
         name = record.choice if record.final else self._next(record, device)
         assert name is not None
-        if name in self._compiled and self._kept + record.kept > _room(device):
+        if name in self._compiled and self._kept + record.kept > _max_kept(device):
             name = next(iter(self._compiled))
         start = _now(device, record)
         computed = self._modes[name].gradient(call, params, batch, wanted)
@@ -88,15 +86,15 @@ class Auto(NodeMode):
             size = sum(tensor.nbytes for tensor in computed.kept)
             record.kept = max(record.kept, size)
             self._kept += size
-            weakref.finalize(call, self._released, size)
+            weakref.finalize(call, self._release, size)
         if record.final:
             return computed
 
-        again = computed.products  # and nothing else of it: the gradients know the node that knows this function
+        apply = computed.products  # not `computed`: its gradients reference the node, which references this function
 
         def products(call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:
             start = _now(device, record)
-            found = again(call, saved, cotangents, wanted)
+            found = apply(call, saved, cotangents, wanted)
             seconds = forward + _now(device, record) - start
             record.seconds[name].append(seconds)
             record.spent += seconds
@@ -105,7 +103,7 @@ class Auto(NodeMode):
         return computed._replace(products=products)
 
     def _next(self, record: _Record, device: torch.device) -> str:
-        """Return the mode for the next step; once all are measured, it is final."""
+        """Return the mode for the next step; when all are measured, it is final."""
         measured = {name: median(times) for name, times in record.seconds.items() if len(times) >= SAMPLES}
         for name in self._uncompiled:
             if name not in measured:
@@ -115,24 +113,24 @@ class Auto(NodeMode):
             return record.choice
         before = None
         for name in self._compiled:
-            if name not in measured and before in (None, record.choice) and record.kept <= _room(device):
+            if name not in measured and before in (None, record.choice) and record.kept <= _max_kept(device):
                 return name
             before = name
         record.final = True
         times = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in measured.items())
-        _log.info("inner gradients are computed in mode %r from here on (per inner step: %s)", record.choice, times)
+        _log.info("inner gradients are computed in mode %r from now on (per inner step: %s)", record.choice, times)
         return record.choice
 
-    def _released(self, size: int) -> None:
+    def _release(self, size: int) -> None:
         self._kept -= size
 
 
-def _room(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).total_memory // 4 if device.type == "cuda" else ROOM
+def _max_kept(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).total_memory // 4 if device.type == "cuda" else MAX_KEPT
 
 
 def _now(device: torch.device, record: _Record) -> float:
-    """Return the time in seconds, exact as long as it matters."""
+    """Return the time in seconds; on a GPU it is exact only while modes are measured."""
     if device.type == "cuda" and not record.final:
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""What every mode is: a way to compute an inner gradient that can be differentiated again."""
+"""The base class of all modes: a way to compute an inner gradient that can be differentiated again."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from gtn_lightning.inner_loop.autograd_graph import naming_operator
 from gtn_lightning.inner_loop.loss import evaluated
-from gtn_lightning.inner_loop.operators import named_operator
-from gtn_lightning.inner_loop.replay import AutocastState, Surroundings
+from gtn_lightning.inner_loop.replay import AutocastState, ReplayContext
 from gtn_lightning.inner_loop.traits import traits_of
 from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, detached, is_continuous
 
 
 class Mode(ABC):
-    """A way to compute an inner gradient. Modes differ in time and memory, and in the result by rounding alone."""
+    """A way to compute an inner gradient. For finite values, the results of modes differ by rounding alone."""
 
     @abstractmethod
     def differentiable(
@@ -32,10 +32,10 @@ class Mode(ABC):
             params: the learner's parameters.
             buffers: the learner's buffers, constants of the meta-gradient.
             batch: the tensors of the batch.
-            checked: whether what cannot be differentiated rightly is refused.
+            checked: whether to refuse losses that cannot be differentiated correctly.
 
         Raises:
-            InnerLoopError: if it is, here or from the backward pass.
+            InnerLoopError: if the loss is refused, here or in the backward pass.
         """
 
     def plain(
@@ -50,25 +50,25 @@ def first_order(
     params: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     batch: Batch,
-    surroundings: Surroundings | None = None,
+    context: ReplayContext | None = None,
 ) -> InnerGradient:
-    """Compute loss and gradient by ordinary autograd and let go of the graph.
+    """Compute loss and gradient by ordinary autograd, and free the graph.
 
     Args:
         loss_fn, params, buffers, batch: as for the inner gradient.
-        surroundings: those of the evaluation, from its beginning, if the gradient will be computed again to be
-            differentiated, so that the loss has to be watched.
+        context: the state at the beginning of the evaluation, if the gradient will be recomputed to be
+            differentiated, so that the loss must be observed; None otherwise.
 
     Raises:
         ValueError: if the loss closes over a tensor that requires grad.
     """
     device = next(iter(params.values())).device
-    traits, watched = traits_of(loss_fn), surroundings is not None
-    with AutocastState.now(device).context(), torch.enable_grad():
+    traits, observed = traits_of(loss_fn), context is not None
+    with AutocastState.current(device).context(), torch.enable_grad():
         variables = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
-        # Where the loss is watched, the batch is a variable too: stops between it and the loss are to be seen.
-        inputs = [tensor.detach().requires_grad_(watched and traits.due and is_continuous(tensor)) for tensor in batch]
-        with evaluated(loss_fn, variables, buffers, inputs, traits, surroundings) as found, named_operator():
+        # If the loss is observed, the batch is a variable too, so that stops between it and the loss are seen.
+        inputs = [tensor.detach().requires_grad_(observed and traits.due and is_continuous(tensor)) for tensor in batch]
+        with evaluated(loss_fn, variables, buffers, inputs, traits, context) as found, naming_operator():
             grads = torch.autograd.grad(found.loss, list(variables.values()), materialize_grads=True)
     named = {name: dense(grad) for name, grad in zip(variables, grads, strict=True)}
     return InnerGradient(named, found.loss.detach(), detached(found.buffers))

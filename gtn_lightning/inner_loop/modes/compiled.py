@@ -1,9 +1,8 @@
 """Mode ``compiled``: the two halves of mode ``mixed``, each compiled by inductor.
 
-Both halves are pure functions of tensors without a graph around them, which is what can be compiled; a loss that is
-compiled as it stands cannot be differentiated twice. One compilation serves every inner step and every meta-step of
-learners of one architecture: a fresh learner is the same code with other tensors, and what differs about it otherwise
-is noticed by dynamo's guards.
+Both halves are pure functions of tensors without a graph, which can be compiled; a compiled loss cannot be
+differentiated twice. One compilation serves every inner step and every meta-step of learners of one architecture: a
+fresh learner is the same code with other tensors, and dynamo's guards detect other differences.
 """
 
 import warnings
@@ -12,35 +11,39 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gtn_lightning.inner_loop.compiler.layout import channels_last, channels_last_batch
+from gtn_lightning.inner_loop.compiler.program import Program
 from gtn_lightning.inner_loop.modes.base import first_order
 from gtn_lightning.inner_loop.modes.mixed import Mixed, tangents
 from gtn_lightning.inner_loop.modes.node import Call, Computed, Recomputing, Saved
-from gtn_lightning.inner_loop.modes.program import Program
-from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
-from gtn_lightning.inner_loop.replay import AutocastState, Surroundings, random_state, same_state
+from gtn_lightning.inner_loop.replay import AutocastState, ReplayContext, random_state, same_state
 from gtn_lightning.inner_loop.traits import traits_of
-from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, Params
+from gtn_lightning.inner_loop.types import Batch, Cotangents, InnerGradient, LossFn, Products
 from gtn_lightning.inner_loop.verification import agree
 
-WRONG = "has another value once it is compiled, which is an error of torch's compiler, and runs uncompiled"
+WRONG = "has a different value when compiled, which is an error of torch's compiler, and runs uncompiled"
 
-MOST_PROGRAMS = 64
-"""How many losses a process compiles, the inner loss and the meta-loss of every architecture; others run uncompiled."""
+MAX_PROGRAMS = 64
+"""Maximum number of losses that a process compiles: inner loss and meta-loss of each architecture."""
 
 
 class Compiled(Recomputing):
-    """Compiled forward over reverse; what cannot be compiled runs in mode ``mixed``.
+    """Compiled forward over reverse; learners that cannot be compiled run in mode ``mixed``.
 
-    That is a learner that draws random numbers (which a compiled recomputation would draw anew), one that stops
-    gradients on the way to its loss or changes them, one that dynamo cannot trace as a whole, one with a gradient of
-    its own or a transform of ``torch.func`` other than ``vmap``, one whose compiled program has another result than the
-    uncompiled computation, and whatever comes after ``MOST_PROGRAMS`` programs.
+    These are learners that
+
+    * draw random numbers, which a compiled recomputation would draw again,
+    * stop or change gradients between the parameters and the loss,
+    * cannot be traced as a whole by dynamo,
+    * have a custom gradient or use a transform of ``torch.func`` other than ``vmap``,
+    * have another result when compiled,
+    * come after ``MAX_PROGRAMS`` programs.
     """
 
     def __init__(self) -> None:
         self.uncompiled = Mixed()
-        """The mode of what cannot be compiled."""
+        """The mode of learners that cannot be compiled."""
         self._programs: dict[Signature, Program | None] = {}
         self._full = False
 
@@ -56,34 +59,32 @@ class Compiled(Recomputing):
     def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
         """Compute the gradient; see the base class."""
         if signature(call.loss_fn, params, call.buffers, batch) not in self._programs:
-            return Computed(
-                self._first(call.loss_fn, params, call.buffers, batch, call.surroundings), (), self.products
-            )
+            return Computed(self._first(call.loss_fn, params, call.buffers, batch, call.context), (), self.products)
         if not call.traits.uncompilable:
             compiled = self._confirmed(call.loss_fn, params, call.buffers, batch)
             if compiled is not None:
                 if self.repeats(call):
                     return Computed(compiled, (), self.products)
-                call.surroundings.rewind()
+                call.context.rewind()
         return self.uncompiled.gradient(call, params, batch, wanted)
 
     def _confirmed(
         self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
     ) -> InnerGradient | None:
-        """Return the gradient as a compiled program computes it, or None if there is none (yet)."""
+        """Return the gradient as a compiled program computes it, or None without a program."""
         program = self.program(loss_fn, params, buffers, batch)
         if program is None:
             return None
-        compiled = program.gradient(loss_fn, laid_out(params), buffers, laid_out_batch(params, batch))
+        compiled = program.gradient(loss_fn, channels_last(params), buffers, channels_last_batch(params, batch))
         if compiled is not None and program.fresh:
             return confirmed_gradient(program, compiled, first_order(loss_fn, params, buffers, batch))
         return compiled
 
     def repeats(self, call: Call) -> bool:
-        """Count a compiled evaluation; return whether another one would have the same result, as far as is seen."""
+        """Count a compiled evaluation; return False if it was seen to draw from Python's or NumPy's generators."""
         call.traits.evaluations += 1
-        if call.sampled and call.surroundings.changed():
-            # Torch's own draws are in the graph that is compiled, and refused with it: these are Python's or NumPy's.
+        if call.sampled and call.context.drew():
+            # Draws from torch's generators are in the captured graph, which is then rejected.
             call.traits.foreign = True
         return not call.traits.foreign
 
@@ -93,12 +94,12 @@ class Compiled(Recomputing):
         params: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         batch: Batch,
-        surroundings: Surroundings | None,
+        context: ReplayContext | None,
     ) -> InnerGradient:
-        """Evaluate a learner of a new architecture, uncompiled, and see whether it can be compiled."""
+        """Evaluate a learner of a new architecture uncompiled, and decide whether to compile it."""
         device = next(iter(params.values())).device
         before = random_state(device)
-        found = first_order(loss_fn, params, buffers, batch, surroundings)
+        found = first_order(loss_fn, params, buffers, batch, context)
         drew = not same_state(before, random_state(device))
         key = signature(loss_fn, params, buffers, batch)
         self._programs[key] = None if drew or traits_of(loss_fn).uncompilable else self._new_program(device)
@@ -107,15 +108,15 @@ class Compiled(Recomputing):
     def products(self, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:
         """Push the cotangents forward through the gradient; see the base class."""
         params, batch = saved.params, saved.batch
-        program = self.program(call.loss_fn, params, call.buffers, batch, call.surroundings.autocast)
-        if program is not None and cotangents.vector and not call.traits.uncompilable:
-            with call.surroundings.again():
+        program = self.program(call.loss_fn, params, call.buffers, batch, call.context.autocast)
+        if program is not None and cotangents.has_vector and not call.traits.uncompilable:
+            with call.context.restored():
                 found = program.products(
                     call.loss_fn,
-                    laid_out(params),
+                    channels_last(params),
                     call.buffers,
-                    laid_out_batch(params, batch),
-                    laid_out(tangents(params, cotangents)),
+                    channels_last_batch(params, batch),
+                    channels_last(tangents(params, cotangents)),
                     cotangents.loss,
                     wanted,
                 )
@@ -135,25 +136,25 @@ class Compiled(Recomputing):
         batch: Batch,
         autocast: AutocastState | None = None,
     ) -> Program | None:
-        """Return the program of learners like this one, or None if there is none (yet)."""
+        """Return the program of learners of this architecture, or None if there is none."""
         return self._programs.get(signature(loss_fn, params, buffers, batch, autocast))
 
     def _new_program(self, device: torch.device) -> Program | None:
-        if sum(program is not None for program in self._programs.values()) < MOST_PROGRAMS:
+        if sum(program is not None for program in self._programs.values()) < MAX_PROGRAMS:
             return Program(device)
         if not self._full:
             self._full = True
             warnings.warn(
-                f"{MOST_PROGRAMS} programs are compiled: learners of further architectures are taught uncompiled",
+                f"{MAX_PROGRAMS} programs are compiled: learners of more architectures run uncompiled",
                 stacklevel=2,
             )
         return None
 
 
 def confirmed_gradient(program: Program, found: InnerGradient, expected: InnerGradient) -> InnerGradient:
-    """Return the gradient that a newly compiled program computed, or the uncompiled one where they differ."""
-    rounding = Surroundings(expected.loss.device, foreign=False).rounding(expected.grads.values())
-    # Buffers too: the compiler may leave out what is written to one alone.
+    """Return the gradient that a newly compiled program computed, or the uncompiled one if they differ."""
+    rounding = ReplayContext(expected.loss.device, foreign=False).rounding(expected.grads.values())
+    # Buffers as well: the compiler may drop writes to them.
     pairs = [(found.loss, expected.loss)]
     pairs += [(grad, expected.grads[name]) for name, grad in found.grads.items()]
     pairs += [(buffer, expected.buffers[name]) for name, buffer in found.buffers.items()]
@@ -164,36 +165,11 @@ def confirmed_gradient(program: Program, found: InnerGradient, expected: InnerGr
 
 
 def confirmed_products(program: Program, found: Products, expected: Products, call: Call) -> Products:
-    """Return the products that a newly compiled program computed, or the uncompiled ones where they differ."""
+    """Return the products that a newly compiled program computed, or the uncompiled ones if they differ."""
     one = [*(found.params[name] for name in call.names), *found.batch]
     other = [*(expected.params[name] for name in call.names), *expected.batch]
-    rounding = call.surroundings.rounding(tensor for tensor in other if tensor is not None)
+    rounding = call.context.rounding(tensor for tensor in other if tensor is not None)
     if agree(one, other, rounding):
         return found
     program.give_up(WRONG)
     return expected
-
-
-def laid_out(tensors: Mapping[str, Tensor]) -> Params:
-    """Return tensors in the one memory layout that a program is compiled for.
-
-    Images and filters are laid out channels last, in which a CPU's convolutions, poolings and norms are up to nine
-    times as fast (max pooling in the default layout is not vectorised).
-    """
-    return {name: _laid_out(tensor.detach()) for name, tensor in tensors.items()}
-
-
-def laid_out_batch(params: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, ...]:
-    """Return a batch in that layout; images stay as they are for a learner without filters, which flattens them."""
-    filters = any(tensor.ndim == 4 for tensor in params.values())
-    return tuple(_laid_out(tensor.detach()) if filters else tensor.detach().contiguous() for tensor in batch)
-
-
-def _laid_out(tensor: Tensor) -> Tensor:
-    if tensor.ndim != 4:
-        return tensor.contiguous()
-    if tensor.shape[1] == 1:
-        # Of one channel, both layouts are the same in memory, and torch takes the strides for the default one.
-        count, _, height, width = tensor.shape
-        return tensor.reshape(count, height, width, 1).permute(0, 3, 1, 2)
-    return tensor.contiguous(memory_format=torch.channels_last)

@@ -1,34 +1,27 @@
-"""Mode ``linearized``: compiled, and of the gradient's computation what its derivative needs is kept.
+"""Mode ``linearized``: compiled, and the intermediate results that the derivative needs are kept.
 
-Mode ``compiled`` computes the gradient again in the backward pass, a quarter of all its work (of the twelve
-convolutions per layer, three). Kept instead are the results of costly operators; those of cheap ones are computed again
-where they are used. It is the fastest mode, for memory that grows with every inner step by some of the activations:
-about half of what double backward keeps.
+Mode ``compiled`` recomputes the gradient in the backward pass, a quarter of its work: three of the twelve convolutions
+per layer. Here the results of costly operators are kept and those of cheap ones recomputed. It is the fastest mode; its
+memory grows with every inner step, by about half of what double backward keeps.
 """
 
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from gtn_lightning.inner_loop.compiler.layout import channels_last, channels_last_batch
 from gtn_lightning.inner_loop.modes.base import first_order
-from gtn_lightning.inner_loop.modes.compiled import (
-    Compiled,
-    confirmed_gradient,
-    confirmed_products,
-    laid_out,
-    laid_out_batch,
-)
+from gtn_lightning.inner_loop.modes.compiled import Compiled, confirmed_gradient, confirmed_products
 from gtn_lightning.inner_loop.modes.mixed import tangents
 from gtn_lightning.inner_loop.modes.node import Call, Computed, NodeMode, Saved
-from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products
-from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn
+from gtn_lightning.inner_loop.types import Batch, Cotangents, InnerGradient, LossFn, Products
 
 
 class Linearized(NodeMode):
     """The gradient is linearized where it is computed (as ``torch.func.linearize`` does for a function).
 
     Args:
-        compiled: the mode to share programs with; what cannot be compiled runs as it does there.
+        compiled: the mode to share programs with, and to use for learners that cannot be compiled.
     """
 
     def __init__(self, compiled: Compiled) -> None:
@@ -45,9 +38,11 @@ class Linearized(NodeMode):
         program = self._compiled.program(call.loss_fn, params, call.buffers, batch)
         if program is None or call.traits.uncompilable:
             return self._compiled.gradient(call, params, batch, wanted)
-        found = program.linearised(call.loss_fn, laid_out(params), call.buffers, laid_out_batch(params, batch), wanted)
+        found = program.linearized(
+            call.loss_fn, channels_last(params), call.buffers, channels_last_batch(params, batch), wanted
+        )
         if found is not None and not self._compiled.repeats(call):
-            call.surroundings.rewind()
+            call.context.rewind()
             found = None
         if found is None:
             return self._compiled.gradient(call, params, batch, wanted)
@@ -57,9 +52,9 @@ class Linearized(NodeMode):
             gradient = confirmed_gradient(program, gradient, expected)
 
         def products(call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:
-            # With a cotangent of the loss the gradient itself is needed too, which is not kept.
-            if cotangents.vector and cotangents.loss is None:
-                applied = apply(saved.kept, laid_out(tangents(saved.params, cotangents)))
+            # A cotangent of the loss would need the gradient, which is not kept.
+            if cotangents.has_vector and cotangents.loss is None:
+                applied = apply(saved.kept, channels_last(tangents(saved.params, cotangents)))
                 if applied is not None:
                     if not program.fresh:
                         return applied

@@ -2,8 +2,8 @@
 
 The node's forward computes the gradient and keeps its inputs only; its backward receives cotangents ``v`` of the
 gradient and returns ``v^T H``, the Hessian-vector product, and the mixed products with the batch. Memory per inner
-step is then a few copies of the parameters instead of all activations. How the two halves are computed is up to the
-mode, and so is what it keeps besides.
+step is then a few copies of the parameters instead of all activations. The mode decides how the two halves are computed
+and what else is kept.
 """
 
 from abc import abstractmethod
@@ -16,10 +16,9 @@ from torch.profiler import record_function
 
 from gtn_lightning.inner_loop.modes.base import Mode, first_order
 from gtn_lightning.inner_loop.modes.rejection import reject_wrong_derivative
-from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, Products
-from gtn_lightning.inner_loop.replay import Surroundings
+from gtn_lightning.inner_loop.replay import ReplayContext
 from gtn_lightning.inner_loop.traits import traits_of
-from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, Params, detached
+from gtn_lightning.inner_loop.types import Batch, Cotangents, InnerGradient, LossFn, Params, Products, detached
 from gtn_lightning.inner_loop.verification import check_recomputation
 
 
@@ -31,11 +30,11 @@ class Saved(NamedTuple):
     batch: Batch
     """The batch it was called with, detached."""
     kept: Sequence[Tensor] = ()
-    """What the mode asked to keep besides."""
+    """What the mode keeps in addition."""
 
 
 class Call:
-    """What a node keeps besides tensors: the function, the constants, and what the world was like."""
+    """What a node keeps besides tensors: the loss, constants, and the random and autocast state."""
 
     def __init__(
         self,
@@ -52,34 +51,34 @@ class Call:
         self.checked = checked
         self.traits = traits_of(loss_fn)
         self.sampled = self.traits.due
-        """Whether this is one of the calls that are looked at closely."""
-        self.surroundings = Surroundings(device, foreign=self.sampled or self.traits.foreign)
+        """Whether this is one of the calls that are observed and compared in full."""
+        self.context = ReplayContext(device, foreign=self.sampled or self.traits.foreign)
         self._first: tuple[Tensor, Params] | None = None
 
     def keep_result(self, found: InnerGradient) -> None:
-        """Keep what a recomputation has to arrive at: the loss, and in a sampled call the gradient."""
-        # On a GPU, looking at a number waits for all that was launched before.
+        """Keep the expected result of a recomputation: the loss, and in a sampled call the gradient."""
+        # On a GPU, reading a number waits for all kernels launched before.
         if self.checked and (self.sampled or found.loss.device.type == "cpu"):
-            # Not the tensors themselves: those become outputs of the node, which knows this call.
+            # Not the tensors themselves: they become outputs of the node, which references this call.
             self._first = found.loss.detach(), detached(found.grads) if self.sampled else {}
 
     def check_recomputation(self, loss: Tensor, grads: Mapping[str, Tensor]) -> None:
-        """Raise ``RecomputationError`` if a recomputation arrived elsewhere than the first computation."""
+        """Raise ``RecomputationError`` if a recomputation has another result than the first computation."""
         if self._first is not None:
             first_loss, first_grads = self._first
             if not first_grads and torch.equal(loss.detach(), first_loss):
                 return
-            again = {name: grads[name] for name in first_grads}
-            rounding = self.surroundings.rounding([loss, *grads.values()])
-            check_recomputation(loss.detach(), again, first_loss, first_grads, rounding)
+            own = {name: grads[name] for name in first_grads}
+            rounding = self.context.rounding([loss, *grads.values()])
+            check_recomputation(loss.detach(), own, first_loss, first_grads, rounding)
 
 
 class Computed(NamedTuple):
-    """A gradient, and how to differentiate it again."""
+    """A gradient, and the function that differentiates it."""
 
     gradient: InnerGradient
     kept: Sequence[Tensor]
-    """What the node is to keep for that besides its inputs."""
+    """What the node keeps for it besides its inputs."""
     products: Callable[[Call, Saved, Cotangents, Sequence[bool]], Products]
     """As ``Recomputing.products``."""
 
@@ -89,13 +88,13 @@ class NodeMode(Mode):
 
     @abstractmethod
     def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
-        """Compute the gradient, and say how to differentiate it again.
+        """Compute the gradient, and return how to differentiate it.
 
         Args:
             call: the call of the node.
             params: the parameters.
             batch: the batch.
-            wanted: for each tensor of the batch, whether its product will be asked for.
+            wanted: for each tensor of the batch, whether its product will be needed.
         """
 
     def differentiable(
@@ -117,21 +116,21 @@ class NodeMode(Mode):
 
 
 class Recomputing(NodeMode):
-    """A mode that keeps nothing of a gradient's computation and does it again to differentiate it."""
+    """A mode that keeps no intermediate results and recomputes the gradient to differentiate it."""
 
     def gradient(self, call: Call, params: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]) -> Computed:
         """Compute the gradient; see the base class."""
-        return Computed(first_order(call.loss_fn, params, call.buffers, batch, call.surroundings), (), self.products)
+        return Computed(first_order(call.loss_fn, params, call.buffers, batch, call.context), (), self.products)
 
     @abstractmethod
     def products(self, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:
-        """Differentiate the gradient again.
+        """Differentiate the gradient.
 
         Args:
             call: the call of the node.
             saved: what it kept.
             cotangents: of the gradient and the loss, at least one of them.
-            wanted: for each tensor of the batch, whether its product is asked for.
+            wanted: for each tensor of the batch, whether its product is needed.
 
         Raises:
             NotTwiceDifferentiableError: if an operator of the loss has no second derivative.
@@ -146,14 +145,14 @@ class _Node(torch.autograd.Function):
         split = len(call.names)
         params = dict(zip(call.names, tensors[:split], strict=True))
         wanted = ctx.needs_input_grad[split + 2 :]
-        with record_function("inner gradient"), call.surroundings.watched():
+        with record_function("inner gradient"), call.context.tracked():
             computed = mode.gradient(call, params, tensors[split:], wanted)
         found = computed.gradient
         if call.sampled:
-            call.traits.foreign |= call.surroundings.drew_foreign
+            call.traits.foreign |= call.context.drew_foreign
         if call.checked:
             reject_wrong_derivative(
-                call.loss_fn, params, call.buffers, tensors[split:], wanted, call.traits, call.surroundings
+                call.loss_fn, params, call.buffers, tensors[split:], wanted, call.traits, call.context
             )
         call.keep_result(found)
         call.buffer_names = tuple(found.buffers)
@@ -172,7 +171,7 @@ class _Node(torch.autograd.Function):
         tensors = [tensor.detach() for tensor in ctx.saved_tensors[: ctx.inputs]]
         given = Cotangents(dict(zip(names, cotangents[1 : split + 1], strict=True)), cotangents[0])
         needed = ctx.needs_input_grad[2:]
-        if not any(needed) or not (given.vector or given.loss is not None):
+        if not any(needed) or not (given.has_vector or given.loss is not None):
             return (None, None, *[None] * len(tensors))
         saved = Saved(dict(zip(names, tensors[:split], strict=True)), tensors[split:], ctx.saved_tensors[ctx.inputs :])
         with record_function("inner gradient, backward"):

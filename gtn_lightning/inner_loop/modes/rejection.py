@@ -1,4 +1,4 @@
-"""Losses whose inner gradient has a derivative that no mode computes rightly."""
+"""Rejects losses whose inner gradient no mode can differentiate correctly."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from gtn_lightning.inner_loop.errors import InnerLoopError, NotTwiceDifferentiableError
 from gtn_lightning.inner_loop.modes.base import first_order
-from gtn_lightning.inner_loop.modes.reverse_over_reverse import Cotangents, reverse_over_reverse
-from gtn_lightning.inner_loop.replay import Surroundings
+from gtn_lightning.inner_loop.modes.reverse_over_reverse import reverse_over_reverse
+from gtn_lightning.inner_loop.replay import ReplayContext
 from gtn_lightning.inner_loop.traits import Traits
-from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params
+from gtn_lightning.inner_loop.types import Batch, Buffers, Cotangents, LossFn, Params
 from gtn_lightning.inner_loop.verification import ACCEPT, check_derivative
 
 
@@ -22,18 +22,18 @@ def reject_wrong_derivative(
     batch: Batch,
     wanted: Sequence[bool],
     traits: Traits,
-    surroundings: Surroundings,
+    context: ReplayContext,
 ) -> None:
-    """Raise if what is known of a loss makes the derivative of its inner gradient wrong.
+    """Raise if a loss's traits make the derivative of its inner gradient wrong.
 
     Args:
         loss_fn, params, buffers, batch: as for the inner gradient.
         wanted: for each tensor of the batch, whether a meta-gradient by it is wanted.
-        traits: what is known of the loss.
-        surroundings: those of the evaluation.
+        traits: the loss's traits.
+        context: the random and autocast state of the evaluation.
 
     Raises:
-        InnerLoopError: if a buffer carries something from step to step by which there is a derivative.
+        InnerLoopError: if a buffer carries a value with a derivative from step to step.
         WrongDerivativeError: if the derivative is not that of central differences.
     """
     if traits.carried:
@@ -48,19 +48,19 @@ def reject_wrong_derivative(
         return
 
     def gradient(params: Params, batch: Batch) -> Params:
-        with surroundings.again(), torch.no_grad():
+        with context.restored(), torch.no_grad():
             return first_order(loss_fn, params, _like(buffers, params), batch).grads
 
     def product(
         params: Params, batch: Batch, cotangents: Params
     ) -> tuple[dict[str, Tensor | None], list[Tensor | None]]:
         found, _ = reverse_over_reverse(
-            loss_fn, params, _like(buffers, params), batch, Cotangents(cotangents), wanted, traits, surroundings
+            loss_fn, params, _like(buffers, params), batch, Cotangents(cotangents), wanted, traits, context
         )
         return found.params, found.batch
 
     detached_params = {name: tensor.detach() for name, tensor in params.items()}
-    # A missing second derivative is an error of the backward pass; there may be none.
+    # A missing second derivative is an error of the backward pass, which may never run.
     with suppress(NotTwiceDifferentiableError):
         check_derivative(gradient, product, detached_params, [tensor.detach() for tensor in batch], wanted, suspects)
     traits.settle(tuple(wanted))

@@ -7,37 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gtn_lightning.inner_loop.autograd_graph import naming_operator, reject_silently_wrong
 from gtn_lightning.inner_loop.loss import evaluated
 from gtn_lightning.inner_loop.modes.base import dense
-from gtn_lightning.inner_loop.operators import named_operator, reject_silently_wrong
-from gtn_lightning.inner_loop.replay import Surroundings
+from gtn_lightning.inner_loop.replay import ReplayContext
 from gtn_lightning.inner_loop.traits import Traits
-from gtn_lightning.inner_loop.types import Batch, LossFn, Params
-
-
-class Cotangents(NamedTuple):
-    """The meta-loss's gradient w.r.t. an inner gradient and its loss."""
-
-    grads: Mapping[str, Tensor | None]
-    """Per parameter, w.r.t. its inner gradient; None for zero."""
-    loss: Tensor | None = None
-    """W.r.t. the inner loss; None for zero, the rule."""
-
-    @property
-    def vector(self) -> bool:
-        """Whether there is anything to multiply the Hessian with."""
-        return any(cotangent is not None for cotangent in self.grads.values())
-
-
-class Products(NamedTuple):
-    """The meta-loss's gradient w.r.t. what an inner gradient was computed from."""
-
-    params: dict[str, Tensor | None]
-    batch: list[Tensor | None]
+from gtn_lightning.inner_loop.types import Batch, Cotangents, LossFn, Params, Products
 
 
 class Recomputed(NamedTuple):
-    """The loss and the gradient as they were on the way to the products."""
+    """The loss and the gradient that were recomputed for the products."""
 
     loss: Tensor
     grads: Params
@@ -51,34 +30,34 @@ def reverse_over_reverse(
     cotangents: Cotangents,
     wanted: Sequence[bool],
     traits: Traits,
-    surroundings: Surroundings,
+    context: ReplayContext,
 ) -> tuple[Products, Recomputed]:
-    """Compute an inner gradient with its graph and walk back through it.
+    """Compute an inner gradient with its graph and differentiate it.
 
     Args:
         loss_fn, params, buffers, batch: as for the inner gradient.
         cotangents: of the gradient and the loss, at least one of them.
-        wanted: for each tensor of the batch, whether its product is asked for.
-        traits: what is known of the loss.
-        surroundings: in which the gradient is computed.
+        wanted: for each tensor of the batch, whether its product is needed.
+        traits: the loss's traits.
+        context: the random and autocast state in which the gradient is computed.
 
     Returns:
-        The products, and the gradient and loss that were computed on the way.
+        The products, and the recomputed gradient and loss.
 
     Raises:
         InnerLoopError: if the loss has no second derivative, or a wrong one.
     """
-    # The inner gradient is taken w.r.t. every parameter; a batch tensor is a variable only if somebody asks.
+    # The inner gradient is taken w.r.t. every parameter, but only w.r.t. the wanted tensors of the batch.
     variables = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
     inputs = [tensor.detach().requires_grad_(want) for tensor, want in zip(batch, wanted, strict=True)]
-    with torch.enable_grad(), named_operator(), ExitStack() as stack:
-        with surroundings.again():
-            found = stack.enter_context(evaluated(loss_fn, variables, buffers, inputs, traits, surroundings))
+    with torch.enable_grad(), naming_operator(), ExitStack() as stack:
+        with context.restored():
+            found = stack.enter_context(evaluated(loss_fn, variables, buffers, inputs, traits, context))
             reject_silently_wrong(found.graph)
             grads = torch.autograd.grad(found.loss, list(variables.values()), create_graph=True, materialize_grads=True)
             grads = tuple(dense(grad) for grad in grads)
         found.inner.end()
-        # Their gradient belongs to the outer backward pass and runs, as in mode reverse, in that pass's autocast state.
+        # As in mode reverse, their gradient is computed in the autocast state of the outer backward pass.
         outputs = [
             (found.loss, cotangents.loss),
             *((g, cotangents.grads[n]) for n, g in zip(variables, grads, strict=True)),

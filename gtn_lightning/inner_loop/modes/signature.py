@@ -1,4 +1,4 @@
-"""What tells architectures of learners apart, so that what was found out about one is known for the next."""
+"""Identifies architectures of learners, so that decisions made for one learner hold for the next."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from gtn_lightning.inner_loop.replay import AutocastState
 from gtn_lightning.inner_loop.types import Batch, LossFn
 
 Signature = tuple[Any, ...]
-"""The loss, and the shapes of all that goes into it."""
+"""The loss, and the shapes of its arguments."""
 
 
 def signature(
@@ -19,9 +19,9 @@ def signature(
     batch: Batch,
     autocast: AutocastState | None = None,
 ) -> Signature:
-    """Return what decides about the time of an inner gradient: the loss, all shapes and types, device and autocast.
+    """Return what determines the time of an inner gradient: the loss, all shapes and types, device and autocast.
 
-    The setting of autocast is that of the forward pass, the present one if None.
+    ``autocast`` is the setting of the forward pass, the current one if None.
     """
     device = next(iter(params.values())).device
     return (
@@ -31,5 +31,5 @@ def signature(
         tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in buffers.items()),
         tuple((tuple(tensor.shape), str(tensor.dtype)) for tensor in batch),
         str(device),
-        autocast or AutocastState.now(device),
+        autocast or AutocastState.current(device),
     )

@@ -78,5 +78,5 @@ def test_steps_keep_as_much_as_there_is_room_for(mode: Auto, monkeypatch: pytest
         return kept, by_w
 
     assert inner_loop(6)[0] == 6 * record.kept
-    monkeypatch.setattr(auto, "ROOM", 3 * record.kept)
+    monkeypatch.setattr(auto, "MAX_KEPT", 3 * record.kept)
     assert inner_loop(6)[0] == 3 * record.kept

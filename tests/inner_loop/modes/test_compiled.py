@@ -183,7 +183,7 @@ def test_a_learner_that_draws_random_numbers_is_not_compiled(compiling: list[int
 def test_beyond_a_number_of_architectures_learners_are_taught_uncompiled(
     monkeypatch: pytest.MonkeyPatch, compiling: list[int]
 ) -> None:
-    monkeypatch.setattr(compiled, "MOST_PROGRAMS", 1)
+    monkeypatch.setattr(compiled, "MAX_PROGRAMS", 1)
     mode = Compiled()
     for size, programs in ((3, 2), (4, 2), (5, 2)):
         w, inputs = torch.randn(size, requires_grad=True), torch.randn(size)

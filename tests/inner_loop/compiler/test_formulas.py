@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gtn_lightning.inner_loop import formulas
+from gtn_lightning.inner_loop.compiler import formulas
 
 
 def values_and_gradients(function, *tensors: Tensor) -> list[Tensor]:  # type: ignore[no-untyped-def]

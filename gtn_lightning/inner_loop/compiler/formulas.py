@@ -1,4 +1,4 @@
-"""Formulas in place of torch's kernels, where those are wrong or do not go well with compilation."""
+"""Formulas in place of torch's operators that compile badly or not at all."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,24 +8,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from gtn_lightning.inner_loop.torch_internals import is_weight_norm
+from gtn_lightning.inner_loop.weight_norm import weight_norm
+
 Pair = int | tuple[int, int]
 """An argument of a convolution or pooling: one number for both axes, or one for each."""
 
 
-class Formulas(TorchFunctionMode):
-    """Computes by a formula what torch's kernels get wrong, cannot do or do slowly.
+class CompilerFormulas(TorchFunctionMode):
+    """Replaces operators in a function that dynamo captures.
 
-    Always:
-
-    * ``torch.nn.utils.parametrizations.weight_norm``: the kernel's second derivative w.r.t. the direction is wrong
-      without an error (torch 2.13): its backward pass takes the norm, an output of the kernel, for a constant.
-
-    In a compiled program:
-
-    * group normalisation: its forward-mode derivative cannot be traced.
-    * max pooling over tiles: the compiler turns the kernel's indices into loops over single numbers; comparisons it
-      vectorises.
-    * convolutions of one-channel images, on a CPU: a matrix product is several times as fast as the channels-last
+    * Weight normalization: see `weight_norm`.
+    * Group normalization: its forward-mode derivative cannot be traced.
+    * Max pooling over tiles: the compiler turns the kernel's indices into scalar loops; comparisons are vectorized.
+    * Convolutions of one-channel images on a CPU: a matrix product is several times as fast as the channels-last
       kernels, which also compute with the images' tangent, though it is zero.
     """
 
@@ -37,26 +33,18 @@ class Formulas(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch._weight_norm:
+        if is_weight_norm(func):
             return weight_norm(*args)
-        if torch.compiler.is_compiling():
-            if func is F.group_norm:
-                return group_norm(*args, **kwargs)
-            if func is F.max_pool2d and is_tiling(*args, **kwargs):
-                return max_pool_tiles(*args, **kwargs)
-            if func is F.conv2d and has_one_channel(*args, **kwargs):
-                return convolve_one_channel(*args, **kwargs)
+        if func is F.group_norm:
+            return group_norm(*args, **kwargs)
+        if func is F.max_pool2d and is_tiling(*args, **kwargs):
+            return max_pool_tiles(*args, **kwargs)
+        if func is F.conv2d and has_one_channel(*args, **kwargs):
+            return convolve_one_channel(*args, **kwargs)
         return func(*args, **kwargs)
 
 
-def weight_norm(direction: Tensor, scale: Tensor, dim: int) -> Tensor:
-    """Return ``direction * scale / norm``, the norm over all axes but ``dim`` (over all for -1)."""
-    others = [axis for axis in range(direction.ndim) if dim == -1 or axis != dim % direction.ndim]
-    norm: Tensor = torch.linalg.vector_norm(direction, dim=others, keepdim=dim != -1)
-    return direction * (scale / norm)
-
-
-# The arguments from here on have torch's names: learners may call its functions by them.
+# The arguments below have torch's names, since learners may pass them by keyword.
 
 
 def group_norm(
@@ -65,8 +53,8 @@ def group_norm(
     """Return what ``torch.nn.functional.group_norm`` does; input ``[B, C, ...]``, computed in float32 at least."""
     grouped = input.to(torch.promote_types(input.dtype, torch.float32)).unflatten(1, (num_groups, -1))
     others = tuple(range(2, grouped.ndim))
-    centred = grouped - grouped.mean(others, keepdim=True)
-    outputs = (centred * (centred.square().mean(others, keepdim=True) + eps).rsqrt()).flatten(1, 2)
+    centered = grouped - grouped.mean(others, keepdim=True)
+    outputs = (centered * (centered.square().mean(others, keepdim=True) + eps).rsqrt()).flatten(1, 2)
     shape = (-1, *[1] * (input.ndim - 2))
     if weight is not None:
         outputs = outputs * weight.view(shape)
@@ -84,7 +72,7 @@ def is_tiling(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> bool:
-    """Return whether a max pooling is one over tiles that do not overlap, each pixel in at most one."""
+    """Return whether a max pooling is over tiles that do not overlap."""
     return (
         input.ndim == 4
         and (not stride or _pair(stride) == _pair(kernel_size))
@@ -106,8 +94,8 @@ def max_pool_tiles(input: Tensor, kernel_size: Pair, *_: Any, **__: Any) -> Tens
     """
     rows, columns = _pair(kernel_size)
     height, width = input.shape[2] // rows, input.shape[3] // columns
-    # In the order of memory, channels last: the compiler lays results out in the order of their axes. Along one axis
-    # after the other, so that a gradient is put together in two passes over what is there.
+    # Axes in the order of memory, channels last: the compiler lays results out in the order of their axes.
+    # One axis after the other, so that the gradient needs two passes only.
     whole = input.permute(0, 2, 3, 1)[:, : height * rows, : width * columns]
     across = _largest(whole.unflatten(2, (width, columns)).unbind(3))
     return _largest(across.unflatten(1, (height, rows)).unbind(2)).permute(0, 3, 1, 2)
@@ -116,7 +104,7 @@ def max_pool_tiles(input: Tensor, kernel_size: Pair, *_: Any, **__: Any) -> Tens
 def _largest(candidates: Sequence[Tensor]) -> Tensor:
     largest = candidates[0]
     for candidate in candidates[1:]:
-        # Not a number goes before all others, as in torch's kernel; isnan() would not be vectorised.
+        # NaN counts as the largest, as in torch's kernel; isnan() would not be vectorized.
         largest = torch.where((candidate > largest) | candidate.ne(candidate), candidate, largest)
     return largest
 
@@ -130,7 +118,7 @@ def has_one_channel(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> bool:
-    """Return whether a convolution is an ordinary one of one-channel images on a CPU."""
+    """Return whether a convolution is of one-channel images on a CPU, without groups or dilation."""
     return (
         input.device.type == "cpu"
         and input.ndim == 4
@@ -159,7 +147,7 @@ def convolve_one_channel(
         weight: ``[C, 1, h, w]``.
         bias: ``[C]``.
         stride: pixels between outputs.
-        padding: black pixels put on every side.
+        padding: zero pixels added on every side.
 
     Returns:
         ``[B, C, H', W']``, channels last.

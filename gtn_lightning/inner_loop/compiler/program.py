@@ -1,8 +1,7 @@
 """The derivatives of one architecture's loss, compiled by inductor.
 
-Dynamo captures the loss, and its guards tell whether a captured graph holds for the arguments at hand. The derivatives
-are taken of the graph, by ``torch.func``, traced down to tensor operators and compiled apart from one another, each
-when it is first asked for.
+Dynamo captures the loss, and its guards decide whether a captured graph is valid for the given arguments. The graph is
+differentiated by ``torch.func``; each derivative is traced to tensor operators and compiled when it is first needed.
 """
 
 import types
@@ -12,16 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch._inductor import compile as inductor_compile
-from torch._inductor import list_options
 from torch.fx import GraphModule
 
 from gtn_lightning.errors import first_line
-from gtn_lightning.inner_loop.modes.cache import headers_are_private, keep_programs_private
-from gtn_lightning.inner_loop.modes.captured import Captured, Key
-from gtn_lightning.inner_loop.modes.graphs import Halves, gradient_graph, linearised, product_graph
-from gtn_lightning.inner_loop.modes.reverse_over_reverse import Products
-from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params, is_continuous
+from gtn_lightning.inner_loop.compiler.cache import headers_are_private, keep_programs_private
+from gtn_lightning.inner_loop.compiler.captured import CapturedLoss, Key
+from gtn_lightning.inner_loop.compiler.graphs import gradient_graph, product_graph
+from gtn_lightning.inner_loop.compiler.partition import Linearization, linearize
+from gtn_lightning.inner_loop.torch_internals import compile_graph
+from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params, Products, is_continuous
 
 Flat = Callable[..., tuple[Tensor, ...]]
 """A compiled graph."""
@@ -33,28 +31,28 @@ class Derivative(NamedTuple):
     """The derivative of an inner gradient at a point, a linear function."""
 
     kept: tuple[Tensor, ...]
-    """The tensors that it consists of."""
+    """Its coefficients."""
     apply: Callable[[Sequence[Tensor], Params], Products | None]
-    """``(kept, vector) -> products``, or None if that cannot be compiled."""
+    """``(kept, vector) -> products``, or None if it cannot be compiled."""
 
 
 class Program:
     """The compiled derivatives of one architecture's loss.
 
-    What cannot be compiled is said once, and None returned from then on.
+    If the loss cannot be compiled, one warning says why, and all methods return None from then on.
 
     Args:
-        device: where the learner is; on a CUDA device, compiled graphs are replayed as CUDA graphs.
+        device: the learner's device; on a CUDA device, compiled graphs are replayed as CUDA graphs.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._works = True
         self.fresh = False
-        """Whether the last result was the first of a newly compiled graph, which nobody has looked at."""
+        """Whether the last result was the first of a newly compiled graph, to be compared with the uncompiled one."""
         self._cuda_graphs = device.type == "cuda"
-        self._reached: Captured | None = None
+        self._reached: CapturedLoss | None = None
         keep_programs_private()
-        self._loss = torch.compile(_own(_loss), backend=self._backend, fullgraph=True, dynamic=False)
+        self._loss = torch.compile(_with_own_code(_loss), backend=self._backend, fullgraph=True, dynamic=False)
 
     def gradient(
         self, loss_fn: LossFn, params: Params, buffers: Mapping[str, Tensor], batch: Batch
@@ -64,7 +62,7 @@ class Program:
         def run() -> InnerGradient:
             loss, inputs = self._capture(loss_fn, params, buffers, batch)
             compiled = self._once(
-                loss, ("gradient",), lambda: self._compiled(gradient_graph(loss.graph, loss.places(), inputs), inputs)
+                loss, ("gradient",), lambda: self._compiled(gradient_graph(loss.graph, loss.indices(), inputs), inputs)
             )
             return loss.inner_gradient(compiled(*inputs), params, buffers)
 
@@ -89,34 +87,36 @@ class Program:
             compiled = self._once(
                 loss,
                 ("products", *wanted, with_loss),
-                lambda: self._compiled(product_graph(loss.graph, loss.places(wanted), inputs, with_loss), given),
+                lambda: self._compiled(product_graph(loss.graph, loss.indices(wanted), inputs, with_loss), given),
             )
             return loss.products(compiled(*given), vector, wanted)
 
         return self._tried(run)
 
-    def linearised(
+    def linearized(
         self, loss_fn: LossFn, params: Params, buffers: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]
     ) -> tuple[InnerGradient, Derivative] | None:
         """Return the inner gradient and its derivative."""
 
         def run() -> tuple[InnerGradient, Derivative]:
             loss, inputs = self._capture(loss_fn, params, buffers, batch)
-            halves: Halves = loss.once(("halves", *wanted), lambda: linearised(loss.graph, loss.places(wanted), inputs))
-            compiled = self._once(loss, ("first half", *wanted), lambda: self._compiled(halves.gradient, inputs))
+            graphs: Linearization = loss.once(
+                ("linearization", *wanted), lambda: linearize(loss.graph, loss.indices(wanted), inputs)
+            )
+            compiled = self._once(loss, ("first half", *wanted), lambda: self._compiled(graphs.gradient, inputs))
             found, kept = loss.split(compiled(*inputs))
 
             def apply(kept: Sequence[Tensor], vector: Params) -> Products | None:
                 def run() -> Products:
                     given = [*kept, *loss.vector(vector)]
                     compiled = self._once(
-                        loss, ("second half", *wanted), lambda: self._compiled(halves.derivative, given)
+                        loss, ("second half", *wanted), lambda: self._compiled(graphs.derivative, given)
                     )
                     return loss.products(compiled(*given), vector, wanted)
 
                 return self._tried(run)
 
-            needed = (inputs[index] for index in halves.inputs)
+            needed = (inputs[index] for index in graphs.inputs)
             return loss.inner_gradient(found, params, buffers), Derivative((*needed, *kept), apply)
 
         return self._tried(run)
@@ -131,16 +131,16 @@ class Program:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # dynamo and inductor raise whatever their parts raise
-            # If the fault is the learner's own, the uncompiled evaluation that follows says so.
+            # If the error is the learner's own, the uncompiled evaluation that follows raises it.
             self.give_up(f"cannot be compiled and runs uncompiled: {type(error).__name__}: {first_line(error)}")
             return None
 
     def give_up(self, reason: str) -> None:
-        """Return nothing from here on, and say once why."""
+        """Return None from here on, and warn once of the reason."""
         self._works = False
         warnings.warn(f"the inner gradient {reason}", stacklevel=3)
 
-    def _once(self, loss: Captured, key: Key, make: Callable[[], Flat]) -> Flat:
+    def _once(self, loss: CapturedLoss, key: Key, make: Callable[[], Flat]) -> Flat:
         def made() -> Flat:
             self.fresh = True
             return make()
@@ -150,10 +150,10 @@ class Program:
 
     def _capture(
         self, loss_fn: LossFn, params: Params, buffers: Mapping[str, Tensor], batch: Batch
-    ) -> tuple[Captured, tuple[Tensor, ...]]:
+    ) -> tuple[CapturedLoss, tuple[Tensor, ...]]:
         """Return the captured loss that holds for these arguments, and its flat inputs."""
-        # With grad: a learner that turns it off for a while turns on again what it found, and of a function with a
-        # gradient of its own dynamo would capture the forward pass alone.
+        # With grad: a learner that disables it for a while restores what it found, and dynamo would capture only the
+        # forward pass of a custom autograd function.
         variables = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
         given = tuple(t.detach().requires_grad_() if is_continuous(t) else t.clone() for t in batch)
         with torch.enable_grad():
@@ -161,13 +161,13 @@ class Program:
         captured, self._reached = self._reached, None
         if captured is None:
             raise RuntimeError("the loss computes nothing")
-        if not captured.placed:
-            captured.place(variables, given, buffers, loss, new_buffers)
+        if not captured.is_bound:
+            captured.bind(variables, given, buffers, loss, new_buffers)
         inputs, captured.inputs = captured.inputs, ()
         return captured, tuple(tensor.detach() for tensor in inputs)
 
     def _backend(self, graph: GraphModule, _: Sequence[Tensor]) -> Callable[..., Any]:
-        captured = Captured(graph)
+        captured = CapturedLoss(graph)
 
         def reached(*inputs: Tensor) -> Sequence[Tensor | None]:
             self._reached = captured
@@ -176,13 +176,10 @@ class Program:
         return reached
 
     def _compiled(self, graph: GraphModule, inputs: Sequence[Tensor]) -> Flat:
-        options = {"triton.cudagraphs": self._cuda_graphs}
-        if (headers := "cpp_cache_precompile_headers") in list_options() and not headers_are_private():
-            options[headers] = False
-        compiled: Flat = inductor_compile(graph, list(inputs), options=options)
+        compiled: Flat = compile_graph(graph, inputs, self._cuda_graphs, headers_are_private())
         if not self._cuda_graphs:
             return compiled
-        # What a CUDA graph returns lies where its next replay writes.
+        # The next replay of a CUDA graph overwrites its results.
         return lambda *inputs: tuple(result.clone() for result in compiled(*inputs))
 
 
@@ -190,11 +187,11 @@ def _loss(loss_fn: LossFn, params: Params, buffers: Buffers, batch: tuple[Tensor
     return loss_fn(params, buffers, *batch)
 
 
-def _own(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a copy of a function with a code object of its own.
+def _with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a copy of a function with its own code object.
 
-    Dynamo keeps what it captured with the code object and looks through all of it at every call: one code object per
-    architecture keeps that short, and its limit on recompilations apart from other architectures.
+    Dynamo stores captured graphs with the code object and searches all of them at every call. One code object per
+    architecture keeps that search short, and limits recompilations per architecture.
     """
     assert isinstance(function, types.FunctionType)
     return types.FunctionType(

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
-from gtn_lightning.inner_loop.modes.cache import headers_are_private
-from gtn_lightning.inner_loop.modes.program import Program
+from gtn_lightning.inner_loop.compiler.cache import headers_are_private
+from gtn_lightning.inner_loop.compiler.program import Program
 
 STRANGER = 54321
 
@@ -172,7 +172,7 @@ def test_a_folder_that_others_can_write_to_is_not_used_though_the_user_names_it(
 def test_nor_is_the_users_cache_if_others_can_write_to_it(fault, home: Path) -> None:  # type: ignore[no-untyped-def]
     folder = filled(home / ".cache" / "gtn-lightning" / "compiled")
     fault(folder)
-    temporary = chosen(f"{re.escape(repr(str(folder)))} are not used, because .*: they are compiled anew in this run")
+    temporary = chosen(f"{re.escape(repr(str(folder)))} are not used, because .*: they are compiled again in this run")
     assert not temporary.is_relative_to(home)
     assert mode(temporary) == 0o700
     assert not list(temporary.iterdir())
@@ -180,7 +180,7 @@ def test_nor_is_the_users_cache_if_others_can_write_to_it(fault, home: Path) -> 
 
 def test_without_a_home_folder_they_go_to_a_temporary_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/dev/null/nowhere")
-    temporary = chosen("are not used, because it cannot be made or looked at")
+    temporary = chosen("are not used, because it cannot be created or read")
     assert mode(temporary) == 0o700
 
 
@@ -196,7 +196,7 @@ def test_precompiled_headers_are_used_only_if_nobody_else_can_write_them(fault) 
 
 def test_an_import_chooses_no_folder() -> None:
     script = (
-        "import os, gtn_lightning.inner_loop.modes.program, torch\n"
+        "import os, gtn_lightning.inner_loop.compiler.program, torch\n"
         "from torch._inductor.runtime.cache_dir_utils import default_cache_dir\n"
         "assert os.environ.get('TORCHINDUCTOR_CACHE_DIR', default_cache_dir()) == default_cache_dir()\n"
     )
@@ -206,7 +206,7 @@ def test_an_import_chooses_no_folder() -> None:
 LEARNING = """
 import torch
 from torch.nn import functional as F
-from gtn_lightning.inner_loop.modes.program import Program
+from gtn_lightning.inner_loop.compiler.program import Program
 
 def loss_fn(params, buffers, inputs, targets):
     return F.mse_loss(torch.tanh(inputs @ params["weight"]), targets), dict(buffers)

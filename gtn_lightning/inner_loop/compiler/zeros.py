@@ -1,4 +1,4 @@
-"""Takes out of a graph of tensor operators what is computed with zeros."""
+"""Removes from a graph of tensor operators what is computed with zeros."""
 
 import operator
 from typing import Any
@@ -7,37 +7,39 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from gtn_lightning.inner_loop.torch_internals import COPIES, ZERO_TENSOR
+
 _aten = torch.ops.aten
 
-_ZEROS = {_aten._efficientzerotensor, _aten.new_zeros, _aten.zeros, _aten.zeros_like}
+_ZEROS = {ZERO_TENSOR, _aten.new_zeros, _aten.zeros, _aten.zeros_like}
 
-_MOVES = {
+_LINEAR = COPIES | {
     _aten.alias, _aten.clone, _aten.detach, _aten.expand, _aten.neg, _aten.permute, _aten.reshape, _aten.select,
     _aten.slice, _aten.squeeze, _aten.sum, _aten.mean, _aten.t, _aten.transpose, _aten.unsqueeze, _aten.view,
-    _aten._reshape_alias, _aten._to_copy, _aten._unsafe_view, _aten.div, _aten.threshold_backward,
+    _aten.div, _aten.threshold_backward,
 }  # fmt: skip
-"""What makes zeros of zeros, given as the first argument."""
+"""Operators that return zeros if their first argument is zero."""
 
 _PRODUCTS = {_aten.mul, _aten.mm, _aten.bmm}
-"""What makes zeros as soon as one argument is zero."""
+"""Operators that return zeros if any argument is zero."""
 
 
 def drop_zeros(graph: Graph) -> None:
-    """Take out what is computed with zeros: forward mode puts them in place of the tangents of constants.
+    """Remove what is computed with zeros, which forward mode uses as tangents of constants.
 
-    What is left of them gets memory: torch's own are tensors without any, which inductor (torch 2.13) has kernels read.
+    Remaining zeros get memory: torch's own have none, and inductor crashes on them, see `torch_internals.ZERO_TENSOR`.
     """
     zeros: set[Node] = set()
     for node in graph.nodes:
         if node.op == "call_function" and _is_zero(node, zeros):
             zeros.add(node)
     for node in list(graph.nodes):
-        if node.op != "call_function" or node in zeros or packet(node) not in (_aten.add, _aten.sub):
+        if node.op != "call_function" or node in zeros or overload_packet(node) not in (_aten.add, _aten.sub):
             continue
         one, other = (*node.args, None)[:2]
         if isinstance(one, Node) and other in zeros and _alike(node, one):
             node.replace_all_uses_with(one)
-        if packet(node) is not _aten.add or node.kwargs:
+        if overload_packet(node) is not _aten.add or node.kwargs:
             continue
         if isinstance(other, Node) and one in zeros and _alike(node, other):
             node.replace_all_uses_with(other)
@@ -57,12 +59,12 @@ def drop_zeros(graph: Graph) -> None:
 
 
 def _is_zero(node: Node, zeros: set[Node]) -> bool:
-    called, args = packet(node), node.args
+    called, args = overload_packet(node), node.args
     if called in _ZEROS:
         return True
     if called in (_aten.full, _aten.full_like, _aten.scalar_tensor):
         return bool(args[0 if called is _aten.scalar_tensor else 1] == 0)
-    if called in _MOVES:
+    if called in _LINEAR:
         return args[0] in zeros
     if called in _PRODUCTS:
         return any(argument in zeros for argument in args)
@@ -76,14 +78,14 @@ def _is_zero(node: Node, zeros: set[Node]) -> bool:
         return args[2] is None and (args[0] in zeros or args[1] in zeros)
     if node.target is operator.getitem and isinstance(args[0], Node):
         source = args[0]
-        if packet(source) is _aten.convolution_backward:
+        if overload_packet(source) is _aten.convolution_backward:
             by, images, filters = source.args[:3]
             return by in zeros or (filters, images, None)[int(args[1])] in zeros  # type: ignore[arg-type,operator]
     return False
 
 
-def packet(node: Node) -> Any:
-    """Return an operator whatever the overload."""
+def overload_packet(node: Node) -> Any:
+    """Return a node's operator, whichever overload of it is called."""
     return getattr(node.target, "overloadpacket", node.target)
 
 

@@ -1,11 +1,10 @@
-"""Stopped gradients and gradient hooks, told apart by whose derivative is being taken.
+"""Stopped gradients and gradient hooks, which act on the inner gradient but not on its derivative.
 
-A learner may stop gradients (``detach``, ``torch.no_grad``) and change them (``register_hook``). That belongs to the
-inner gradient: the learner is trained by it. It does not belong to the inner gradient's own derivative, which makes the
-meta-gradient: a stopped value still depends on the parameters, and so does the inner gradient through it. Double
-backward through torch's own operators drops that dependence, and applies hooks a second time; the result then differs
-from central differences, without an error. ``Following`` evaluates a loss so that stops and hooks act in the inner pass
-alone.
+A learner may stop gradients (``detach``, ``torch.no_grad``) and change them (``register_hook``). That is part of the
+inner gradient, which trains the learner. It is not part of the inner gradient's derivative, from which the
+meta-gradient is computed: a stopped value still depends on the parameters, and so does the inner gradient through it.
+Torch's double backward drops that dependence and applies hooks twice; the result differs from central differences,
+without an error. `LossObserver` evaluates a loss so that stops and hooks act in the inner pass alone.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,23 +14,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
-from gtn_lightning.inner_loop.replay import Surroundings
-from gtn_lightning.inner_loop.types import is_continuous, is_wrapped
+from gtn_lightning.inner_loop.replay import ReplayContext
+from gtn_lightning.inner_loop.torch_internals import (
+    is_functorch_wrapped,
+    leaf_tensor,
+    set_grad_enabled,
+    tree_leaves,
+    tree_map_only,
+)
+from gtn_lightning.inner_loop.types import is_continuous
 
 STOP = "_StopBackward"
-"""The name of a stop's node in the autograd graph."""
+"""Name of a stop's node in the autograd graph."""
 
 
 class InnerPass:
-    """The time in which a loss is evaluated and its inner gradient taken."""
+    """The period in which a loss is evaluated and its inner gradient computed."""
 
     def __init__(self) -> None:
         self.running = True
 
     def end(self) -> None:
-        """From here on, derivatives are those of the inner gradient."""
+        """Mark the end: later derivatives are those of the inner gradient."""
         self.running = False
 
 
@@ -67,18 +72,18 @@ _ODD = {
     "normal", "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine", "set_", "__copy__", "__deepcopy__",
     "__reduce_ex__", "_make_subclass",
 }  # fmt: skip
-"""Operators whose derivative is not that of their value, and ways around autograd."""
+"""Operators whose derivative is not that of their value, and operators that bypass autograd."""
 _ACCESSORS = {"data": "the attribute .data", "grad_fn": "the attribute .grad_fn"}
 
 
-class Following(TorchFunctionMode):
-    """Evaluates a loss so that its stops and hooks act in the inner pass alone, and notes what it meets.
+class LossObserver(TorchFunctionMode):
+    """Evaluates a loss so that its stops and hooks act in the inner pass alone, and records what it observes.
 
     Args:
         inner: the inner pass.
-        variables: the tensors by which the inner gradient is differentiated: parameters and batch.
-        stops: whether the inner gradient will be differentiated. Otherwise stops and hooks stay torch's own, and only
-            generators and leaves are noted.
+        variables: the tensors w.r.t. which the inner gradient is differentiated: parameters and batch.
+        stops: whether the inner gradient will be differentiated. Otherwise stops and hooks are torch's own, and only
+            generators and leaves are recorded.
     """
 
     def __init__(self, inner: InnerPass, variables: Iterable[Tensor], stops: bool = True) -> None:
@@ -91,15 +96,15 @@ class Following(TorchFunctionMode):
         self.hooked = False
         """Whether a hook was registered."""
         self.nested = False
-        """Whether the loss takes a derivative itself."""
+        """Whether the loss computes a derivative itself."""
         self.asymmetric = False
-        """Whether the gradient's derivative is not symmetric, though it is right."""
+        """Whether the gradient's derivative is correct but not symmetric."""
         self.made: list[Tensor] = []
-        """Leaves that require grad and were made inside the loss."""
+        """Leaves that require grad and were created inside the loss."""
         self.lost: set[str] = set()
-        """Ways by which a value may have gone on without its derivative, which could not be followed."""
+        """Operations through which a value may have lost its derivative."""
         self.generators: dict[int, torch.Generator] = {}
-        """Generators that were drawn from by name."""
+        """Generators that were passed to random functions."""
 
     def __torch_function__(
         self,
@@ -128,7 +133,7 @@ class Following(TorchFunctionMode):
         if func is torch.autograd.grad:
             self.nested = True
             if not kwargs.get("create_graph"):
-                # To the inner gradient its results are constants; to the derivative they are none.
+                # For the inner gradient its results are constants; for the derivative they are not.
                 found = func(*args, **kwargs | {"create_graph": True, "retain_graph": True})
                 return tuple(self._stopped(tensor) if isinstance(tensor, Tensor) else tensor for tensor in found)
         elif func in _MAKES_NUMBERS and args[0].requires_grad:
@@ -136,7 +141,7 @@ class Following(TorchFunctionMode):
             if func is Tensor.numpy or func is Tensor.__array__:
                 return func(args[0].detach(), *args[1:], **kwargs)
         elif func is F.embedding and kwargs.get("padding_idx", (*args, None, None)[2]) is not None:
-            self.asymmetric = True  # the padding's row has a gradient of zero, whatever it does
+            self.asymmetric = True  # the padding's row has gradient zero by definition
         elif func is Tensor.detach_:
             self.lost.add("detach_()")
         elif func is F.gumbel_softmax and (kwargs.get("hard") or True in args[2:3]):
@@ -150,20 +155,20 @@ class Following(TorchFunctionMode):
     def _note_lost(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], found: Any
     ) -> None:
-        """Note a result that has no derivative, or a wrong one, though what it is computed from has some."""
+        """Record a result that has no or a wrong derivative although its arguments require grad."""
         if name in _ODD or (func is F.embedding and kwargs.get("scale_grad_by_freq", True in args[5:6])):
             self.lost.add(f"{name}()")
         if name.endswith("_like") or (name.startswith("new_") and name != "new_tensor"):
-            return  # shaped like its argument, and nothing else
+            return  # only the shape comes from the argument
         results = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor) and is_continuous(leaf)]
-        if not results or any(result.requires_grad or is_wrapped(result) for result in results):
+        if not results or any(result.requires_grad or is_functorch_wrapped(result) for result in results):
             return
         given = tree_leaves((args, kwargs))
         if any(isinstance(leaf, Tensor) and leaf.requires_grad and is_continuous(leaf) for leaf in given):
             self.lost.add(f"{name or func}(), whose result has no gradient")
 
     def _stopped(self, tensor: Tensor) -> Tensor:
-        # Where the caller has turned gradients off, the graph goes on all the same.
+        # The graph continues even if the caller has disabled gradients.
         with torch.enable_grad():
             stopped: Tensor = _Stop.apply(tensor, self._inner)
         return stopped
@@ -180,19 +185,19 @@ class Following(TorchFunctionMode):
     def _note_generator(self, kwargs: dict[str, Any]) -> None:
         generator = kwargs.get("generator")
         if isinstance(generator, torch.Generator):
-            Surroundings.note([generator])
+            ReplayContext.record([generator])
             self.generators[id(generator)] = generator
 
     def _under_no_grad(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Compute with a graph what the caller computes without one, stopped where it begins."""
-        if func is torch._C._set_grad_enabled or func in _MAKES_NUMBERS:
+        """Compute with a graph what the caller computes under ``no_grad``, with stops at its arguments."""
+        if func is set_grad_enabled or func in _MAKES_NUMBERS:
             return func(*args, **kwargs)
         out = kwargs.pop("out", None)
         in_place = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_OPERATORS | {"__setitem__"}
         target = args[0] if in_place else out
         with torch.enable_grad():
             if isinstance(target, Tensor) and self._depends(target):
-                # It would become part of the inner gradient, which it is not.
+                # The written value would become part of the inner gradient.
                 self.lost.add("a tensor written in place under no_grad()")
                 with torch.no_grad():
                     return func(*args, **kwargs) if out is None else func(*args, out=out, **kwargs)
@@ -205,7 +210,7 @@ class Following(TorchFunctionMode):
             return found
 
     def _depends(self, tensor: Tensor) -> bool:
-        """Return whether a tensor depends on a variable otherwise than through a stop."""
+        """Return whether a tensor depends on a variable without a stop between them."""
         if id(tensor) in self._variables:
             return True
         stack: list[Any] = [tensor.grad_fn]
@@ -214,7 +219,7 @@ class Following(TorchFunctionMode):
             node = stack.pop()
             if node in seen or node.name() == STOP:
                 continue
-            if node in self._sources or id(getattr(node, "variable", None)) in self._variables:
+            if node in self._sources or id(leaf_tensor(node)) in self._variables:
                 return True
             seen.add(node)
             stack.extend(parent for parent, _ in node.next_functions)
@@ -222,6 +227,6 @@ class Following(TorchFunctionMode):
 
 
 def _attribute(func: Callable[..., Any]) -> str:
-    """Return which attribute of a tensor a function reads or writes, or nothing."""
+    """Return the attribute of a tensor that a function reads or writes, or ""."""
     accessor = func.__name__ in ("__get__", "__set__") if hasattr(func, "__name__") else False
     return func.__self__.__name__ if accessor else ""  # type: ignore[attr-defined]
