@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.nas import correlation
 from gtn_lightning.nas.correlation import Correlation, Interval, ceiling, measure_ranking, split_half
 
 Array = NDArray[np.float64]
@@ -141,20 +140,6 @@ def test_scores_that_are_nan_are_the_worst() -> None:
     assert measure_ranking([1.0, 2.0, 3.0, 4.0, 5.0, math.nan], accuracy).regret[1].value == pytest.approx(0.1)
 
 
-def test_resamples_are_scored_as_scipy_scores_them() -> None:
-    """Without sorting them: this is what makes the intervals quick."""
-    random = np.random.default_rng(0)
-    first, second = random.integers(0, 8, 30).astype(float), random.integers(0, 5, 30).astype(float)
-    counts = random.multinomial(30, np.full(30, 1 / 30), size=10).astype(float)
-    drawn = [np.repeat(np.arange(30), row.astype(int)) for row in counts]
-    np.testing.assert_allclose(
-        correlation._spearman(first, second, counts), [spearmanr(first[i], second[i]).statistic for i in drawn]
-    )
-    np.testing.assert_allclose(
-        correlation._kendall(first, second, counts), [kendalltau(first[i], second[i]).statistic for i in drawn]
-    )
-
-
 def test_intervals_cover_what_is_true_of_all_architectures() -> None:
     score, accuracy = noisy(4000, 0.3)
     whole = measure_ranking(score, accuracy, resamples=2)
@@ -163,7 +148,7 @@ def test_intervals_cover_what_is_true_of_all_architectures() -> None:
     widths = []
     for number in range(80):
         rows = slice(50 * number, 50 * (number + 1))
-        ranking = measure_ranking(score[rows], accuracy[rows], resamples=200, seed=number)
+        ranking = measure_ranking(score[rows], accuracy[rows], resamples=100, seed=number)
         for place, (interval, truth) in enumerate(((ranking.spearman.overall, rho), (ranking.kendall.overall, tau))):
             assert interval.low <= interval.value <= interval.high
             covered[place] += interval.low <= truth <= interval.high
@@ -199,10 +184,13 @@ def test_the_seed_decides_the_resamples_and_nothing_else_does() -> None:
     assert other.low != first.spearman.overall.low
 
 
-def test_thousands_of_architectures_have_an_interval_from_fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(correlation, "KENDALL_OPERATIONS", 1e8)
-    ranking = measure_ranking(*noisy(2000, 0.3), resamples=200)
-    assert ranking.kendall.overall.low < ranking.kendall.overall.value < ranking.kendall.overall.high
+def test_no_resamples_give_values_without_intervals() -> None:
+    score, accuracy = noisy(40, 0.3)
+    ranking = measure_ranking(score, accuracy, resamples=0)
+    assert ranking.spearman.overall.value == measure_ranking(score, accuracy).spearman.overall.value
+    for interval in (ranking.spearman.overall, ranking.kendall.overall, *ranking.regret.values()):
+        assert math.isfinite(interval.value)
+        assert np.isnan([interval.low, interval.high]).all()
 
 
 def test_split_half_correlates_seeds_with_seeds() -> None:
@@ -242,13 +230,13 @@ def test_ceiling_by_hand() -> None:
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"scores \[3\] and reference \[2\] given"):
+    with pytest.raises(RecipeError, match=r"one number for every architecture, got shapes \[3\] and \[2\]"):
         measure_ranking([1.0, 2.0, 3.0], [0.1, 0.2])
-    with pytest.raises(RecipeError, match="expected one of each"):
+    with pytest.raises(RecipeError, match="one number for every architecture"):
         measure_ranking([], [])
-    with pytest.raises(RecipeError, match="not finite"):
+    with pytest.raises(RecipeError, match="must hold finite accuracies"):
         measure_ranking([1.0, 2.0], [0.1, math.nan])
     for accuracy in (np.ones((4, 1)), np.ones(4)):
         for function in (split_half, ceiling):
-            with pytest.raises(RecipeError, match=r"split_half: .* given, expected \[architectures, 2 or more\]"):
+            with pytest.raises(RecipeError, match=r"split_half: .* of shape \[architectures, 2 or more\], got"):
                 function(accuracy)

@@ -1,4 +1,4 @@
-"""The search: candidates shared by workers, and what comes of the best of them. It needs Optuna."""
+"""The search: candidates that workers share, and full training of the best. It needs Optuna."""
 
 from gtn_lightning.nas.search.candidates import Candidate, Candidates
 from gtn_lightning.nas.search.leaderboard import Trained

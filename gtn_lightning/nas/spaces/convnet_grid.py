@@ -6,7 +6,7 @@ from torch import nn
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners import ConvNet
-from gtn_lightning.nas.spaces.base import Choice, SearchSpace
+from gtn_lightning.nas.spaces.base import Architecture, Choice, SearchSpace
 
 
 class ConvNetGrid(SearchSpace):
@@ -37,7 +37,7 @@ class ConvNetGrid(SearchSpace):
         self.depths = list(depths)
         for key, options in (("widths", self.widths), ("depths", self.depths)):
             if not options or len({*options}) < len(options):
-                raise RecipeError(f"ConvNetGrid: {key} {options} given, expected different whole numbers")
+                raise RecipeError(f"ConvNetGrid: {key} must be different whole numbers, at least one, got {options}")
         self.decisions: Mapping[str, Sequence[Choice]] = {
             "width": self.widths,
             "depth": self.depths,
@@ -45,29 +45,26 @@ class ConvNetGrid(SearchSpace):
             "norm": ["none", "batch", "layer", "instance", "group"],
             "pooling": ["none", "max", "average"],
         }
-        for depth in (min(self.depths), max(self.depths)):  # what an image has no room for is refused now
+        for depth in (min(self.depths), max(self.depths)):  # images too small for a depth are refused here
             ConvNet(image_shape, classes, width=min(self.widths), depth=depth, norm="instance", pooling="max")
 
     def name(self, choices: Mapping[str, Choice]) -> str:
         """Return for instance ``w16-d3-relu-batch-max``."""
         return "w{width}-d{depth}-{activation}-{norm}-{pooling}".format(**choices)
 
-    def choices(self, architecture: str) -> dict[str, Choice]:
+    def choices(self, name: str) -> dict[str, Choice]:
         """Read such a name."""
-        parts = architecture.split("-")
-        choices: dict[str, Choice] = dict(zip(self.decisions, parts, strict=False))
+        choices: dict[str, Choice] = dict(zip(self.decisions, name.split("-"), strict=False))
         for key in ("width", "depth"):
             number = str(choices.get(key, ""))[1:]
             if number.isdecimal():
                 choices[key] = int(number)
-        self._check(architecture, choices)
         return choices
 
-    def build(self, architecture: str) -> nn.Module:
+    def build(self, architecture: Architecture) -> nn.Module:
         """Return the network."""
-        return ConvNet(self.image_shape, self.classes, **self.choices(architecture))  # type: ignore[arg-type]
+        return ConvNet(self.image_shape, self.classes, **architecture.choices)  # type: ignore[arg-type]
 
-    def family(self, architecture: str) -> str:
+    def family(self, architecture: Architecture) -> str:
         """Return norm and pooling, for instance ``batch-max``."""
-        choices = self.choices(architecture)
-        return f"{choices['norm']}-{choices['pooling']}"
+        return "{norm}-{pooling}".format(**architecture.choices)

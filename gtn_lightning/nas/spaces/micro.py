@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gtn_lightning.learners.classifier import ImageClassifier, check_positive
 from gtn_lightning.learners.norms import classifier, conv, image_norm
-from gtn_lightning.nas.spaces.base import Choice, SearchSpace
+from gtn_lightning.nas.spaces.base import Architecture, Choice, SearchSpace
 from gtn_lightning.nas.spaces.cells import check_cell_space, relu_conv_norm
 
 _OPERATIONS = (
@@ -98,26 +98,25 @@ class MicroSpace(SearchSpace):
         """Return for instance ``0.conv_3x3+1.identity,...|0.identity+1.max_pool_2x2,...``."""
         return _name(self._read(choices))
 
-    def choices(self, architecture: str) -> dict[str, Choice]:
+    def choices(self, name: str) -> dict[str, Choice]:
         """Read such a name."""
         choices: dict[str, Choice] = {}
-        for kind, cell in zip(_KINDS, architecture.split("|"), strict=False):
+        for kind, cell in zip(_KINDS, name.split("|"), strict=False):
             for node, terms in enumerate(cell.split(",")):
                 for side, term in zip(_SIDES, terms.split("+"), strict=False):
                     state, _, operation = term.partition(".")
                     choices[f"{kind}.{node}.{side}.input"] = int(state) if state.isdecimal() else state
                     choices[f"{kind}.{node}.{side}.op"] = operation
-        self._check(architecture, choices)
-        return {key: choices[key] for key in self.decisions}
+        return choices
 
-    def build(self, architecture: str) -> nn.Module:
+    def build(self, architecture: Architecture) -> nn.Module:
         """Return the network."""
-        normal, reduction = self._read(self.choices(architecture))
+        normal, reduction = self._read(architecture.choices)
         return _Network(self.image_shape, self.classes, normal, reduction, self.cells, self.channels, self.norm)
 
-    def canonical(self, architecture: str) -> str:
+    def canonical(self, architecture: Architecture) -> str:
         """Return the first member that differs in the order of nodes and of a node's two inputs alone."""
-        return _name([_sorted(cell) for cell in self._read(self.choices(architecture))])
+        return _name([_sorted(cell) for cell in self._read(architecture.choices)])
 
     def _read(self, choices: Mapping[str, Choice]) -> list[_Cell]:
         def term(key: str) -> _Term:

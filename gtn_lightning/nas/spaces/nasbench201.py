@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gtn_lightning.learners.classifier import ImageClassifier
 from gtn_lightning.learners.norms import classifier, conv, image_norm
-from gtn_lightning.nas.spaces.base import Choice, SearchSpace
+from gtn_lightning.nas.spaces.base import Architecture, Choice, SearchSpace
 from gtn_lightning.nas.spaces.cells import check_cell_space, relu_conv_norm
 
 _OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -65,21 +65,17 @@ class NASBench201(SearchSpace):
         """Return the benchmark's name of a cell."""
         return _name(tuple(str(choices[key]) for key in self.decisions))
 
-    def choices(self, architecture: str) -> dict[str, Choice]:
+    def choices(self, name: str) -> dict[str, Choice]:
         """Read such a name."""
-        choices: dict[str, Choice] = dict(
-            zip(self.decisions, re.findall(r"([^|+~]+)~[0-9]", architecture), strict=False)
-        )
-        self._check(architecture, choices)
-        return choices
+        return dict(zip(self.decisions, re.findall(r"([^|+~]+)~[0-9]", name), strict=False))
 
-    def build(self, architecture: str) -> nn.Module:
+    def build(self, architecture: Architecture) -> nn.Module:
         """Return the network."""
         return _Network(
-            self.image_shape, self.classes, _live(self._cell(architecture)), self.cells, self.channels, self.norm
+            self.image_shape, self.classes, _live(_cell(architecture)), self.cells, self.channels, self.norm
         )
 
-    def canonical(self, architecture: str) -> str:
+    def canonical(self, architecture: Architecture) -> str:
         """Return the first member that is isomorphic by the benchmark's own rule, which leaves 6,466 names.
 
         A node is the sorted sum of its inputs; a skip connection passes its source on; `none`, and any operation on
@@ -87,19 +83,20 @@ class NASBench201(SearchSpace):
         a sum, and a sum that is passed on remains one term of the next, so that a function may have several names:
         without that, 4,930 are left. And a convolution used twice is not told from two convolutions alike.
         """
-        return _first_members()[_function(self._cell(architecture))]
+        return _first_members()[_function(_cell(architecture))]
 
-    def family(self, architecture: str) -> str:
+    def family(self, architecture: Architecture) -> str:
         """Return ``conv``, ``pool`` or ``skip``, the first that is on the way to the output, or else ``none``."""
-        live = set(_live(self._cell(architecture)).values())
+        live = set(_live(_cell(architecture)).values())
         if live & {"nor_conv_1x1", "nor_conv_3x3"}:
             return "conv"
         if "avg_pool_3x3" in live:
             return "pool"
         return "skip" if live else "none"
 
-    def _cell(self, architecture: str) -> _Cell:
-        return tuple(str(choice) for choice in self.choices(architecture).values())
+
+def _cell(architecture: Architecture) -> _Cell:
+    return tuple(str(choice) for choice in architecture.choices.values())
 
 
 def _name(cell: _Cell) -> str:
