@@ -98,14 +98,13 @@ def curves(
         rates = scorer.rates.candidates(architecture)
         tuned = scorer.overhead().seconds - tuned
         tried = [list(scorer.curve(architecture, seed, steps, rate)) for rate in rates]
-        known[architecture.name] = [
-            {
-                **max(points, key=lambda point: point.accuracy)._asdict(),
-                "cost": tuned + sum(point.cost.seconds for point in points),
-                "look": sum(point.look.seconds for point in points),
-            }
-            for points in zip(*tried, strict=True)
-        ]
+        known[architecture.name] = []
+        for points in zip(*tried, strict=True):
+            best = max(points, key=lambda point: point.accuracy)
+            cost = tuned + sum(point.cost.seconds for point in points)
+            look = sum(point.evaluation_cost.seconds for point in points)
+            row = {"step": best.step, "accuracy": best.accuracy, "loss": best.loss, "cost": cost, "look": look}
+            known[architecture.name].append(row)
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps({"architecture": architecture.name, **key, "points": known[architecture.name]}) + "\n")
         print(name, "|", seed, "|", architecture, "|", f"{known[architecture.name][-1]['accuracy']:.3f}", flush=True)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import bootstrap, rankdata
 
 from benchmarks.report import RESULTS, markdown_table, write_report
-from gtn_lightning.nas.correlation import Interval, Ranking, ceiling, measure_ranking, split_half
+from gtn_lightning.nas.correlation import Interval, Ranking, measure_ranking, noise_ceiling, split_half
 from gtn_lightning.nas.proxies.predicted import RankPredictor, encode
 from gtn_lightning.nas.spaces import Architecture, ConvNetGrid
 
@@ -121,7 +121,7 @@ class Evidence:
 def report(evidence: Evidence) -> None:
     """Write tables and the plot."""
     worth = evidence.worth
-    top = ceiling(evidence.accuracies)
+    top = noise_ceiling(evidence.accuracies)
     broken = next(iter(evidence.rankings.values())).broken
     body = [
         f"Reference: {len(evidence.ranked)} networks, {evidence.accuracies.shape[1]} trainings each; accuracies from "

@@ -136,7 +136,9 @@ class NASProxy(Callback):
         began = time.perf_counter()
         if self._accuracies is None:
             self._accuracies = self._known(trainer, data, gtn.device)
-        scorer = LiveGTNProxy(gtn, self.steps, self.measure, images=self.images).bind(self.space, data, gtn.device)
+        scorer = LiveGTNProxy(gtn, self.steps, measure=self.measure, images=self.images).bind(
+            self.space, data, gtn.device
+        )
         self._scores = self._shared(trainer, gtn.device, scorer)
         self.ranking = measure_ranking(self._scores, self._accuracies, self._broken(gtn))
         ranks = rankdata(self._scores) + rankdata(self._parameters)

@@ -143,7 +143,7 @@ def split_half(reference: Array | Tensor, resamples: int = 1000, seed: int = 0) 
     )
 
 
-def ceiling(reference: Array | Tensor, resamples: int = 1000, seed: int = 0) -> Interval:
+def noise_ceiling(reference: Array | Tensor, resamples: int = 1000, seed: int = 0) -> Interval:
     r"""Return the noise ceiling: the correlation of a perfect proxy with the mean over the seeds.
 
     Even the true accuracies do not correlate perfectly with measured ones. If halves of the seeds correlate with

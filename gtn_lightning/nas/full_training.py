@@ -46,12 +46,7 @@ class FullTraining:
                 raise RecipeError(f"FullTraining: {key} must be above 0, got {getattr(self, key)}")
 
     def accuracy(
-        self,
-        space: SearchSpace,
-        architecture: Architecture,
-        data: TensorData,
-        seed: int,
-        device: torch.device | str = "cpu",
+        self, space: SearchSpace, architecture: Architecture, data: TensorData, seed: int, device: torch.device
     ) -> float:
         """Train once and return the accuracy on the test split.
 
@@ -66,7 +61,6 @@ class FullTraining:
             KeyboardInterrupt: it was interrupted.
             RuntimeError: it ended before its last step.
         """
-        device = torch.device(device)
         with (
             _quietly(),
             torch.inference_mode(False),

@@ -1,4 +1,4 @@
-"""The meta-loss that asks for the right order of learners, whatever distribution they come from."""
+"""The ranking-aware meta-loss."""
 
 from dataclasses import dataclass
 

@@ -16,8 +16,8 @@ from gtn_lightning.nas.spaces import Choice, SearchSpace
 class RankedLearners(SpaceLearners):
     """Several architectures of known accuracy in every meta-step, whose order is part of the meta-loss.
 
-    The known accuracies have to be paid for: they come from a small table, of which the architectures that are held out
-    are not used, so that the teacher can rank those without having been told. ``GTN(population=K)`` sets their number.
+    The accuracies come from a small table; their trainings are part of the teacher's cost. Architectures that are held
+    out are not used, so that the teacher ranks them without knowledge of them. ``GTN(population=K)`` sets the number.
 
     Args:
         space: the search space.

@@ -143,7 +143,6 @@ class TableReference(Reference, Accuracies):
         return list(drawn.values())
 
     def accuracies(self, space: SearchSpace, architectures: Sequence[Architecture]) -> Tensor:
-        """Look the accuracies up; see the base class."""
         found = [self._find(space, architecture) for architecture in architectures]
         seeds = min((len(values) for values in found), default=1)
         return torch.tensor([values[:seeds] for values in found], dtype=torch.float64)
@@ -207,11 +206,9 @@ class MeasuredReference(Reference):
     def candidates(
         self, space: SearchSpace, count: int, generator: torch.Generator, held_out: float | None = None
     ) -> list[Architecture]:
-        """Return architectures of the space; see the base class."""
         return space.draw(count, generator, held_out)
 
     def bind(self, data: TensorData, device: torch.device | str = "cpu") -> "MeasuredAccuracies":
-        """Return the accuracies; see the base class."""
         return MeasuredAccuracies(self, data, device)
 
 

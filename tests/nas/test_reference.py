@@ -250,12 +250,7 @@ class Broken(FullTraining):
     """A training that returns what is no accuracy."""
 
     def accuracy(
-        self,
-        space: SearchSpace,
-        architecture: Architecture,
-        data: TensorData,
-        seed: int,
-        device: torch.device | str = "cpu",
+        self, space: SearchSpace, architecture: Architecture, data: TensorData, seed: int, device: torch.device
     ) -> float:
         return math.nan
 
@@ -279,12 +274,7 @@ class OnTheDatasBatches(FullTraining):
     """A training that takes the data module's own batches."""
 
     def accuracy(
-        self,
-        space: SearchSpace,
-        architecture: Architecture,
-        data: TensorData,
-        seed: int,
-        device: torch.device | str = "cpu",
+        self, space: SearchSpace, architecture: Architecture, data: TensorData, seed: int, device: torch.device
     ) -> float:
         return data.batch_size / 100
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from gtn_lightning.nas.proxies.base import Cost
 from gtn_lightning.nas.spaces import ATTEMPTS, Architecture, SearchSpace
@@ -39,63 +40,47 @@ class OwnRate(Rates):
         return [None]
 
 
+@dataclass
 class RatePerArchitecture(Rates):
-    """The best of several rates for every architecture, all of which are part of its score and its cost.
+    """The best of several rates for every architecture, all of which are part of the cost of its score."""
 
-    Args:
-        values: the rates.
-    """
-
-    def __init__(self, values: Sequence[float]) -> None:
-        self.values = values
+    values: Sequence[float]
 
     def candidates(self, architecture: Architecture) -> Sequence[float]:
         """Return all of them."""
         return self.values
 
 
+@dataclass
 class RatePerFamily(Rates):
-    """The best of several rates for every family of a space: the best mean value over `FAMILY_SAMPLE` of its members.
+    """The best of several rates for every family of a space, by the mean value over `FAMILY_SAMPLE` of its members."""
 
-    Args:
-        values: the rates.
-        space: the search space.
-        attempt: tries a rate.
-    """
-
-    def __init__(self, values: Sequence[float], space: SearchSpace, attempt: Attempt) -> None:
-        self.values = values
-        self._space = space
-        self._attempt = attempt
-        self._chosen: dict[str, float] = {}
+    values: Sequence[float]
+    space: SearchSpace
+    attempt: Attempt
+    chosen: dict[str, float] = field(default_factory=dict, init=False)
+    """The rates of the families that were asked for."""
 
     def candidates(self, architecture: Architecture) -> Sequence[float]:
         """Return the family's rate, which is tuned when the first of the family is asked for."""
-        family = self._space.family(architecture)
-        if family not in self._chosen:
+        family = self.space.family(architecture)
+        if family not in self.chosen:
             generator = keyed_generator(0, "tuned", family)
-            drawn = (self._space.sample(generator) for _ in range(ATTEMPTS))
-            members = list(dict.fromkeys(one for one in drawn if self._space.family(one) == family))[:FAMILY_SAMPLE]
+            drawn = (self.space.sample(generator) for _ in range(ATTEMPTS))
+            members = list(dict.fromkeys(one for one in drawn if self.space.family(one) == family))[:FAMILY_SAMPLE]
             if not members:  # a family too rare to be drawn: each of its members is tuned by itself
                 return self.values
-            self._chosen[family] = max(self.values, key=lambda rate: self._mean_value(members, rate))
-        return [self._chosen[family]]
+            self.chosen[family] = max(self.values, key=lambda rate: self._mean_value(members, rate))
+        return [self.chosen[family]]
 
     def _mean_value(self, members: Sequence[Architecture], rate: float) -> float:
-        values, costs = zip(*(self._attempt(member, rate) for member in members), strict=True)
+        values, costs = zip(*(self.attempt(member, rate) for member in members), strict=True)
         self.cost = sum(costs, self.cost)
         return sum(values) / len(values)
 
 
 def rates_of(values: Sequence[float] | None, tune: str, space: SearchSpace, attempt: Attempt) -> Rates:
-    """Return the way of choosing that a proxy's arguments name.
-
-    Args:
-        values: the rates to try; None for the optimizer's own.
-        tune: one of `TUNE`.
-        space: the search space.
-        attempt: tries a rate.
-    """
+    """Return the way of choosing that a proxy's arguments ``rates`` and ``tune`` name."""
     if values is None:
         return OwnRate()
     return RatePerFamily(values, space, attempt) if tune == "family" else RatePerArchitecture(values)

@@ -47,7 +47,7 @@ class LiveGTNProxy(TaughtProxy):
     Args:
         gtn: the module.
         steps: number of inner steps; None for as many as it is meta-trained with.
-        measure, rates, learners, images, tune: see `TaughtProxy`; by default with the learned rates.
+        options: the other arguments of `TaughtProxy`; by default with the learned rates.
 
     Raises:
         RecipeError: a value is out of range.
@@ -56,23 +56,14 @@ class LiveGTNProxy(TaughtProxy):
     name = "GTN"
     scorer: type[TaughtScorer] = GTNScorer
 
-    def __init__(
-        self,
-        gtn: GTN,
-        steps: int | None = None,
-        measure: str = "accuracy",
-        rates: Sequence[float] | None = None,
-        learners: int = 1,
-        images: int = 2000,
-        tune: str = "architecture",
-    ) -> None:
+    def __init__(self, gtn: GTN, steps: int | None = None, **options: Any) -> None:
         most = gtn.inner_loop.steps
-        if steps is not None and steps > most:
+        super().__init__(most if steps is None else steps, **options)
+        if self.steps > most:
             raise RecipeError(
                 f"{type(self).__name__}: steps must be at most {most}, as many as the teacher is meta-trained for, got "
                 f"{steps}"
             )
-        super().__init__(most if steps is None else steps, measure, rates, learners, images, tune)
         self.gtn = gtn
 
 
@@ -162,7 +153,7 @@ class GTNProxy(LiveGTNProxy):
                 gtn = GTN.from_description(recipe.model, recipe.trust)
         else:
             gtn = GTN.from_teacher(file)
-        super().__init__(gtn, steps, measure, rates, learners, images, tune)
+        super().__init__(gtn, steps, measure=measure, rates=rates, learners=learners, images=images, tune=tune)
         self.teacher = teacher
         self.file = file
         self.untrained = untrained

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     optimizer: InnerOptimizer
 
 
-class Point(NamedTuple):
+class CurvePoint(NamedTuple):
     """A network after some steps of its training: a point of its learning curve."""
 
     step: int
@@ -49,7 +49,7 @@ class Point(NamedTuple):
     """On the same images."""
     cost: Cost
     """From the start of the training to this point."""
-    look: Cost
+    evaluation_cost: Cost
     """The part of the cost that scoring at this point took."""
 
 
@@ -127,7 +127,7 @@ class TaughtScorer(Scorer):
         for rate in self.rates.candidates(architecture):
             values = []
             for number in range(self.proxy.learners):
-                curve: list[Point] = []
+                curve: list[CurvePoint] = []
                 for point in self.curve(architecture, seed * self.proxy.learners + number, points, rate):
                     curve.append(point)
                     if report is not None and cost == Cost() and report(point.step, self.value(curve)):
@@ -141,7 +141,7 @@ class TaughtScorer(Scorer):
         """Return what choosing rates for families has cost so far."""
         return self.rates.cost
 
-    def value(self, curve: Sequence[Point]) -> float:
+    def value(self, curve: Sequence[CurvePoint]) -> float:
         """Return the value of a learning curve so far, -inf for a network that diverged."""
         value = {
             "accuracy": curve[-1].accuracy,
@@ -152,7 +152,7 @@ class TaughtScorer(Scorer):
 
     def curve(
         self, architecture: Architecture, seed: int, points: Collection[int], rate: float | None = None
-    ) -> Iterator[Point]:
+    ) -> Iterator[CurvePoint]:
         """Train one network, and score it after these numbers of steps.
 
         Args:
@@ -175,13 +175,13 @@ class TaughtScorer(Scorer):
             trained += len(plan.requests[lesson.step - 1].labels)
             if lesson.step not in points:
                 continue
-            looked = time.perf_counter()
-            accuracy, loss = self._look(network, plan.task, lesson.learner)
+            evaluated = time.perf_counter()
+            accuracy, loss = self._evaluate(network, plan.task, lesson.learner)
             now, images = time.perf_counter(), len(self._labels)
             scored += images
             cost = Cost(now - began, lesson.step, trained + scored, forward * (3.0 * trained + scored))
-            look = Cost(now - looked, images=images, flops=float(forward * images))
-            yield Point(lesson.step, accuracy, loss, cost, look)
+            evaluation_cost = Cost(now - evaluated, images=images, flops=float(forward * images))
+            yield CurvePoint(lesson.step, accuracy, loss, cost, evaluation_cost)
             if lesson.step == max(points):
                 return
 
@@ -190,7 +190,7 @@ class TaughtScorer(Scorer):
         curve = list(self.curve(architecture, 0, points, rate))
         return self.value(curve), curve[-1].cost
 
-    def _look(self, network: nn.Module, task: Task, learner: Snapshot) -> tuple[float, float]:
+    def _evaluate(self, network: nn.Module, task: Task, learner: Snapshot) -> tuple[float, float]:
         functional, metric, losses = Functional(network), task.metric().to(self.device), 0.0
         with torch.no_grad():
             for batch in zip(self._images.split(SCORED_AT_ONCE), self._labels.split(SCORED_AT_ONCE), strict=True):

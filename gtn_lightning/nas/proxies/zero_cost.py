@@ -19,37 +19,14 @@ from gtn_lightning.randomness import keyed_generator, keyed_rng
 
 NORMS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # of batch and instance norms
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
-    nn.RMSNorm,
-    MeanOnlyBatchNorm,
+    *(nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm, MeanOnlyBatchNorm),
 )
 """Layers that `synflow` replaces by identities."""
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardshrink,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.LeakyReLU,
-    nn.LogSigmoid,
-    nn.Mish,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ReLU,
-    nn.SELU,
-    nn.SiLU,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Softshrink,
-    nn.Softsign,
-    nn.Tanh,
-    nn.Tanhshrink,
-    nn.Threshold,
+    *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid),
+    *(nn.Mish, nn.PReLU, nn.RReLU, nn.ReLU, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign),
+    *(nn.Tanh, nn.Tanhshrink, nn.Threshold),
 )
 """Layers whose inputs' signs make a `naswot` code; subclasses count, calls of functions do not."""
 
@@ -92,14 +69,7 @@ class ZeroCostProxy(Proxy):
 
     @abstractmethod
     def measure(self, network: nn.Module, data: TensorData, device: torch.device, seed: int) -> float:
-        """Return the value of a fresh network.
-
-        Args:
-            network: the network, on the device; it may be changed.
-            data: the data, set up.
-            device: where the network is.
-            seed: of all random numbers.
-        """
+        """Return the value of a fresh network on the device, which it may change; random numbers come from the seed."""
 
 
 class NumParameters(ZeroCostProxy):

@@ -68,23 +68,19 @@ class Candidates:
     without a heartbeat, which every worker sends while it scores.
 
     Args:
-        space: the search space.
-        study: the study's name.
+        space, study, seed, prune: see `Search`.
         storage: an address that SQLAlchemy understands, such as ``sqlite:///search.db`` or ``postgresql://…``, or the
             path of a journal file, which ends with ``.journal``. A ``~`` at the beginning of a file's path is the home
             folder; the rest of it is taken literally.
         count: number of architectures to score.
         sampler: one of `SAMPLERS`: ``random`` draws architectures that depend on the seed alone; ``evolution``
             (NSGA-II) and ``tpe`` learn from the scores so far.
-        seed: of the sampler.
-        prune: whether scoring ends early for candidates below the median of the others at the same step.
         settings: what scores depend on; a study that was started with others is refused.
         say: prints a line on the workers that are waited for.
 
     Raises:
-        RecipeError: `count` is below 1, the storage cannot be used, or the study was started with other settings.
-            From every method: the storage failed, or another worker started the study with other settings at the same
-            time.
+        RecipeError: `count` is below 1, the storage cannot be used, or the study was started with other settings. From
+            every method: the storage failed, or another worker started the study with other settings meanwhile.
     """
 
     def __init__(
@@ -116,11 +112,7 @@ class Candidates:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5) if prune else optuna.pruners.NopPruner()
         with storage_errors(storage):
             self._study = optuna.create_study(
-                study_name=study,
-                storage=opened,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=pruner,
+                study_name=study, storage=opened, direction="maximize", load_if_exists=True, pruner=pruner
             )
             self._settings = StudySettings(self._study, settings or {})
             self._study.sampler = self._sampler(sampler, seed)
@@ -216,17 +208,13 @@ class Candidates:
     def abandon(self, trial: optuna.Trial) -> None:
         """Give up a claim, for instance because the worker was interrupted, so that others can have it."""
         self._stop_heartbeat(trial)
-        with storage_errors(self._storage), suppress(UpdateFinishedTrialError):
-            self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        with storage_errors(self._storage):
+            self._give_back(trial)
 
     def scored(self) -> list[Candidate]:
         """Return the scored candidates, in the order of the claims."""
         with storage_errors(self._storage):
-            return [
-                self._candidate(trial)
-                for trial in self._live()
-                if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            ]
+            return [self._candidate(trial) for trial in self._live() if trial.state != TrialState.RUNNING]
 
     def _candidate(self, trial: FrozenTrial) -> Candidate:
         try:
@@ -294,8 +282,8 @@ class Candidates:
             self._say(
                 f"search: waiting for candidate {self.space.name(trial.params) if known else trial.number}, claimed by "
                 f"{worker or 'a worker that has not given its name'}"
-                + f"; it counts as lost after {SILENCE:.0f} seconds without a heartbeat"
-                * unseen
+                + unseen
+                * f"; it counts as lost after {SILENCE:.0f} seconds without a heartbeat"
             )
 
     def _unseen(self, live: Sequence[FrozenTrial]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from gtn_lightning.nas.spaces import Architecture, SearchSpace
@@ -17,7 +17,7 @@ LIVE = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 """States of a trial that is a valid claim."""
 
 
-class Draws(BaseSampler):
+class Draws(RandomSampler):
     """Draws without replacement that depend on the seed and the trial's number alone.
 
     Trials numbered beyond the number of candidates replace failed ones.
@@ -29,25 +29,15 @@ class Draws(BaseSampler):
     """
 
     def __init__(self, space: SearchSpace, count: int, seed: int) -> None:
+        super().__init__(seed)
         self._space = space
         self._drawn = space.draw(count, keyed_generator(seed, DRAWS))
         self._chosen: dict[int, Architecture] = {}
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return nothing: every choice is sampled separately."""
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Return a choice of the architecture that belongs to the trial."""
-        assert isinstance(param_distribution, CategoricalDistribution)
         if trial.number not in self._chosen:
             self._chosen[trial.number] = self._architecture(study, trial.number)
         return self._chosen[trial.number].choices[param_name]

@@ -25,7 +25,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedGroup:
     """A group of architectures that were trained in full."""
 
     name: str
@@ -42,7 +42,7 @@ class Trained:
 def write_leaderboard(
     folder: Path,
     board: Sequence[Candidate],
-    trained: Sequence[Trained],
+    trained: Sequence[TrainedGroup],
     spent: Cost,
     scorer: Scorer,
     console: Console,
@@ -116,7 +116,7 @@ def _board_table(board: Sequence[Candidate], proxy: str) -> Table:
     return table
 
 
-def _trained_table(trained: Sequence[Trained], spent: Cost) -> Table:
+def _trained_table(trained: Sequence[TrainedGroup], spent: Cost) -> Table:
     seeds = len(next(iter(trained[0].accuracies.values())))
     title = f"trained in full, {seeds} seeds each; the search took {spent.seconds:.0f} seconds"
     table = Table(title=title, title_justify="left")
@@ -135,7 +135,7 @@ def _trained_table(trained: Sequence[Trained], spent: Cost) -> Table:
     return table
 
 
-def draw_leaderboard(board: Sequence[Candidate], trained: Sequence[Trained], proxy: str) -> Figure:
+def draw_leaderboard(board: Sequence[Candidate], trained: Sequence[TrainedGroup], proxy: str) -> Figure:
     """Draw the candidates' scores by rank, and beside them the accuracies of those trained in full."""
     figure = Figure(figsize=(9, 4) if trained else (5, 4), dpi=120, layout="constrained")
     axes = figure.subplots(1, 2 if trained else 1, squeeze=False)[0]

@@ -24,7 +24,7 @@ from gtn_lightning.nas.proxies import Cost, Proxy, Scorer
 from gtn_lightning.nas.reference import MeasuredReference
 from gtn_lightning.nas.search.candidates import SAMPLERS, Candidate, Candidates, as_number
 from gtn_lightning.nas.search.draws import DRAWS
-from gtn_lightning.nas.search.leaderboard import Trained, write_leaderboard
+from gtn_lightning.nas.search.leaderboard import TrainedGroup, write_leaderboard
 from gtn_lightning.nas.spaces import Architecture, SearchSpace
 from gtn_lightning.randomness import keyed_generator
 
@@ -39,12 +39,12 @@ SEEDS = 2**32
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search."""
 
     leaderboard: list[Candidate]
     """All candidates, the best first."""
-    trained: list[Trained]
+    trained: list[TrainedGroup]
     """The groups of architectures that were trained in full."""
     spent: Cost
     """What the scores cost, including what the proxy needed before the first one."""
@@ -135,7 +135,7 @@ class Search:
         self.logger = logger
         self.console = Console()
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         """Search, or take part in a search, to the end."""
         self.data.prepare_data()
         self.data.setup()
@@ -144,7 +144,7 @@ class Search:
         self._score_all(candidates, scorer)
         board = candidates.leaderboard()
         spent = sum((candidate.cost for candidate in board), scorer.overhead())
-        found = Found(board, [], spent)
+        found = SearchResult(board, [], spent)
         self._write(found, scorer)
         if not math.isfinite(board[0].value):
             raise RecipeError(
@@ -212,7 +212,7 @@ class Search:
             metrics = {"search/score": as_number(score.value), "search/seconds": score.cost.seconds}
             self.logger.log_metrics(metrics, step=trial.number)
 
-    def _train_groups(self, board: Sequence[Candidate], spent: Cost) -> list[Trained]:
+    def _train_groups(self, board: Sequence[Candidate], spent: Cost) -> list[TrainedGroup]:
         """Train the best, as many at random, and the rival's best."""
         drawn = self.space.draw(self.best, keyed_generator(self.seed, "at random"))
         chosen = self._chosen(board)
@@ -242,7 +242,7 @@ class Search:
                     for seed in range(self.training_seeds):
                         accuracies[architecture].append(measured.measure(self.space, architecture, seed))
                         bar.advance(task)
-                trained.append(Trained(name, accuracies, candidates))
+                trained.append(TrainedGroup(name, accuracies, candidates))
         return trained
 
     def _chosen(self, board: Sequence[Candidate]) -> list[Architecture]:
@@ -267,10 +267,10 @@ class Search:
                 with _abandoning(candidates, trial):
                     candidates.finish(trial, scorer.evaluate(architecture, self.seed))
 
-    def _write(self, found: Found, scorer: Scorer) -> None:
+    def _write(self, found: SearchResult, scorer: Scorer) -> None:
         write_leaderboard(self.folder, found.leaderboard, found.trained, found.spent, scorer, self.console)
 
-    def _log(self, found: Found) -> None:
+    def _log(self, found: SearchResult) -> None:
         if self.logger is None:
             return
         best = found.leaderboard[0]

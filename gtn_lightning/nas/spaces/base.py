@@ -3,7 +3,7 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any
@@ -132,7 +132,7 @@ class SearchSpace(Component, ABC):
         count: int,
         generator: torch.Generator,
         held_out: float | None = None,
-        without: Collection[Architecture] = (),
+        without: Iterable[Architecture] = (),
     ) -> list[Architecture]:
         """Return different members at random, no two of them isomorphic.
 
@@ -154,7 +154,7 @@ class SearchSpace(Component, ABC):
         return drawn
 
     def draws(
-        self, generator: torch.Generator, held_out: float | None = None, without: Collection[Architecture] = ()
+        self, generator: torch.Generator, held_out: float | None = None, without: Iterable[Architecture] = ()
     ) -> Iterator[Architecture]:
         """Yield the members that `draw` returns until `ATTEMPTS` draws in a row bring no new one; see there."""
         seen = {self.canonical(member) for member in without}

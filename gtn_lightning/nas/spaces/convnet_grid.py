@@ -53,7 +53,6 @@ class ConvNetGrid(SearchSpace):
         return "w{width}-d{depth}-{activation}-{norm}-{pooling}".format(**choices)
 
     def choices(self, name: str) -> dict[str, Choice]:
-        """Read such a name."""
         choices: dict[str, Choice] = dict(zip(self.decisions, name.split("-"), strict=False))
         for key in ("width", "depth"):
             number = str(choices.get(key, ""))[1:]
@@ -62,7 +61,6 @@ class ConvNetGrid(SearchSpace):
         return choices
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return the network."""
         return ConvNet(self.image_shape, self.classes, **architecture.choices)  # type: ignore[arg-type]
 
     def family(self, architecture: Architecture) -> str:

@@ -14,22 +14,13 @@ from gtn_lightning.nas.spaces.base import Architecture, Choice, SearchSpace
 from gtn_lightning.nas.spaces.cells import check_cell_space, relu_conv_norm
 
 _OPERATIONS = (
-    "identity",
-    "conv_1x1",
-    "conv_3x3",
-    "conv_1x3_3x1",
-    "conv_7x1_1x7",
-    "max_pool_2x2",
-    "max_pool_3x3",
-    "max_pool_5x5",
-    "avg_pool_2x2",
-    "avg_pool_3x3",
-    "avg_pool_5x5",
+    *("identity", "conv_1x1", "conv_3x3", "conv_1x3_3x1", "conv_7x1_1x7"),
+    *(f"{kind}_pool_{size}x{size}" for kind in ("max", "avg") for size in (2, 3, 5)),
 )
 _KINDS = ("normal", "reduction")
 _SIDES = ("left", "right")
 
-_Term = tuple[int, str]  # a state's number and what is done to it
+_Term = tuple[int, str]  # a state's number and the operation on it
 _Node = tuple[_Term, _Term]
 _Cell = tuple[_Node, ...]
 
@@ -40,14 +31,14 @@ class MicroSpace(SearchSpace):
     Such et al., "Generative Teaching Networks" (arXiv 1912.07768), with the cells of Luo et al., "Neural Architecture
     Optimization" (arXiv 1808.07233) and Pham et al., "Efficient Neural Architecture Search" (arXiv 1802.03268). A
     cell's states are the outputs of the two cells before it, 0 being the older, and then its nodes. Each node takes two
-    earlier states, applies one of eleven operations to each, and adds. The nodes that no other node takes are the
-    cell's output, concatenated.
+    earlier states, applies one of eleven operations to each, and adds the results. The cell's output is the
+    concatenation of the nodes that are no other node's input.
 
-    Both inputs first come to the cell's channels, by ReLU, 1x1 convolution and norm, and to one size. In a reduction
-    cell the channels double, and operations on the inputs have stride 2. Where an image is halved without pooling, by
-    an identity of stride 2 or to bring the older input to the size of the younger, it is by the two 1x1 convolutions
-    of stride 2 that are usual for it, half of the channels each, the second one shifted by a pixel. Odd sizes are
-    rounded up. A cell whose output nothing takes is left out.
+    Both inputs are first brought to the cell's channels, by ReLU, 1x1 convolution and norm, and to one size. In a
+    reduction cell the channels double, and operations on the inputs have stride 2. Images are halved without pooling
+    (for an identity of stride 2, and for an older input that is larger than the younger) by two 1x1 convolutions of
+    stride 2 with half of the channels each, the second one shifted by a pixel. Odd sizes are rounded up. A cell whose
+    output is not used is not part of the network.
 
     Members are named as in ``0.conv_3x3+1.identity,2.max_pool_2x2+0.conv_1x1|0.identity+1.identity,...``: the normal
     cell, then the reduction cell, with their nodes, each with two states and their operations. Decisions are named as
@@ -99,7 +90,6 @@ class MicroSpace(SearchSpace):
         return _name(self._read(choices))
 
     def choices(self, name: str) -> dict[str, Choice]:
-        """Read such a name."""
         choices: dict[str, Choice] = {}
         for kind, cell in zip(_KINDS, name.split("|"), strict=False):
             for node, terms in enumerate(cell.split(",")):
@@ -110,12 +100,11 @@ class MicroSpace(SearchSpace):
         return choices
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return the network."""
         normal, reduction = self._read(architecture.choices)
         return _Network(self.image_shape, self.classes, normal, reduction, self.cells, self.channels, self.norm)
 
     def canonical(self, architecture: Architecture) -> str:
-        """Return the first member that differs in the order of nodes and of a node's two inputs alone."""
+        """Return the first member that differs only in the order of nodes and of a node's two inputs."""
         return _name([_sorted(cell) for cell in self._read(architecture.choices)])
 
     def _read(self, choices: Mapping[str, Choice]) -> list[_Cell]:
@@ -137,8 +126,8 @@ def _name(cells: Sequence[_Cell]) -> str:
 def _sorted(cell: _Cell) -> _Cell:
     """Return the first of the isomorphic cells, in the order in which members are enumerated.
 
-    Nodes are numbered one after the other, always one that comes first among those whose inputs have numbers. Only
-    among nodes with the same inputs and operations is there a choice, and then each is tried.
+    Nodes are numbered one after the other: each time the first, by order, of those whose inputs have numbers. Nodes
+    with the same inputs and operations tie for the first, and then each is tried.
     """
     numberings: list[dict[int, int]] = [{0: 0, 1: 1}]  # each from a cell's states to the new numbers
     found: list[_Node] = []
@@ -170,7 +159,7 @@ def _order(node: _Node) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 class _Shape(NamedTuple):
-    """What a state is like."""
+    """The shape of a state's images."""
 
     channels: int
     rows: int
@@ -202,7 +191,7 @@ class _Network(ImageClassifier):
         shape = _Shape(channels, rows, columns)
         self.stem = nn.Sequential(conv(in_channels, channels, norm, "linear"), image_norm(norm, channels, shape.pixels))
         layout = [*[normal] * cells, reduction, *[normal] * cells, reduction, *[normal] * cells]
-        # Where normal cells take the older input alone, every other one of them leads nowhere.
+        # If normal cells take the older input alone, the output of every other one is not used.
         taken = {len(layout) - 1}
         for place in reversed(range(len(layout))):
             if place in taken:
@@ -239,9 +228,9 @@ class _CellModule(nn.Module):
 
     Args:
         nodes: its nodes.
-        before: what its two inputs are like.
-        inner: what the inputs are brought to.
-        outer: what its nodes are like: as `inner`, or half as large.
+        before: the shapes of its two inputs.
+        inner: the shape that the inputs are brought to.
+        outer: the shape of its nodes: `inner`, or half as large.
         norm: the norm's name.
     """
 
@@ -257,7 +246,7 @@ class _CellModule(nn.Module):
         )
 
     def forward(self, before: Sequence[Tensor | None]) -> Tensor:
-        """Return the output; of the outputs of the two cells before, one that the cell does not take may be None."""
+        """Return the output; an input that the cell does not take may be None."""
         states = {int(state): align(before[int(state)]) for state, align in self.inputs.items()}
         for place, ((one, _), (other, _)) in enumerate(self.nodes):
             left, right = self.operations[2 * place], self.operations[2 * place + 1]
@@ -271,7 +260,7 @@ def _inputs(cell: _Cell) -> list[int]:
 
 
 def _outputs(cell: _Cell) -> list[int]:
-    """Return the nodes that no other takes."""
+    """Return the nodes that are no other node's input."""
     used = {state for node in cell for state, _ in node}
     return [state for state in range(2, len(cell) + 2) if state not in used]
 
@@ -311,7 +300,7 @@ def _convolutions(size: str, channels: int, stride: int, norm: str) -> list[nn.M
         if rows == columns:
             layers.append(conv(channels, channels, norm, "relu", kernel_size=rows, stride=stride))
             continue
-        strides = (1 if rows == 1 else stride, 1 if columns == 1 else stride)  # each side is halved once
+        strides = (1 if rows == 1 else stride, 1 if columns == 1 else stride)  # each side is halved by one of the two
         layer = nn.Conv2d(channels, channels, (rows, columns), strides, (rows // 2, columns // 2), bias=False)
         nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if layers else "relu")
         layers.append(layer)
@@ -319,7 +308,7 @@ def _convolutions(size: str, channels: int, stride: int, norm: str) -> list[nn.M
 
 
 class _WithoutFirst(nn.Module):
-    """Takes the first row and column off, one too many after 2x2 pooling with both sides padded."""
+    """Removes the first row and column, which 2x2 pooling with padding on both sides adds."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images[:, :, 1:, 1:]

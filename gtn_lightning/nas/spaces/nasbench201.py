@@ -1,4 +1,4 @@
-"""The cells of NAS-Bench-201."""
+"""The search space of NAS-Bench-201."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,16 +21,16 @@ _Cell = tuple[str, ...]  # the operation of every edge, in the order of _EDGES
 
 
 class NASBench201(SearchSpace):
-    """The 15,625 cells of NAS-Bench-201, each in the network that the benchmark puts it in.
+    """The 15,625 cells of NAS-Bench-201, each as a network of the benchmark's form.
 
     Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search" (arXiv 2001.00326).
-    A cell has four nodes; its input is the first, each other is the sum of what the edges from all earlier nodes make
-    of them, the last is its output. Members are named as there, for instance
-    ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|``, where ``~0`` is the node that
-    an edge comes from; a decision is named by its edge, ``0-1`` to ``2-3``.
+    A cell has four nodes. The first is its input, every other is the sum of the operations on the edges from all
+    earlier nodes, and the last is its output. Members are named as there, for instance
+    ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|``, where ``~0`` is the source of
+    an edge; a decision is named by its edge, ``0-1`` to ``2-3``.
 
-    An edge that zeros enter, or that the output does not depend on, is left out of the network: where there are
-    convolutions on such edges, it has fewer parameters than the benchmark lists.
+    An edge whose input is zero, or that the output does not depend on, is not part of the network: with convolutions
+    on such edges, it has fewer parameters than the benchmark lists.
 
     Args:
         image_shape: (channels, height, width) of the images.
@@ -66,27 +66,25 @@ class NASBench201(SearchSpace):
         return _name(tuple(str(choices[key]) for key in self.decisions))
 
     def choices(self, name: str) -> dict[str, Choice]:
-        """Read such a name."""
         return dict(zip(self.decisions, re.findall(r"([^|+~]+)~[0-9]", name), strict=False))
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return the network."""
         return _Network(
             self.image_shape, self.classes, _live(_cell(architecture)), self.cells, self.channels, self.norm
         )
 
     def canonical(self, architecture: Architecture) -> str:
-        """Return the first member that is isomorphic by the benchmark's own rule, which leaves 6,466 names.
+        """Return the first member that is isomorphic by the benchmark's own rule, by which 6,466 differ.
 
-        A node is the sorted sum of its inputs; a skip connection passes its source on; `none`, and any operation on
-        the first inner node where `none` leads to it, is a zero. The rule is coarse both ways. Zeros remain terms of
-        a sum, and a sum that is passed on remains one term of the next, so that a function may have several names:
-        without that, 4,930 are left. And a convolution used twice is not told from two convolutions alike.
+        A node is the sorted sum of its inputs; a skip connection is its source; `none`, and any operation on a zero,
+        is a zero. The rule is not exact. Zeros remain terms of a sum, and a sum that a skip connection copies remains
+        one term, so that a function may have several names: otherwise 4,930 would differ. And one convolution used
+        twice has the same name as two equal convolutions.
         """
         return _first_members()[_function(_cell(architecture))]
 
     def family(self, architecture: Architecture) -> str:
-        """Return ``conv``, ``pool`` or ``skip``, the first that is on the way to the output, or else ``none``."""
+        """Return ``conv``, ``pool`` or ``skip``, the first that the output depends on, or else ``none``."""
         live = set(_live(_cell(architecture)).values())
         if live & {"nor_conv_1x1", "nor_conv_3x3"}:
             return "conv"
@@ -107,10 +105,10 @@ def _name(cell: _Cell) -> str:
 
 
 def _live(cell: _Cell) -> dict[tuple[int, int], str]:
-    """Return the operations of the edges that lie on a way from the input to the output."""
+    """Return the operations of the edges on paths from the input to the output."""
     edges = {edge: operation for edge, operation in zip(_EDGES, cell, strict=True) if operation != "none"}
     reached, needed = {0}, {_OUTPUT}
-    for source, node in _EDGES:  # by node: a source's own edges come before
+    for source, node in _EDGES:  # in the order of nodes: the edges into a source come first
         if (source, node) in edges and source in reached:
             reached.add(node)
     for source, node in reversed(_EDGES):
@@ -120,7 +118,7 @@ def _live(cell: _Cell) -> dict[tuple[int, int], str]:
 
 
 def _function(cell: _Cell) -> str:
-    """Return a cell's function as the benchmark writes it, to the letter: the count depends on how terms are sorted."""
+    """Return a cell's function exactly as the benchmark writes it: the count depends on the order of terms."""
     operations = dict(zip(_EDGES, cell, strict=True))
     nodes = ["0"]
     for node in range(1, _NODES):
@@ -139,7 +137,7 @@ def _function(cell: _Cell) -> str:
 
 @cache
 def _first_members() -> dict[str, str]:
-    """Return, for every function, the first cell that computes it; all are enumerated, once in a process."""
+    """Return, for every function, the first cell that computes it; all cells are enumerated once in a process."""
     first: dict[str, str] = {}
     for cell in _all_cells():
         function = _function(cell)
@@ -188,7 +186,7 @@ class _Network(ImageClassifier):
 
 
 class _CellModule(nn.Module):
-    """A cell, of which the live edges are given."""
+    """A cell, made of its edges on paths from the input to the output."""
 
     def __init__(self, edges: Mapping[tuple[int, int], str], channels: int, norm: str, pixels: int) -> None:
         super().__init__()
@@ -202,7 +200,7 @@ class _CellModule(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return images of the same shape."""
         if not self.sources:
-            return images * 0  # not new zeros: what lies before has a gradient, if of zero
+            return images * 0  # not new zeros: the layers before need a gradient, though of zero
         nodes = {0: images}
         for node, sources in self.sources.items():
             terms = [self.edges[f"{source}-{node}"](nodes[source]) for source in sources]
