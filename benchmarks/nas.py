@@ -16,11 +16,11 @@ import numpy as np
 
 from benchmarks.nas_reference import TABLE, ground
 from benchmarks.nas_report import RANKED, REAL_STEPS, SUBSET_STEPS, SYNTHETIC_STEPS, Evidence, Scores, report
-from benchmarks.transfer import newest
 from gtn_lightning.inner_loop import Adam
 from gtn_lightning.nas import NASWOT, FLOPs, GTNProxy, NumParameters, RealDataProxy, SynFlow, TableReference
-from gtn_lightning.nas.proxies import Proxy
-from gtn_lightning.nas.proxies.taught import TaughtProxy
+from gtn_lightning.nas.proxies import Scorer
+from gtn_lightning.nas.proxies.training import TaughtProxy, TaughtScorer
+from gtn_lightning.nas.spaces import Architecture
 
 RATES = (0.0025, 0.005, 0.01)
 """Inner rates for Adam, tried where one is not the same for all."""
@@ -30,23 +30,22 @@ def main() -> None:
     """Measure what is missing, then write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="ylecun/mnist", help="MNIST on the hub or in a local folder")
-    parser.add_argument("--teacher", type=Path, help="teacher file of nas_mnist; the newest run's if left out")
-    parser.add_argument("--ranked-teacher", type=Path, help="teacher file of nas_mnist_ranked; the newest run's")
-    parser.add_argument("--cache", type=Path, default=Path("runs/nas/courses"), help="folder of what was measured")
+    parser.add_argument("--teacher", default="runs/nas_mnist", help="teacher file of nas_mnist, or a folder of runs")
+    parser.add_argument("--ranked-teacher", default="runs/nas_mnist_ranked", help="the same of nas_mnist_ranked")
+    parser.add_argument("--cache", type=Path, default=Path("runs/nas/courses"), help="folder of the learning curves")
     parser.add_argument("--rate", type=float, default=0.005, help="Adam's rate on real data: as the teachers'")
-    parser.add_argument("--seeds", type=int, default=2, help="courses of every network, with seeds from zero")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings of every network, with seeds from zero")
     parser.add_argument("--only", nargs="+", help="measure these proxies and write no report")
     options = parser.parse_args()
     space, data = ground(options.data)
     with TABLE.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = {
-        part: list(dict.fromkeys(row["architecture"] for row in rows if row["part"] == part))
+        part: [space.parse(name) for name in dict.fromkeys(row["architecture"] for row in rows if row["part"] == part)]
         for part in ("ranked", "known")
     }
-    teacher = str(options.teacher or newest("runs/nas_mnist"))
-    ranked = str(options.ranked_teacher or newest("runs/nas_mnist_ranked"))
-    # A proxy, the steps after which it is looked at with the first seed, and with the others.
+    teacher, ranked = options.teacher, options.ranked_teacher
+    # A proxy, the steps after which its networks are scored with the first seed, and with the others.
     taught: dict[str, tuple[Callable[[], TaughtProxy], Sequence[int], Sequence[int]]] = {
         "GTN": (lambda: GTNProxy(teacher), SYNTHETIC_STEPS, SYNTHETIC_STEPS),
         RANKED: (lambda: GTNProxy(ranked), SYNTHETIC_STEPS, SYNTHETIC_STEPS),
@@ -59,20 +58,19 @@ def main() -> None:
     scores: list[Scores] = []
     for name, (make, *steps) in taught.items():
         if options.only is None or name in options.only:
-            proxy = make()
-            proxy.attach(space, data)
+            scorer = make().bind(space, data)
+            assert isinstance(scorer, TaughtScorer)
             for seed in range(options.seeds):
                 points = steps[min(seed, 1)]
                 if points:
-                    scores += courses(name, proxy, [*names["ranked"], *names["known"]], points, seed, options.cache)
+                    scores += curves(name, scorer, [*names["ranked"], *names["known"]], points, seed, options.cache)
     if options.only is not None:
         return
     for untaught in (NumParameters(), FLOPs(), SynFlow(), NASWOT()):
-        untaught.attach(space, data)
-        scores.append(without_training(untaught, [*names["ranked"], *names["known"]]))
+        scores.append(without_training(untaught.bind(space, data), [*names["ranked"], *names["known"]]))
     table = TableReference(str(TABLE))
     paid = table.seconds(space, names["known"])
-    made = {"GTN": GTNProxy(teacher).overhead().seconds, RANKED: GTNProxy(ranked).overhead().seconds}
+    made = {name: taught[name][0]().bind(space, data).overhead().seconds for name in ("GTN", RANKED)}
     accuracies = table.accuracies(space, names["ranked"]), table.accuracies(space, names["known"])[:, 0]
     report(Evidence(space, names["ranked"], names["known"], *accuracies, paid, made, scores))
 
@@ -82,57 +80,56 @@ def real(rate: float, subset: int | None = None) -> RealDataProxy:
     return RealDataProxy(max(REAL_STEPS), subset=subset, optimizer=Adam(lr=rate))
 
 
-def courses(
-    name: str, proxy: TaughtProxy, names: Sequence[str], steps: Sequence[int], seed: int, cache: Path
+def curves(
+    name: str, scorer: TaughtScorer, names: Sequence[Architecture], steps: Sequence[int], seed: int, cache: Path
 ) -> list[Scores]:
-    """Teach every architecture with each rate that its proxy has for it; return its best scores at several steps."""
+    """Train every architecture at each rate that is tried for it; return its best scores at several steps."""
     cache.mkdir(parents=True, exist_ok=True)
-    key = {"settings": json.dumps(proxy.settings(), sort_keys=True), "steps": list(steps), "seed": seed}
+    key = {"settings": json.dumps(scorer.settings(), sort_keys=True), "steps": list(steps), "seed": seed}
     file = cache / f"{name.replace(' ', '_').replace(',', '')}.jsonl"
     known = {}
     if file.exists():
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         known = {row["architecture"]: row["points"] for row in rows if {name: row[name] for name in key} == key}
     for architecture in names:
-        if architecture in known:
+        if architecture.name in known:
             continue
-        tuned = proxy.overhead().seconds
-        rates = proxy.rates_for(architecture)
-        tuned = proxy.overhead().seconds - tuned
-        tried = [list(proxy.course(architecture, seed, steps, rate)) for rate in rates]
-        known[architecture] = [
-            {
-                **max(points, key=lambda point: point.accuracy)._asdict(),
-                "cost": tuned + sum(point.cost.seconds for point in points),
-                "look": sum(point.look.seconds for point in points),
-            }
-            for points in zip(*tried, strict=True)
-        ]
+        tuned = scorer.overhead().seconds
+        rates = scorer.rates.candidates(architecture)
+        tuned = scorer.overhead().seconds - tuned
+        tried = [list(scorer.curve(architecture, seed, steps, rate)) for rate in rates]
+        known[architecture.name] = []
+        for points in zip(*tried, strict=True):
+            best = max(points, key=lambda point: point.accuracy)
+            cost = tuned + sum(point.cost.seconds for point in points)
+            look = sum(point.evaluation_cost.seconds for point in points)
+            row = {"step": best.step, "accuracy": best.accuracy, "loss": best.loss, "cost": cost, "look": look}
+            known[architecture.name].append(row)
         with file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"architecture": architecture, **key, "points": known[architecture]}) + "\n")
-        print(name, "|", seed, "|", architecture, "|", f"{known[architecture][-1]['accuracy']:.3f}", flush=True)
+            out.write(json.dumps({"architecture": architecture.name, **key, "points": known[architecture.name]}) + "\n")
+        print(name, "|", seed, "|", architecture, "|", f"{known[architecture.name][-1]['accuracy']:.3f}", flush=True)
     found = []
     for place, step in enumerate(steps):
-        so_far = [known[architecture][: place + 1] for architecture in names]
+        so_far = [known[architecture.name][: place + 1] for architecture in names]
         values = {
-            "accuracy": [course[-1]["accuracy"] for course in so_far],
-            "loss": [-course[-1]["loss"] for course in so_far],
-            "area": [sum(point["accuracy"] for point in course) / len(course) for course in so_far],
+            "accuracy": [curve[-1]["accuracy"] for curve in so_far],
+            "loss": [-curve[-1]["loss"] for curve in so_far],
+            "area": [sum(point["accuracy"] for point in curve) / len(curve) for curve in so_far],
         }
-        found.append(Scores(name, step, seed, values, [with_one_look(course) for course in so_far]))
+        found.append(Scores(name, step, seed, values, [with_one_look(curve) for curve in so_far]))
     return found
 
 
-def with_one_look(course: Sequence[dict[str, Any]]) -> float:
-    """Return the seconds of a course with a look at its end alone: whoever wants one score takes one look."""
-    return float(course[-1]["cost"] - sum(point["look"] for point in course[:-1]))
+def with_one_look(curve: Sequence[dict[str, Any]]) -> float:
+    """Return the seconds of a training that is scored at its end alone."""
+    return float(curve[-1]["cost"] - sum(point["look"] for point in curve[:-1]))
 
 
-def without_training(proxy: Proxy, names: Sequence[str]) -> Scores:
+def without_training(scorer: Scorer, names: Sequence[Architecture]) -> Scores:
     """Return the scores of a proxy that trains nothing."""
-    scores = proxy.evaluate_all(names)
+    scores = scorer.evaluate_all(names)
     values = [score.value if np.isfinite(score.value) else -np.inf for score in scores]
-    return Scores(proxy.name, 0, 0, {"accuracy": values}, [score.cost.seconds for score in scores])
+    return Scores(scorer.name, 0, 0, {"accuracy": values}, [score.cost.seconds for score in scores])
 
 
 if __name__ == "__main__":

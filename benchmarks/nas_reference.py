@@ -1,4 +1,4 @@
-"""Full trainings of networks of the ConvNet grid on MNIST: what `benchmarks.nas` holds proxies against.
+"""Full trainings of networks of the ConvNet grid on MNIST, with which `benchmarks.nas` compares proxies.
 
 What was trained before is not trained again, so the command may be stopped, and run in several processes with
 different shares.
@@ -14,7 +14,7 @@ from gtn_lightning.data import ImageData
 from gtn_lightning.nas.full_training import FullTraining
 from gtn_lightning.nas.learners import SpaceLearners
 from gtn_lightning.nas.reference import MeasuredReference
-from gtn_lightning.nas.spaces import ConvNetGrid
+from gtn_lightning.nas.spaces import Architecture, ConvNetGrid
 from gtn_lightning.randomness import keyed_generator
 
 TABLE = Path(__file__).with_name("nas_reference.csv")
@@ -41,14 +41,14 @@ def main() -> None:
     work = [(part, name, seed) for part in options.parts for seed in range(TRAININGS[part]) for name in names[part]]
     references = {}
     for part in options.parts:
-        references[part] = MeasuredReference(FullTraining(steps=1000, batch_size=64, lr=0.01), TRAININGS[part])
-        references[part].attach(data)
+        reference = MeasuredReference(FullTraining(steps=1000, batch_size=64, lr=0.01), TRAININGS[part])
+        references[part] = reference.bind(data)
     share, shares = map(int, options.share.split("/"))
     rows = []
-    for part, name, seed in work[share - 1 :: shares]:
-        accuracy = references[part].measure(space, name, seed)
-        seconds = references[part].seconds(space, [name]) / TRAININGS[part]
-        rows.append([part, name, str(seed), f"{accuracy:.4f}", f"{seconds:.1f}"])
+    for part, architecture, seed in work[share - 1 :: shares]:
+        accuracy = references[part].measure(space, architecture, seed)
+        seconds = references[part].seconds(space, [architecture]) / TRAININGS[part]
+        rows.append([part, architecture.name, str(seed), f"{accuracy:.4f}", f"{seconds:.1f}"])
         print(*rows[-1], flush=True)
     if shares > 1:
         return
@@ -57,8 +57,8 @@ def main() -> None:
     kept = [row for row in others if row[0] not in options.parts]
     with TABLE.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *kept, *rows])
-    for part, reference in references.items():
-        print(f"{part}: {reference.seconds(space, names[part]):.0f} seconds on {torch.get_num_threads()} threads")
+    for part, measured in references.items():
+        print(f"{part}: {measured.seconds(space, names[part]):.0f} seconds on {torch.get_num_threads()} threads")
 
 
 def ground(path: str) -> tuple[ConvNetGrid, ImageData]:
@@ -69,16 +69,16 @@ def ground(path: str) -> tuple[ConvNetGrid, ImageData]:
     return ConvNetGrid(data.image_shape, data.classes), data
 
 
-def ranked(space: ConvNetGrid, count: int) -> list[str]:
+def ranked(space: ConvNetGrid, count: int) -> list[Architecture]:
     """Return networks drawn from the part of the grid that is held out."""
     return space.draw(count, keyed_generator(0, "ranked"), held_out=HELD_OUT)
 
 
-def known(space: ConvNetGrid, count: int) -> list[str]:
+def known(space: ConvNetGrid, count: int) -> list[Architecture]:
     """Return networks drawn from the other part."""
     learners = SpaceLearners(space, HELD_OUT)
     generator = keyed_generator(0, "known")
-    drawn: dict[str, None] = {}
+    drawn: dict[Architecture, None] = {}
     while len(drawn) < count:
         drawn[learners.draw(generator)] = None
     return list(drawn)

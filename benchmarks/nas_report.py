@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import rankdata
+from scipy.stats import bootstrap, rankdata
 
 from benchmarks.report import RESULTS, markdown_table, write_report
-from gtn_lightning.nas.correlation import Interval, Ranking, ceiling, measure_ranking, split_half
+from gtn_lightning.nas.correlation import Interval, Ranking, measure_ranking, noise_ceiling, split_half
 from gtn_lightning.nas.proxies.predicted import RankPredictor, encode
-from gtn_lightning.nas.spaces import ConvNetGrid
+from gtn_lightning.nas.spaces import Architecture, ConvNetGrid
 
 SYNTHETIC_STEPS = (4, 8)
 REAL_STEPS = (4, 8, 40, 80, 128, 320)
@@ -47,8 +47,8 @@ class Evidence:
     """Everything that is reported."""
 
     space: ConvNetGrid
-    ranked: list[str]
-    known: list[str]
+    ranked: list[Architecture]
+    known: list[Architecture]
     accuracies: torch.Tensor
     """Of the ranked networks after full training, ``[ranked, trainings]``."""
     told: torch.Tensor
@@ -121,7 +121,7 @@ class Evidence:
 def report(evidence: Evidence) -> None:
     """Write tables and the plot."""
     worth = evidence.worth
-    top = ceiling(evidence.accuracies)
+    top = noise_ceiling(evidence.accuracies)
     broken = next(iter(evidence.rankings.values())).broken
     body = [
         f"Reference: {len(evidence.ranked)} networks, {evidence.accuracies.shape[1]} trainings each; accuracies from "
@@ -246,11 +246,15 @@ def difference(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], accurac
         correlations = np.corrcoef(np.array([rankdata(row) for row in sample]))[-1, :-1]
         return float(np.mean(correlations[0::2] - correlations[1::2]))
 
-    generator = np.random.default_rng(0)
-    count = rows.shape[1]
-    gaps = [gap(rows[:, generator.integers(0, count, count)]) for _ in range(1000)]
-    low, high = np.quantile(gaps, [0.025, 0.975])
-    return Interval(gap(rows), float(low), float(high))
+    drawn = bootstrap(
+        (np.arange(rows.shape[1]),),
+        lambda places: gap(rows[:, places]),
+        n_resamples=1000,
+        vectorized=False,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return Interval(gap(rows), float(drawn.low), float(drawn.high))
 
 
 class Way(NamedTuple):
@@ -364,7 +368,7 @@ def overrated(evidence: Evidence) -> str:
     rows = []
     for key, options in space.decisions.items():
         for option in options:
-            members = [place for place, name in enumerate(names) if space.choices(name)[key] == option]
+            members = [place for place, one in enumerate(names) if one.choices[key] == option]
             means = [f"{float(np.mean(ranks[members])):+.0f}" for ranks in given]
             rows.append([f"{key} {option}", str(len(members)), *means])
     header = ["networks with", "number", *(f"{s.proxy}, {s.steps} steps" for s in shown)]

@@ -23,7 +23,7 @@ from benchmarks.report import RESULTS, heat_map, markdown_table, write_report
 from gtn_lightning.inner_loop import Adam
 from gtn_lightning.nas import GTNProxy, RealDataProxy
 from gtn_lightning.nas.proxies import Proxy
-from gtn_lightning.nas.spaces import ConvNetGrid
+from gtn_lightning.nas.spaces import Architecture, ConvNetGrid
 from gtn_lightning.randomness import keyed_generator
 
 NORMS = ("batch", "layer", "instance", "group", "none")
@@ -79,10 +79,8 @@ def measure(name: str, norms: tuple[str, ...], setting: Setting) -> list[list[fl
     else:
         proxy = GTNProxy(teacher(file.with_suffix(""), norms, setting))
     space, data = ground(setting.data)
-    proxy.attach(space, data)
-    found = [
-        [proxy.evaluate(architecture).value for architecture in unmet(space, norm, setting.networks)] for norm in NORMS
-    ]
+    scorer = proxy.bind(space, data)
+    found = [[scorer(architecture) for architecture in unmet(space, norm, setting.networks)] for norm in NORMS]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"setting": asked_for, "accuracies": found}), encoding="utf-8")
     print(name, "|", *(f"{norm} {sum(row) / len(row):.3f}" for norm, row in zip(NORMS, found, strict=True)), flush=True)
@@ -111,10 +109,10 @@ def teacher(folder: Path, norms: tuple[str, ...], setting: Setting) -> str:
     return str(made[-1])
 
 
-def unmet(space: ConvNetGrid, norm: str, count: int) -> list[str]:
+def unmet(space: ConvNetGrid, norm: str, count: int) -> list[Architecture]:
     """Return networks of a norm, of width 16 at most, from the part of the grid that no teacher is taught with."""
     drawn = space.draw(len(space) // 3, keyed_generator(0, "unmet"), held_out=HELD_OUT)
-    fit = [name for name in drawn if space.choices(name)["norm"] == norm and int(space.choices(name)["width"]) <= 16]
+    fit = [one for one in drawn if one.choices["norm"] == norm and int(one.choices["width"]) <= 16]
     return fit[:count]
 
 

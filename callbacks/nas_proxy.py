@@ -1,4 +1,4 @@
-"""How well the synthetic data ranks architectures."""
+"""A callback that measures how well the synthetic data ranks architectures."""
 
 import csv
 import math
@@ -19,7 +19,7 @@ from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
 from gtn_lightning.meta_training.checkpoints import CheckpointError, misfit
-from gtn_lightning.nas import MeasuredReference, Reference, SearchSpace
+from gtn_lightning.nas import Architecture, MeasuredReference, Reference, SearchSpace
 from gtn_lightning.nas.correlation import Correlation, Interval, Ranking, measure_ranking
 from gtn_lightning.nas.proxies import NumParameters
 from gtn_lightning.nas.proxies.taught import LiveGTNProxy
@@ -27,24 +27,23 @@ from gtn_lightning.randomness import keyed_generator
 
 
 class NASProxy(Callback):
-    """Ranks a fixed sample of architectures by the synthetic data, and holds the order against their real accuracies.
+    """Ranks a fixed sample of architectures by the synthetic data, and compares it with their real accuracies.
 
-    After a validation, and after a test, every architecture of the sample is taught afresh on the synthetic data and
-    scored on validation images, shared out over the processes. Logged are, under ``nas/``, the correlations of
-    `Ranking`, with the ends of their intervals as ``_low`` and ``_high``; the same of the number of parameters
-    (``nas/parameters_spearman``), which any proxy has to beat, and of the mean rank of both
-    (``nas/mean_rank_spearman``); and ``nas/seconds``. Scores go to ``nas_proxy.csv`` in the run folder, a scatter plot
-    to ``pictures/nas_proxy.png`` and to the logger.
+    After a validation, and after a test, a fresh network of every architecture in the sample is taught on the synthetic
+    data and scored on validation images; the processes share the work. Logged are, under ``nas/``, the correlations of
+    `Ranking`, with the ends of their intervals as ``_low`` and ``_high``; Spearman's correlation of the number of
+    parameters (``nas/parameters_spearman``), which any proxy should exceed, and of the mean rank of both
+    (``nas/mean_rank_spearman``); and ``nas/seconds``. Scores are written to ``nas_proxy.csv`` in the run folder, a
+    scatter plot to ``pictures/nas_proxy.png`` and to the logger.
 
     Args:
         space: the search space.
         reference: the real accuracies.
         architectures: number of architectures in the sample; a correlation of .7 has a standard deviation of .12 with
             20 of them and of .05 with 100.
-        held_out: take them from the share of the space that `SpaceLearners` keeps from meta-training; None for all of
-            the space.
+        held_out: take them from the share of the space that `SpaceLearners` leaves out; None for all of the space.
         steps: number of inner steps; None for as many as the teacher is meta-trained with.
-        measure: what is made of a learner's course: ``accuracy``, ``loss`` or ``area``.
+        measure: how a learning curve is reduced to a score: ``accuracy``, ``loss`` or ``area``.
         images: number of validation images that a learner is scored on.
         every_n_validations: number of validations between two measurements; 0 for tests only.
         broken_below: architectures below this real accuracy count as broken; None for two points above chance.
@@ -66,7 +65,7 @@ class NASProxy(Callback):
         broken_below: float | None = None,
     ) -> None:
         if architectures < 3:
-            raise RecipeError(f"NASProxy: architectures {architectures} given, expected 3 or more")
+            raise RecipeError(f"NASProxy: architectures must be at least 3, got {architectures}")
         if every_n_validations < 0:
             raise RecipeError(f"NASProxy: every_n_validations must be at least 0, got {every_n_validations}")
         self.space = space
@@ -79,8 +78,8 @@ class NASProxy(Callback):
         self.every_n_validations = every_n_validations
         self.broken_below = broken_below
         self.ranking: Ranking | None = None
-        """How the synthetic data ranked, the last time."""
-        self._sample: list[str] = []
+        """The result of the last measurement."""
+        self._sample: list[Architecture] = []
         self._accuracies: Tensor | None = None
         self._parameters = torch.empty(0)
         self._scores = torch.empty(0)
@@ -94,7 +93,7 @@ class NASProxy(Callback):
         self._accuracies = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rank, if it is time for that."""
+        """Rank, every `every_n_validations` validations."""
         if trainer.sanity_checking or self.every_n_validations == 0:
             return
         self._validations += 1
@@ -106,23 +105,23 @@ class NASProxy(Callback):
         self._rank(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and write what was ranked."""
+        """Write the scores and the plot."""
         if not trainer.sanity_checking:
             self._write(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and write what was ranked."""
+        """Write the scores and the plot."""
         self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of validations, so that a resumed run ranks when an undisturbed one would."""
+        """Return the number of validations, so that a resumed run ranks at the same validations."""
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Restore the number of validations from a checkpoint.
 
         Raises:
-            CheckpointError: if it is not what `state_dict` returns.
+            CheckpointError: the state is not what `state_dict` returns.
         """
         if fault := misfit(state_dict, {"validations": 0}, "the state of NASProxy", counts=True):
             raise CheckpointError(fault)
@@ -132,14 +131,15 @@ class NASProxy(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, TensorData):
             raise RecipeError(
-                f"NASProxy: the data module is a {type(data).__name__}, expected a TensorData, such as ImageData"
+                f"NASProxy: the data module must be a TensorData, such as ImageData, got a {type(data).__name__}"
             )
         began = time.perf_counter()
         if self._accuracies is None:
             self._accuracies = self._known(trainer, data, gtn.device)
-        proxy = LiveGTNProxy(gtn, self.steps, self.measure, images=self.images)
-        proxy.attach(self.space, data, gtn.device)
-        self._scores = self._shared_out(trainer, gtn.device, proxy)
+        scorer = LiveGTNProxy(gtn, self.steps, measure=self.measure, images=self.images).bind(
+            self.space, data, gtn.device
+        )
+        self._scores = self._shared(trainer, gtn.device, scorer)
         self.ranking = measure_ranking(self._scores, self._accuracies, self._broken(gtn))
         ranks = rankdata(self._scores) + rankdata(self._parameters)
         logged = flat(self.ranking) | {"seconds": time.perf_counter() - began}
@@ -154,19 +154,16 @@ class NASProxy(Callback):
         return 1 / gtn.task.classes + 0.02 if self.broken_below is None else self.broken_below
 
     def _known(self, trainer: Trainer, data: TensorData, device: torch.device) -> Tensor:
-        """Return the mean real accuracies; what has to be measured is shared out over the processes."""
-        sizes = NumParameters()
-        sizes.attach(self.space, data)
-        self._parameters = torch.tensor([sizes(name) for name in self._sample], dtype=torch.float64)
+        """Return the mean real accuracies; the processes share those that have to be measured."""
+        sizes = NumParameters().bind(self.space, data)
+        self._parameters = torch.tensor([sizes(one) for one in self._sample], dtype=torch.float64)
+        known = self.reference.bind(data, device)
         if not isinstance(self.reference, MeasuredReference):
-            return self.reference.accuracies(self.space, self._sample).mean(dim=1)
-        self.reference.attach(data, device)
-        return self._shared_out(
-            trainer, device, lambda name: float(self.reference.accuracies(self.space, [name]).mean())
-        )
+            return known.accuracies(self.space, self._sample).mean(dim=1)
+        return self._shared(trainer, device, lambda one: float(known.accuracies(self.space, [one]).mean()))
 
-    def _shared_out(self, trainer: Trainer, device: torch.device, value: Callable[[str], float]) -> Tensor:
-        """Return a value of every architecture in the sample; each process finds out its share."""
+    def _shared(self, trainer: Trainer, device: torch.device, value: Callable[[Architecture], float]) -> Tensor:
+        """Return a value of every architecture in the sample; each process computes its share."""
         own = torch.zeros(len(self._sample), dtype=torch.float64, device=device)
         for number in range(trainer.global_rank, len(self._sample), trainer.world_size):
             own[number] = value(self._sample[number])
@@ -192,7 +189,7 @@ class NASProxy(Callback):
 
 
 def flat(ranking: Ranking) -> dict[str, float]:
-    """Return a ranking under the names that are logged."""
+    """Return a ranking as numbers by the names that are logged."""
     found: dict[str, Interval] = {}
     for kind in ("spearman", "kendall", "spearman_working", "kendall_working"):
         correlation: Correlation = getattr(ranking, kind)
@@ -210,10 +207,10 @@ def draw_ranking(scores: Tensor, accuracies: Tensor, ranking: Ranking, measure: 
     """Draw scores against real accuracies.
 
     Args:
-        scores: ``[N]``, not all of them finite.
+        scores: ``[N]``; those that are not finite are left out.
         accuracies: ``[N]``, between 0 and 1.
-        ranking: their correlation.
-        measure: what the scores are.
+        ranking: how well the scores rank.
+        measure: how a learning curve was reduced to a score.
     """
     figure = Figure(figsize=(5, 4), dpi=120, layout="constrained")
     axes = figure.subplots()

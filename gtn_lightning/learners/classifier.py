@@ -21,15 +21,29 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int] | None, classes: int | None) -> None:
         super().__init__()
-        name = type(self).__name__
-        image_shape, classes = given(image_shape, f"{name}.image_shape"), given(classes, f"{name}.classes")
-        if len(image_shape) != 3:
-            raise RecipeError(f"image_shape: got {list(image_shape)}; give [channels, height, width]")
-        check_positive("image_shape", *image_shape)
-        check_positive("classes", classes)
-        channels, height, width = image_shape
-        self.image_shape = (channels, height, width)
-        self.classes = classes
+        self.image_shape, self.classes = image_sizes(type(self).__name__, image_shape, classes)
+
+
+def image_sizes(
+    name: str, image_shape: tuple[int, int, int] | None, classes: int | None
+) -> tuple[tuple[int, int, int], int]:
+    """Return the shape of images and the number of classes, which a recipe may leave to its task.
+
+    Args:
+        name: the class that takes them, for messages.
+        image_shape: (channels, height, width).
+        classes: number of classes.
+
+    Raises:
+        RecipeError: one is missing, or is not a positive whole number.
+    """
+    image_shape, classes = given(image_shape, f"{name}.image_shape"), given(classes, f"{name}.classes")
+    if len(image_shape) != 3:
+        raise RecipeError(f"image_shape: got {list(image_shape)}; give [channels, height, width]")
+    check_positive("image_shape", *image_shape)
+    check_positive("classes", classes)
+    channels, height, width = image_shape
+    return (channels, height, width), classes
 
 
 def check_positive(key: str, *sizes: int) -> None:

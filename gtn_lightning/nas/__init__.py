@@ -1,4 +1,4 @@
-"""Architecture search: spaces of architectures, cheap scores of them, and what they are held against.
+"""Architecture search: spaces of architectures, proxies that score them, and ground-truth accuracies.
 
 The search itself, `gtn_lightning.nas.search`, needs Optuna.
 """
@@ -16,14 +16,16 @@ from gtn_lightning.nas.proxies import (
     Proxy,
     RealDataProxy,
     Score,
+    Scorer,
     SynFlow,
 )
 from gtn_lightning.nas.ranking import RankedLearners
 from gtn_lightning.nas.reference import MeasuredReference, Reference, TableReference
-from gtn_lightning.nas.spaces import ConvNetGrid, SearchSpace
+from gtn_lightning.nas.spaces import Architecture, ConvNetGrid, SearchSpace
 
 __all__ = [
     "NASWOT",
+    "Architecture",
     "ConvNetGrid",
     "Cost",
     "FLOPs",
@@ -38,6 +40,7 @@ __all__ = [
     "RealDataProxy",
     "Reference",
     "Score",
+    "Scorer",
     "SearchSpace",
     "SpaceLearners",
     "SynFlow",

@@ -1,14 +1,16 @@
-"""How well scores put architectures into the order of their accuracies."""
+"""How well scores rank architectures by their accuracies."""
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import bootstrap, kendalltau, rankdata
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
@@ -26,8 +28,8 @@ MIN_ARCHITECTURES = 3
 REGRET_AT = (1, 5, 10)
 """Values of k for which the regret of the best k by score is reported."""
 
-KENDALL_OPERATIONS = 5e9
-"""Products that the interval of one tau-b may take, one for each pair of architectures and resample."""
+BATCH = 100
+"""Number of resamples that are in memory at once."""
 
 SPLITS = 100
 """Maximum number of ways to split the seeds in halves."""
@@ -47,7 +49,7 @@ class Correlation:
 
     overall: Interval
     top_half: Interval
-    """Over the half with the best accuracies, which is where a search has to choose."""
+    """Over the half with the best accuracies, among which a search has to choose."""
     top_tenth: Interval
     """Over the best tenth."""
 
@@ -63,30 +65,29 @@ class Ranking:
     kendall: Correlation
     """Kendall's tau-b."""
     spearman_working: Correlation
-    """Without those that do not learn, which are easily told from the rest; halves and tenths are of what is left."""
+    """Without those that do not learn, which are easy to recognise; halves and tenths are of the remaining ones."""
     kendall_working: Correlation
     regret: dict[int, Interval]
-    """For some k, by how much the best of all is better than the best of the k with the best scores."""
+    """For some k, the best accuracy of all less the best accuracy among the k with the best scores."""
 
 
 def measure_ranking(
     scores: Values, reference: Values, broken_below: float = -math.inf, resamples: int = 1000, seed: int = 0
 ) -> Ranking:
-    """Hold scores against accuracies.
+    """Compare the order of scores with that of accuracies.
 
     Intervals are percentiles of the bootstrap (Efron, 1979): architectures are drawn with replacement, from the part
     that a correlation is over, which is chosen once. They say how a value would vary with other architectures of that
-    part, not with other seeds. Those of tau-b are from fewer resamples where there are more than some 2,000
-    architectures, see `KENDALL_OPERATIONS`. Resamples in which a value does not exist are left out.
+    part, not with other seeds. Resamples in which a value does not exist are left out.
 
-    A part that is a top share takes in whoever ties with its last member. Among equal scores, regret is the mean over
-    every way of picking from them.
+    Architectures that tie with the last member of a top share belong to it too. Among equal scores, regret is the mean
+    over all ways of picking from them.
 
     Args:
-        scores: more is better; NaN counts as the worst.
+        scores: higher is better; NaN counts as the worst.
         reference: accuracies, one for each score.
         broken_below: an architecture whose accuracy is lower does not learn.
-        resamples: number of resamples.
+        resamples: number of resamples; 0 for no intervals.
         seed: of the resampling.
 
     Returns:
@@ -98,12 +99,12 @@ def measure_ranking(
     score, accuracy = _array(scores), _array(reference)
     if score.ndim != 1 or score.shape != accuracy.shape or not len(score):
         raise RecipeError(
-            f"measure_ranking: scores {list(score.shape)} and reference {list(accuracy.shape)} given, expected one of "
-            "each for every architecture"
+            "measure_ranking: scores and reference must hold one number for every architecture, got shapes "
+            f"{list(score.shape)} and {list(accuracy.shape)}"
         )
     if not np.isfinite(accuracy).all():
-        raise RecipeError("measure_ranking: an accuracy in reference is not finite: leave that architecture out")
-    score = np.where(np.isnan(score), -math.inf, score)
+        raise RecipeError("measure_ranking: reference must hold finite accuracies: leave the others out")
+    score = rankdata(np.where(np.isnan(score), -math.inf, score))  # finite, in the same order, with the same ties
     random = np.random.default_rng(keyed_seed(seed, "bootstrap"))
     broken = accuracy < broken_below
     everything = _correlations(score, accuracy, resamples, random)
@@ -114,7 +115,7 @@ def measure_ranking(
 def split_half(reference: Array | Tensor, resamples: int = 1000, seed: int = 0) -> Interval:
     """Return the Spearman correlation of accuracies from one half of the seeds with those from the other.
 
-    It is the mean over the ways of halving the seeds, of an odd number of which one is left out.
+    It is the mean over all, or `SPLITS`, ways of halving the seeds; of an odd number, each leaves one seed out.
 
     Args:
         reference: accuracies ``[architectures, seeds]``.
@@ -126,22 +127,24 @@ def split_half(reference: Array | Tensor, resamples: int = 1000, seed: int = 0) 
     """
     accuracy = _array(reference)
     if accuracy.ndim != 2 or accuracy.shape[1] < 2:
-        raise RecipeError(f"split_half: {list(accuracy.shape)} accuracies given, expected [architectures, 2 or more]")
+        raise RecipeError(
+            f"split_half: reference must be of shape [architectures, 2 or more], got {list(accuracy.shape)}"
+        )
     architectures, seeds = accuracy.shape
     random = np.random.default_rng(keyed_seed(seed, "bootstrap"))
     if architectures < MIN_ARCHITECTURES:
         return _NOTHING
-    counts = _resample(architectures, resamples, random)
-    values, resampled = [], []
-    for first, second in _halves(seeds, random):
-        one, other = (accuracy[:, half].mean(axis=1) for half in (first, second))
-        values.append(_spearman(one, other, np.ones((1, architectures)))[0])
-        resampled.append(_spearman(one, other, counts))
-    return _interval(float(np.mean(values)), np.mean(resampled, axis=0))
+    pairs = [[accuracy[:, half].mean(axis=1) for half in halves] for halves in _halves(seeds, random)]
+    return _interval(
+        lambda rows: np.mean([_spearman(one[rows], other[rows]) for one, other in pairs], axis=0),
+        architectures,
+        resamples,
+        random,
+    )
 
 
-def ceiling(reference: Array | Tensor, resamples: int = 1000, seed: int = 0) -> Interval:
-    r"""Return what a perfect proxy could reach, held against the mean over the seeds.
+def noise_ceiling(reference: Array | Tensor, resamples: int = 1000, seed: int = 0) -> Interval:
+    r"""Return the noise ceiling: the correlation of a perfect proxy with the mean over the seeds.
 
     Even the true accuracies do not correlate perfectly with measured ones. If halves of the seeds correlate with
     :math:`r`, then the mean over k times as many seeds as are in a half has the reliability
@@ -212,91 +215,75 @@ def _top(accuracy: Array, share: int) -> NDArray[np.bool_]:
 
 
 def _both(score: Array, accuracy: Array, resamples: int, random: np.random.Generator) -> tuple[Interval, Interval]:
-    if len(score) < MIN_ARCHITECTURES or (score == score[0]).all() or (accuracy == accuracy[0]).all():
+    if len(score) < MIN_ARCHITECTURES:
         return _NOTHING, _NOTHING
-    once = np.ones((1, len(score)))
-    counts = _resample(len(score), resamples, random)
-    affordable = max(100, int(KENDALL_OPERATIONS / len(score) ** 2))
-    tau = float(kendalltau(rankdata(score), rankdata(accuracy)).statistic)  # of ranks, since it drops infinite scores
-    return (
-        _interval(float(_spearman(score, accuracy, once)[0]), _spearman(score, accuracy, counts)),
-        _interval(tau, _kendall(score, accuracy, counts[:affordable])),
+    spearman, kendall = (
+        _interval(lambda rows, of=of: of(score[rows], accuracy[rows]), len(score), resamples, random)  # type: ignore[misc]
+        for of in (_spearman, _kendall)
     )
+    return spearman, kendall
 
 
-def _resample(size: int, resamples: int, random: np.random.Generator) -> Array:
-    """Return how often each of `size` things is drawn, ``[resamples, size]``."""
-    return random.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
+def _interval(
+    statistic: Callable[[NDArray[np.intp]], Array], size: int, resamples: int, random: np.random.Generator
+) -> Interval:
+    """Return a statistic of all architectures, with its bootstrap interval.
 
-
-def _interval(value: float, resampled: Array) -> Interval:
-    there = resampled[~np.isnan(resampled)]
-    if math.isnan(value) or not len(there):
+    Args:
+        statistic: from numbers of architectures ``[..., size]`` to values ``[...]``; nan where there is no value.
+        size: number of architectures.
+        resamples: number of resamples.
+        random: draws them.
+    """
+    everyone = np.arange(size)
+    value = float(statistic(everyone))
+    if math.isnan(value) or not resamples:
+        return Interval(value, math.nan, math.nan)
+    if size == 1:
+        return Interval(value, value, value)
+    with warnings.catch_warnings():  # of its own interval: nan if one resample has no value
+        warnings.simplefilter("ignore", RuntimeWarning)
+        drawn = bootstrap(
+            (everyone,),
+            lambda rows, axis: statistic(rows),
+            n_resamples=resamples,
+            batch=BATCH,
+            vectorized=True,
+            method="percentile",
+            random_state=random,  # its name before scipy 1.15, which later versions take as well
+        ).bootstrap_distribution
+    there = drawn[~np.isnan(drawn)]
+    if not len(there):
         return Interval(value, math.nan, math.nan)
     low, high = np.quantile(there, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(value, float(low), float(high))
 
 
-def _spearman(first: Array, second: Array, counts: Array) -> Array:
-    """Return Spearman's correlation in every resample; nan where one of the two is constant.
-
-    Args:
-        first: ``[n]``.
-        second: ``[n]``.
-        counts: how often each of the n is there, ``[resamples, n]``.
-    """
-    ranks = [_centred_ranks(values, counts) for values in (first, second)]
-    covariance = np.einsum("rn,rn,rn->r", counts, *ranks)
-    variances = [np.einsum("rn,rn,rn->r", counts, rank, rank) for rank in ranks]
-    return _ratio(covariance, np.sqrt(variances[0] * variances[1]))
+def _spearman(first: Array, second: Array) -> Array:
+    """Return Spearman's correlation over the last axis; nan where one of the two is constant."""
+    ranks = [rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (first, second)]
+    covariance, *variances = (np.sum(one * other, -1) for one, other in (ranks, ranks[:1] * 2, ranks[1:] * 2))
+    below = np.sqrt(variances[0] * variances[1])
+    return np.divide(covariance, below, out=np.full_like(below, np.nan), where=below > 0)
 
 
-def _centred_ranks(values: Array, counts: Array) -> Array:
-    """Return ranks in every resample, mean ranks for ties, less their mean; without sorting any of the resamples."""
-    order = np.argsort(values, kind="stable")
-    _, starts, groups = np.unique(values[order], return_index=True, return_inverse=True)
-    members = np.add.reduceat(counts[:, order], starts, axis=1)
-    ranks = members.cumsum(axis=1) - (members - 1) / 2
-    back = np.empty(len(order), dtype=np.intp)
-    back[order] = groups
-    centred: Array = ranks[:, back] - (len(values) + 1) / 2
-    return centred
-
-
-def _kendall(first: Array, second: Array, counts: Array) -> Array:
-    """Return tau-b in every resample, as `_spearman`; twice the same architecture is a tie in both."""
-    concordant, untied_first, untied_second = (np.zeros(len(counts)) for _ in range(3))
-    weights = counts.astype(np.float32)  # sums of n products of 0 and 1 with small counts are exact
-    for rows in np.array_split(np.arange(len(first)), -(-len(first) // 512)):
-        signs = [_signs(values, rows) for values in (first, second)]
-        for total, matrix in (
-            (concordant, signs[0] * signs[1]),
-            (untied_first, np.abs(signs[0])),
-            (untied_second, np.abs(signs[1])),
-        ):
-            total += np.einsum("rn,rn->r", (weights @ matrix).astype(np.float64), counts[:, rows])
-    return _ratio(concordant, np.sqrt(untied_first * untied_second))
-
-
-def _signs(values: Array, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    columns = values[:, None]
-    return (columns > values[rows]).astype(np.float32) - (columns < values[rows]).astype(np.float32)
-
-
-def _ratio(above: Array, below: Array) -> Array:
-    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+def _kendall(first: Array, second: Array) -> Array:
+    """Return tau-b over the last axis, as `_spearman`; an architecture drawn twice is a tie in both."""
+    size = first.shape[-1]
+    pairs = zip(first.reshape(-1, size), second.reshape(-1, size), strict=True)
+    return np.array([kendalltau(*pair, method="asymptotic").statistic for pair in pairs]).reshape(first.shape[:-1])
 
 
 def _regrets(score: Array, accuracy: Array, resamples: int, random: np.random.Generator) -> dict[int, Interval]:
     """Return the regret of the best by score, for each of `REGRET_AT`; an architecture drawn twice is one."""
     order = np.argsort(-score, kind="stable")
     score, accuracy = score[order], accuracy[order]
-    there = _resample(len(score), resamples, random) > 0
-    regrets: dict[int, Interval] = {}
-    for picks in REGRET_AT:
-        resampled = [_regret(score[some], accuracy[some], picks) for some in there]
-        regrets[picks] = _interval(_regret(score, accuracy, picks), np.array(resampled))
-    return regrets
+
+    def regret(picks: int, rows: NDArray[np.intp]) -> Array:
+        drawn = (np.unique(row) for row in rows.reshape(-1, len(score)))
+        return np.array([_regret(score[row], accuracy[row], picks) for row in drawn]).reshape(rows.shape[:-1])
+
+    return {picks: _interval(partial(regret, picks), len(score), resamples, random) for picks in REGRET_AT}
 
 
 def _regret(score: Array, accuracy: Array, picks: int) -> float:
@@ -305,11 +292,11 @@ def _regret(score: Array, accuracy: Array, picks: int) -> float:
     if picks >= len(score):
         return 0.0
     last = score[picks - 1]
-    surely = accuracy[score > last]
+    certain = accuracy[score > last]
     tied = np.sort(accuracy[score == last])[::-1]
-    left, ways = picks - len(surely), len(tied)
-    # The chance that the i-th best of the tied is the best of those picked from them: picked, and none before it.
+    left, ways = picks - len(certain), len(tied)
+    # The probability that the i-th best of the tied is the best of those picked from them: picked, and none before it.
     before = np.arange(ways)
     missed = np.cumprod(np.append(1.0, (ways - before[:-1] - left) / (ways - before[:-1])))
     chance = missed * left / (ways - before)
-    return float(best - chance @ np.maximum(tied, surely.max(initial=-math.inf)))
+    return float(best - chance @ np.maximum(tied, certain.max(initial=-math.inf)))

@@ -1,4 +1,4 @@
-"""What scores and accuracies depend on of a data module."""
+"""The properties of a data module that scores and accuracies depend on."""
 
 from collections.abc import Collection
 from typing import Any
@@ -8,17 +8,17 @@ from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 
 PLACES = frozenset({"path"})
-"""Arguments that say where data lie: another worker may have the same data in another place."""
+"""Arguments that name a location: another worker may have the same data in another place."""
 
 OWN = ("batch_size", "eval_batch_size", "seed", "crop", "flip", "rotate", "scale", "shift")
 """The arguments that every data module stores under their names."""
 
 
 def data_settings(data: TensorData, without: Collection[str] = ()) -> dict[str, Any]:
-    """Return what results depend on of a data module, as plain data: its class, its arguments and its contents.
+    """Return the properties that results depend on, as plain data: the class, the arguments and the contents.
 
-    Two data modules that read the same images and labels from two places have the same settings; two that read
-    different ones from places of the same name do not.
+    The same images and labels read from different places have the same settings; different ones read from places of
+    the same name do not.
 
     Args:
         data: the data module, set up.
@@ -27,7 +27,7 @@ def data_settings(data: TensorData, without: Collection[str] = ()) -> dict[str, 
     try:
         described = describe(data, rebuilt=False)
     except RecipeError:
-        # A data module may keep its own arguments to itself: what they make of the data is in the contents.
+        # The data module does not store its own arguments; their effect on the data is part of the contents.
         cls = type(data)
         path = f"{cls.__module__}.{cls.__qualname__}"
         described = {"class_path": path, "init_args": {name: getattr(data, name) for name in OWN}}

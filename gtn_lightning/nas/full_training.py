@@ -1,4 +1,4 @@
-"""Training an architecture in full on real data: what a proxy is meant to predict."""
+"""Full training of an architecture on real data, whose accuracy a proxy predicts."""
 
 import logging
 import warnings
@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from gtn_lightning.data import RealBatches, TensorData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.nas.spaces import SearchSpace
+from gtn_lightning.nas.spaces import Architecture, SearchSpace
 from gtn_lightning.randomness import keyed_rng, keyed_seed
 
 QUIET_PACKAGES = ("pytorch_lightning", "lightning_fabric")
@@ -43,33 +43,31 @@ class FullTraining:
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "lr"):
             if getattr(self, key) <= 0:
-                raise RecipeError(f"FullTraining: {key} {getattr(self, key)} given, expected more than 0")
+                raise RecipeError(f"FullTraining: {key} must be above 0, got {getattr(self, key)}")
 
     def accuracy(
-        self, space: SearchSpace, architecture: str, data: TensorData, seed: int, device: torch.device | str = "cpu"
+        self, space: SearchSpace, architecture: Architecture, data: TensorData, seed: int, device: torch.device
     ) -> float:
         """Train once and return the accuracy on the test split.
 
         Args:
             space: builds the network.
-            architecture: its name.
+            architecture: a member of the space.
             data: the images, set up.
-            seed: of the initial parameters and of the order of the images; with the name, which makes every
-                training independent of every other.
+            seed: of the initial parameters and of the order of the images, together with the architecture's name.
             device: where it runs.
 
         Raises:
             KeyboardInterrupt: it was interrupted.
             RuntimeError: it ended before its last step.
         """
-        device = torch.device(device)
         with (
             _quietly(),
             torch.inference_mode(False),
             torch.enable_grad(),
-            keyed_rng(seed, "full training", architecture, device=device),
+            keyed_rng(seed, "full training", architecture.name, device=device),
         ):
-            # A trainer of one device within whatever trainer runs: other processes have trainings of their own.
+            # One device, also inside a distributed run: every process trains other networks.
             trainer = pl.Trainer(
                 accelerator=device.type,
                 strategy=SingleDeviceStrategy(device),
@@ -80,22 +78,22 @@ class FullTraining:
                 enable_model_summary=False,
             )
             module = _Classifier(space.build(architecture), data, self)
-            order = keyed_seed(seed, "full training", architecture) % 2**32
+            order = keyed_seed(seed, "full training", architecture.name) % 2**32
             try:
                 trainer.fit(module, RealBatches(*data.splits.train, self.batch_size, order, epoch_length=self.steps))
             except SystemExit as error:
                 if isinstance(error.__context__, KeyboardInterrupt):
-                    # Lightning would end the process, with exit code 1: that is for whoever trains to decide.
+                    # Lightning turns it into an exit with code 1; the caller decides whether to exit.
                     raise KeyboardInterrupt from None
                 raise
-            if trainer.global_step < self.steps:  # what is measured then is kept for good
+            if trainer.global_step < self.steps:  # its accuracy must not get into a cache
                 raise RuntimeError(f"FullTraining: ended after {trainer.global_step} of {self.steps} steps")
             return module.accuracy()
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep to itself what Lightning says of every training."""
+    """Silence Lightning's messages and warnings about every training."""
     names = (f"{package}{part}" for package in QUIET_PACKAGES for part in ("", ".utilities.rank_zero"))
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

@@ -1,27 +1,27 @@
-"""Teaching the architectures of a search space."""
+"""Distributions of learners over a search space."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners import LearnerDistribution
-from gtn_lightning.nas.spaces import ATTEMPTS, Choice, SearchSpace
+from gtn_lightning.nas.spaces import ATTEMPTS, Architecture, Choice, SearchSpace
 
 
 class SpaceLearners(LearnerDistribution):
-    """Every meta-step teaches an architecture drawn from a search space.
+    """Learners whose architecture is drawn from a search space in every meta-step.
 
     Args:
         space: the search space.
-        held_out: the share of the space that is never taught, so that architectures from it can be ranked by a
-            teacher that has not met them; see `SearchSpace.is_held_out`.
-        only: for some decisions, the choices that are taught: ``{width: [4, 8]}`` meta-trains on small networks.
-        without_families: families that are never taught.
+        held_out: the share of the space that meta-training leaves out, so that a teacher can rank architectures that
+            it was not trained on; see `SearchSpace.is_held_out`.
+        only: for some decisions, the options that are used: ``{width: [4, 8]}`` meta-trains on small networks.
+        without_families: families that meta-training leaves out.
 
     Raises:
-        RecipeError: a value is out of range or names what the space does not have, or nothing is left to teach.
+        RecipeError: a value is out of range or unknown to the space, or no architecture is left.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class SpaceLearners(LearnerDistribution):
         without_families: Sequence[str] = (),
     ) -> None:
         if not 0 <= held_out < 1:
-            raise RecipeError(f"SpaceLearners: held_out {held_out} given, expected from 0 to below 1")
+            raise RecipeError(f"SpaceLearners: held_out must be at least 0 and below 1, got {held_out}")
         self.space = space
         self.held_out = held_out
         self.only = {key: list(options) for key, options in (only or {}).items()}
@@ -40,10 +40,10 @@ class SpaceLearners(LearnerDistribution):
         for key, options in self.only.items():
             odd = [option for option in options if option not in space.decisions.get(key, ())]
             if key not in space.decisions or odd or not options:
-                there_is = space.decisions.get(key, list(space.decisions))
+                expected = space.decisions.get(key, list(space.decisions))
                 raise RecipeError(
-                    f"SpaceLearners: only.{key}: {options} given; {type(space).__name__} has "
-                    f"{', '.join(map(str, there_is))}"
+                    f"SpaceLearners: only.{key} must be of {', '.join(map(str, expected))}, as {type(space).__name__} "
+                    f"has them, got {options}"
                 )
         self._families = sorted({space.family(self.draw(keyed)) for keyed in _generators()})
         if not self.without_families:
@@ -52,21 +52,24 @@ class SpaceLearners(LearnerDistribution):
         if unknown:
             raise RecipeError(f"SpaceLearners: without_families: the space has no family {', '.join(sorted(unknown))}")
 
-    def draw(self, generator: torch.Generator, family: str | None = None) -> str:
-        """Return an architecture that is taught, of one family if one is named."""
+    def draw(self, generator: torch.Generator, family: str | None = None) -> Architecture:
+        """Return an architecture for meta-training, of one family if one is named.
+
+        Raises:
+            RecipeError: `ATTEMPTS` draws in a row brought none.
+        """
         for _ in range(ATTEMPTS):
             architecture = self.space.sample(generator)
             if self.teaches(architecture) and family in (None, self.space.family(architecture)):
                 return architecture
         raise RecipeError(
-            f"SpaceLearners: of {ATTEMPTS} architectures drawn, none is to be taught: hold out less, or allow more"
+            f"SpaceLearners: none of {ATTEMPTS} architectures drawn may be taught: lower held_out, or allow more"
         )
 
-    def teaches(self, architecture: str) -> bool:
-        """Whether an architecture is among those taught."""
-        choices: Mapping[str, Choice] = self.space.choices(architecture)
+    def teaches(self, architecture: Architecture) -> bool:
+        """Return whether an architecture is one of those used in meta-training."""
         return (
-            all(choices[key] in options for key, options in self.only.items())
+            all(architecture.choices[key] in options for key, options in self.only.items())
             and self.space.family(architecture) not in self.without_families
             and not self.space.is_held_out(architecture, self.held_out)
         )
@@ -91,5 +94,5 @@ class _Family(LearnerDistribution):
 
 
 def _generators() -> list[torch.Generator]:
-    """Return generators for as many draws as show every family of any common space."""
+    """Return generators for enough draws to find every family of a common space."""
     return [torch.Generator().manual_seed(seed) for seed in range(200)]

@@ -1,36 +1,28 @@
-"""Meta-training for the right order of architectures."""
+"""A distribution of learners of known accuracy, whose meta-loss asks for their order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.learners import SpaceLearners
+from gtn_lightning.nas.objective import RankingObjective
 from gtn_lightning.nas.reference import TableReference
 from gtn_lightning.nas.spaces import Choice, SearchSpace
 
 
 class RankedLearners(SpaceLearners):
-    r"""Every meta-step teaches several architectures of known accuracy, and asks for their order.
+    """Several architectures of known accuracy in every meta-step, whose order is part of the meta-loss.
 
-    .. math:: \frac{1}{K} \sum_i \ell_i \; + \; w \operatorname*{mean}_{a_i > a_j + \delta}
-        \log\left(1 + \exp \frac{s_j - s_i}{\tau}\right), \qquad s = -\log \ell
-
-    with the meta-losses :math:`\ell` of the K learners and their known accuracies :math:`a`. The pairwise logistic loss
-    is RankNet's (Burges et al., 2005); that a score learned from few architectures should rank others is the idea of
-    Synthetic Petri Dish (Rawal et al., arXiv 2005.13092).
-
-    The known accuracies are paid for: they come from a small table of architectures that are not among those held out,
-    so that whatever is ranked later is unknown to the teacher. ``GTN(population=K)`` sets K.
+    The accuracies come from a small table; their trainings are part of the teacher's cost. Architectures that are held
+    out are not used, so that the teacher ranks them without knowledge of them. ``GTN(population=K)`` sets the number.
 
     Args:
         space: the search space.
-        reference: the known accuracies; what the table holds beyond the taught part is left alone.
-        weight: w.
-        temperature: :math:`\tau`.
-        tie: :math:`\delta`: pairs whose accuracies differ by no more count as equal.
+        reference: the known accuracies; architectures of the table that meta-training leaves out are not used.
+        weight, temperature, tie: see `RankingObjective`.
         held_out, only, without_families: see `SpaceLearners`.
 
     Raises:
@@ -51,53 +43,38 @@ class RankedLearners(SpaceLearners):
         without_families: Sequence[str] = (),
     ) -> None:
         super().__init__(space, held_out, only, without_families)
-        for key, value in (("weight", weight), ("temperature", temperature)):
-            if value <= 0:
-                raise RecipeError(f"RankedLearners: {key} {value} given, expected a number above 0")
         self.reference = reference
         self.weight = weight
         self.temperature = temperature
         self.tie = tie
-        known = [name for name in reference.architectures if self.teaches(name)]
+        self._objective = RankingObjective(weight, temperature, tie)
+        known = [architecture for architecture in map(space.parse, reference.names) if self.teaches(architecture)]
         if len(known) < 2:
             raise RecipeError(
-                f"RankedLearners: {len(known)} architectures of {reference.path} may be taught, expected at least 2: "
-                "measure more of them, or hold out less"
+                f"RankedLearners: {reference.path} must hold at least 2 architectures that may be taught, got "
+                f"{len(known)}: measure more of them, or lower held_out"
             )
-        self._accuracy = dict(zip(known, reference.accuracies(space, known).mean(dim=1).tolist(), strict=True))
+        self._known = dict(zip(known, reference.accuracies(space, known).mean(dim=1).tolist(), strict=True))
+        self._accuracies: Mapping[nn.Module, float] = {}
 
     def described_as(self) -> SpaceLearners:
-        """Return the learners alone: whoever reads a teacher file need not have the table."""
+        """Return the learners alone: a teacher file is read without the table."""
         return SpaceLearners(self.space, self.held_out, self.only, self.without_families)
 
     def population(self, generator: torch.Generator, count: int) -> list[nn.Module]:
         """Return learners of different known architectures."""
-        known = list(self._accuracy)
+        known = list(self._known)
         order = torch.randperm(len(known), generator=generator).tolist()
-        learners = []
-        for place in range(count):
-            name = known[order[place % len(known)]]
-            learner = self.space.build(name)
-            learner.known_accuracy = torch.tensor(self._accuracy[name])
-            learners.append(learner)
+        chosen = [known[order[place % len(known)]] for place in range(count)]
+        learners = [self.space.build(architecture) for architecture in chosen]
+        # Weak: nothing else keeps the learners of a meta-step.
+        self._accuracies = WeakKeyDictionary(zip(learners, map(self._known.__getitem__, chosen), strict=True))
         return learners
 
+    def known_accuracies(self, learners: Sequence[nn.Module]) -> Tensor:
+        """Return the known accuracies of learners of the last `population`, ``[learners]``."""
+        return torch.tensor([self._accuracies[learner] for learner in learners])
+
     def meta_loss(self, learners: Sequence[nn.Module], losses: Tensor) -> Tensor:
-        """Return mean meta-loss and ranking loss together."""
-        accuracies = torch.stack([torch.as_tensor(learner.known_accuracy) for learner in learners]).to(losses)
-        ranking = ranking_loss(-losses.log(), accuracies, self.temperature, self.tie)
-        return losses.mean() + self.weight * ranking
-
-
-def ranking_loss(scores: Tensor, accuracies: Tensor, temperature: float, tie: float) -> Tensor:
-    """Return the mean logistic loss over all pairs whose order is known, zero where there is none.
-
-    Args:
-        scores: what is to be in the order of the accuracies, ``[K]``.
-        accuracies: ``[K]``.
-        temperature: the difference of two scores that counts as one.
-        tie: pairs whose accuracies differ by no more are left out.
-    """
-    better = accuracies[:, None] > accuracies[None, :] + tie
-    losses = F.softplus((scores[None, :] - scores[:, None]) / temperature)
-    return (losses * better).sum() / better.sum().clamp(min=1)
+        """Return the ranking objective, a scalar, of the learners' meta-losses ``[learners]``."""
+        return self._objective(losses, self.known_accuracies(learners))

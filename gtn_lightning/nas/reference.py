@@ -1,4 +1,4 @@
-"""What architectures are really worth: from a table, or measured by full training and kept."""
+"""Ground-truth accuracies of architectures: from a table, or measured by full training and cached."""
 
 import csv
 import hashlib
@@ -20,24 +20,40 @@ from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.data_settings import data_settings
 from gtn_lightning.nas.full_training import FullTraining
-from gtn_lightning.nas.spaces import SearchSpace
+from gtn_lightning.nas.spaces import Architecture, SearchSpace
 
 LOCK_TIMEOUT = 60.0
 """Seconds that a process waits for others that write to the same cache."""
 
 
+class Accuracies(ABC):
+    """Accuracies after full training that can be asked for."""
+
+    @abstractmethod
+    def accuracies(self, space: SearchSpace, architectures: Sequence[Architecture]) -> Tensor:
+        """Return accuracies between 0 and 1, float64 ``[architectures, seeds]``.
+
+        Raises:
+            RecipeError: an architecture's accuracy is not known and cannot be measured.
+        """
+
+    @abstractmethod
+    def seconds(self, space: SearchSpace, architectures: Sequence[Architecture]) -> float:
+        """Return how many seconds the trainings of these architectures took, as far as that is known."""
+
+
 class Reference(ABC):
-    """Accuracies after full training, which proxies are held against."""
+    """Accuracies after full training, with which proxies are compared, as a recipe configures them."""
 
     @abstractmethod
     def candidates(
         self, space: SearchSpace, count: int, generator: torch.Generator, held_out: float | None = None
-    ) -> list[str]:
-        """Return different architectures at random whose accuracy is known or can be found out.
+    ) -> list[Architecture]:
+        """Return different architectures at random whose accuracy is known or can be measured.
 
         Args:
             space: the search space.
-            count: how many.
+            count: number of architectures.
             generator: a CPU generator.
             held_out: take them from this share of the space only, see `SearchSpace.is_held_out`; None for all of it.
 
@@ -46,24 +62,16 @@ class Reference(ABC):
         """
 
     @abstractmethod
-    def accuracies(self, space: SearchSpace, architectures: Sequence[str]) -> Tensor:
-        """Return accuracies between 0 and 1, float64 ``[architectures, seeds]``.
-
-        Raises:
-            RecipeError: an architecture's accuracy is not known and cannot be found out.
-        """
-
-    @abstractmethod
-    def seconds(self, space: SearchSpace, architectures: Sequence[str]) -> float:
-        """Return how many seconds the trainings of these architectures took, as far as that is known."""
+    def bind(self, data: TensorData, device: torch.device | str = "cpu") -> Accuracies:
+        """Return the accuracies on a data module, which is set up; networks are trained on the device."""
 
 
-class TableReference(Reference):
+class TableReference(Reference, Accuracies):
     """Accuracies from a CSV file.
 
     Two forms are read: one row per architecture, with one or more columns of accuracies; or, where there is a column
-    ``seed``, one row per training. An architecture that is not in the table is looked for among its isomorphs. A column
-    ``seconds``, where there is one, says what the trainings cost.
+    ``seed``, one row per training. For an architecture that is not in the table, an isomorphic one's accuracy is
+    returned. A column ``seconds``, where there is one, holds the durations of the trainings.
 
     Args:
         path: the file.
@@ -72,8 +80,8 @@ class TableReference(Reference):
         percent: accuracies are in per cent.
 
     Raises:
-        RecipeError: the file cannot be read, or a column is missing or holds what is no accuracy: a number from 0 to 1,
-            or from 0 to 100 where they are in per cent.
+        RecipeError: the file cannot be read, or a column is missing or holds something other than accuracies: numbers
+            from 0 to 1, or from 0 to 100 where they are in per cent.
     """
 
     def __init__(
@@ -84,11 +92,11 @@ class TableReference(Reference):
         self.key = key
         self.percent = percent
         try:
-            # The mark that some programs write at the beginning of UTF-8 is no part of the first column's name.
+            # Some programs write a byte order mark, which is not part of the first column's name.
             with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise RecipeError(f"TableReference: {path} cannot be read ({error}); give a CSV file") from error
+            raise RecipeError(f"TableReference: {path} cannot be read ({error}): give a CSV file") from error
         whole = 100.0 if percent else 1.0
         self._table: dict[str, list[float]] = {}
         self._seconds: dict[str, float] = {}
@@ -104,47 +112,51 @@ class TableReference(Reference):
             self._table.setdefault(row[key], []).extend(values)
             self._seconds[row[key]] = self._seconds.get(row[key], 0.0) + seconds
         if not self._table:
-            raise RecipeError(f"TableReference: {path} holds no accuracies; expected a header and a line for each")
+            raise RecipeError(f"TableReference: {path} holds no accuracies: expected a header and a line for each")
         self._canonical: dict[str, list[float]] | None = None
 
     @property
-    def architectures(self) -> list[str]:
-        """The architectures that the table holds, in its order."""
+    def names(self) -> list[str]:
+        """The names of the architectures in the table, in its order."""
         return list(self._table)
+
+    def bind(self, data: TensorData, device: torch.device | str = "cpu") -> Accuracies:
+        """Return the table itself, which needs no data."""
+        return self
 
     def candidates(
         self, space: SearchSpace, count: int, generator: torch.Generator, held_out: float | None = None
-    ) -> list[str]:
+    ) -> list[Architecture]:
         """Return architectures of the table, no two of them isomorphic; see the base class."""
-        names = list(self._table)
-        drawn: dict[str, str] = {}
+        names = self.names
+        drawn: dict[str, Architecture] = {}
         for place in torch.randperm(len(names), generator=generator).tolist():
             if len(drawn) == count:
                 break
-            if held_out is None or space.is_held_out(names[place], held_out):
-                drawn.setdefault(space.canonical(names[place]), names[place])
+            architecture = space.parse(names[place])
+            if held_out is None or space.is_held_out(architecture, held_out):
+                drawn.setdefault(space.canonical(architecture), architecture)
         if len(drawn) < count:
             raise RecipeError(
-                f"TableReference: {count} architectures wanted, but {self.path} has {len(drawn)} to rank; ask for fewer"
+                f"TableReference: {count} architectures wanted, but {self.path} has {len(drawn)} to rank: ask for fewer"
             )
         return list(drawn.values())
 
-    def accuracies(self, space: SearchSpace, architectures: Sequence[str]) -> Tensor:
-        """Look the accuracies up."""
+    def accuracies(self, space: SearchSpace, architectures: Sequence[Architecture]) -> Tensor:
         found = [self._find(space, architecture) for architecture in architectures]
         seeds = min((len(values) for values in found), default=1)
         return torch.tensor([values[:seeds] for values in found], dtype=torch.float64)
 
-    def seconds(self, space: SearchSpace, architectures: Sequence[str]) -> float:
-        """Return what the table says that these architectures' trainings took; an isomorph's costs nothing more."""
-        return sum(self._seconds.get(architecture, 0.0) for architecture in architectures)
+    def seconds(self, space: SearchSpace, architectures: Sequence[Architecture]) -> float:
+        """Return the sum of their seconds in the table, where isomorphs do not count."""
+        return sum(self._seconds.get(architecture.name, 0.0) for architecture in architectures)
 
     def digest(self) -> str:
-        """Return a digest of what the table says, wherever it lies: SHA-256, 64 hexadecimal digits."""
+        """Return a digest of the table's contents: SHA-256, 64 hexadecimal digits."""
         return hashlib.sha256(json.dumps([self._table, self._seconds]).encode()).hexdigest()
 
     def _number(self, text: str, line: int, column: str, most: float) -> float:
-        """Return the number in a field, from 0 to `most`, or below it if that is infinite."""
+        """Return the number in a field, finite and from 0 to `most`."""
         where = f"TableReference: {self.path}, line {line}"
         expected = "seconds, 0 or more" if math.isinf(most) else f"accuracies from 0 to {most:.0f}"
         try:
@@ -156,24 +168,24 @@ class TableReference(Reference):
         advice = "; set percent to true if they are in per cent" if most == 1 < number else ""
         raise RecipeError(f"{where}: {column} {text}, expected {expected}{advice}")
 
-    def _find(self, space: SearchSpace, architecture: str) -> list[float]:
-        if architecture in self._table:
-            return self._table[architecture]
+    def _find(self, space: SearchSpace, architecture: Architecture) -> list[float]:
+        if architecture.name in self._table:
+            return self._table[architecture.name]
         if self._canonical is None:
-            self._canonical = {space.canonical(name): values for name, values in self._table.items()}
+            self._canonical = {space.canonical(space.parse(name)): values for name, values in self._table.items()}
         canonical = space.canonical(architecture)
         if canonical not in self._canonical:
-            raise RecipeError(f"TableReference: {self.path} knows no accuracy of {architecture}")
+            raise RecipeError(f"TableReference: {self.path} has no accuracy of {architecture}: add it, or rank others")
         return self._canonical[canonical]
 
 
 class MeasuredReference(Reference):
-    """Accuracies measured by full training on real data, and kept in a file.
+    """Accuracies measured by full training on real data, and cached in a file.
 
     The file is an SQLite database that several processes may write to at once; each training is written when it ends,
-    so that a killed process loses the one it was at. What was measured in another space, with other settings of the
-    training, with other images or labels, or with another augmentation stays apart. What was measured on another device
-    does not: its rounding differs, as another seed does.
+    so that a killed process loses only the one in progress. Accuracies count as different if the space, the settings of
+    the training, the images, the labels or the augmentation differ. The device makes no difference: it changes
+    rounding, as much as another seed would.
 
     Args:
         training: how a network is trained.
@@ -186,38 +198,48 @@ class MeasuredReference(Reference):
 
     def __init__(self, training: FullTraining, seeds: int = 2, cache: str = "runs/nas/reference.sqlite") -> None:
         if seeds < 1:
-            raise RecipeError(f"MeasuredReference: seeds {seeds} given, expected 1 or more")
+            raise RecipeError(f"MeasuredReference: seeds must be at least 1, got {seeds}")
         self.training = training
         self.seeds = seeds
         self.cache = cache
-        self._data: TensorData | None = None
-        self._device = torch.device("cpu")
-
-    def attach(self, data: TensorData, device: torch.device | str = "cpu") -> None:
-        """Give the data, set up, that networks are trained on, and where."""
-        self._data = data
-        self._device = torch.device(device)
 
     def candidates(
         self, space: SearchSpace, count: int, generator: torch.Generator, held_out: float | None = None
-    ) -> list[str]:
-        """Return architectures of the space; see the base class."""
+    ) -> list[Architecture]:
         return space.draw(count, generator, held_out)
 
-    def accuracies(self, space: SearchSpace, architectures: Sequence[str]) -> Tensor:
-        """Return what is known, after measuring what is not."""
-        found = [[self.measure(space, name, seed) for seed in range(self.seeds)] for name in architectures]
+    def bind(self, data: TensorData, device: torch.device | str = "cpu") -> "MeasuredAccuracies":
+        return MeasuredAccuracies(self, data, device)
+
+
+class MeasuredAccuracies(Accuracies):
+    """Accuracies that are measured when they are asked for, unless the cache has them.
+
+    Args:
+        reference: how they are measured, and where they are cached.
+        data: the data, set up.
+        device: where networks are trained.
+    """
+
+    def __init__(self, reference: MeasuredReference, data: TensorData, device: torch.device | str = "cpu") -> None:
+        self.training = reference.training
+        self.seeds = reference.seeds
+        self.cache = reference.cache
+        self._data = data
+        self._device = torch.device(device)
+
+    def accuracies(self, space: SearchSpace, architectures: Sequence[Architecture]) -> Tensor:
+        """Return accuracies, after measuring those that the cache does not have; see the base class."""
+        found = [[self.measure(space, one, seed) for seed in range(self.seeds)] for one in architectures]
         return torch.tensor(found, dtype=torch.float64)
 
-    def measure(self, space: SearchSpace, architecture: str, seed: int) -> float:
-        """Return the accuracy of one training, from the file if it was made before.
+    def measure(self, space: SearchSpace, architecture: Architecture, seed: int) -> float:
+        """Return the accuracy of one training, from the cache if it was measured before.
 
         Raises:
-            RecipeError: no data is attached, the file cannot be used, or an accuracy is no number from 0 to 1.
+            RecipeError: the cache cannot be used, or an accuracy is not a number from 0 to 1.
         """
-        if self._data is None:
-            raise RecipeError("MeasuredReference: there is no data to train on; attach a data module first")
-        key = (self._settings(space, self._data), architecture, seed)
+        key = (self._settings(space), architecture.name, seed)
         with self._database() as database:
             row = database.execute(
                 "SELECT accuracy FROM trainings WHERE settings = ? AND architecture = ? AND seed = ?", key
@@ -235,25 +257,24 @@ class MeasuredReference(Reference):
             database.execute("INSERT OR IGNORE INTO trainings VALUES (?, ?, ?, ?, ?)", values)
         return accuracy
 
-    def seconds(self, space: SearchSpace, architectures: Sequence[str]) -> float:
-        """Return how many seconds the trainings of these architectures took when they were made."""
-        assert self._data is not None
-        settings = self._settings(space, self._data)
+    def seconds(self, space: SearchSpace, architectures: Sequence[Architecture]) -> float:
+        """Return how many seconds the trainings of these architectures took when they were measured."""
+        settings = self._settings(space)
         with self._database() as database:
             rows = database.execute("SELECT architecture, seed, seconds FROM trainings WHERE settings = ?", (settings,))
             taken = {(architecture, seed): float(seconds) for architecture, seed, seconds in rows}
-        return sum(taken.get((name, seed), 0.0) for name in architectures for seed in range(self.seeds))
+        return sum(taken.get((one.name, seed), 0.0) for one in architectures for seed in range(self.seeds))
 
-    def _settings(self, space: SearchSpace, data: TensorData) -> str:
-        """Return a digest of whatever an accuracy depends on besides architecture and seed."""
+    def _settings(self, space: SearchSpace) -> str:
+        """Return a digest of everything that an accuracy depends on besides architecture and seed."""
+        data = self._data
         facts = {
             "space": space.settings(),
             "training": describe(self.training, rebuilt=False),
-            # A training has batches of its own, in an order of its own. Those of the evaluation stay: norms that take
-            # a batch's statistics in evaluation too tell apart how many images there are in one.
-            # A class derived from it may read those of the data.
+            # `FullTraining` has its own batch size and order; a class derived from it may use those of the data. The
+            # size of evaluation batches counts: some norms use the statistics of the batch in evaluation too.
             "data": data_settings(data, ("batch_size", "seed") if type(self.training) is FullTraining else ()),
-            # Of the trainer around it, whose data module converts images to that precision.
+            # Of a trainer around this measurement: the data module converts images to its precision.
             "precision": str(data.trainer.precision) if data.trainer is not None else "32-true",
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -271,12 +292,12 @@ class MeasuredReference(Reference):
                 yield database
         except (OSError, sqlite3.Error) as error:
             raise RecipeError(
-                f"MeasuredReference: {self.cache} cannot be used as a cache ({error}); name another file"
+                f"MeasuredReference: {self.cache} cannot be used as a cache ({error}): name another file"
             ) from error
 
 
 def _accuracy(value: Any, what: str, advice: str) -> float:
-    """Return an accuracy, or raise RecipeError if it is no number from 0 to 1."""
+    """Return an accuracy, or raise RecipeError if it is not a number from 0 to 1."""
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise RecipeError(f"MeasuredReference: {what} the accuracy {value!r}, expected a number from 0 to 1: {advice}")
     return float(value)

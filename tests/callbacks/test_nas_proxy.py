@@ -23,7 +23,7 @@ GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1, 2])
 
 def tabled(folder: Path, **options: Any) -> NASProxy:
     path = folder / "table.csv"
-    rows = [f"{name},{0.1 if 'sigmoid' in name else 0.5 + i / 1000}" for i, name in enumerate(GRID)]
+    rows = [f"{one},{0.1 if 'sigmoid' in one.name else 0.5 + i / 1000}" for i, one in enumerate(GRID)]
     path.write_text("\n".join(["architecture,accuracy", *rows]))
     return NASProxy(GRID, TableReference(str(path)), **{"architectures": 20, "images": 100} | options)
 
@@ -34,7 +34,7 @@ def test_a_validation_ranks_writes_and_draws(tmp_path: Path) -> None:
     trainer.fit(make_gtn(), DigitsData(32))
     rows = list(csv.DictReader((tmp_path / "run" / "nas_proxy.csv").open()))
     assert len({row["architecture"] for row in rows}) == 20
-    assert all(GRID.is_held_out(row["architecture"], 0.5) for row in rows)
+    assert all(GRID.is_held_out(GRID.parse(row["architecture"]), 0.5) for row in rows)
     score, parameters, accuracy = ([float(row[key]) for row in rows] for key in ("score", "parameters", "accuracy"))
     logged = trainer.callback_metrics
     assert float(logged["nas/spearman"]) == pytest.approx(spearmanr(score, accuracy).statistic, abs=1e-6)
@@ -68,8 +68,7 @@ def test_accuracies_are_measured_once(tmp_path: Path) -> None:
         trainer.validate(make_gtn(), DigitsData(32), verbose=False)
         data = DigitsData(32)
         data.setup()
-        callback.reference.attach(data)  # type: ignore[attr-defined]
-        seconds = callback.reference.seconds(callback.space, callback._sample)  # type: ignore[attr-defined]
+        seconds = callback.reference.bind(data).seconds(callback.space, callback._sample)
         assert seconds > 0
         known = callback._accuracies
         assert known is not None
@@ -93,7 +92,10 @@ def test_two_and_three_processes_agree_with_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (partial(NASProxy, GRID, MeasuredReference(FullTraining()), architectures=2), "architectures 2 given"),
+        (
+            partial(NASProxy, GRID, MeasuredReference(FullTraining()), architectures=2),
+            "architectures must be at least 3, got 2",
+        ),
         (
             partial(NASProxy, GRID, MeasuredReference(FullTraining()), every_n_validations=-1),
             "every_n_validations must be at least 0, got -1",

@@ -7,13 +7,13 @@ from torch import nn
 
 from gtn_lightning.nas.proxies import Cost, Score
 from gtn_lightning.nas.search import Candidates
-from gtn_lightning.nas.spaces import Choice, SearchSpace
+from gtn_lightning.nas.spaces import Architecture, Choice, SearchSpace
 
 COUNT = 16
 
 
 class Sums(SearchSpace):
-    """Three digits; whoever has the same ones in another order is the same network."""
+    """Three digits, whose order does not matter."""
 
     def __init__(self) -> None:
         self.decisions: Mapping[str, list[Choice]] = {key: list(range(6)) for key in "abc"}
@@ -21,19 +21,19 @@ class Sums(SearchSpace):
     def name(self, choices: Mapping[str, Choice]) -> str:
         return "{a}{b}{c}".format(**choices)
 
-    def choices(self, architecture: str) -> dict[str, Choice]:
-        choices: dict[str, Choice] = dict(zip("abc", map(int, architecture), strict=True))
+    def choices(self, name: str) -> dict[str, Choice]:
+        choices: dict[str, Choice] = dict(zip("abc", map(int, name), strict=True))
         return choices
 
-    def canonical(self, architecture: str) -> str:
-        return "".join(sorted(architecture))
+    def canonical(self, architecture: Architecture) -> str:
+        return "".join(sorted(architecture.name))
 
-    def build(self, architecture: str) -> nn.Module:
-        return nn.Linear(int(architecture) + 1, 1)
+    def build(self, architecture: Architecture) -> nn.Module:
+        return nn.Linear(int(architecture.name) + 1, 1)
 
 
-def score(architecture: str) -> float:
-    return float(sum(int(digit) ** 2 for digit in architecture))
+def score(architecture: Architecture) -> float:
+    return float(sum(int(digit) ** 2 for digit in architecture.name))
 
 
 def main(storage: str, sampler: str, count: int = COUNT) -> None:

@@ -1,4 +1,4 @@
-"""Teaching the architectures of a space, and asking for their order."""
+"""Learners from a search space, and the objective that asks for their order."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from gtn_lightning.data import DigitsData
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas import ConvNetGrid, RankedLearners, SpaceLearners, TableReference
-from gtn_lightning.nas.ranking import ranking_loss
+from gtn_lightning.nas.objective import RankingObjective, ranking_loss
 from gtn_lightning.teacher_file import read_meta_training, record_meta_training
 from tests.tiny import SHAPE, make_gtn, make_trainer
 
@@ -20,7 +20,7 @@ GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1, 2])
 def table(folder: Path) -> TableReference:
     """Accuracies of every member of the grid: the wider and deeper, the better."""
     path = folder / "table.csv"
-    choices = {name: GRID.choices(name) for name in GRID}
+    choices = {one.name: one.choices for one in GRID}
     rows = [f"{name},{0.5 + 0.01 * int(c['width']) + 0.1 * int(c['depth'])}" for name, c in choices.items()]
     path.write_text("\n".join(["architecture,accuracy", *rows]))
     return TableReference(str(path))
@@ -30,10 +30,10 @@ def test_architectures_that_are_held_out_are_never_taught() -> None:
     learners = SpaceLearners(GRID, held_out=0.5, only={"width": [4]}, without_families=["batch-max"])
     drawn = {learners.draw(torch.Generator().manual_seed(seed)) for seed in range(300)}
     assert len(drawn) > 30
-    for name in drawn:
-        assert not GRID.is_held_out(name, 0.5)
-        assert GRID.choices(name)["width"] == 4
-        assert GRID.family(name) != "batch-max"
+    for architecture in drawn:
+        assert not GRID.is_held_out(architecture, 0.5)
+        assert architecture.choices["width"] == 4
+        assert GRID.family(architecture) != "batch-max"
 
 
 def test_every_family_that_is_taught_can_be_sampled() -> None:
@@ -48,9 +48,9 @@ def test_every_family_that_is_taught_can_be_sampled() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"held_out": 1.0}, "held_out 1.0 given, expected from 0 to below 1"),
-        ({"only": {"width": [5]}}, "only.width: .* given; ConvNetGrid has 4, 8"),
-        ({"only": {"size": [5]}}, "only.size: .* ConvNetGrid has width, depth"),
+        ({"held_out": 1.0}, "held_out must be at least 0 and below 1, got 1.0"),
+        ({"only": {"width": [5]}}, r"only.width must be of 4, 8, as ConvNetGrid has them, got \[5\]"),
+        ({"only": {"size": [5]}}, "only.size must be of width, depth, .*, as ConvNetGrid has them"),
         ({"without_families": ["all"]}, "the space has no family all"),
     ],
 )
@@ -84,8 +84,23 @@ def test_a_population_has_different_known_architectures(tmp_path: Path) -> None:
     learners = RankedLearners(GRID, table(tmp_path), held_out=0.5)
     made = learners.population(torch.Generator().manual_seed(0), 4)
     assert len({(m.width, m.depth, m.norm, m.pooling, m.activation) for m in made}) == 4
-    for network in made:
-        assert float(network.known_accuracy) == pytest.approx(0.5 + 0.01 * network.width + 0.1 * network.depth)
+    expected = [0.5 + 0.01 * network.width + 0.1 * network.depth for network in made]
+    assert learners.known_accuracies(made).tolist() == pytest.approx(expected)
+    assert learners.known_accuracies(made[::-1]).tolist() == pytest.approx(expected[::-1])
+
+
+def test_the_meta_loss_of_a_population_is_the_ranking_objective(tmp_path: Path) -> None:
+    learners = RankedLearners(GRID, table(tmp_path), weight=3.0, temperature=0.5, tie=0.01, held_out=0.5)
+    made = learners.population(torch.Generator().manual_seed(0), 4)
+    losses = torch.tensor([0.5, 1.0, 0.2, 2.0])
+    expected = losses.mean() + 3.0 * ranking_loss(-losses.log(), learners.known_accuracies(made), 0.5, 0.01)
+    assert torch.equal(learners.meta_loss(made, losses), expected)
+
+
+@pytest.mark.parametrize("options", [{"weight": 0.0}, {"temperature": -1.0}])
+def test_an_objective_out_of_range_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(RecipeError, match=f"RankedLearners: {next(iter(options))} must be above 0"):
+        RankingObjective(**options)
 
 
 def test_the_meta_gradient_asks_for_the_right_order(tmp_path: Path) -> None:
@@ -111,7 +126,7 @@ def test_a_teacher_file_needs_no_table(tmp_path: Path) -> None:
 def test_a_table_without_enough_taught_architectures_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "few.csv"
     path.write_text(f"architecture,accuracy\n{next(iter(GRID))},0.5\n")
-    with pytest.raises(RecipeError, match="may be taught, expected at least 2"):
+    with pytest.raises(RecipeError, match="must hold at least 2 architectures that may be taught, got 1"):
         RankedLearners(GRID, TableReference(str(path)))
 
 

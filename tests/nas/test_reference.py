@@ -1,4 +1,4 @@
-"""What architectures are really worth."""
+"""Ground-truth accuracies: from tables, or measured and cached."""
 
 import math
 import signal
@@ -14,19 +14,19 @@ from torch import nn
 
 from gtn_lightning.data import DigitsData, Splits, TensorData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.nas import ConvNetGrid, FullTraining, MeasuredReference, TableReference
+from gtn_lightning.nas import Architecture, ConvNetGrid, FullTraining, MeasuredReference, TableReference
+from gtn_lightning.nas.reference import MeasuredAccuracies
 from gtn_lightning.nas.spaces import NASBench201, SearchSpace
 from tests import processes
 from tests.tiny import SHAPE
 
 GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1])
-ONE, OTHER = "w4-d1-relu-batch-max", "w8-d1-sigmoid-none-none"
+ONE, OTHER = GRID.parse("w4-d1-relu-batch-max"), GRID.parse("w8-d1-sigmoid-none-none")
 
 
-def measured(folder: Path, data: DigitsData, steps: int = 60, seeds: int = 2) -> MeasuredReference:
-    reference = MeasuredReference(FullTraining(steps, batch_size=32, lr=0.03), seeds, str(folder / "cache.sqlite"))
-    reference.attach(data)
-    return reference
+def measured(folder: Path, data: DigitsData, steps: int = 60, seeds: int = 2) -> MeasuredAccuracies:
+    training = FullTraining(steps, batch_size=32, lr=0.03)
+    return MeasuredReference(training, seeds, str(folder / "cache.sqlite")).bind(data)
 
 
 def test_full_training_learns_and_repeats(data: DigitsData, tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def kept_apart(folder: Path, one: tuple[object, ...], other: tuple[object, ...])
     for space, training, data in (one, other):
         assert isinstance(data, DigitsData)
         data.setup()
-        reference = MeasuredReference(training, 1, str(folder / "cache.sqlite"))  # type: ignore[arg-type]
-        reference.attach(data)
-        reference.measure(space, CELL if isinstance(space, NASBench201) else ONE, 0)  # type: ignore[arg-type]
+        assert isinstance(space, SearchSpace)
+        reference = MeasuredReference(training, 1, str(folder / "cache.sqlite")).bind(data)  # type: ignore[arg-type]
+        reference.measure(space, space.parse(CELL if isinstance(space, NASBench201) else ONE.name), 0)
     with closing(sqlite3.connect(folder / "cache.sqlite")) as database:
         (rows,) = database.execute("SELECT count(*) FROM trainings").fetchone()
     assert rows in (1, 2)
@@ -118,7 +118,7 @@ def test_the_precision_of_a_trainer_around_it_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_leaves_no_accuracy(number: signal.Signals, data: DigitsData, tmp_path: Path) -> None:
     class Told(ConvNetGrid):
-        def build(self, architecture: str) -> nn.Module:
+        def build(self, architecture: Architecture) -> nn.Module:
             network = super().build(architecture)
             calls = iter(range(10))
             network.register_forward_hook(lambda *_: signal.raise_signal(number) if next(calls) == 3 else None)
@@ -149,14 +149,9 @@ def test_several_processes_share_a_cache(data: DigitsData, tmp_path: Path) -> No
     assert torch.equal(kept, measured(tmp_path / "alone", data, steps=3).accuracies(GRID, list(GRID)[:12]))
 
 
-def test_without_data_nothing_is_measured(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no data to train on"):
-        MeasuredReference(FullTraining(), cache=str(tmp_path / "cache")).accuracies(GRID, [ONE])
-
-
 def test_a_cache_that_cannot_be_used_is_named(data: DigitsData, tmp_path: Path) -> None:
     (tmp_path / "cache.sqlite").write_text("something else, and long enough to be no empty database file at all")
-    with pytest.raises(RecipeError, match=r"cache.sqlite cannot be used as a cache \(.*\); name another file"):
+    with pytest.raises(RecipeError, match=r"cache.sqlite cannot be used as a cache \(.*\): name another file"):
         measured(tmp_path, data).accuracies(GRID, [ONE])
 
 
@@ -168,14 +163,14 @@ def test_a_table_of_several_columns_or_of_several_rows(tmp_path: Path) -> None:
     for reference in (one, TableReference(str(long))):
         expected = torch.tensor([[0.8, 0.84], [0.9, 0.92]], dtype=torch.float64)
         torch.testing.assert_close(reference.accuracies(GRID, [OTHER, ONE]), expected)
-    assert one.architectures == [ONE, OTHER]
+    assert one.names == [ONE.name, OTHER.name]
 
 
 class Mirrored(ConvNetGrid):
     """A grid in which sigmoid and relu are the same."""
 
-    def canonical(self, architecture: str) -> str:
-        return architecture.replace("sigmoid", "relu")
+    def canonical(self, architecture: Architecture) -> str:
+        return architecture.name.replace("sigmoid", "relu")
 
 
 def test_isomorphs_are_found_in_a_table(tmp_path: Path) -> None:
@@ -184,7 +179,7 @@ def test_isomorphs_are_found_in_a_table(tmp_path: Path) -> None:
     space: SearchSpace = Mirrored(SHAPE, 10, widths=[4], depths=[1])
     reference = TableReference(str(path))
     assert float(reference.accuracies(space, [ONE])) == 0.7
-    with pytest.raises(RecipeError, match=f"knows no accuracy of {OTHER}"):
+    with pytest.raises(RecipeError, match=f"has no accuracy of {OTHER}: add it"):
         reference.accuracies(GRID, [OTHER])
 
 
@@ -234,7 +229,7 @@ def test_per_cent_end_at_a_hundred(accuracy: str, tmp_path: Path) -> None:
 def test_a_table_is_utf_8_with_or_without_a_mark_at_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes("\ufeffarchitecture,accuracy\nbreit-größer,0.5\n".encode())
-    assert TableReference(str(path)).architectures == ["breit-größer"]
+    assert TableReference(str(path)).names == ["breit-größer"]
 
 
 def test_a_digest_is_of_what_a_table_says(tmp_path: Path) -> None:
@@ -247,7 +242,7 @@ def test_a_digest_is_of_what_a_table_says(tmp_path: Path) -> None:
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"cannot be read .*; give a CSV file"):
+    with pytest.raises(RecipeError, match=r"cannot be read .*: give a CSV file"):
         TableReference(str(tmp_path / "none.csv"))
 
 
@@ -255,14 +250,13 @@ class Broken(FullTraining):
     """A training that returns what is no accuracy."""
 
     def accuracy(
-        self, space: SearchSpace, architecture: str, data: TensorData, seed: int, device: torch.device | str = "cpu"
+        self, space: SearchSpace, architecture: Architecture, data: TensorData, seed: int, device: torch.device
     ) -> float:
         return math.nan
 
 
 def test_what_is_no_accuracy_is_not_kept(data: DigitsData, tmp_path: Path) -> None:
-    reference = MeasuredReference(Broken(1), 1, str(tmp_path / "cache.sqlite"))
-    reference.attach(data)
+    reference = MeasuredReference(Broken(1), 1, str(tmp_path / "cache.sqlite")).bind(data)
     for _ in range(2):
         with pytest.raises(RecipeError, match=f"Broken returned for {ONE} the accuracy nan, expected a number from 0"):
             reference.measure(GRID, ONE, 0)
@@ -280,7 +274,7 @@ class OnTheDatasBatches(FullTraining):
     """A training that takes the data module's own batches."""
 
     def accuracy(
-        self, space: SearchSpace, architecture: str, data: TensorData, seed: int, device: torch.device | str = "cpu"
+        self, space: SearchSpace, architecture: Architecture, data: TensorData, seed: int, device: torch.device
     ) -> float:
         return data.batch_size / 100
 
@@ -289,6 +283,5 @@ def test_a_training_of_ones_own_may_depend_on_the_datas_batches(tmp_path: Path) 
     for size in (16, 32):
         data = DigitsData(size)
         data.setup()
-        reference = MeasuredReference(OnTheDatasBatches(1), 1, str(tmp_path / "cache.sqlite"))
-        reference.attach(data)
+        reference = MeasuredReference(OnTheDatasBatches(1), 1, str(tmp_path / "cache.sqlite")).bind(data)
         assert reference.measure(GRID, ONE, 0) == size / 100

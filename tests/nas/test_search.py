@@ -16,8 +16,8 @@ from gtn_lightning.cli import main
 from gtn_lightning.data import DigitsData, Splits
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.loggers import WandbLogger
-from gtn_lightning.nas import ConvNetGrid, FullTraining, NumParameters, RealDataProxy
-from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
+from gtn_lightning.nas import Architecture, ConvNetGrid, FullTraining, NumParameters, RealDataProxy
+from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score, Scorer
 from gtn_lightning.nas.search import Search
 from tests.tiny import SHAPE, make_gtn
 
@@ -66,8 +66,8 @@ def test_a_search_from_the_command_line_and_again(
 
 def test_a_search_by_places_predicted_from_known_accuracies(teacher: str, tmp_path: Path) -> None:
     grid = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1, 2])
-    known = [name for name in grid if not grid.is_held_out(name, 0.5)][::4]
-    rows = [f"{name},{0.5 + 0.04 * int(grid.choices(name)['width'])},7.0" for name in known]
+    known = [one for one in grid if not grid.is_held_out(one, 0.5)][::4]
+    rows = [f"{one},{0.5 + 0.04 * int(one.choices['width'])},7.0" for one in known]
     (tmp_path / "table.csv").write_text("\n".join(["architecture,accuracy,seconds", *rows]))
     proxies = [{"class_path": "GTNProxy", "init_args": {"teacher": teacher.partition("=")[2], "images": 100}}]
     arguments = [
@@ -78,7 +78,7 @@ def test_a_search_by_places_predicted_from_known_accuracies(teacher: str, tmp_pa
     ]
     assert main(["search", *arguments]) == 0
     board = json.loads((tmp_path / "runs" / "search" / "mnist" / "leaderboard.json").read_text())
-    widths = [grid.choices(row["architecture"])["width"] for row in board["leaderboard"]]
+    widths = [grid.parse(row["architecture"]).choices["width"] for row in board["leaderboard"]]
     assert widths == sorted(widths, reverse=True)
     assert board["spent"]["seconds"] > 7.0 * len(known)
 
@@ -131,7 +131,7 @@ def test_the_leaderboard_is_a_table_in_wandb(tmp_path: Path, monkeypatch: pytest
     (file,) = run.rglob("*.table.json")
     table = json.loads(file.read_text())
     assert table["columns"] == ["architecture", "score", "seconds", "pruned"]
-    assert [row[0] for row in table["data"]] == [candidate.architecture for candidate in found.leaderboard]
+    assert [row[0] for row in table["data"]] == [candidate.architecture.name for candidate in found.leaderboard]
     (record,) = run.glob("*.wandb")
     assert b"search/best_k_accuracy" in record.read_bytes()
 
@@ -161,13 +161,13 @@ def drawer(number: int) -> Drawer:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": drawer(1)}, "begun with other data .data.contents was"),
+        ({"data": drawer(1)}, "started with other data .data.contents was"),
         (
             {"data": Drawer(32, rotate=3.0)},
-            r"begun with other data .data.init_args.rotate was 0.0, and now it is 3.0",
+            r"started with other data .data.init_args.rotate was 0.0, and now it is 3.0",
         ),
-        ({"prune": True}, "begun with prune false, and now it is true"),
-        ({"seed": 1}, "begun with seed 0, and now it is 1"),
+        ({"prune": True}, "started with prune false, and now it is true"),
+        ({"seed": 1}, "started with seed 0, and now it is 1"),
     ],
 )
 def test_a_worker_with_other_data_or_options_does_not_join(
@@ -186,21 +186,25 @@ def test_a_worker_with_the_same_data_joins_however_it_evaluates(tmp_path: Path) 
     assert len(found.leaderboard) == 8
 
 
-class Fickle(Proxy):
-    """Says what it is told to, one thing for each architecture."""
+class FickleScorer(Scorer):
+    proxy: "Fickle"
 
-    name = "fickle"
-
-    def __init__(self, values: list[Any]) -> None:
-        super().__init__()
-        self.values = values
-        self._left = iter(values)
-
-    def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
-        value = next(self._left)
+    def evaluate(self, architecture: Architecture, seed: int = 0, report: Report | None = None) -> Score:
+        value = next(self.proxy.left)
         if isinstance(value, type):
             raise value
         return Score(value, Cost(seconds=1.0))
+
+
+class Fickle(Proxy):
+    """Returns given values, one for each architecture."""
+
+    name = "fickle"
+    scorer = FickleScorer
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+        self.left = iter(values)
 
 
 def test_scores_that_are_no_numbers_are_shown_and_not_chosen(tmp_path: Path) -> None:
@@ -250,15 +254,18 @@ def test_whoever_is_interrupted_gives_the_claim_back(phase: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"best": 6}, "best 6 given, expected from 0 to the number of candidates, 5"),
-        ({"candidates": 0, "best": 0}, "candidates 0 given, expected from 1 to 90"),
-        ({"candidates": 91}, "candidates 91 given, expected from 1 to 90, the number of architectures in the space"),
-        ({"candidates": 10**30}, "candidates 10+ given, expected from 1 to 90"),
-        ({"space": Wide(), "candidates": 10**8}, "candidates 100000000 given, expected from 1 to 100000, what a study"),
-        ({"training_seeds": 0}, "training_seeds 0 given, expected 1 or more"),
-        ({"seed": -1}, "seed -1 given, expected from 0 to 4294967295"),
-        ({"seed": 2**64}, "seed 18446744073709551616 given"),
-        ({"device": "cuda:99"}, r"device 'cuda:99' cannot be used \(.*\); give cpu"),
+        ({"best": 6}, "best must be from 0 to 5, the number of candidates, got 6"),
+        ({"candidates": 0, "best": 0}, "candidates must be from 1 to 90, .*, got 0"),
+        ({"candidates": 91}, "candidates must be from 1 to 90, the number of architectures in the space, got 91"),
+        ({"candidates": 10**30}, "candidates must be from 1 to 90, .*, got 10+"),
+        (
+            {"space": Wide(), "candidates": 10**8},
+            "candidates must be from 1 to 100000, the most that a study can hold, got 100000000",
+        ),
+        ({"training_seeds": 0}, "training_seeds must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be from 0 to 4294967295, got -1"),
+        ({"seed": 2**64}, "seed must be from .*, got 18446744073709551616"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' cannot be used \(.*\): give cpu"),
         ({"device": "nonsense"}, r"device 'nonsense' cannot be used"),
         ({"device": ""}, r"device '' cannot be used"),
         ({"device": "meta"}, r"device 'meta' cannot be used \(nothing is computed there\)"),
@@ -277,12 +284,12 @@ def test_what_cannot_work_is_refused_at_once(options: dict[str, object], message
         (["--candidates=many"], "candidates: expected int, got 'many'"),
         (["--proxy.init_args.stepz=3"], "takes no 'stepz'; did you mean steps?"),
         (["--proxy=NoProxy"], "there is no class NoProxy"),
-        (["--sampler=grid"], "sampler 'grid' is unknown; choose one of random, evolution, tpe"),
-        (["--space.init_args.widths=[4,4]"], "widths .* expected different whole numbers"),
+        (["--sampler=grid"], "sampler must be one of random, evolution, tpe, got 'grid'"),
+        (["--space.init_args.widths=[4,4]"], "widths must be different whole numbers"),
         (["--candidatez=3"], "candidatez: there is no such key"),
         (["--folder=a\0b"], "command line: expected a text in UTF-8, without null bytes"),
         (["--storage=nothing://here"], "the storage nothing://here cannot be used"),
-        (["--best=100"], "best 100 given"),
+        (["--best=100"], "best must be from 0 to 6, the number of candidates, got 100"),
         (["--proxy.init_args.images=null"], "proxy.init_args.images: null given, expected int"),
         (["--proxy.init_args.teacher=nowhere.safetensors"], "there is no teacher file nowhere.safetensors"),
     ],
@@ -302,17 +309,20 @@ def test_a_space_with_other_decisions_is_refused_though_its_arguments_are_the_sa
     search(tmp_path, best=0).run()
     less = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1])
     less.decisions = {**less.decisions, "pooling": ["max"]}
-    with pytest.raises(RecipeError, match="begun with other space"):
+    with pytest.raises(RecipeError, match="started with other space"):
         search(tmp_path, best=0, candidates=6, space=less).run()
 
 
+class LengthScorer(Scorer):
+    def evaluate(self, architecture: Architecture, seed: int = 0, report: Report | None = None) -> Score:
+        return Score(float(len(architecture.name)), Cost(math.nan))
+
+
 class Bracketed(Proxy):
-    """Has a name that Rich would take for an order, and does not know what it costs."""
+    """Has a name that is markup to Rich, and an unknown cost."""
 
     name = "mine [/b]"
-
-    def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
-        return Score(float(len(architecture)), Cost(math.nan))
+    scorer = LengthScorer
 
 
 def test_names_are_printed_as_they_are_and_the_json_file_is_json(

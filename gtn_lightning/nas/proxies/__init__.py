@@ -1,6 +1,6 @@
-"""Proxies: cheap scores of architectures, with what they cost."""
+"""Proxies: cheap scores of architectures, and the cost of each."""
 
-from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
+from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score, Scorer
 from gtn_lightning.nas.proxies.combined import MeanRank
 from gtn_lightning.nas.proxies.predicted import PredictedRank
 from gtn_lightning.nas.proxies.taught import GTNProxy, RealDataProxy
@@ -18,5 +18,6 @@ __all__ = [
     "RealDataProxy",
     "Report",
     "Score",
+    "Scorer",
     "SynFlow",
 ]

@@ -1,4 +1,4 @@
-"""What every proxy is: a cheap score of an architecture, with what it cost."""
+"""The base classes of proxies: what a recipe configures, and what then scores architectures."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -10,9 +10,8 @@ from torch import nn
 
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import describe
-from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.proxies.flops import forward_flops
-from gtn_lightning.nas.spaces import SearchSpace
+from gtn_lightning.nas.spaces import Architecture, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Cost:
     steps: int = 0
     """Optimizer steps."""
     images: int = 0
-    """Images that went through a network, forward or forward and back."""
+    """Images that a network processed, with or without a backward pass."""
     flops: float = 0.0
     """Floating-point operations of the networks: twice the multiplications of a forward pass, three times that with a
     backward pass."""
@@ -35,91 +34,94 @@ class Cost:
 
 @dataclass(frozen=True)
 class Score:
-    """How good an architecture seems to be."""
+    """The score of an architecture."""
 
     value: float
-    """More is better."""
+    """Higher is better."""
     cost: Cost
 
 
 Report = Callable[[int, float], bool]
-"""Called with a number of steps and the value so far, while a candidate is being scored; True ends that at once."""
+"""Called with the number of steps and the value so far while an architecture is scored; True ends the scoring."""
 
 
 class Proxy(ABC):
-    """A cheap score of an architecture that predicts its score after full training.
+    """A cheap score of an architecture that predicts its score after full training, as a recipe configures it.
 
-    A proxy is a plain callable as well, ``proxy(architecture) -> float``, for whoever has a search loop already.
+    A proxy of your own sets `name` and `scorer`, and stores its constructor's arguments under their own names.
 
     Attributes:
         name: what it is called in tables and plots.
+        scorer: the class of what `bind` returns.
     """
 
     name: str
+    scorer: type["Scorer"]
 
-    def __init__(self) -> None:
-        self._space: SearchSpace | None = None
-        self._data: TensorData | None = None
-        self._flops: dict[str, int] = {}
-        self.device = torch.device("cpu")
+    def bind(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> "Scorer":
+        """Return what scores architectures. The proxy is not changed and may be bound again.
 
-    def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
-        """Give the search space, the data, set up, and where networks run; once, before the first score."""
-        self._space = space
-        self._data = data
-        self._flops = {}
-        self.device = torch.device(device)
-
-    @property
-    def space(self) -> SearchSpace:
-        """The search space.
+        Args:
+            space: the search space.
+            data: the data, set up.
+            device: where networks run.
 
         Raises:
-            RecipeError: none was attached.
+            RecipeError: the proxy cannot be used with this space or this data.
         """
-        if self._space is None:
-            raise RecipeError(f"{type(self).__name__}: attach a search space and data before the first score")
-        return self._space
+        return self.scorer(self, space, data, torch.device(device))
+
+
+@dataclass(eq=False, repr=False)
+class Scorer(ABC):
+    """A proxy bound to a search space, data and a device. A scorer of your own writes `evaluate`.
+
+    It is a plain callable as well, ``scorer(architecture) -> float``, for a search loop of your own.
+    """
+
+    proxy: Proxy
+    space: SearchSpace
+    data: TensorData
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self._flops: dict[Architecture, int] = {}
 
     @property
-    def data(self) -> TensorData:
-        """The data.
+    def name(self) -> str:
+        """What the proxy is called in tables and plots."""
+        return self.proxy.name
 
-        Raises:
-            RecipeError: none was attached.
-        """
-        if self._data is None:
-            raise RecipeError(f"{type(self).__name__}: attach a search space and data before the first score")
-        return self._data
-
-    def flops(self, architecture: str, network: nn.Module) -> int:
+    def flops(self, architecture: Architecture, network: nn.Module) -> int:
         """Return the operations of one image's forward pass through an architecture's network, counted once."""
         if architecture not in self._flops:
             self._flops[architecture] = forward_flops(network, self.data.image_shape)
         return self._flops[architecture]
 
     @abstractmethod
-    def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
+    def evaluate(self, architecture: Architecture, seed: int = 0, report: Report | None = None) -> Score:
         """Score an architecture.
 
         Args:
             architecture: a member of the search space.
-            seed: of whatever is random; with the architecture's name, so that scores are independent of each other.
-            report: hears of intermediate values, where there are any, and may end the scoring.
+            seed: of all random numbers, together with the architecture's name: scores do not depend on their order.
+            report: is given intermediate values, where there are any, and may end the scoring.
         """
 
-    def evaluate_all(self, architectures: Sequence[str], seed: int = 0) -> list[Score]:
+    def evaluate_all(self, architectures: Sequence[Architecture], seed: int = 0) -> list[Score]:
         """Score several architectures; override if a score depends on the other architectures."""
         return [self.evaluate(architecture, seed) for architecture in architectures]
 
     def settings(self) -> Any:
-        """Return what its scores depend on, as plain data: its class, and its arguments under their own names."""
-        return describe(self, rebuilt=False)
+        """Return what the scores depend on besides space and data, as plain data: the proxy's class and arguments."""
+        return describe(self.proxy, rebuilt=False)
 
     def overhead(self) -> Cost:
         """Return what had to be paid before the first score, such as a teacher's meta-training."""
         return Cost()
 
-    def __call__(self, architecture: str) -> float:
-        """Return the value alone."""
+    def __call__(self, architecture: Architecture | str) -> float:
+        """Return the value of an architecture, which may be given by its name."""
+        if isinstance(architecture, str):
+            architecture = self.space.parse(architecture)
         return self.evaluate(architecture).value

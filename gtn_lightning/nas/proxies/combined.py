@@ -1,101 +1,89 @@
-"""Proxies made of others."""
+"""Proxies that combine the scores of others."""
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
-from gtn_lightning.nas.spaces import SearchSpace
+from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score, Scorer
+from gtn_lightning.nas.spaces import Architecture
 from gtn_lightning.randomness import keyed_generator
 
 
-class CombinedProxy(Proxy):
-    """The base of proxies made of others.
+class CombinedScorer(Scorer):
+    """The base of scorers that combine the scores of other proxies.
 
-    Args:
-        proxies: the parts.
+    Attributes:
+        parts: the scorers of the other proxies.
+        calibration_cost: the cost of the scores that had to be known before the first one could be returned.
     """
 
-    def __init__(self, proxies: Sequence[Proxy]) -> None:
-        super().__init__()
-        self.proxies = list(proxies)
-        self._calibration_cost = Cost()
+    proxy: "CombinedProxy"
 
-    def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
-        """Attach the parts; see the base class."""
-        super().attach(space, data, device)
-        for proxy in self.proxies:
-            proxy.attach(space, data, device)
-        self._calibration_cost = Cost()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.parts = [proxy.bind(self.space, self.data, self.device) for proxy in self.proxy.proxies]
+        self.calibration_cost = Cost()
 
-    def score_all(self, architectures: Sequence[str], seed: int = 0) -> tuple[NDArray[np.float64], list[Cost]]:
-        """Return the values of architectures by every part, ``[parts, architectures]``, and what each of them cost."""
-        scores = [proxy.evaluate_all(architectures, seed) for proxy in self.proxies]
+    def score_all(self, architectures: Sequence[Architecture], seed: int = 0) -> tuple[NDArray[np.float64], list[Cost]]:
+        """Return the values of architectures by every part, ``[parts, architectures]``, and the cost of each."""
+        scores = [part.evaluate_all(architectures, seed) for part in self.parts]
         values = np.array([[score.value for score in part] for part in scores]).reshape(len(scores), len(architectures))
         costs = [sum((part[place].cost for part in scores), Cost()) for place in range(len(architectures))]
         return comparable(values), costs
 
     def settings(self) -> Any:
-        """Return what its scores depend on, as each part says of itself; see the base class."""
+        """Return what the scores depend on, for every part as its scorer returns it; see the base class."""
         described = super().settings()
-        described["init_args"]["proxies"] = [proxy.settings() for proxy in self.proxies]
+        described["init_args"]["proxies"] = [part.settings() for part in self.parts]
         return described
 
     def overhead(self) -> Cost:
-        """Return the parts' overhead, and what scoring the first sample cost, once that was done."""
-        return sum((proxy.overhead() for proxy in self.proxies), self._calibration_cost)
+        """Return the parts' overhead and, once it was paid, the cost of calibration."""
+        return sum((part.overhead() for part in self.parts), self.calibration_cost)
 
 
-class MeanRank(CombinedProxy):
-    """The mean of an architecture's ranks by several proxies: no proxy counts for more because its values are larger.
-
-    Architectures that are scored together are ranked among each other. A search sees them one by one, and ranks
-    them among a sample of the space, which is scored by every proxy before the first of them.
+class CombinedProxy(Proxy):
+    """The base of proxies that combine the scores of others.
 
     Args:
-        proxies: the proxies, at least one.
-        calibration: number of architectures in the sample.
-
-    Raises:
-        RecipeError: there is no proxy, or the sample is smaller than 2.
+        proxies: the others.
     """
 
-    def __init__(self, proxies: list[Proxy], calibration: int = 50) -> None:
-        super().__init__(proxies)
-        if not proxies:
-            raise RecipeError("MeanRank: proxies is empty, expected at least one")
-        if calibration < 2:
-            raise RecipeError(f"MeanRank: calibration {calibration} given, expected 2 or more")
-        self.calibration = calibration
-        self.name = f"mean rank of {listed([proxy.name for proxy in self.proxies])}"
-        self._scales: list[_Scale] | None = None
+    def __init__(self, proxies: Sequence[Proxy]) -> None:
+        self.proxies = list(proxies)
 
-    def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
-        """Attach the parts; see the base class."""
-        super().attach(space, data, device)
-        self._scales = None
 
-    def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
+class MeanRankScorer(CombinedScorer):
+    """Scores by mean ranks."""
+
+    proxy: "MeanRank"
+
+    @cached_property
+    def scales(self) -> list["_Scale"]:
+        """The scale of every part, by the sample, which is scored when the first architecture is."""
+        values, costs = self.score_all(self.space.draw(self.proxy.calibration, keyed_generator(0, "calibration")))
+        self.calibration_cost = sum(costs, Cost())
+        return [_Scale(part) for part in values]
+
+    def evaluate(self, architecture: Architecture, seed: int = 0, report: Report | None = None) -> Score:
         """Return the mean of an architecture's positions in the sample, at about 1 for the best of it.
 
-        Between the sample's values, and beyond them, positions are linear in the value, so that the best of a search,
-        better than all of the sample, are told apart. Nothing is reported: parts of a mean are not its course.
+        Between the sample's values and beyond them, positions are linear in the value, so that architectures better
+        than the whole sample still differ. Nothing is reported: a mean of some parts is not an intermediate value.
         """
-        if self._scales is None:
-            self._scales = self._calibrate()
-        scores = [proxy.evaluate(architecture, seed) for proxy in self.proxies]
-        positions = [scale.position(score.value) for scale, score in zip(self._scales, scores, strict=True)]
+        scales = self.scales
+        scores = [part.evaluate(architecture, seed) for part in self.parts]
+        positions = [scale.position(score.value) for scale, score in zip(scales, scores, strict=True)]
         return Score(sum(positions) / len(positions), sum((score.cost for score in scores), Cost()))
 
-    def evaluate_all(self, architectures: Sequence[str], seed: int = 0) -> list[Score]:
-        """Return the mean ranks of architectures among each other, from above 0 to 1 for what is best by all proxies.
+    def evaluate_all(self, architectures: Sequence[Architecture], seed: int = 0) -> list[Score]:
+        """Return the mean ranks of architectures among each other, from above 0 to 1 for the best by all proxies.
 
         Equal values share their mean rank; NaN and -inf are the lowest.
         """
@@ -105,11 +93,31 @@ class MeanRank(CombinedProxy):
         means = np.mean(rankdata(values, axis=1), axis=0) / len(architectures)
         return [Score(float(mean), cost) for mean, cost in zip(means, costs, strict=True)]
 
-    def _calibrate(self) -> list["_Scale"]:
-        sample = self.space.draw(self.calibration, keyed_generator(0, "calibration"))
-        values, costs = self.score_all(sample)
-        self._calibration_cost = sum(costs, Cost())
-        return [_Scale(part) for part in values]
+
+class MeanRank(CombinedProxy):
+    """The mean of an architecture's ranks by several proxies, so that proxies with larger values have no more weight.
+
+    Architectures that are scored together are ranked among each other. A search scores them one by one, and ranks
+    each among a sample of the space, which is scored by every proxy before the first candidate.
+
+    Args:
+        proxies: the proxies, at least one.
+        calibration: number of architectures in the sample.
+
+    Raises:
+        RecipeError: there is no proxy, or the sample is smaller than 2.
+    """
+
+    scorer = MeanRankScorer
+
+    def __init__(self, proxies: list[Proxy], calibration: int = 50) -> None:
+        if not proxies:
+            raise RecipeError("MeanRank: proxies is empty: give at least one")
+        if calibration < 2:
+            raise RecipeError(f"MeanRank: calibration must be at least 2, got {calibration}")
+        super().__init__(proxies)
+        self.calibration = calibration
+        self.name = f"mean rank of {listed([proxy.name for proxy in self.proxies])}"
 
 
 class _Scale:
@@ -125,19 +133,19 @@ class _Scale:
         finite = known > -math.inf
         self.values = known[finite]
         self.positions = ranks[first][finite]
-        # The lowest there is: the rank of those of the sample that have no value, or as far below it as it is wide.
+        # The lowest position: that of the sample's members without a value, or else the sample's width below its end.
         self.lowest = float(ranks[first][0]) if not finite[0] else -1.0
 
     def position(self, value: float) -> float:
         """Return the position of a value, from about 0 to 1 for the sample's own.
 
-        Beyond the sample's ends, it goes on as steeply as it does on average over the outer quarter of the sample's
-        different values: two values that happen to lie close would else make a cliff of the last step.
+        Beyond the sample's ends the slope is the mean slope over the outer quarter of the sample's different values:
+        that of the last step alone would be very steep where two values happen to be close.
         """
         (value,) = comparable([value]).tolist()
         if value == -math.inf:
             return self.lowest
-        if len(self.values) < 2:  # no slope to go on with: better than all, equal to all, or worse
+        if len(self.values) < 2:  # no slope: above the only value, equal to it, or below
             known = self.values[0] if len(self.values) else -math.inf
             if value == known:
                 return float(self.positions[0])
@@ -153,13 +161,13 @@ class _Scale:
 
 
 def comparable(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return values that have an order and a difference: NaN as -inf, +inf as the largest number."""
+    """Return values that can be ordered and subtracted: NaN becomes -inf, +inf a large number."""
     return np.nan_to_num(
         np.array(values, dtype=np.float64), nan=-np.inf, posinf=np.finfo(np.float64).max / 4, neginf=-np.inf
     )
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names as in a sentence."""
+    """Return names as a phrase: ``a, b and c``."""
     *first, last = names
     return " and ".join([", ".join(first), last] if first else [last])

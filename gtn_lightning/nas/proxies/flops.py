@@ -1,4 +1,4 @@
-"""Floating-point operations, counted."""
+"""Counting floating-point operations."""
 
 from copy import deepcopy
 
@@ -12,22 +12,22 @@ def forward_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
     Matrix products, convolutions and attention are counted, as torch counts them; norms, activations and poolings are
     not. A copy of the network runs on the meta device, where nothing is computed, or on the network's own if its code
-    looks at values.
+    depends on values.
 
     Args:
-        network: left as it was.
+        network: is not changed.
         image_shape: (channels, height, width) of the image.
     """
     try:
         return _count(deepcopy(network).to("meta"), image_shape)
-    except RuntimeError:  # its code branches on values, or holds tensors that no .to() moves
+    except RuntimeError:  # code that branches on values, or tensors that .to() does not move
         return _count(deepcopy(network), image_shape)
 
 
 def _count(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
     parameter = next(network.parameters(), None)
     images = torch.zeros(2, *image_shape, device=None if parameter is None else parameter.device)
-    # Two images, since batch statistics of one may not exist.
+    # Two images, since batch norms refuse a batch of one vector.
     with torch.inference_mode(False), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(images)
     return int(counter.get_total_flops()) // 2

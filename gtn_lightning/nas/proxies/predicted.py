@@ -1,11 +1,11 @@
-"""A proxy that is told the accuracies of some architectures."""
+"""A proxy that learns from the known accuracies of some architectures."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 from sklearn.exceptions import ConvergenceWarning
@@ -14,12 +14,11 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Wh
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PowerTransformer
 
-from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
-from gtn_lightning.nas.proxies.combined import CombinedProxy, listed
+from gtn_lightning.nas.proxies.combined import CombinedProxy, CombinedScorer, listed
 from gtn_lightning.nas.reference import TableReference
-from gtn_lightning.nas.spaces import Choice, SearchSpace
+from gtn_lightning.nas.spaces import Architecture, SearchSpace
 
 MIN_KNOWN = 8
 """Minimum number of known architectures to learn from."""
@@ -28,97 +27,107 @@ HUGE = 1e100
 """Magnitudes above this are treated as infinite."""
 
 
-class PredictedRank(CombinedProxy):
-    r"""The place that a regression gives an architecture among some whose accuracies are known.
+class PredictedRankScorer(CombinedScorer):
+    """Scores by predicted ranks."""
 
-    What goes in are the architecture's values by other proxies, and its choices, one-hot. What comes out is a normal
-    score: 0 for the middle of the known ones, 1 for the best sixth. It is a Gaussian process with the kernel
+    proxy: "PredictedRank"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        reference, held_out = self.proxy.reference, self.proxy.held_out
+        known = map(self.space.parse, reference.names)
+        self.known = [architecture for architecture in known if not self.space.is_held_out(architecture, held_out)]
+        if len(self.known) < MIN_KNOWN:
+            raise RecipeError(
+                f"PredictedRank: {reference.path} must hold at least {MIN_KNOWN} architectures that are not held out, "
+                f"got {len(self.known)}: measure more of them, or lower held_out"
+            )
+
+    def evaluate(self, architecture: Architecture, seed: int = 0, report: Report | None = None) -> Score:
+        """Return the predicted rank; nothing is reported, since there are no intermediate predictions."""
+        return self.evaluate_all([architecture], seed)[0]
+
+    def evaluate_all(self, architectures: Sequence[Architecture], seed: int = 0) -> list[Score]:
+        """Return the predicted ranks; see the base class."""
+        predictor = self.predictor
+        inputs, costs = self._inputs(architectures, seed)
+        return [Score(value, cost) for value, cost in zip(predictor.predict(inputs), costs, strict=True)]
+
+    @cached_property
+    def predictor(self) -> "RankPredictor":
+        """The regression, fitted when the first architecture is scored."""
+        inputs, costs = self._inputs(self.known, 0)
+        self.calibration_cost = sum(costs, Cost())
+        accuracies = self.proxy.reference.accuracies(self.space, self.known)
+        return RankPredictor(inputs, accuracies.mean(dim=1).numpy())
+
+    def settings(self) -> Any:
+        """Return what the scores depend on; see the base class. The table counts by its contents, not by its path."""
+        described = super().settings()
+        described["init_args"]["reference"] = self.proxy.reference.digest()
+        return described
+
+    def overhead(self) -> Cost:
+        """Return the cost of the known accuracies, the parts' overhead and, once paid, their scores of the known."""
+        return super().overhead() + Cost(seconds=self.proxy.reference.seconds(self.space, self.known))
+
+    def _inputs(self, architectures: Sequence[Architecture], seed: int) -> tuple[NDArray[np.float64], list[Cost]]:
+        values, costs = self.score_all(architectures, seed)
+        inputs = values.T
+        if self.proxy.choices:
+            inputs = np.hstack([inputs, encode(self.space, architectures)])
+        return inputs, costs
+
+
+class PredictedRank(CombinedProxy):
+    r"""The rank that a regression predicts for an architecture among some whose accuracies are known.
+
+    The inputs are the architecture's values by other proxies, and its choices, one-hot. The output is a normal score: 0
+    for the middle of the known ones, 1 for the best sixth. The model is a Gaussian process with the kernel
     :math:`a \exp(-|x - x'|^2 / 2 l^2) + b \, (x \cdot x' + c) + \sigma^2 \delta`, its constants those of the largest
     marginal likelihood (Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006), on inputs brought
     near a normal distribution (Yeo and Johnson, 2000). Predictors of this kind, from a few accuracies, encodings and
     cheap proxies, are compared by White et al. (arXiv 2104.01177).
 
-    The known accuracies are paid for, see `TableReference.seconds`, and so are the proxies' scores of the known
-    architectures. Known architectures that are held out are left alone: what is ranked is not among what is told.
+    The trainings behind the known accuracies count as overhead, see `TableReference.seconds`, and so do the proxies'
+    scores of the known architectures. Known architectures that are held out are not used: no accuracy of an
+    architecture to be ranked is an input.
 
     Args:
         reference: the known accuracies.
-        proxies: whose values go in; with none of them, the choices alone decide.
-        choices: whether the choices go in.
-        held_out: the share of the space from which nothing is told, see `SearchSpace.is_held_out`: that of the
+        proxies: their values are inputs; without any, the choices are the only inputs.
+        choices: whether the choices are inputs.
+        held_out: the share of the space whose accuracies are not used, see `SearchSpace.is_held_out`: that of the
             teacher's meta-training.
 
     Raises:
-        RecipeError: a value is out of range, nothing goes in, or fewer than `MIN_KNOWN` architectures are known.
+        RecipeError: a value is out of range, or there are no inputs. From `bind`: fewer than `MIN_KNOWN` architectures
+            are known.
     """
+
+    scorer = PredictedRankScorer
 
     def __init__(
         self, reference: TableReference, proxies: list[Proxy], choices: bool = True, held_out: float = 0.5
     ) -> None:
-        super().__init__(proxies)
         if not proxies and not choices:
-            raise RecipeError("PredictedRank: nothing goes in: give proxies, or set choices to true")
+            raise RecipeError("PredictedRank: there are no inputs: give proxies, or set choices to true")
         if not 0 <= held_out < 1:
-            raise RecipeError(f"PredictedRank: held_out {held_out} given, expected from 0 to below 1")
+            raise RecipeError(f"PredictedRank: held_out must be at least 0 and below 1, got {held_out}")
+        super().__init__(proxies)
         self.reference = reference
         self.choices = choices
         self.held_out = held_out
         parts = [*(proxy.name for proxy in self.proxies), *(["choices"] if choices else [])]
         self.name = f"predicted from {listed(parts)}"
-        self._known: list[str] = []
-        self._predictor: RankPredictor | None = None
-
-    def attach(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> None:
-        """Attach the parts, and find what is known of the space; see the base class."""
-        super().attach(space, data, device)
-        self._predictor = None
-        self._known = [name for name in self.reference.architectures if not space.is_held_out(name, self.held_out)]
-        if len(self._known) < MIN_KNOWN:
-            raise RecipeError(
-                f"PredictedRank: {len(self._known)} architectures of {self.reference.path} may be known, expected at "
-                f"least {MIN_KNOWN}: measure more of them, or hold out less"
-            )
-
-    def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
-        """Return the predicted place; nothing is reported, since parts of an input are not its course."""
-        return self.evaluate_all([architecture], seed)[0]
-
-    def evaluate_all(self, architectures: Sequence[str], seed: int = 0) -> list[Score]:
-        """Return the predicted places; see the base class."""
-        if self._predictor is None:
-            self._predictor = self._fit()
-        inputs, costs = self._inputs(architectures, seed)
-        return [Score(value, cost) for value, cost in zip(self._predictor.predict(inputs), costs, strict=True)]
-
-    def settings(self) -> Any:
-        """Return what its scores depend on; see the base class. Of the table it is the contents, not the path."""
-        described = super().settings()
-        described["init_args"]["reference"] = self.reference.digest()
-        return described
-
-    def overhead(self) -> Cost:
-        """Return what the known accuracies cost, and the parts' overhead; their scores of the known, once made."""
-        return super().overhead() + Cost(seconds=self.reference.seconds(self.space, self._known))
-
-    def _fit(self) -> "RankPredictor":
-        inputs, costs = self._inputs(self._known, 0)
-        self._calibration_cost = sum(costs, Cost())
-        return RankPredictor(inputs, self.reference.accuracies(self.space, self._known).mean(dim=1).numpy())
-
-    def _inputs(self, architectures: Sequence[str], seed: int) -> tuple[NDArray[np.float64], list[Cost]]:
-        values, costs = self.score_all(architectures, seed)
-        inputs = values.T
-        if self.choices:
-            inputs = np.hstack([inputs, encode(self.space, architectures)])
-        return inputs, costs
 
 
 class RankPredictor:
     """The regression of `PredictedRank`, from inputs to normal scores.
 
     Args:
-        inputs: of the known architectures, ``[known, inputs]``. What is infinite, or as good as, counts as the lowest
-            or highest number that was seen.
+        inputs: of the known architectures, ``[known, inputs]``. Infinite values, and those above `HUGE`, are replaced
+            by the lowest or highest finite value of the same input.
         accuracies: ``[known]``.
     """
 
@@ -130,7 +139,7 @@ class RankPredictor:
         kernel = ConstantKernel() * RBF(3.0, (0.5, 100.0)) + ConstantKernel() * DotProduct() + WhiteKernel(0.1)
         process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=0)
         self._model: Pipeline = make_pipeline(PowerTransformer(), process)
-        with warnings.catch_warnings():  # a constant at the end of its range is an answer like any other
+        with warnings.catch_warnings():  # a constant at the end of its range is a valid fit
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._model.fit(self._finite(inputs), targets)
 
@@ -146,10 +155,11 @@ class RankPredictor:
         return np.where(np.abs(inputs) < HUGE, inputs, bounded)
 
 
-def encode(space: SearchSpace, architectures: Sequence[str]) -> NDArray[np.float64]:
+def encode(space: SearchSpace, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
     """Return the choices of architectures, one-hot, ``[architectures, sum of the numbers of options]``."""
-    rows = []
-    for architecture in architectures:
-        chosen: Mapping[str, Choice] = space.choices(architecture)
-        rows.append([float(chosen[key] == option) for key, options in space.decisions.items() for option in options])
+    decisions = space.decisions.items()
+    rows = [
+        [float(architecture.choices[key] == option) for key, options in decisions for option in options]
+        for architecture in architectures
+    ]
     return np.array(rows).reshape(len(rows), sum(len(options) for options in space.decisions.values()))

@@ -1,4 +1,4 @@
-"""A journal file, in which a line that was not written to its end spoils nothing."""
+"""A journal file that survives an incomplete last line."""
 
 import json
 import os
@@ -12,20 +12,20 @@ from pytorch_lightning.utilities import rank_zero_warn
 from gtn_lightning.errors import RecipeError
 
 BEGINNING = b'{"op_code":'
-"""What every line that Optuna writes begins with."""
+"""The first characters of every line that Optuna writes."""
 
 BLOCK = 1 << 16
-"""Bytes that are read at once when the last line is looked for."""
+"""Bytes that are read at once to find the last line."""
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """Open a journal, and make it if it is not there yet.
+    """Open a journal, and create it if it does not exist.
 
     Args:
-        path: the file; its folder is made too.
+        path: the file; its folder is created too.
 
     Raises:
-        RecipeError: it is no journal, or a line other than the last is damaged. The file is left as it is.
+        RecipeError: it is not a journal, or a line other than the last is damaged. The file is not changed.
         OSError: it cannot be read or written.
     """
     _check(path)
@@ -35,31 +35,31 @@ def open_journal(path: Path) -> JournalStorage:
 
 
 class WholeLines(JournalFileSymlinkLock):
-    """Optuna's lock for appending to a journal; whoever gets it puts a torn last line right before writing.
+    """Optuna's lock for appending to a journal, which repairs an incomplete last line before anything is appended.
 
-    A full disk, a power cut or a kill in the middle of writing leaves a last line without an end. Appended to, it would
-    be damaged for good. Under this lock nobody else is writing, so that a line without an end is a torn one.
+    A full disk, a power cut or a kill during a write leaves a last line without a newline. Text appended to it would be
+    lost. Nobody else writes while this lock is held, so that a line without a newline is an incomplete one.
 
     Args:
-        path: the journal, which is there.
+        path: the journal, which exists.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._path = path
         self._identity = _identity(path)
-        self._size = 0  # so long it was when this worker last wrote a whole line: no line that is whole goes away
+        self._size = 0  # after this worker's last complete write; a journal never gets shorter than that
         self._held = False
 
     def acquire(self) -> bool:
         """Wait for the lock.
 
         Raises:
-            OSError: the journal was removed, or is not the one that was opened: what is appended would be lost.
+            OSError: the journal was removed or replaced since it was opened: appended text would be lost.
         """
         held = super().acquire()
         try:
-            self._put_right()
+            self._repair()
         except BaseException:
             self.release()
             raise
@@ -76,19 +76,19 @@ class WholeLines(JournalFileSymlinkLock):
                     self._size = size
         super().release()
 
-    def _put_right(self) -> None:
+    def _repair(self) -> None:
         if _identity(self._path) != self._identity or self._path.stat().st_size < self._size:
             raise OSError("the file was replaced or cut while the search was using it")
         with self._path.open("rb+") as file:
             start, tail = _torn_line(file.seek(0, os.SEEK_END), file.fileno())
             if tail:
-                if _is_record(tail):  # only its end is missing
+                if _is_record(tail):  # only the newline is missing
                     file.write(b"\n")
                 else:
                     file.truncate(start)
                     rank_zero_warn(
-                        f"search: the last line of the journal {self._path} was torn (by a full disk, a power cut or a "
-                        "kill) and was cut off; whatever it was about is done again"
+                        f"search: the last line of the journal {self._path} was incomplete (after a full disk, a power "
+                        "cut or a kill) and was removed; what it recorded is done again"
                     )
                 file.flush()
                 os.fsync(file.fileno())
@@ -100,7 +100,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _torn_line(size: int, descriptor: int) -> tuple[int, bytes]:
-    """Return where the last line without an end begins, and the line; the file's size and nothing if there is none."""
+    """Return where an incomplete last line begins, and the line; the file's size and nothing if there is none."""
     start, tail = size, b""
     while start > 0:
         begin = max(0, start - BLOCK)
@@ -113,12 +113,12 @@ def _torn_line(size: int, descriptor: int) -> tuple[int, bytes]:
 
 
 def _check(path: Path) -> None:
-    """Raise ``RecipeError`` unless a file is a journal, or not there yet; a torn last line is no fault."""
+    """Raise ``RecipeError`` unless a file is a journal or does not exist; its last line may be incomplete."""
     if not path.exists():
         return
-    advice = "name another file with --storage; this one is left as it is"
+    advice = "name another file with --storage; this one is not changed"
     if not path.is_file():
-        raise RecipeError(f"search: the storage {path} is no file: {advice}")
+        raise RecipeError(f"search: the storage {path} is not a file: {advice}")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if _is_record(line):
@@ -134,7 +134,7 @@ def _check(path: Path) -> None:
 
 
 def _is_record(line: bytes) -> bool:
-    """Return whether a line is one that Optuna can read."""
+    """Return whether Optuna can read a line."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a search found, as a table, as files and as a picture."""
+"""The result of a search as a table, as files and as a picture."""
 
 import csv
 import json
@@ -16,22 +16,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from gtn_lightning.files import whole_file
-from gtn_lightning.nas.proxies import Cost, Proxy
+from gtn_lightning.nas.proxies import Cost, Scorer
 from gtn_lightning.nas.search.candidates import Candidate
+from gtn_lightning.nas.spaces import Architecture
 
 SHOWN = 10
 """Number of candidates in the printed table."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedGroup:
     """A group of architectures that were trained in full."""
 
     name: str
-    accuracies: dict[str, list[float]]
+    accuracies: dict[Architecture, list[float]]
     """Test accuracies of each architecture, one per seed."""
     candidates: int
-    """Number of candidates that the group was chosen from."""
+    """Number of candidates from which the group was chosen."""
 
     def means(self) -> list[float]:
         """Return the mean accuracy of each architecture."""
@@ -41,20 +42,20 @@ class Trained:
 def write_leaderboard(
     folder: Path,
     board: Sequence[Candidate],
-    trained: Sequence[Trained],
+    trained: Sequence[TrainedGroup],
     spent: Cost,
-    proxy: Proxy,
+    scorer: Scorer,
     console: Console,
 ) -> None:
     """Print the best, and write all of it to ``leaderboard.csv``, ``leaderboard.json`` and ``leaderboard.png``.
 
     Args:
-        folder: where the files go.
+        folder: the folder of the files.
         board: the candidates, the best first.
-        trained: groups trained in full, none before that.
+        trained: the groups that were trained in full, empty before any was.
         spent: what the scores cost altogether.
-        proxy: what they were made with.
-        console: where the table is printed.
+        scorer: the source of the scores.
+        console: prints the table.
     """
     full = {name: values for group in trained for name, values in group.accuracies.items()}
     with whole_file(folder / "leaderboard.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
@@ -62,37 +63,37 @@ def write_leaderboard(
         writer.writerow(["rank", "architecture", "score", "pruned", "seconds", "test_accuracy"])
         for rank, candidate in enumerate(board, start=1):
             accuracy = statistics.fmean(full[candidate.architecture]) if candidate.architecture in full else ""
-            row = [rank, candidate.architecture, candidate.value, int(candidate.pruned), candidate.cost.seconds]
+            row = [rank, candidate.architecture.name, candidate.value, int(candidate.pruned), candidate.cost.seconds]
             writer.writerow([*row, accuracy])
     content = {
-        "proxy": proxy.name,
+        "proxy": scorer.name,
         "spent": asdict(spent),
-        "overhead": asdict(proxy.overhead()),
-        "leaderboard": [asdict(candidate) for candidate in board],
-        "trained": [asdict(group) for group in trained],
+        "overhead": asdict(scorer.overhead()),
+        "leaderboard": [{**vars(c), "architecture": c.architecture.name, "cost": asdict(c.cost)} for c in board],
+        "trained": [{**vars(g), "accuracies": {str(one): a for one, a in g.accuracies.items()}} for g in trained],
     }
     with whole_file(folder / "leaderboard.json") as part:
         part.write_text(json.dumps(_with_texts(content), indent=1), encoding="utf-8")
-    canvas = FigureCanvasAgg(draw_leaderboard(board, trained, proxy.name))
+    canvas = FigureCanvasAgg(draw_leaderboard(board, trained, scorer.name))
     with whole_file(folder / "leaderboard.png") as part:
         canvas.print_png(str(part))
     if trained:
         console.print(_trained_table(trained, spent))
-        # Chosen by its score: the test split chooses nothing.
+        # Chosen by its score: the test split is not used to choose.
         found = next((candidate.architecture for candidate in board if candidate.architecture in full), None)
         if found is not None:
             accuracy = 100 * statistics.fmean(full[found])
             console.print(
-                f"found: {found}, the best by {proxy.name}, {accuracy:.2f} % on the test split",
+                f"found: {found}, the best by {scorer.name}, {accuracy:.2f} % on the test split",
                 soft_wrap=True,
                 markup=False,
             )
     else:
-        console.print(_board_table(board, proxy))
+        console.print(_board_table(board, scorer.name))
 
 
 def _with_texts(content: Any) -> Any:
-    """Return plain data with a text, such as ``"nan"``, for every number that JSON does not have."""
+    """Return plain data with numbers that JSON does not have as texts, such as ``"nan"``."""
     if isinstance(content, dict):
         return {key: _with_texts(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -100,22 +101,22 @@ def _with_texts(content: Any) -> Any:
     return str(content) if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _board_table(board: Sequence[Candidate], proxy: Proxy) -> Table:
-    table = Table(title=f"the best of {len(board)} candidates by {escape(proxy.name)}", title_justify="left")
+def _board_table(board: Sequence[Candidate], proxy: str) -> Table:
+    table = Table(title=f"the best of {len(board)} candidates by {escape(proxy)}", title_justify="left")
     for column, justify in (("rank", "right"), ("architecture", "left"), ("score", "right"), ("seconds", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for rank, candidate in enumerate(board[:SHOWN], start=1):
-        given_up = " (given up)" if candidate.pruned else ""
+        pruned = " (pruned)" if candidate.pruned else ""
         table.add_row(
             str(rank),
-            escape(candidate.architecture),
-            f"{candidate.value:.4g}{given_up}",
+            escape(candidate.architecture.name),
+            f"{candidate.value:.4g}{pruned}",
             f"{candidate.cost.seconds:.2g}",
         )
     return table
 
 
-def _trained_table(trained: Sequence[Trained], spent: Cost) -> Table:
+def _trained_table(trained: Sequence[TrainedGroup], spent: Cost) -> Table:
     seeds = len(next(iter(trained[0].accuracies.values())))
     title = f"trained in full, {seeds} seeds each; the search took {spent.seconds:.0f} seconds"
     table = Table(title=title, title_justify="left")
@@ -134,8 +135,8 @@ def _trained_table(trained: Sequence[Trained], spent: Cost) -> Table:
     return table
 
 
-def draw_leaderboard(board: Sequence[Candidate], trained: Sequence[Trained], proxy: str) -> Figure:
-    """Draw the candidates' scores in their order, and beside them what training in full made of some."""
+def draw_leaderboard(board: Sequence[Candidate], trained: Sequence[TrainedGroup], proxy: str) -> Figure:
+    """Draw the candidates' scores by rank, and beside them the accuracies of those trained in full."""
     figure = Figure(figsize=(9, 4) if trained else (5, 4), dpi=120, layout="constrained")
     axes = figure.subplots(1, 2 if trained else 1, squeeze=False)[0]
     values = [c.value if math.isfinite(c.value) else math.nan for c in board]

@@ -20,15 +20,16 @@ from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.nas.data_settings import data_settings
 from gtn_lightning.nas.full_training import FullTraining
-from gtn_lightning.nas.proxies import Cost, Proxy
+from gtn_lightning.nas.proxies import Cost, Proxy, Scorer
 from gtn_lightning.nas.reference import MeasuredReference
-from gtn_lightning.nas.search.candidates import DRAWS, SAMPLERS, Candidate, Candidates, as_number
-from gtn_lightning.nas.search.leaderboard import Trained, write_leaderboard
-from gtn_lightning.nas.spaces import SearchSpace
+from gtn_lightning.nas.search.candidates import SAMPLERS, Candidate, Candidates, as_number
+from gtn_lightning.nas.search.draws import DRAWS
+from gtn_lightning.nas.search.leaderboard import TrainedGroup, write_leaderboard
+from gtn_lightning.nas.spaces import Architecture, SearchSpace
 from gtn_lightning.randomness import keyed_generator
 
 RIVAL_CANDIDATES = 2000
-"""A rival scores no more candidates than these, even if time is left."""
+"""Maximum number of candidates that a rival scores, even if time is left."""
 
 MOST_CANDIDATES = 100_000
 """Maximum number of candidates: every claim reads all earlier ones, which is too slow for more."""
@@ -38,22 +39,22 @@ SEEDS = 2**32
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found."""
+class SearchResult:
+    """The result of a search."""
 
     leaderboard: list[Candidate]
     """All candidates, the best first."""
-    trained: list[Trained]
+    trained: list[TrainedGroup]
     """The groups of architectures that were trained in full."""
     spent: Cost
-    """What the scores cost, whatever the proxy needed before the first included."""
+    """What the scores cost, including what the proxy needed before the first one."""
 
 
 class Search:
-    """Scores candidates with a proxy, then trains the best in full and holds them against others.
+    """Scores candidates with a proxy, then trains the best in full and compares them with others.
 
-    The same command, started again or on other machines with one storage, takes part in the same search; what is scored
-    or trained is not scored or trained again. The search's folder, ``<folder>/<study>``, gets ``leaderboard.csv``,
+    The same command, started again or on other machines with one storage, takes part in the same search; nothing is
+    scored or trained twice. The search's folder, ``<folder>/<study>``, gets ``leaderboard.csv``,
     ``leaderboard.json`` and ``leaderboard.png``.
 
     Args:
@@ -62,16 +63,16 @@ class Search:
         data: the images.
         candidates: number of architectures to score.
         sampler: how they are proposed: ``random``, ``evolution`` or ``tpe``.
-        prune: give up candidates that do worse than the median of the others after as many steps.
+        prune: end the scoring of candidates below the median of the others after the same number of steps.
         study: the search's name.
-        storage: where the study lives: ``sqlite:///FILE``, ``postgresql://…`` or a file that ends with ``.journal``; by
-            default an SQLite file in the search's folder.
-        folder: where the folders of searches are.
+        storage: of the study: ``sqlite:///FILE``, ``postgresql://…`` or a file that ends with ``.journal``; by default
+            an SQLite file in the search's folder.
+        folder: the folder of all searches, each of which has a folder in it.
         best: number k of the best that are trained in full; 0 for none.
-        training: how; None for `FullTraining` with its defaults.
+        training: the full training; None for `FullTraining` with its defaults.
         training_seeds: number of trainings of each.
-        rival: another proxy, such as real data, that searches for as many seconds as the whole search by the first
-            took, its overhead included; its best k are trained too.
+        rival: another proxy, such as real data, that searches for as many seconds as the search by the first took,
+            including its overhead; its best k are trained too.
         seed: of the candidates.
         device: where networks run.
         logger: a Lightning logger, such as `WandbLogger`.
@@ -99,21 +100,22 @@ class Search:
         device: str = "cpu",
         logger: Logger | None = None,
     ) -> None:
-        there_are = math.prod(len(options) for options in space.decisions.values())
-        most = min(MOST_CANDIDATES, there_are)
-        if not 1 <= candidates <= most:
-            limit = "the number of architectures in the space" if most == there_are else "what a study can hold"
-            raise RecipeError(f"search: candidates {candidates} given, expected from 1 to {most}, {limit}")
-        if best < 0 or best > candidates:
-            raise RecipeError(f"search: best {best} given, expected from 0 to the number of candidates, {candidates}")
+        members = math.prod(len(options) for options in space.decisions.values())
+        most = min(MOST_CANDIDATES, members)
+        limit = "the number of architectures in the space" if most == members else "the most that a study can hold"
+        for key, value, least, largest, why in (
+            ("candidates", candidates, 1, most, f", {limit}"),
+            ("best", best, 0, candidates, ", the number of candidates"),
+            ("seed", seed, 0, SEEDS - 1, ""),
+        ):
+            if not least <= value <= largest:
+                raise RecipeError(f"search: {key} must be from {least} to {largest}{why}, got {value}")
         if training_seeds < 1:
-            raise RecipeError(f"search: training_seeds {training_seeds} given, expected 1 or more")
-        if not 0 <= seed < SEEDS:
-            raise RecipeError(f"search: seed {seed} given, expected from 0 to {SEEDS - 1}")
+            raise RecipeError(f"search: training_seeds must be at least 1, got {training_seeds}")
         if sampler not in SAMPLERS:
-            raise RecipeError(f"search: sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
+            raise RecipeError(f"search: sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
         if not isinstance(data, TensorData):
-            raise RecipeError(f"search: data is a {type(data).__name__}; expected a TensorData, such as ImageData")
+            raise RecipeError(f"search: data must be a TensorData, such as ImageData, got a {type(data).__name__}")
         _check_device(device)
         self.space = space
         self.proxy = proxy
@@ -133,47 +135,45 @@ class Search:
         self.logger = logger
         self.console = Console()
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         """Search, or take part in a search, to the end."""
         self.data.prepare_data()
         self.data.setup()
-        self.proxy.attach(self.space, self.data, self.device)
-        candidates = self._study(self.study, self.proxy, self.candidates, self.sampler)
-        self._score_all(candidates)
+        scorer = self.proxy.bind(self.space, self.data, self.device)
+        candidates = self._study(self.study, scorer, self.candidates, self.sampler)
+        self._score_all(candidates, scorer)
         board = candidates.leaderboard()
-        spent = sum((candidate.cost for candidate in board), self.proxy.overhead())
-        found = Found(board, [], spent)
-        self._write(found)
+        spent = sum((candidate.cost for candidate in board), scorer.overhead())
+        found = SearchResult(board, [], spent)
+        self._write(found, scorer)
         if not math.isfinite(board[0].value):
             raise RecipeError(
-                f"search: {self.proxy.name} gave none of the {len(board)} candidates a finite number, so that there is "
-                f"no best one: see {self.folder / 'leaderboard.csv'}, and choose another proxy"
+                f"search: {scorer.name} gave none of the {len(board)} candidates a finite number: see "
+                f"{self.folder / 'leaderboard.csv'}, and choose another proxy"
             )
         if self.best:
             found = replace(found, trained=self._train_groups(board, spent))
-            self._write(found)
+            self._write(found, scorer)
         self._log(found)
-        self._say_line(f"search: {self.folder}")
+        self._print(f"search: {self.folder}")
         return found
 
-    def _study(self, name: str, proxy: Proxy, count: int, sampler: str) -> Candidates:
+    def _study(self, name: str, scorer: Scorer, count: int, sampler: str) -> Candidates:
         settings = {
             "space": self.space.settings(),
-            "proxy": proxy.settings(),
-            # Scores are made of batches of the proxy's own, whatever size those of an evaluation have.
+            "proxy": scorer.settings(),
+            # Proxies have batch sizes of their own.
             "data": data_settings(self.data, without=("eval_batch_size",)),
             "seed": self.seed,
             "sampler": sampler,
             "prune": self.prune,
         }
-        return Candidates(
-            self.space, name, self.storage, count, sampler, self.seed, self.prune, settings, self._say_line
-        )
+        return Candidates(self.space, name, self.storage, count, sampler, self.seed, self.prune, settings, self._print)
 
-    def _say_line(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def _score_all(self, candidates: Candidates) -> None:
+    def _score_all(self, candidates: Candidates, scorer: Scorer) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -183,7 +183,7 @@ class Search:
             TextColumn("{task.fields[best]}", markup=False),
         )
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(f"candidates by {escape(self.proxy.name)}", total=self.candidates, best="")
+            task = progress.add_task(f"candidates by {escape(scorer.name)}", total=self.candidates, best="")
 
             def show() -> None:
                 board = candidates.leaderboard()
@@ -193,26 +193,26 @@ class Search:
 
             show()
             while (claimed := candidates.claim()) is not None:
-                self._score(candidates, *claimed)
+                self._score(candidates, scorer, *claimed)
                 show()
-            show()  # others may have scored the last of them
+            show()  # other workers may have scored the last candidates
 
-    def _score(self, candidates: Candidates, trial: Any, architecture: str) -> None:
-        given_up = False
+    def _score(self, candidates: Candidates, scorer: Scorer, trial: Any, architecture: Architecture) -> None:
+        pruned = False
 
         def report(step: int, value: float) -> bool:
-            nonlocal given_up
-            given_up = candidates.report(trial, step, value)
-            return given_up
+            nonlocal pruned
+            pruned = candidates.report(trial, step, value)
+            return pruned
 
         with _abandoning(candidates, trial):
-            score = self.proxy.evaluate(architecture, self.seed, report if self.prune else None)
-            candidates.finish(trial, score, given_up)
+            score = scorer.evaluate(architecture, self.seed, report if self.prune else None)
+            candidates.finish(trial, score, pruned)
         if self.logger is not None:
             metrics = {"search/score": as_number(score.value), "search/seconds": score.cost.seconds}
             self.logger.log_metrics(metrics, step=trial.number)
 
-    def _train_groups(self, board: Sequence[Candidate], spent: Cost) -> list[Trained]:
+    def _train_groups(self, board: Sequence[Candidate], spent: Cost) -> list[TrainedGroup]:
         """Train the best, as many at random, and the rival's best."""
         drawn = self.space.draw(self.best, keyed_generator(self.seed, "at random"))
         chosen = self._chosen(board)
@@ -226,51 +226,51 @@ class Search:
             groups.append((f"best {len(chosen)} by {self.rival.name}, equal cost", chosen, len(rivals)))
             if not chosen:
                 groups.pop()
-                self._say_line(
+                self._print(
                     f"search: {self.rival.name} gave none of {len(rivals)} candidates a finite number, and is left out"
                 )
         reference = MeasuredReference(self.training, self.training_seeds, str(self.folder / "trainings.sqlite"))
-        reference.attach(self.data, self.device)
+        measured = reference.bind(self.data, self.device)
         trained = []
         count = sum(len(architectures) for _, architectures, _ in groups) * self.training_seeds
         with Progress(TextColumn("trained in full"), BarColumn(), MofNCompleteColumn(), console=self.console) as bar:
             task = bar.add_task("", total=count)
             for name, architectures, candidates in groups:
-                accuracies: dict[str, list[float]] = {}
+                accuracies: dict[Architecture, list[float]] = {}
                 for architecture in architectures:
                     accuracies[architecture] = []
                     for seed in range(self.training_seeds):
-                        accuracies[architecture].append(reference.measure(self.space, architecture, seed))
+                        accuracies[architecture].append(measured.measure(self.space, architecture, seed))
                         bar.advance(task)
-                trained.append(Trained(name, accuracies, candidates))
+                trained.append(TrainedGroup(name, accuracies, candidates))
         return trained
 
-    def _chosen(self, board: Sequence[Candidate]) -> list[str]:
-        """Return the best of those candidates that have a finite score: the others are as good as any."""
+    def _chosen(self, board: Sequence[Candidate]) -> list[Architecture]:
+        """Return the best candidates that have a finite score."""
         return [candidate.architecture for candidate in board if math.isfinite(candidate.value)][: self.best]
 
     def _rival_search(self, spent: Cost) -> list[Candidate]:
         """Let the rival score the same candidates in the same order for as many seconds as were spent."""
         assert self.rival is not None
-        self.rival.attach(self.space, self.data, self.device)
-        # As many as there are, up to a number that no search waits for: a space of cells has billions of them.
-        there_are = sum(1 for _ in islice(self.space.draws(keyed_generator(self.seed, DRAWS)), RIVAL_CANDIDATES))
-        candidates = self._study(f"{self.study}, rival", self.rival, there_are, "random")
-        with self.console.status(f"{escape(self.rival.name)} searches for as long: {spent.seconds:.0f} seconds"):
+        scorer = self.rival.bind(self.space, self.data, self.device)
+        # As many as the space has, up to a limit: a space of cells has billions.
+        count = sum(1 for _ in islice(self.space.draws(keyed_generator(self.seed, DRAWS)), RIVAL_CANDIDATES))
+        candidates = self._study(f"{self.study}, rival", scorer, count, "random")
+        with self.console.status(f"{escape(scorer.name)} searches for as long: {spent.seconds:.0f} seconds"):
             while True:
                 scored = candidates.scored()
-                used = sum((candidate.cost.seconds for candidate in scored), self.rival.overhead().seconds)
+                used = sum((candidate.cost.seconds for candidate in scored), scorer.overhead().seconds)
                 enough = used >= spent.seconds and len(scored) >= self.best
                 if enough or (claimed := candidates.claim()) is None:
                     return candidates.leaderboard()
                 trial, architecture = claimed
                 with _abandoning(candidates, trial):
-                    candidates.finish(trial, self.rival.evaluate(architecture, self.seed))
+                    candidates.finish(trial, scorer.evaluate(architecture, self.seed))
 
-    def _write(self, found: Found) -> None:
-        write_leaderboard(self.folder, found.leaderboard, found.trained, found.spent, self.proxy, self.console)
+    def _write(self, found: SearchResult, scorer: Scorer) -> None:
+        write_leaderboard(self.folder, found.leaderboard, found.trained, found.spent, scorer, self.console)
 
-    def _log(self, found: Found) -> None:
+    def _log(self, found: SearchResult) -> None:
         if self.logger is None:
             return
         best = found.leaderboard[0]
@@ -281,18 +281,18 @@ class Search:
         self.logger.log_metrics({key: value for key, value in summary.items() if math.isfinite(value)})
         table = getattr(self.logger, "log_table", None)
         if table is not None:
-            rows = [[c.architecture, c.value, c.cost.seconds, c.pruned] for c in found.leaderboard]
+            rows = [[c.architecture.name, c.value, c.cost.seconds, c.pruned] for c in found.leaderboard]
             table(key="search/leaderboard", columns=["architecture", "score", "seconds", "pruned"], data=rows)
         self.logger.finalize("success")
 
 
 @contextmanager
 def _abandoning(candidates: Candidates, trial: Any) -> Iterator[None]:
-    """Give a claim back if the block ends in the middle, by an error or because the worker was told to end."""
+    """Give up a claim if the block is ended by an error or a signal."""
     try:
         yield
     except BaseException:
-        with suppress(RecipeError):  # a storage that failed is not told; what ended the block is what counts
+        with suppress(RecipeError):  # of a storage that failed: the first error is the one to raise
             candidates.abandon(trial)
         raise
 
@@ -306,5 +306,5 @@ def _check_device(device: str) -> None:
         usable, reason = False, first_line(error)
     if not usable:
         raise RecipeError(
-            f"search: device {device!r} cannot be used ({reason}); give cpu, or cuda where there is a GPU"
+            f"search: device {device!r} cannot be used ({reason}): give cpu, or cuda where there is a GPU"
         )

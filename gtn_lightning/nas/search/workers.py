@@ -1,4 +1,4 @@
-"""Who scores a candidate, and whether that process still lives."""
+"""The process that scores a candidate, its heartbeat, and whether it still lives."""
 
 import os
 import socket
@@ -11,37 +11,37 @@ from pathlib import Path
 from typing import Any
 
 PROC = Path("/proc")
-"""Where Linux says what processes there are."""
+"""Linux's directory of processes."""
 
 BEAT = 15.0
-"""Seconds between two signs of life of a worker."""
+"""Seconds between two heartbeats of a worker."""
 
 SILENCE = 120.0
-"""Seconds without a sign of life after which a worker on another machine counts as dead."""
+"""Seconds without a heartbeat after which a worker on another machine counts as dead."""
 
 
 @dataclass(frozen=True)
 class Worker:
     """A process that scores candidates.
 
-    A process number alone does not say which process it is: numbers are given out again after a reboot, in a restarted
-    container, and on a machine that runs for long.
+    A process number alone does not identify a process: numbers are used again after a reboot, in a restarted container,
+    and on a machine that runs for long.
     """
 
     host: str
     pid: int
     token: str
-    """Tells apart what one process does one after the other."""
+    """Differs for several workers that one process is, one after the other."""
     boot: str = ""
-    """Which start of which machine this is; empty where the system does not say."""
+    """Identifies the machine and its last boot; empty where the system does not tell."""
     namespace: str = ""
-    """Which container's process numbers these are; empty where the system does not say."""
+    """Identifies the container whose process numbers these are; empty where the system does not tell."""
     started: int | None = None
-    """When the process was started, in clock ticks since the machine's start; None where the system does not say."""
+    """When the process was started, in clock ticks since the boot; None where the system does not tell."""
 
     @classmethod
     def this(cls) -> "Worker":
-        """Return the worker that this process is, with a token of its own."""
+        """Return this process as a worker, with a new token."""
         boot = namespace = ""
         with suppress(OSError, UnicodeDecodeError):
             boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -52,7 +52,7 @@ class Worker:
 
     @classmethod
     def read(cls, written: Any) -> "Worker | None":
-        """Return the worker that plain data stands for, None if it stands for none."""
+        """Return a worker from plain data, None if it is not one."""
         if not isinstance(written, Mapping):
             return None
         with suppress(TypeError):
@@ -67,9 +67,9 @@ class Worker:
         return asdict(self)
 
     def is_gone(self, seen_by: "Worker") -> bool | None:
-        """Return whether the process has ended, None if that cannot be found out from here.
+        """Return whether the process has ended, None if this process cannot know.
 
-        It can be on the same machine, in the same container, on Linux.
+        It can know that on the same machine, in the same container, on Linux.
 
         Args:
             seen_by: the worker that asks.
@@ -86,7 +86,7 @@ class Worker:
             return True
         except PermissionError:
             pass
-        # There is a process of that number, but who knows which: other users' processes may be hidden, or all of them.
+        # A process has that number, perhaps another one: other users' processes, or all, may be hidden.
         return True if _is_zombie(self.pid) else None
 
     def __str__(self) -> str:
@@ -94,9 +94,9 @@ class Worker:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return what Linux says of a process, from its state on (field 3 of ``/proc/PID/stat``); nothing if it does not.
+    """Return the fields of ``/proc/PID/stat`` from the state (field 3) on; none if it cannot be read.
 
-    The name of the program, which stands before that, may hold blanks and brackets.
+    The field before that, the name of the program, may hold blanks and brackets.
     """
     with suppress(OSError):
         return (PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].decode("ascii", "replace").split()
@@ -104,12 +104,12 @@ def _stat(pid: int) -> list[str]:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Return whether a process has ended, and only its parent has not noticed yet."""
+    """Return whether a process has ended without its parent having noticed."""
     return _stat(pid)[:1] in (["Z"], ["X"])
 
 
 def _started(pid: int) -> int | None:
-    """Return when a running process was started, in clock ticks since the machine's start."""
+    """Return when a running process was started, in clock ticks since the boot."""
     fields = _stat(pid)
     if len(fields) < 20 or _is_zombie(pid):
         return None
@@ -117,10 +117,10 @@ def _started(pid: int) -> int | None:
 
 
 class Heartbeat:
-    """Gives signs of life in a thread of its own, from the beginning until it is stopped.
+    """Calls a function every `BEAT` seconds in a thread of its own, until it is stopped.
 
     Args:
-        beat: gives one; what it raises is a sign that fails to come, and nothing else.
+        beat: the function; its errors are ignored, and count as a heartbeat missed.
     """
 
     def __init__(self, beat: Callable[[], None]) -> None:
@@ -130,7 +130,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Give no more signs; returns once the last one is written."""
+        """Stop; returns once the last call has ended."""
         self._stopped.set()
         self._thread.join()
 

@@ -1,21 +1,20 @@
-"""What spaces of cells have in common: three stages, and what an operation is made of."""
+"""The common parts of spaces of cells: checks of arguments, and the layers of an operation."""
 
 from torch import nn
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.learners.classifier import ImageClassifier, check_positive
+from gtn_lightning.learners.classifier import check_positive
 from gtn_lightning.learners.norms import conv, image_norm
 
 _NORMS = ("batch", "batch_running")
 
 
-def check_cell_space(image_shape: tuple[int, int, int], classes: int, cells: int, channels: int, norm: str) -> None:
+def check_cell_space(image_shape: tuple[int, int, int], cells: int, channels: int, norm: str) -> None:
     """Raise a RecipeError unless networks of three stages of cells can be built like this."""
-    ImageClassifier(image_shape, classes)
     check_positive("cells", cells)
     check_positive("channels", channels)
     if norm not in _NORMS:
-        raise RecipeError(f"norm: {norm!r} is unknown to a space of cells; choose one of {', '.join(_NORMS)}")
+        raise RecipeError(f"norm: {norm!r} is unknown to a space of cells: choose one of {', '.join(_NORMS)}")
     if min(image_shape[1:]) < 3:
         raise RecipeError(
             f"image_shape: got {list(image_shape)}; the three stages halve it twice: give at least 3x3 pixels"
@@ -28,10 +27,10 @@ def relu_conv_norm(
     """Return ReLU, a convolution and a norm.
 
     Args:
-        in_channels: channels that come in.
-        channels: channels that go out.
+        in_channels: input channels.
+        channels: output channels.
         norm: the norm's name.
-        pixels: pixels of an image that goes out.
+        pixels: pixels of an output image.
         kernel_size: side of the kernel, odd.
         stride: 2 halves the image, rounding up.
     """

@@ -6,7 +6,8 @@ from torch import nn
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners import ConvNet
-from gtn_lightning.nas.spaces.base import Choice, SearchSpace
+from gtn_lightning.learners.classifier import image_sizes
+from gtn_lightning.nas.spaces.base import Architecture, Choice, SearchSpace
 
 
 class ConvNetGrid(SearchSpace):
@@ -18,26 +19,25 @@ class ConvNetGrid(SearchSpace):
     Members are named as in ``w16-d3-relu-batch-max``; a family has one norm and one pooling.
 
     Args:
-        image_shape: (channels, height, width) of the images.
-        classes: number of classes.
+        image_shape: (channels, height, width) of the images; the recipe of a GTN may leave it to its task.
+        classes: number of classes; the recipe of a GTN may leave it to its task.
         widths: channels of the convolutions.
         depths: numbers of blocks.
     """
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
-        classes: int,
+        image_shape: tuple[int, int, int] | None = None,
+        classes: int | None = None,
         widths: Sequence[int] = (4, 8, 16, 32),
         depths: Sequence[int] = (1, 2, 3, 4),
     ) -> None:
-        self.image_shape = image_shape
-        self.classes = classes
+        self.image_shape, self.classes = image_sizes("ConvNetGrid", image_shape, classes)
         self.widths = list(widths)
         self.depths = list(depths)
         for key, options in (("widths", self.widths), ("depths", self.depths)):
             if not options or len({*options}) < len(options):
-                raise RecipeError(f"ConvNetGrid: {key} {options} given, expected different whole numbers")
+                raise RecipeError(f"ConvNetGrid: {key} must be different whole numbers, at least one, got {options}")
         self.decisions: Mapping[str, Sequence[Choice]] = {
             "width": self.widths,
             "depth": self.depths,
@@ -45,29 +45,24 @@ class ConvNetGrid(SearchSpace):
             "norm": ["none", "batch", "layer", "instance", "group"],
             "pooling": ["none", "max", "average"],
         }
-        for depth in (min(self.depths), max(self.depths)):  # what an image has no room for is refused now
-            ConvNet(image_shape, classes, width=min(self.widths), depth=depth, norm="instance", pooling="max")
+        for depth in (min(self.depths), max(self.depths)):  # images too small for a depth are refused here
+            ConvNet(self.image_shape, self.classes, width=min(self.widths), depth=depth, norm="instance", pooling="max")
 
     def name(self, choices: Mapping[str, Choice]) -> str:
         """Return for instance ``w16-d3-relu-batch-max``."""
         return "w{width}-d{depth}-{activation}-{norm}-{pooling}".format(**choices)
 
-    def choices(self, architecture: str) -> dict[str, Choice]:
-        """Read such a name."""
-        parts = architecture.split("-")
-        choices: dict[str, Choice] = dict(zip(self.decisions, parts, strict=False))
+    def choices(self, name: str) -> dict[str, Choice]:
+        choices: dict[str, Choice] = dict(zip(self.decisions, name.split("-"), strict=False))
         for key in ("width", "depth"):
             number = str(choices.get(key, ""))[1:]
             if number.isdecimal():
                 choices[key] = int(number)
-        self._check(architecture, choices)
         return choices
 
-    def build(self, architecture: str) -> nn.Module:
-        """Return the network."""
-        return ConvNet(self.image_shape, self.classes, **self.choices(architecture))  # type: ignore[arg-type]
+    def build(self, architecture: Architecture) -> nn.Module:
+        return ConvNet(self.image_shape, self.classes, **architecture.choices)  # type: ignore[arg-type]
 
-    def family(self, architecture: str) -> str:
+    def family(self, architecture: Architecture) -> str:
         """Return norm and pooling, for instance ``batch-max``."""
-        choices = self.choices(architecture)
-        return f"{choices['norm']}-{choices['pooling']}"
+        return "{norm}-{pooling}".format(**architecture.choices)

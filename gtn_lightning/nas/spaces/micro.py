@@ -8,28 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gtn_lightning.learners.classifier import ImageClassifier, check_positive
+from gtn_lightning.learners.classifier import ImageClassifier, check_positive, image_sizes
 from gtn_lightning.learners.norms import classifier, conv, image_norm
-from gtn_lightning.nas.spaces.base import Choice, SearchSpace
+from gtn_lightning.nas.spaces.base import Architecture, Choice, SearchSpace
 from gtn_lightning.nas.spaces.cells import check_cell_space, relu_conv_norm
 
 _OPERATIONS = (
-    "identity",
-    "conv_1x1",
-    "conv_3x3",
-    "conv_1x3_3x1",
-    "conv_7x1_1x7",
-    "max_pool_2x2",
-    "max_pool_3x3",
-    "max_pool_5x5",
-    "avg_pool_2x2",
-    "avg_pool_3x3",
-    "avg_pool_5x5",
+    *("identity", "conv_1x1", "conv_3x3", "conv_1x3_3x1", "conv_7x1_1x7"),
+    *(f"{kind}_pool_{size}x{size}" for kind in ("max", "avg") for size in (2, 3, 5)),
 )
 _KINDS = ("normal", "reduction")
 _SIDES = ("left", "right")
 
-_Term = tuple[int, str]  # a state's number and what is done to it
+_Term = tuple[int, str]  # a state's number and the operation on it
 _Node = tuple[_Term, _Term]
 _Cell = tuple[_Node, ...]
 
@@ -40,22 +31,22 @@ class MicroSpace(SearchSpace):
     Such et al., "Generative Teaching Networks" (arXiv 1912.07768), with the cells of Luo et al., "Neural Architecture
     Optimization" (arXiv 1808.07233) and Pham et al., "Efficient Neural Architecture Search" (arXiv 1802.03268). A
     cell's states are the outputs of the two cells before it, 0 being the older, and then its nodes. Each node takes two
-    earlier states, applies one of eleven operations to each, and adds. The nodes that no other node takes are the
-    cell's output, concatenated.
+    earlier states, applies one of eleven operations to each, and adds the results. The cell's output is the
+    concatenation of the nodes that are no other node's input.
 
-    Both inputs first come to the cell's channels, by ReLU, 1x1 convolution and norm, and to one size. In a reduction
-    cell the channels double, and operations on the inputs have stride 2. Where an image is halved without pooling, by
-    an identity of stride 2 or to bring the older input to the size of the younger, it is by the two 1x1 convolutions
-    of stride 2 that are usual for it, half of the channels each, the second one shifted by a pixel. Odd sizes are
-    rounded up. A cell whose output nothing takes is left out.
+    Both inputs are first brought to the cell's channels, by ReLU, 1x1 convolution and norm, and to one size. In a
+    reduction cell the channels double, and operations on the inputs have stride 2. Images are halved without pooling
+    (for an identity of stride 2, and for an older input that is larger than the younger) by two 1x1 convolutions of
+    stride 2 with half of the channels each, the second one shifted by a pixel. Odd sizes are rounded up. A cell whose
+    output is not used is not part of the network.
 
     Members are named as in ``0.conv_3x3+1.identity,2.max_pool_2x2+0.conv_1x1|0.identity+1.identity,...``: the normal
     cell, then the reduction cell, with their nodes, each with two states and their operations. Decisions are named as
     in ``normal.0.left.input`` and ``normal.0.left.op``.
 
     Args:
-        image_shape: (channels, height, width) of the images.
-        classes: number of classes.
+        image_shape: (channels, height, width) of the images; the recipe of a GTN may leave it to its task.
+        classes: number of classes; the recipe of a GTN may leave it to its task.
         cells: normal cells in each of the three stages; a reduction cell is between two stages.
         channels: channels of a node in the first stage; each further stage has twice as many.
         nodes: nodes of a cell.
@@ -67,17 +58,16 @@ class MicroSpace(SearchSpace):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
-        classes: int,
+        image_shape: tuple[int, int, int] | None = None,
+        classes: int | None = None,
         cells: int = 2,
         channels: int = 16,
         nodes: int = 5,
         norm: str = "batch",
     ) -> None:
-        check_cell_space(image_shape, classes, cells, channels, norm)
+        self.image_shape, self.classes = image_sizes("MicroSpace", image_shape, classes)
+        check_cell_space(self.image_shape, cells, channels, norm)
         check_positive("nodes", nodes)
-        self.image_shape = image_shape
-        self.classes = classes
         self.cells = cells
         self.channels = channels
         self.nodes = nodes
@@ -98,26 +88,23 @@ class MicroSpace(SearchSpace):
         """Return for instance ``0.conv_3x3+1.identity,...|0.identity+1.max_pool_2x2,...``."""
         return _name(self._read(choices))
 
-    def choices(self, architecture: str) -> dict[str, Choice]:
-        """Read such a name."""
+    def choices(self, name: str) -> dict[str, Choice]:
         choices: dict[str, Choice] = {}
-        for kind, cell in zip(_KINDS, architecture.split("|"), strict=False):
+        for kind, cell in zip(_KINDS, name.split("|"), strict=False):
             for node, terms in enumerate(cell.split(",")):
                 for side, term in zip(_SIDES, terms.split("+"), strict=False):
                     state, _, operation = term.partition(".")
                     choices[f"{kind}.{node}.{side}.input"] = int(state) if state.isdecimal() else state
                     choices[f"{kind}.{node}.{side}.op"] = operation
-        self._check(architecture, choices)
-        return {key: choices[key] for key in self.decisions}
+        return choices
 
-    def build(self, architecture: str) -> nn.Module:
-        """Return the network."""
-        normal, reduction = self._read(self.choices(architecture))
+    def build(self, architecture: Architecture) -> nn.Module:
+        normal, reduction = self._read(architecture.choices)
         return _Network(self.image_shape, self.classes, normal, reduction, self.cells, self.channels, self.norm)
 
-    def canonical(self, architecture: str) -> str:
-        """Return the first member that differs in the order of nodes and of a node's two inputs alone."""
-        return _name([_sorted(cell) for cell in self._read(self.choices(architecture))])
+    def canonical(self, architecture: Architecture) -> str:
+        """Return the first member that differs only in the order of nodes and of a node's two inputs."""
+        return _name([_sorted(cell) for cell in self._read(architecture.choices)])
 
     def _read(self, choices: Mapping[str, Choice]) -> list[_Cell]:
         def term(key: str) -> _Term:
@@ -138,8 +125,8 @@ def _name(cells: Sequence[_Cell]) -> str:
 def _sorted(cell: _Cell) -> _Cell:
     """Return the first of the isomorphic cells, in the order in which members are enumerated.
 
-    Nodes are numbered one after the other, always one that comes first among those whose inputs have numbers. Only
-    among nodes with the same inputs and operations is there a choice, and then each is tried.
+    Nodes are numbered one after the other: each time the first, by order, of those whose inputs have numbers. Nodes
+    with the same inputs and operations tie for the first, and then each is tried.
     """
     numberings: list[dict[int, int]] = [{0: 0, 1: 1}]  # each from a cell's states to the new numbers
     found: list[_Node] = []
@@ -171,7 +158,7 @@ def _order(node: _Node) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 class _Shape(NamedTuple):
-    """What a state is like."""
+    """The shape of a state's images."""
 
     channels: int
     rows: int
@@ -203,7 +190,7 @@ class _Network(ImageClassifier):
         shape = _Shape(channels, rows, columns)
         self.stem = nn.Sequential(conv(in_channels, channels, norm, "linear"), image_norm(norm, channels, shape.pixels))
         layout = [*[normal] * cells, reduction, *[normal] * cells, reduction, *[normal] * cells]
-        # Where normal cells take the older input alone, every other one of them leads nowhere.
+        # If normal cells take the older input alone, the output of every other one is not used.
         taken = {len(layout) - 1}
         for place in reversed(range(len(layout))):
             if place in taken:
@@ -240,9 +227,9 @@ class _CellModule(nn.Module):
 
     Args:
         nodes: its nodes.
-        before: what its two inputs are like.
-        inner: what the inputs are brought to.
-        outer: what its nodes are like: as `inner`, or half as large.
+        before: the shapes of its two inputs.
+        inner: the shape that the inputs are brought to.
+        outer: the shape of its nodes: `inner`, or half as large.
         norm: the norm's name.
     """
 
@@ -258,7 +245,7 @@ class _CellModule(nn.Module):
         )
 
     def forward(self, before: Sequence[Tensor | None]) -> Tensor:
-        """Return the output; of the outputs of the two cells before, one that the cell does not take may be None."""
+        """Return the output; an input that the cell does not take may be None."""
         states = {int(state): align(before[int(state)]) for state, align in self.inputs.items()}
         for place, ((one, _), (other, _)) in enumerate(self.nodes):
             left, right = self.operations[2 * place], self.operations[2 * place + 1]
@@ -272,7 +259,7 @@ def _inputs(cell: _Cell) -> list[int]:
 
 
 def _outputs(cell: _Cell) -> list[int]:
-    """Return the nodes that no other takes."""
+    """Return the nodes that are no other node's input."""
     used = {state for node in cell for state, _ in node}
     return [state for state in range(2, len(cell) + 2) if state not in used]
 
@@ -312,7 +299,7 @@ def _convolutions(size: str, channels: int, stride: int, norm: str) -> list[nn.M
         if rows == columns:
             layers.append(conv(channels, channels, norm, "relu", kernel_size=rows, stride=stride))
             continue
-        strides = (1 if rows == 1 else stride, 1 if columns == 1 else stride)  # each side is halved once
+        strides = (1 if rows == 1 else stride, 1 if columns == 1 else stride)  # each side is halved by one of the two
         layer = nn.Conv2d(channels, channels, (rows, columns), strides, (rows // 2, columns // 2), bias=False)
         nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if layers else "relu")
         layers.append(layer)
@@ -320,7 +307,7 @@ def _convolutions(size: str, channels: int, stride: int, norm: str) -> list[nn.M
 
 
 class _WithoutFirst(nn.Module):
-    """Takes the first row and column off, one too many after 2x2 pooling with both sides padded."""
+    """Removes the first row and column, which 2x2 pooling with padding on both sides adds."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images[:, :, 1:, 1:]

@@ -1,4 +1,4 @@
-"""The cells of NAS-Bench-201."""
+"""The search space of NAS-Bench-201."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,9 +7,9 @@ from itertools import product
 
 from torch import Tensor, nn
 
-from gtn_lightning.learners.classifier import ImageClassifier
+from gtn_lightning.learners.classifier import ImageClassifier, image_sizes
 from gtn_lightning.learners.norms import classifier, conv, image_norm
-from gtn_lightning.nas.spaces.base import Choice, SearchSpace
+from gtn_lightning.nas.spaces.base import Architecture, Choice, SearchSpace
 from gtn_lightning.nas.spaces.cells import check_cell_space, relu_conv_norm
 
 _OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -21,20 +21,20 @@ _Cell = tuple[str, ...]  # the operation of every edge, in the order of _EDGES
 
 
 class NASBench201(SearchSpace):
-    """The 15,625 cells of NAS-Bench-201, each in the network that the benchmark puts it in.
+    """The 15,625 cells of NAS-Bench-201, each as a network of the benchmark's form.
 
     Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search" (arXiv 2001.00326).
-    A cell has four nodes; its input is the first, each other is the sum of what the edges from all earlier nodes make
-    of them, the last is its output. Members are named as there, for instance
-    ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|``, where ``~0`` is the node that
-    an edge comes from; a decision is named by its edge, ``0-1`` to ``2-3``.
+    A cell has four nodes. The first is its input, every other is the sum of the operations on the edges from all
+    earlier nodes, and the last is its output. Members are named as there, for instance
+    ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|``, where ``~0`` is the source of
+    an edge; a decision is named by its edge, ``0-1`` to ``2-3``.
 
-    An edge that zeros enter, or that the output does not depend on, is left out of the network: where there are
-    convolutions on such edges, it has fewer parameters than the benchmark lists.
+    An edge whose input is zero, or that the output does not depend on, is not part of the network: with convolutions
+    on such edges, it has fewer parameters than the benchmark lists.
 
     Args:
-        image_shape: (channels, height, width) of the images.
-        classes: number of classes.
+        image_shape: (channels, height, width) of the images; the recipe of a GTN may leave it to its task.
+        classes: number of classes; the recipe of a GTN may leave it to its task.
         cells: cells in each of the three stages, N in the paper.
         channels: channels of the first stage, C in the paper; each further stage has twice as many.
         norm: ``"batch"`` (statistics of the batch, in evaluation too) or ``"batch_running"`` (ordinary BatchNorm).
@@ -45,15 +45,14 @@ class NASBench201(SearchSpace):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
-        classes: int,
+        image_shape: tuple[int, int, int] | None = None,
+        classes: int | None = None,
         cells: int = 5,
         channels: int = 16,
         norm: str = "batch",
     ) -> None:
-        check_cell_space(image_shape, classes, cells, channels, norm)
-        self.image_shape = image_shape
-        self.classes = classes
+        self.image_shape, self.classes = image_sizes("NASBench201", image_shape, classes)
+        check_cell_space(self.image_shape, cells, channels, norm)
         self.cells = cells
         self.channels = channels
         self.norm = norm
@@ -65,41 +64,36 @@ class NASBench201(SearchSpace):
         """Return the benchmark's name of a cell."""
         return _name(tuple(str(choices[key]) for key in self.decisions))
 
-    def choices(self, architecture: str) -> dict[str, Choice]:
-        """Read such a name."""
-        choices: dict[str, Choice] = dict(
-            zip(self.decisions, re.findall(r"([^|+~]+)~[0-9]", architecture), strict=False)
-        )
-        self._check(architecture, choices)
-        return choices
+    def choices(self, name: str) -> dict[str, Choice]:
+        return dict(zip(self.decisions, re.findall(r"([^|+~]+)~[0-9]", name), strict=False))
 
-    def build(self, architecture: str) -> nn.Module:
-        """Return the network."""
+    def build(self, architecture: Architecture) -> nn.Module:
         return _Network(
-            self.image_shape, self.classes, _live(self._cell(architecture)), self.cells, self.channels, self.norm
+            self.image_shape, self.classes, _live(_cell(architecture)), self.cells, self.channels, self.norm
         )
 
-    def canonical(self, architecture: str) -> str:
-        """Return the first member that is isomorphic by the benchmark's own rule, which leaves 6,466 names.
+    def canonical(self, architecture: Architecture) -> str:
+        """Return the first member that is isomorphic by the benchmark's own rule, by which 6,466 differ.
 
-        A node is the sorted sum of its inputs; a skip connection passes its source on; `none`, and any operation on
-        the first inner node where `none` leads to it, is a zero. The rule is coarse both ways. Zeros remain terms of
-        a sum, and a sum that is passed on remains one term of the next, so that a function may have several names:
-        without that, 4,930 are left. And a convolution used twice is not told from two convolutions alike.
+        A node is the sorted sum of its inputs; a skip connection is its source; `none`, and any operation on a zero,
+        is a zero. The rule is not exact. Zeros remain terms of a sum, and a sum that a skip connection copies remains
+        one term, so that a function may have several names: otherwise 4,930 would differ. And one convolution used
+        twice has the same name as two equal convolutions.
         """
-        return _first_members()[_function(self._cell(architecture))]
+        return _first_members()[_function(_cell(architecture))]
 
-    def family(self, architecture: str) -> str:
-        """Return ``conv``, ``pool`` or ``skip``, the first that is on the way to the output, or else ``none``."""
-        live = set(_live(self._cell(architecture)).values())
+    def family(self, architecture: Architecture) -> str:
+        """Return ``conv``, ``pool`` or ``skip``, the first that the output depends on, or else ``none``."""
+        live = set(_live(_cell(architecture)).values())
         if live & {"nor_conv_1x1", "nor_conv_3x3"}:
             return "conv"
         if "avg_pool_3x3" in live:
             return "pool"
         return "skip" if live else "none"
 
-    def _cell(self, architecture: str) -> _Cell:
-        return tuple(str(choice) for choice in self.choices(architecture).values())
+
+def _cell(architecture: Architecture) -> _Cell:
+    return tuple(str(choice) for choice in architecture.choices.values())
 
 
 def _name(cell: _Cell) -> str:
@@ -110,10 +104,10 @@ def _name(cell: _Cell) -> str:
 
 
 def _live(cell: _Cell) -> dict[tuple[int, int], str]:
-    """Return the operations of the edges that lie on a way from the input to the output."""
+    """Return the operations of the edges on paths from the input to the output."""
     edges = {edge: operation for edge, operation in zip(_EDGES, cell, strict=True) if operation != "none"}
     reached, needed = {0}, {_OUTPUT}
-    for source, node in _EDGES:  # by node: a source's own edges come before
+    for source, node in _EDGES:  # in the order of nodes: the edges into a source come first
         if (source, node) in edges and source in reached:
             reached.add(node)
     for source, node in reversed(_EDGES):
@@ -123,7 +117,7 @@ def _live(cell: _Cell) -> dict[tuple[int, int], str]:
 
 
 def _function(cell: _Cell) -> str:
-    """Return a cell's function as the benchmark writes it, to the letter: the count depends on how terms are sorted."""
+    """Return a cell's function exactly as the benchmark writes it: the count depends on the order of terms."""
     operations = dict(zip(_EDGES, cell, strict=True))
     nodes = ["0"]
     for node in range(1, _NODES):
@@ -142,7 +136,7 @@ def _function(cell: _Cell) -> str:
 
 @cache
 def _first_members() -> dict[str, str]:
-    """Return, for every function, the first cell that computes it; all are enumerated, once in a process."""
+    """Return, for every function, the first cell that computes it; all cells are enumerated once in a process."""
     first: dict[str, str] = {}
     for cell in _all_cells():
         function = _function(cell)
@@ -191,7 +185,7 @@ class _Network(ImageClassifier):
 
 
 class _CellModule(nn.Module):
-    """A cell, of which the live edges are given."""
+    """A cell, made of its edges on paths from the input to the output."""
 
     def __init__(self, edges: Mapping[tuple[int, int], str], channels: int, norm: str, pixels: int) -> None:
         super().__init__()
@@ -205,7 +199,7 @@ class _CellModule(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return images of the same shape."""
         if not self.sources:
-            return images * 0  # not new zeros: what lies before has a gradient, if of zero
+            return images * 0  # not new zeros: the layers before need a gradient, though of zero
         nodes = {0: images}
         for node, sources in self.sources.items():
             terms = [self.edges[f"{source}-{node}"](nodes[source]) for source in sources]

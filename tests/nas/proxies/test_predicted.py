@@ -11,46 +11,50 @@ from scipy.stats import spearmanr
 
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.nas import ConvNetGrid, PredictedRank, TableReference
-from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
+from gtn_lightning.nas import Architecture, ConvNetGrid, PredictedRank, TableReference
+from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score, Scorer
 from gtn_lightning.nas.proxies.predicted import RankPredictor, encode
 from gtn_lightning.randomness import keyed_generator
 
 GRID = ConvNetGrid((1, 28, 28), 10)
-KNOWN = [name for name in GRID.draw(120, keyed_generator(0, "known")) if not GRID.is_held_out(name, 0.5)]
+KNOWN = [one for one in GRID.draw(120, keyed_generator(0, "known")) if not GRID.is_held_out(one, 0.5)]
 HELD_OUT = GRID.draw(60, keyed_generator(0, "ranked"), held_out=0.5)
 
 
-def worth(name: str) -> float:
-    """Return an accuracy that hangs on the choices alone, on pairs of them as well."""
-    choices = GRID.choices(name)
+def worth(architecture: Architecture) -> float:
+    """Return an accuracy that depends on the choices alone, on pairs of them as well."""
+    choices = architecture.choices
     better = math.log2(int(choices["width"])) / 5 + (choices["norm"] == "batch") * (choices["activation"] == "relu")
     return 1 - math.exp(-1 - better)
 
 
-class Hint(Proxy):
-    """Something that nobody sees in the choices."""
+class HintScorer(Scorer):
+    proxy: "Hint"
 
-    name = "hint"
-
-    def __init__(self, invalid: tuple[str, ...] = ()) -> None:
-        super().__init__()
-        self.invalid = invalid
-
-    def evaluate(self, architecture: str, seed: int = 0, report: Report | None = None) -> Score:
+    def evaluate(self, architecture: Architecture, seed: int = 0, report: Report | None = None) -> Score:
         assert report is None
-        value = -math.inf if architecture in self.invalid else hidden(architecture)
+        value = -math.inf if architecture.name in self.proxy.invalid else hidden(architecture)
         return Score(value, Cost(seconds=2.0, images=1))
 
     def overhead(self) -> Cost:
         return Cost(seconds=60.0)
 
 
-def hidden(name: str) -> float:
-    return float(torch.randn((), generator=keyed_generator(0, name)))
+class Hint(Proxy):
+    """Something that the choices do not show."""
+
+    name = "hint"
+    scorer = HintScorer
+
+    def __init__(self, invalid: tuple[str, ...] = ()) -> None:
+        self.invalid = invalid
 
 
-def table(folder: Path, accuracies: dict[str, float], seconds: float | None = None) -> TableReference:
+def hidden(architecture: Architecture) -> float:
+    return float(torch.randn((), generator=keyed_generator(0, architecture.name)))
+
+
+def table(folder: Path, accuracies: dict[Architecture, float], seconds: float | None = None) -> TableReference:
     path = folder / "table.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -59,13 +63,12 @@ def table(folder: Path, accuracies: dict[str, float], seconds: float | None = No
     return TableReference(str(path))
 
 
-def attached(proxy: Proxy) -> Proxy:
-    proxy.attach(GRID, DigitsData(32))
-    return proxy
+def bound(proxy: Proxy) -> Scorer:
+    return proxy.bind(GRID, DigitsData(32))
 
 
 def test_from_choices_alone_it_ranks_what_it_was_not_told(tmp_path: Path) -> None:
-    proxy = attached(PredictedRank(table(tmp_path, {name: worth(name) for name in KNOWN}), []))
+    proxy = bound(PredictedRank(table(tmp_path, {name: worth(name) for name in KNOWN}), []))
     scores = [score.value for score in proxy.evaluate_all(HELD_OUT)]
     assert spearmanr(scores, [worth(name) for name in HELD_OUT]).statistic > 0.9
     assert proxy.name == "predicted from choices"
@@ -77,7 +80,7 @@ def test_proxies_tell_what_choices_do_not(tmp_path: Path) -> None:
     known = table(tmp_path, {name: true[name] for name in KNOWN})
     found = []
     for proxy in (PredictedRank(known, []), PredictedRank(known, [Hint()]), PredictedRank(known, [Hint()], False)):
-        scores = [score.value for score in attached(proxy).evaluate_all(HELD_OUT)]
+        scores = [score.value for score in bound(proxy).evaluate_all(HELD_OUT)]
         found.append(spearmanr(scores, [true[name] for name in HELD_OUT]).statistic)
     assert found[1] > 0.9
     assert found[1] > max(found[0], found[2]) + 0.1
@@ -87,14 +90,14 @@ def test_what_is_held_out_is_not_told(tmp_path: Path) -> None:
     told = {name: worth(name) for name in KNOWN}
     lies = {name: 1 - worth(name) for name in HELD_OUT}
     honest, besides = (
-        attached(PredictedRank(table(tmp_path, accuracies), [])).evaluate_all(HELD_OUT)
+        bound(PredictedRank(table(tmp_path, accuracies), [])).evaluate_all(HELD_OUT)
         for accuracies in (told, lies | told)
     )
     assert [score.value for score in honest] == [score.value for score in besides]
 
 
 def test_trainings_and_scores_of_the_known_are_paid_for_once(tmp_path: Path) -> None:
-    proxy = attached(PredictedRank(table(tmp_path, {name: worth(name) for name in KNOWN}, seconds=10.0), [Hint()]))
+    proxy = bound(PredictedRank(table(tmp_path, {name: worth(name) for name in KNOWN}, seconds=10.0), [Hint()]))
     assert proxy.overhead() == Cost(seconds=60.0 + 10.0 * len(KNOWN))
     assert proxy.evaluate(HELD_OUT[0]).cost == Cost(seconds=2.0, images=1)
     proxy.evaluate(HELD_OUT[1], report=lambda step, value: True)
@@ -104,7 +107,7 @@ def test_trainings_and_scores_of_the_known_are_paid_for_once(tmp_path: Path) -> 
 
 def test_a_proxy_that_fails_for_some_counts_as_its_worst(tmp_path: Path) -> None:
     known = table(tmp_path, {name: 1 / (1 + math.exp(-hidden(name))) for name in KNOWN})
-    proxy = attached(PredictedRank(known, [Hint(invalid=(KNOWN[0], HELD_OUT[0]))], choices=False))
+    proxy = bound(PredictedRank(known, [Hint(invalid=(KNOWN[0].name, HELD_OUT[0].name))], choices=False))
     worst = min(KNOWN[1:], key=hidden)
     assert proxy(HELD_OUT[0]) == pytest.approx(proxy(worst))
 
@@ -113,9 +116,9 @@ def test_settings_tell_other_accuracies_apart_and_not_other_places(tmp_path: Pat
     told = {name: worth(name) for name in KNOWN}
     for folder in ("here", "there", "other"):
         (tmp_path / folder).mkdir()
-    here = PredictedRank(table(tmp_path / "here", told), [Hint()]).settings()
-    assert PredictedRank(table(tmp_path / "there", told), [Hint()]).settings() == here
-    assert PredictedRank(table(tmp_path / "other", told | {KNOWN[3]: 0.5}), [Hint()]).settings() != here
+    here = bound(PredictedRank(table(tmp_path / "here", told), [Hint()])).settings()
+    assert bound(PredictedRank(table(tmp_path / "there", told), [Hint()])).settings() == here
+    assert bound(PredictedRank(table(tmp_path / "other", told | {KNOWN[3]: 0.5}), [Hint()])).settings() != here
 
 
 def test_what_is_beyond_all_numbers_counts_as_the_most_or_least_that_was_seen() -> None:
@@ -143,9 +146,11 @@ def test_choices_are_encoded_one_hot() -> None:
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     few = table(tmp_path, {name: worth(name) for name in [*KNOWN[:7], *HELD_OUT]})
-    with pytest.raises(RecipeError, match="nothing goes in"):
+    with pytest.raises(RecipeError, match="there are no inputs"):
         PredictedRank(few, [], choices=False)
-    with pytest.raises(RecipeError, match="held_out 1 given"):
+    with pytest.raises(RecipeError, match="held_out must be at least 0 and below 1, got 1"):
         PredictedRank(few, [], held_out=1)
-    with pytest.raises(RecipeError, match=r"7 architectures of .*table\.csv may be known, expected at least 8"):
-        attached(PredictedRank(few, []))
+    with pytest.raises(
+        RecipeError, match=r"table\.csv must hold at least 8 architectures that are not held out, got 7"
+    ):
+        bound(PredictedRank(few, []))

@@ -1,5 +1,7 @@
 """Proxies that teach."""
 
+import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -8,29 +10,33 @@ import torch
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD, Adam
-from gtn_lightning.nas import ConvNetGrid, GTNProxy, RealDataProxy
+from gtn_lightning.nas import ConvNetGrid, GTNProxy, RealDataProxy, SpaceLearners
 from gtn_lightning.nas.proxies.flops import forward_flops
-from gtn_lightning.nas.proxies.taught import LiveGTNProxy, Plan
+from gtn_lightning.nas.proxies.taught import GTNScorer, LiveGTNProxy, RealDataScorer
+from gtn_lightning.nas.proxies.training import Plan
 from gtn_lightning.randomness import keyed_rng
 from gtn_lightning.teachers import Pixels
 from gtn_lightning.teaching import teach
 from tests.tiny import BATCH, SHAPE, STEPS, make_gtn, make_trainer
 
 GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1, 2])
-ONE, OTHER = "w4-d1-relu-batch-max", "w8-d2-sigmoid-none-none"
+ONE, OTHER = GRID.parse("w4-d1-relu-batch-max"), GRID.parse("w8-d2-sigmoid-none-none")
 
 
-def real(data: DigitsData, steps: int = 40, **options: object) -> RealDataProxy:
+def real(data: DigitsData, steps: int = 40, **options: object) -> RealDataScorer:
     proxy = RealDataProxy(steps, batch_size=32, images=200, **options)  # type: ignore[arg-type]
-    proxy.attach(GRID, data)
-    return proxy
+    scorer = proxy.bind(GRID, data)
+    assert isinstance(scorer, RealDataScorer)
+    return scorer
 
 
-def test_real_data_teaches_and_a_proxy_is_a_plain_callable(data: DigitsData) -> None:
-    proxy = real(data)
-    assert proxy(ONE) > 0.6
-    assert proxy(ONE) == proxy.evaluate(ONE).value  # whatever was scored in between
-    assert proxy.evaluate(ONE, seed=1).value != proxy(ONE)
+def test_real_data_teaches_and_a_scorer_is_a_plain_callable(data: DigitsData) -> None:
+    scorer = real(data)
+    assert scorer(ONE) > 0.6
+    assert scorer(ONE) == scorer(ONE.name) == scorer.evaluate(ONE).value
+    assert scorer.evaluate(ONE, seed=1).value != scorer(ONE)
+    with pytest.raises(RecipeError, match="'w5' is not an architecture of this space"):
+        scorer("w5")
 
 
 def test_scores_do_not_hang_on_their_order_and_leave_the_random_state(data: DigitsData) -> None:
@@ -56,38 +62,37 @@ def test_the_best_rate_counts(data: DigitsData) -> None:
 
 
 def test_a_family_is_tuned_once_and_pays_for_it(data: DigitsData) -> None:
-    proxy = real(data, 10, rates=[1e-6, 0.03], tune="family")
-    assert proxy.overhead().steps == 0
-    assert proxy.rates_for(ONE) == [0.03]
-    assert proxy.evaluate(ONE).value == real(data, 10, rates=[0.03]).evaluate(ONE).value
-    assert proxy.evaluate("w8-d2-sigmoid-batch-max").cost.steps == 10
-    tuned = proxy.overhead()
+    scorer = real(data, 10, rates=[1e-6, 0.03], tune="family")
+    assert scorer.overhead().steps == 0
+    assert scorer.rates.candidates(ONE) == [0.03]
+    assert scorer.evaluate(ONE).value == real(data, 10, rates=[0.03]).evaluate(ONE).value
+    assert scorer.evaluate(GRID.parse("w8-d2-sigmoid-batch-max")).cost.steps == 10
+    tuned = scorer.overhead()
     assert tuned.steps == 2 * 3 * 10  # two rates, three members, ten steps
     assert tuned.seconds > 0
-    proxy.evaluate(OTHER)
-    assert proxy.overhead().steps == 2 * tuned.steps
-    proxy.attach(GRID, data)
-    assert proxy.overhead().steps == 0
+    scorer.evaluate(OTHER)
+    assert scorer.overhead().steps == 2 * tuned.steps
+    assert scorer.proxy.bind(GRID, data).overhead().steps == 0
 
 
 def test_families_are_tuned_alike_whoever_comes_first(data: DigitsData) -> None:
     orders = ["w4-d1-relu-none-max", "w8-d2-sigmoid-none-max"], ["w8-d2-sigmoid-none-max", "w4-d1-relu-none-max"]
-    proxies = [real(data, 3, rates=[0.001, 0.01, 0.1], tune="family") for _ in orders]
-    found = [{name: proxy(name) for name in order} for proxy, order in zip(proxies, orders, strict=True)]
+    scorers = [real(data, 3, rates=[0.001, 0.01, 0.1], tune="family") for _ in orders]
+    found = [{name: scorer(name) for name in order} for scorer, order in zip(scorers, orders, strict=True)]
     assert found[0] == found[1]
 
 
-def test_measures_of_a_course(data: DigitsData) -> None:
+def test_measures_of_a_learning_curve(data: DigitsData) -> None:
     steps = (2, 5, 8, 10, 12, 15, 18, 20)  # eight looks at twenty steps
-    course = list(real(data, 20).course(ONE, 0, steps))
-    assert [point.step for point in course] == list(steps)
-    assert real(data, 20).evaluate(ONE).value == course[-1].accuracy
-    assert real(data, 20, measure="loss").evaluate(ONE).value == -course[-1].loss
+    curve = list(real(data, 20).curve(ONE, 0, steps))
+    assert [point.step for point in curve] == list(steps)
+    assert real(data, 20).evaluate(ONE).value == curve[-1].accuracy
+    assert real(data, 20, measure="loss").evaluate(ONE).value == -curve[-1].loss
     area = real(data, 20, measure="area").evaluate(ONE).value
-    assert area == pytest.approx(sum(point.accuracy for point in course) / 8)
+    assert area == pytest.approx(sum(point.accuracy for point in curve) / 8)
 
 
-def test_a_course_may_be_ended_early(data: DigitsData) -> None:
+def test_a_training_may_be_ended_early(data: DigitsData) -> None:
     heard: list[tuple[int, float]] = []
 
     def report(step: int, value: float) -> bool:
@@ -101,20 +106,19 @@ def test_a_course_may_be_ended_early(data: DigitsData) -> None:
 
 
 def test_a_learner_that_diverges_is_the_worst(data: DigitsData) -> None:
-    proxy = real(data, 10, optimizer=SGD(lr=1e12), measure="loss")
-    assert proxy.evaluate("w8-d2-relu-none-none").value == -float("inf")
+    assert real(data, 10, optimizer=SGD(lr=1e12), measure="loss")("w8-d2-relu-none-none") == -float("inf")
 
 
 def test_a_subset_is_the_same_images_for_every_architecture(data: DigitsData) -> None:
-    proxy = real(data, 5, subset=50)
-    assert proxy.name == "50 real images"
-    plans = [proxy.plan(torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    scorer = real(data, 5, subset=50)
+    assert scorer.name == "50 real images"
+    plans = [scorer.plan(torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     seen = [{int(i) for request in plan.requests for i in request.index} for plan in plans]
     assert seen[0] == seen[1] == set(range(50))
 
 
-class Watched(RealDataProxy):
-    """Keeps the numbers of the images that every course was taught with."""
+class Watched(RealDataScorer):
+    """Keeps the numbers of the images that every network was trained on."""
 
     seen: list[list[int]]
 
@@ -125,25 +129,23 @@ class Watched(RealDataProxy):
 
 
 def test_all_architectures_are_taught_with_the_same_images(data: DigitsData) -> None:
-    proxy = Watched(5, batch_size=32, images=200)
-    proxy.seen = []
-    proxy.attach(GRID, data)
+    scorer = Watched(RealDataProxy(5, batch_size=32, images=200), GRID, data, torch.device("cpu"))
+    scorer.seen = []
     for architecture, seed in ((ONE, 0), (OTHER, 0), (ONE, 1)):
-        proxy.evaluate(architecture, seed)
-    assert proxy.seen[0] == proxy.seen[1] != proxy.seen[2]
+        scorer.evaluate(architecture, seed)
+    assert scorer.seen[0] == scorer.seen[1] != scorer.seen[2]
 
 
 def test_synthetic_data_scores_as_teaching_does(data: DigitsData, tmp_path: Path) -> None:
     gtn = make_gtn()
-    proxy = LiveGTNProxy(gtn, images=100)
-    proxy.attach(GRID, data)
-    with keyed_rng(0, "GTN", ONE, device=torch.device("cpu")):
+    scorer = LiveGTNProxy(gtn, images=100).bind(GRID, data)
+    with keyed_rng(0, "GTN", ONE.name, device=torch.device("cpu")):
         network = GRID.build(ONE)
     requests = gtn.curriculum.requests(torch.Generator(), torch.device("cpu"))
     taught = teach(network, gtn.task, gtn.teacher, requests, gtn.inner_optimizer, [STEPS])[STEPS]
     images, labels = data.splits.val
     logits = torch.func.functional_call(network.eval(), taught.params, data.normalise(images[:100]))
-    assert proxy(ONE) == pytest.approx(float((logits.argmax(1) == labels[:100]).float().mean()))
+    assert scorer(ONE) == pytest.approx(float((logits.argmax(1) == labels[:100]).float().mean()))
 
 
 def test_a_teacher_file_is_a_proxy_that_knows_what_it_cost(data: DigitsData, tmp_path: Path) -> None:
@@ -152,39 +154,74 @@ def test_a_teacher_file_is_a_proxy_that_knows_what_it_cost(data: DigitsData, tmp
     trainer.fit(gtn, data)
     path = tmp_path / "teacher.safetensors"
     gtn.save_teacher(path)
-    proxy, untrained = GTNProxy(str(path)), GTNProxy(str(path), untrained=True)
-    for each in (proxy, untrained):
-        each.attach(GRID, data)
-    assert proxy.overhead().steps == 3 * STEPS
-    assert proxy.overhead().images == 3 * STEPS * BATCH
-    assert proxy.overhead().seconds == gtn.meta_training()["seconds"]
+    with pytest.warns(UserWarning, match="was meta-trained on one architecture alone .* nas_digits") as warned:
+        trained = GTNProxy(str(path)).bind(GRID, data)
+    assert len([line for line in warned if "one architecture" in str(line.message)]) == 1
+    untrained = GTNProxy(str(path), untrained=True).bind(GRID, data)
+    assert trained.overhead().steps == 3 * STEPS
+    assert trained.overhead().images == 3 * STEPS * BATCH
+    assert trained.overhead().seconds == gtn.meta_training()["seconds"]
     assert untrained.overhead().seconds == 0
     assert untrained.name == "untrained teacher"
-    # It begins as real images, and is not what it became.
-    assert not torch.equal(untrained.gtn.teacher.pixels, proxy.gtn.teacher.pixels)
-    assert untrained.evaluate(ONE).value != proxy.evaluate(ONE).value
-    assert proxy.settings() != untrained.settings()
+    # It begins as real images, which meta-training has changed.
+    assert isinstance(trained, GTNScorer)
+    assert isinstance(untrained, GTNScorer)
+    assert not torch.equal(untrained.gtn.teacher.pixels, trained.gtn.teacher.pixels)
+    assert untrained.evaluate(ONE).value != trained.evaluate(ONE).value
+    assert trained.settings() != untrained.settings()
     moved = tmp_path / "elsewhere.safetensors"
     moved.write_bytes(path.read_bytes())
-    assert GTNProxy(str(moved)).settings() == proxy.settings()
+    assert GTNProxy(str(moved)).bind(GRID, data).settings() == trained.settings()
+
+
+def test_a_teacher_that_met_a_space_is_bound_without_a_warning(data: DigitsData, tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    make_gtn(learners=SpaceLearners(GRID)).save_teacher(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GTNProxy(str(path)).bind(GRID, data)
+
+
+def test_the_newest_teacher_of_a_folder_of_runs_counts(
+    data: DigitsData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        RecipeError, match="no teacher file in the runs of runs/nas_digits: run `gtn fit --config nas_d"
+    ):
+        GTNProxy("runs/nas_digits")
+    for number, run in enumerate(("later", "earlier")):
+        (tmp_path / "runs" / "nas_digits" / run).mkdir(parents=True)
+        file = tmp_path / "runs" / "nas_digits" / run / "teacher.safetensors"
+        make_gtn(seed=number).save_teacher(file)
+        os.utime(file, (number, 100 - number))
+    assert GTNProxy("runs/nas_digits").file == Path("runs/nas_digits/later/teacher.safetensors")
+
+
+def test_binding_leaves_the_proxy_as_it_is(data: DigitsData, tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    make_gtn(teacher=Pixels(SHAPE, 10, STEPS * BATCH, init="real")).save_teacher(path)
+    proxy = GTNProxy(str(path), untrained=True)
+    before = {name: tensor.clone() for name, tensor in proxy.gtn.state_dict().items()}
+    first, again = proxy.bind(GRID, data)(ONE), proxy.bind(GRID, data)(ONE)
+    assert first == again
+    assert all(torch.equal(tensor, before[name]) for name, tensor in proxy.gtn.state_dict().items())
 
 
 def test_what_cannot_work_is_refused_in_one_line(data: DigitsData, tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     make_gtn().save_teacher(path)
-    with pytest.raises(RecipeError, match="steps 4 given, but the teacher is meta-trained for 3"):
+    with pytest.raises(RecipeError, match="steps must be at most 3, as many as the teacher is meta-trained for, got 4"):
         GTNProxy(str(path), steps=4)
     with pytest.raises(RecipeError, match="there is no teacher file"):
         GTNProxy(str(tmp_path / "none"))
-    with pytest.raises(RecipeError, match="measure 'f1' is unknown; choose one of accuracy, loss, area"):
+    with pytest.raises(RecipeError, match="measure must be one of accuracy, loss, area, got 'f1'"):
         RealDataProxy(5, measure="f1")
-    with pytest.raises(RecipeError, match=r"rates .* expected positive numbers"):
+    with pytest.raises(RecipeError, match=r"rates must be positive numbers, at least one, got \[\]"):
         RealDataProxy(5, rates=[])
-    with pytest.raises(RecipeError, match="tune 'space' is unknown; choose one of architecture, family"):
+    with pytest.raises(RecipeError, match="tune must be one of architecture, family, got 'space'"):
         RealDataProxy(5, rates=[0.1], tune="space")
-    with pytest.raises(RecipeError, match="tune 'family' chooses among rates, but there are none"):
+    with pytest.raises(RecipeError, match="tune 'family' chooses one of several rates, but there are none"):
         RealDataProxy(5, tune="family")
-    with pytest.raises(RecipeError, match="attach a search space"):
-        RealDataProxy(5)(ONE)
-    with pytest.raises(RecipeError, match="subset 5000 given, but there are 1197 images"):
-        RealDataProxy(5, subset=5000).attach(GRID, data)
+    with pytest.raises(RecipeError, match="subset must be at most 1197, the number of training images, got 5000"):
+        RealDataProxy(5, subset=5000).bind(GRID, data)

@@ -114,10 +114,10 @@ def test_workers_that_propose_at_the_same_moment_claim_different_architectures(t
         proposed = later._study.get_trials()[1].params  # the same, a moment later
         for key, options in Sums().decisions.items():
             trial.suggest_categorical(key, list(options))
-        trial.set_user_attr("canonical", Sums().canonical(Sums().name(proposed)))
+        trial.set_user_attr("canonical", Sums().canonical(Sums().architecture(proposed)))
         claimed = claim.result(60)
     assert claimed is not None
-    assert claimed[1] != Sums().name(proposed)
+    assert claimed[1].name != Sums().name(proposed)
 
 
 def test_a_search_may_be_continued_with_more_candidates(tmp_path: Path) -> None:
@@ -161,21 +161,21 @@ def test_candidates_that_do_worse_than_the_median_are_given_up_and_come_last(tmp
         (
             {"seed": 0},
             {"seed": 1},
-            r"begun with seed 0, and now it is 1: .*another study with --study, or the old seed",
+            r"started with seed 0, and now it is 1: .*another study with --study, or the old seed",
         ),
         (
             {"data": {"path": ["a", 1], "contents": "12"}},
             {"data": {"path": ["a", 1], "contents": "34"}},
-            r'begun with other data \(data.contents was "12", and now it is "34"\): .* or the old data',
+            r'started with other data \(data.contents was "12", and now it is "34"\): .* or the old data',
         ),
-        ({"data": {"a": None}}, {"data": {}}, r"begun with other data \(data.a was null, and now it is not given\)"),
+        ({"data": {"a": None}}, {"data": {}}, r"started with other data \(data.a was null, and now it is not given\)"),
         (
             {"data": [1, {"a": 2}]},
             {"data": [1, {"a": 3}]},
-            r"begun with other data \(data\[1\].a was 2, and now it is 3\)",
+            r"started with other data \(data\[1\].a was 2, and now it is 3\)",
         ),
-        ({"data": "x" * 999}, {"data": ["x" * 999]}, r"begun with data .{40}…, and now it is .{40}…:"),
-        ({"seed": 0}, {"seed": 0, "data": {"contents": "12"}}, r"begun by a version that did not keep its data"),
+        ({"data": "x" * 999}, {"data": ["x" * 999]}, r"started with data .{40}…, and now it is .{40}…:"),
+        ({"seed": 0}, {"seed": 0, "data": {"contents": "12"}}, r"started by a version that did not store its data"),
     ],
 )
 def test_other_settings_are_refused(
@@ -197,7 +197,7 @@ def test_workers_that_begin_at_the_same_moment_with_other_settings_mix_no_scores
     study = optuna.load_study(study_name="test", storage=sqlite(tmp_path))
     study.set_user_attr("settings", {"seed": 1})
     for late in (lambda: first.finish(claimed[0], Score(1.0, Cost())), first.claim):
-        with pytest.raises(RecipeError, match="begun with seed 1, and now it is 0"):
+        with pytest.raises(RecipeError, match="started with seed 1, and now it is 0"):
             late()
     assert not [trial for trial in study.get_trials() if trial.state == TrialState.COMPLETE]
 
@@ -205,7 +205,7 @@ def test_workers_that_begin_at_the_same_moment_with_other_settings_mix_no_scores
 def test_the_study_of_another_program_is_refused_and_left(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="test", storage=sqlite(tmp_path))
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
-    with pytest.raises(RecipeError, match=r"'test' does not say what its scores depend on, .* another study"):
+    with pytest.raises(RecipeError, match=r"'test' holds no settings, .* another study"):
         Candidates(Sums(), "test", sqlite(tmp_path), 5)
     assert len(study.get_trials()) == 1
     assert not study.user_attrs
@@ -299,7 +299,7 @@ def test_a_worker_that_cannot_be_looked_at_is_waited_for_as_long_as_it_gives_sig
     said: list[str] = []
     candidates = Candidates(Sums(), "test", sqlite(tmp_path), 1, say=said.append)
     assert candidates.claim() is not None
-    who = "process [0-9]+ on elsewhere" if worker else "a worker that has not said who it is"
+    who = "process [0-9]+ on elsewhere" if worker else "a worker that has not given its name"
     (line,) = said  # once, however often it was looked
     assert re.fullmatch(f"search: waiting for candidate .*, claimed by {who}; it counts as lost after .*", line), line
 
@@ -349,7 +349,7 @@ def test_a_claim_that_was_taken_away_in_the_meantime_is_given_up_quietly(tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, "candidates 0 given"),
+        ({"count": 0}, "candidates must be at least 1, got 0"),
         ({"storage": "nothing://here"}, "the storage nothing://here cannot be used"),
         ({"storage": "sqlite:////proc/no/study.sqlite"}, "cannot be used"),
     ],

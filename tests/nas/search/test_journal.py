@@ -48,7 +48,7 @@ def test_a_torn_last_line_is_cut_off_with_a_line_that_says_so(tail: bytes, score
     before = board(path)
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
-    with pytest.warns(UserWarning, match=r"the last line of the journal .*s\.journal was torn") as said:
+    with pytest.warns(UserWarning, match=r"the last line of the journal .*s\.journal was incomplete") as said:
         assert board(path) == before
     assert len(said) == 1
     assert path.read_bytes().startswith(whole)
@@ -67,7 +67,7 @@ def test_a_last_line_that_lacks_its_end_alone_is_kept(scored: bytes, tmp_path: P
 def test_a_long_torn_line_is_found_whole(scored: bytes, tmp_path: Path) -> None:
     path = tmp_path / "s.journal"
     path.write_bytes(scored + b"x" * 200_000)
-    with pytest.warns(UserWarning, match="torn"):
+    with pytest.warns(UserWarning, match="incomplete"):
         assert len(board(path)) == 3
     assert path.stat().st_size < len(scored) + 1000
 
@@ -78,7 +78,7 @@ def test_what_another_worker_tears_in_the_middle_of_a_search_harms_nobody(tmp_pa
     for value in (1.0, 2.0):
         with path.open("ab") as file:
             file.write(b'{"op_code":8,"worker_id":"killed')
-        with pytest.warns(UserWarning, match="torn"):
+        with pytest.warns(UserWarning, match="incomplete"):
             claimed = candidates.claim()
         assert claimed is not None
         candidates.finish(claimed[0], Score(value, Cost()))
@@ -134,7 +134,7 @@ def test_a_record_that_optuna_cannot_apply_is_refused_and_left(scored: bytes, tm
 def test_another_file_is_refused_and_left(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "s.journal"
     path.write_bytes(content)
-    with pytest.raises(RecipeError, match=r"s\.journal is not the journal of a search: .*left as it is") as caught:
+    with pytest.raises(RecipeError, match=r"s\.journal is not the journal of a search: .*not changed") as caught:
         board(path)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == content
@@ -145,7 +145,7 @@ def test_another_file_is_refused_and_left(content: bytes, tmp_path: Path) -> Non
 def test_what_is_no_file_is_refused(make: object, tmp_path: Path) -> None:
     path = tmp_path / "s.journal"
     make(path)  # type: ignore[operator]
-    with pytest.raises(RecipeError, match=r"s\.journal is no file"):
+    with pytest.raises(RecipeError, match=r"s\.journal is not a file"):
         board(path)
 
 

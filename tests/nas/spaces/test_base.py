@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.nas.spaces import Choice, ConvNetGrid, MicroSpace, NASBench201, SearchSpace
+from gtn_lightning.nas.spaces import Architecture, Choice, ConvNetGrid, MicroSpace, NASBench201, SearchSpace
 
 
 class TwoLayers(SearchSpace):
@@ -22,19 +22,16 @@ class TwoLayers(SearchSpace):
     def name(self, choices: Mapping[str, Choice]) -> str:
         return "{first}x{second}".format(**choices)
 
-    def choices(self, architecture: str) -> dict[str, Choice]:
-        choices: dict[str, Choice] = dict(
-            zip(self.decisions, (int(part) for part in architecture.split("x") if part.isdecimal()), strict=False)
-        )
-        self._check(architecture, choices)
-        return choices
+    def choices(self, name: str) -> dict[str, Choice]:
+        first, second = name.split("x")
+        return {"first": int(first), "second": int(second)}
 
-    def build(self, architecture: str) -> nn.Module:
-        first, second = map(int, self.choices(architecture).values())
+    def build(self, architecture: Architecture) -> nn.Module:
+        first, second = map(int, architecture.choices.values())
         return nn.Sequential(nn.Linear(4, first), nn.Tanh(), nn.Linear(first, second))
 
-    def canonical(self, architecture: str) -> str:
-        return "x".join(sorted(architecture.split("x")))
+    def canonical(self, architecture: Architecture) -> str:
+        return "x".join(sorted(architecture.name.split("x")))
 
 
 SPACES: list[SearchSpace] = [
@@ -52,10 +49,25 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_a_space_of_ones_own_enumerates_and_builds() -> None:
     space = TwoLayers(2)
-    assert list(space) == ["1x1", "1x2", "2x1", "2x2"]
+    assert [str(member) for member in space] == ["1x1", "1x2", "2x1", "2x2"]
     assert len(space) == 4
-    assert space.build("2x1")(torch.zeros(3, 4)).shape == (3, 1)
-    assert space.family("2x1") == "all"
+    assert space.build(space.parse("2x1"))(torch.zeros(3, 4)).shape == (3, 1)
+    assert space.family(space.parse("2x1")) == "all"
+
+
+def test_an_architecture_is_its_name_with_its_choices() -> None:
+    space = TwoLayers(2)
+    parsed, made = space.parse("2x1"), space.architecture({"second": 1, "first": 2})
+    assert parsed == made != space.parse("1x2")
+    assert {parsed: "found"}[made] == "found"
+    assert list(made.choices.items()) == [("first", 2), ("second", 1)]
+
+
+@pytest.mark.parametrize("name", ["", "2", "2x1x1", "3x1", "2xtwo", "02x1"])
+def test_what_is_not_a_name_of_the_space_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"^TwoLayers: '{name}' is not an architecture of this space") as error:
+        TwoLayers(2).parse(name)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +114,7 @@ def test_a_mutation_changes_one_decision(space: SearchSpace) -> None:
     changed = Counter[str]()
     for _ in range(300):
         member = space.sample(generator)
-        before, after = space.choices(member), space.choices(space.mutate(member, generator))
+        before, after = member.choices, space.mutate(member, generator).choices
         different = [key for key in space.decisions if before[key] != after[key]]
         assert len(different) == 1
         changed.update(different)
@@ -114,7 +126,7 @@ def test_a_mutation_leaves_decisions_without_alternative() -> None:
     member = space.sample(generator)
     for _ in range(50):
         member = space.mutate(member, generator)
-        assert member.startswith("w8-d2-")
+        assert member.name.startswith("w8-d2-")
 
 
 @every_space
@@ -150,7 +162,7 @@ def test_the_share_held_out_is_about_what_was_asked(share: float) -> None:
 def test_what_is_held_out_never_changes() -> None:
     space = ConvNetGrid((1, 28, 28), 10)
     # Written down once: teachers that exist were made without these.
-    held_out = [member for member in space if space.is_held_out(member, 0.005)]
+    held_out = [member.name for member in space if space.is_held_out(member, 0.005)]
     assert held_out == [
         "w16-d1-leaky_relu-layer-none",
         "w16-d4-leaky_relu-batch-average",
@@ -158,13 +170,11 @@ def test_what_is_held_out_never_changes() -> None:
         "w32-d3-relu-layer-none",
         "w32-d4-sigmoid-group-none",
     ]
-    assert {member for member in space if space.is_held_out(member, 0.3)} > {*held_out}
+    assert {member.name for member in space if space.is_held_out(member, 0.3)} > {*held_out}
 
 
 def test_isomorphic_members_are_held_out_together() -> None:
     space = TwoLayers(5)
     assert all(
-        space.is_held_out(f"{one}x{two}", 0.5) == space.is_held_out(f"{two}x{one}", 0.5)
-        for one in range(1, 6)
-        for two in range(1, 6)
+        space.is_held_out(member, 0.5) == space.is_held_out(space.parse(member.name[::-1]), 0.5) for member in space
     )
