@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from gtn_lightning.cli.early_checks import check_command
 from gtn_lightning.cli.front_door import answer, refuse
 from gtn_lightning.cli.recipes import Command, read_command
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
@@ -32,6 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
                     print(text)
                     return 0
                 command = read_command(arguments)
+                check_command(command.line)
             except (RecipeError, OSError) as error:
                 return refuse(error)
             return _run(command, signals)
@@ -44,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(command: Command, signals: Signals) -> int:
     try:
         leave_out_folder_style()
-        from gtn_lightning.cli.app import run  # seconds, in which one may change one's mind
+        from gtn_lightning.cli.commands import run  # seconds, in which one may change one's mind
     except Exception:
         signals.release()  # a library that was cut while it was imported may make an error of its own of that
         raise

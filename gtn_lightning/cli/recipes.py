@@ -3,17 +3,18 @@
 This module is imported before anything heavy, so that a faulty command or recipe is refused at once.
 """
 
-import difflib
 import locale
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gtn_lightning.cli.packaged import command_for, packaged_recipes
+from gtn_lightning.cli.front_door import ALL_HELP
+from gtn_lightning.cli.packaged import packaged_recipes
 from gtn_lightning.cli.renamed_keys import with_new_names, with_new_words
 from gtn_lightning.cli.strict_yaml import check_text, dump_yaml, load_yaml, read_yaml
 from gtn_lightning.cli.working_folder import OPTION, check_inside
@@ -121,16 +122,6 @@ def read_command(arguments: Sequence[str]) -> Command:
         check_text("command line", argument)
     others, strict, trust, threads = take_options(arguments)
     line = read_command_line(others, strict)
-    if not line.command and line.words and not line.words[0].startswith("-"):
-        nearest = difflib.get_close_matches(line.words[0], COMMANDS, 1)
-        advice = f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(COMMANDS)}, recipes"
-        raise RecipeError(f"{line.words[0]}: there is no such command; {advice}")
-    for recipe in line.recipes:
-        wanted = command_for(recipe.path.stem)
-        if line.command and recipe.packaged and (wanted == SEARCH) != (line.command == [SEARCH]):
-            raise RecipeError(
-                f"--config {recipe.path.stem}: it is a recipe for gtn {wanted}, and not for gtn {line.command[0]}"
-            )
     for content in line.given():
         check_keys(content)
     return Command(list(arguments), line, strict, trust, threads)
@@ -159,7 +150,7 @@ def take_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str], 
             else:
                 following = option
         elif argument != OPTION:
-            others.append(argument)
+            others.append("--help" if argument == ALL_HELP else argument)
     if following:
         what = "the name of a module or of a class" if following == TRUST else "a number"
         raise RecipeError(f"{following}: expected {what} behind it")
@@ -184,9 +175,11 @@ def read_command_line(arguments: list[str], strict: bool) -> CommandLine:
     words: list[str] = []
     following = False
     for argument in arguments:
-        if following:
+        if following and not argument.startswith("--"):
             recipes += recipe_chain(argument, strict)
             following = False
+        elif following:
+            break
         elif argument in ("--config", "-c"):
             following = True
         elif argument.startswith("--config="):
@@ -195,8 +188,8 @@ def read_command_line(arguments: list[str], strict: bool) -> CommandLine:
             recipes += recipe_chain(argument.removeprefix("-c").removeprefix("="), strict)
         else:
             words.append(argument)
-    if following:  # the parser says that a name is missing
-        words.append("--config")
+    if following:
+        raise RecipeError("--config: expected the name or the path of a recipe behind it; `gtn recipes` lists names")
     command = 1 if words and words[0] in COMMANDS else 0
     return CommandLine(words[:command], recipes, with_new_words(words[command:]))
 
@@ -259,14 +252,18 @@ def _needs_inline(recipe: Recipe) -> bool:
 
 def overrides(words: Sequence[str]) -> Iterator[Any]:
     """Yield what overrides on the command line say, as plain data; what cannot be read is left out."""
-    for word in words:
+    for word, following in zip_longest(words, words[1:], fillvalue="--"):
         key, equals, value = word.removeprefix("--").partition("=")
-        if equals:
-            with suppress(yaml.YAMLError, ValueError):
-                content = load_yaml(value)
-                for name in reversed(key.split(".")):
-                    content = {name: content}
-                yield content
+        if not word.startswith("--") or (not equals and following.startswith("--")):
+            continue
+        with suppress(yaml.YAMLError, ValueError):
+            text = value if equals else following
+            content = load_yaml(text)
+            if not isinstance(content, dict | list):
+                content = text  # the key decides what it is
+            for name in reversed(key.split(".")):
+                content = {name: content}
+            yield content
 
 
 META_KEYS = ("__path__", "__orig__", "__default_config__")

@@ -1,7 +1,8 @@
-"""Run folders and the checkpoints in them."""
+"""Run folders, the recipe that is kept in them, and the checkpoints."""
 
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import sys
@@ -10,10 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_only
 
+from gtn_lightning.callbacks.writing import unless_unwritable
+from gtn_lightning.cli.upstream_privates import batches_done
 from gtn_lightning.errors import RecipeError, one_line
-from gtn_lightning.files import is_file
+from gtn_lightning.files import is_file, whole_file
 from gtn_lightning.meta_training.checkpoints import CheckpointError, UnreadableError, read_whole
 
 RUN_FOLDER = "GTN_RUN_FOLDER"
@@ -77,6 +83,40 @@ class RunFolder:
         """Remove the folder if no file is in it."""
         if self.path is not None and not any(path.is_file() for path in self.path.rglob("*")):
             self.discard()
+
+
+class RecipeCallback(SaveConfigCallback):
+    """Write the recipe, as it was resolved, to the run folder and to the loggers.
+
+    It is the recipe as the user gave it, interpolation and overrides applied, so that ``--config`` takes it again; the
+    run folder and what else the command line puts into it are not.
+    """
+
+    def __init__(self, *args: Any, recipe: Namespace, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config = recipe
+        self.began_with: int | None = None
+        """How many batches the run that goes on had trained on, or None before the first of this one."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember where this run began."""
+        self.began_with = batches_done(trainer)
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write ``recipe.yaml`` and log the hyperparameters; called on rank zero."""
+        folder = Path(trainer.default_root_dir)
+        stage = getattr(stage, "value", stage)  # an enumeration outside of fit
+        name = "recipe.yaml" if stage == "fit" else f"recipe-{stage}.yaml"
+        # Not by the parser's own `save`, which writes in the locale's encoding and cuts an earlier file short.
+        text = self.parser.dump(self.config, skip_unset=False)
+        with unless_unwritable(trainer, name), whole_file(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
+        values = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
+        for logger in trainer.loggers:
+            with unless_unwritable(trainer, f"the log of {type(logger).__name__}"):
+                logger.log_hyperparams(
+                    {key: values[key] for key in ("model", "data", "seed_everything") if key in values}
+                )
 
 
 def newest_checkpoint(base: Path) -> Path:

@@ -9,17 +9,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
-from jsonargparse import set_parsing_settings
-from omegaconf.basecontainer import BaseContainer
-
-from gtn_lightning.cli.messages import components, foreign
+from gtn_lightning.cli.parsed_recipe import components
 from gtn_lightning.cli.recipes import CommandLine, overrides
+from gtn_lightning.cli.upstream_privates import imports_limited_to, without_resolvers
 from gtn_lightning.cli.working_folder import OPTION, check_inside, check_joined
 from gtn_lightning.description import TORCH
 from gtn_lightning.errors import RecipeError
@@ -76,19 +73,9 @@ class Policy:
         if self.classes is None:
             yield
             return
-        resolvers = BaseContainer._resolvers
-        # There is no public way to take either back; tests/cli/test_trust.py says what is relied on.
-        settings = jsonargparse._common.parsing_settings
-        before = dict(settings)
         allowed = [*known_paths(), *CONSTANTS, *self.classes]
-        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
-        if self.files:
-            BaseContainer._resolvers = {}
-        try:
+        with imports_limited_to(allowed), without_resolvers() if self.files else nullcontext():
             yield
-        finally:
-            BaseContainer._resolvers = resolvers
-            settings.update(before)
 
     def check(self, values: dict[str, Any]) -> None:
         """See that what the parser made of the recipes names allowed classes and files alone.
@@ -172,20 +159,18 @@ def policy_for(line: CommandLine, teacher: TeacherRecipe | None, strict: bool, t
     return Policy(list(dict.fromkeys(allowed)), files, frozenset(chosen | set(texts)), strict)
 
 
-def ignore_files(parser: jsonargparse.ArgumentParser) -> None:
-    """Let a parser and its subcommands take texts for values alone, never for the names of files to read.
+def foreign(key: str, path: str) -> str:
+    """Return the line for a name that a recipe may not name.
 
-    ``sub_configs`` of jsonargparse says so, but Lightning and ``add_subclass_arguments`` switch it on by themselves.
+    Args:
+        key: where it stands; empty where that is not known.
+        path: the name.
     """
-    for action in parser._actions:
-        if getattr(action, "_enable_path", False):
-            action._enable_path = False  # type: ignore[attr-defined]
-        if isinstance(kwargs := getattr(action, "sub_add_kwargs", None), dict):
-            kwargs["sub_configs"] = False
-        choices = action.choices
-        for inner in choices.values() if isinstance(choices, dict) else ():
-            if isinstance(inner, jsonargparse.ArgumentParser):
-                ignore_files(inner)
+    where = f"{key}: " if key else ""
+    return (
+        f"{where}{path} is code from elsewhere; allowed are the classes of gtn-lightning, and named ones of Lightning "
+        f"and torch.optim: read it, then allow it with --trust {path.rpartition('.')[0] or path}"
+    )
 
 
 def _check_arguments(key: str, path: str, arguments: dict[str, Any]) -> None:
