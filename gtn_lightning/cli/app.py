@@ -22,8 +22,8 @@ from torch import distributed
 
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
 from gtn_lightning.cli.blame import is_own_code
-from gtn_lightning.cli.endings import FailedRun, checkpoint_refused, component_refused
 from gtn_lightning.cli.early_checks import KEYS
+from gtn_lightning.cli.endings import FailedRun, checkpoint_refused, component_refused
 from gtn_lightning.cli.faults import Section
 from gtn_lightning.cli.front_door import NOTES
 from gtn_lightning.cli.messages import causes, explained
