@@ -15,15 +15,19 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from gtn_lightning.cli.strict_yaml import load_yaml
+from gtn_lightning.cli.strict_yaml import dump_yaml, load_yaml
 from gtn_lightning.cli.trust import foreign
 from gtn_lightning.cli.upstream_privates import ImportDenied, import_allowed, parameters_of
+from gtn_lightning.files import is_file
 
 NO_CLASS = "expected a class by name, or class_path and init_args; correct the value"
 
@@ -88,7 +92,7 @@ def find_fault(layers: Iterable[Any], root: Section) -> Fault | None:
         wholes.append(merged(wholes[-1], layer))
     # The parser looks at every layer, also at what a stronger one sets right.
     for whole, complete in ((wholes[-1], True), *((each, False) for each in wholes[1:-1])):
-        fault = _Walk(complete).section(whole, root, "")
+        fault = _Walk(complete).section(_resolved(whole), root, "")
         if fault is not None:
             return _with_suggestion(fault, root) if fault.unknown else fault
     return None
@@ -138,7 +142,7 @@ class _Walk:
 
     def section(self, values: Any, section: Section, key: str) -> Fault | None:
         """Return what is wrong below the keys of a section."""
-        if isinstance(values, str) or values is None:  # a file, which the parser reads
+        if values is None or (isinstance(values, str) and is_file(Path(values))):  # which the parser reads
             return None
         if not isinstance(values, dict):
             return _wrong(key, ["mapping"], values)
@@ -152,10 +156,12 @@ class _Walk:
         for name, value in values.items():
             if (fault := self.value(value, section.kinds[name], f"{dot}{name}")) is not None:
                 return fault
-        missing = [f"{dot}{name}" for name in section.kinds if name in section.required and name not in values]
+        missing = []
         for name, kind in section.kinds.items():
-            if isinstance(kind, Section) and name not in values:
+            if values.get(name) is None and isinstance(kind, Section):
                 missing += [f"{dot}{name}.{inner}" for inner in kind.kinds if inner in kind.required]
+            elif name in section.required and (name not in values or (values[name] is None and not _is_optional(kind))):
+                missing.append(f"{dot}{name}")
         if missing and self.complete:
             by = f" by {section.owner}" if section.owner else ""
             return Fault(", ".join(missing), f"required{by} and not given; add it to the recipe")
@@ -228,7 +234,12 @@ class _Walk:
         return None if _fits(value, kind) else _wrong(key, [getattr(kind, "__name__", str(kind))], value)
 
     def _first(self, items: Iterable[tuple[Any, Any, str]]) -> Fault | None:
-        return next((fault for item in items if (fault := self.value(*item)) is not None), None)
+        for value, kind, key in items:
+            if value is None and not _is_optional(kind):
+                return _wrong(key, [getattr(each, "__name__", str(each)) for each in _members(kind)], value)
+            if (fault := self.value(value, kind, key)) is not None:
+                return fault
+        return None
 
     def component(self, value: Any, bases: tuple[type, ...], key: str, skipped: int = 0) -> Fault | None:
         """Return what is wrong in a component: its class, or the arguments for it.
@@ -240,7 +251,7 @@ class _Walk:
             skipped: how many of its first arguments are not the recipe's.
         """
         given = {"class_path": value} if isinstance(value, str) else value
-        if not isinstance(given, dict) or not isinstance(given.get("class_path"), str):
+        if not isinstance(given, dict) or not isinstance(given.get("class_path"), str) or not given["class_path"]:
             return Fault(key, NO_CLASS)
         for name in given.keys() - {"class_path", "init_args", "dict_kwargs", INHERITED}:
             return Fault(f"{key}.{name}", "expected class_path and init_args alone; move it below init_args")
@@ -253,9 +264,9 @@ class _Walk:
         if not issubclass(found, tuple(get_origin(base) or base for base in bases)):
             wanted = " or ".join(base.__name__ for base in bases)
             return Fault(key, f"{path} is not a {wanted}; name a class that is one")
-        arguments = given.get("init_args") or {}
+        arguments = {} if given.get("init_args") is None else _loaded(given["init_args"], None)
         if not isinstance(arguments, dict):
-            return _wrong(f"{key}.init_args", ["mapping"], arguments)
+            return _wrong(f"{key}.init_args", ["mapping"], given["init_args"])
         section = Section.of(found, skipped, found.__name__)
         taken_over = {name: value for name, value in (given.get(INHERITED) or {}).items() if name in section.kinds}
         return self.section({**taken_over, **arguments}, section, f"{key}.init_args")
@@ -280,7 +291,8 @@ class _Walk:
 
 def _wrong(key: str, expected: Sequence[str], value: Any) -> Fault:
     names = tuple(dict.fromkeys(expected))
-    return Fault(key, f"expected {' or '.join(names)}, got {str(value)!r}; correct the value", names)
+    got = repr(value) if isinstance(value, str) else dump_yaml([value])[1:-1]
+    return Fault(key, f"expected {' or '.join(names)}, got {got}; correct the value", names)
 
 
 def _with_suggestion(fault: Fault, root: Section) -> Fault:
@@ -310,6 +322,11 @@ def _members(kind: Any) -> Iterator[Any]:
             yield from _members(member)
     elif kind is not type(None):
         yield kind
+
+
+def _is_optional(kind: Any) -> bool:
+    """Return whether null is a value of a type, and not only a word for "not set"."""
+    return kind in (Any, inspect.Parameter.empty) or type(None) in get_args(kind)
 
 
 def _components(kind: Any) -> list[type]:
@@ -359,6 +376,14 @@ def _loaded(value: Any, otherwise: Any) -> Any:
         except (yaml.YAMLError, ValueError):
             return otherwise
     return value
+
+
+def _resolved(whole: Any) -> Any:
+    """Return a recipe with values in place of references to them, as far as it can be had."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(whole), resolve=True)
+    except (OmegaConfBaseException, ValueError):
+        return whole
 
 
 def _names_class(text: str) -> bool:

@@ -38,7 +38,9 @@ def explained(error: BaseException, layers: Iterable[Any], root: Section) -> str
     for each in chain:
         if denied := re.search(r"Importing '([^']+)' is not allowed", str(each)):
             return foreign("", denied[1])
-    return first_line(error)
+    lines = [" ".join(line.split()) for line in str(getattr(error, "message", None) or error).splitlines()]
+    told = [line for line in lines if line] or [type(error).__name__]
+    return " ".join(told[:2]) if told[0].endswith(":") else told[0]  # a key alone says nothing
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -119,18 +119,24 @@ def test_nothing_is_found_in_a_recipe_that_is_right(arguments: dict[str, Any]) -
         # values
         ({"seats": "four"}, "car.seats: expected int or float, got 'four'; correct the value"),
         ({"color": "GREEN"}, "car.color: expected RED or BLUE, got 'GREEN'; correct the value"),
-        ({"size": [1]}, "car.size: expected list of 2, got '[1]'; correct the value"),
+        ({"size": [1]}, "car.size: expected list of 2, got [1]; correct the value"),
         ({"size": [1, "x"]}, "car.size.1: expected int, got 'x'; correct the value"),
         ({"trip": {"length": 1, "stops": [1, "a"]}}, "car.trip.stops.1: expected int, got 'a'; correct the value"),
-        ({"trip": [1]}, "car.trip: expected mapping, got '[1]'; correct the value"),
+        ({"trip": [1]}, "car.trip: expected mapping, got [1]; correct the value"),
         (
             {"engine": {"class_path": "Engine", "init_args": {"power": 1, "fuel": "oil"}}},
             "car.engine.init_args.fuel: expected gas or air, got 'oil'; correct the value",
         ),
         (
             {"engine": {"class_path": "Engine", "init_args": [1]}},
-            "car.engine.init_args: expected mapping, got '[1]'; correct the value",
+            "car.engine.init_args: expected mapping, got [1]; correct the value",
         ),
+        ({"size": [1, None]}, "car.size.1: expected int, got null; correct the value"),
+        ({"seats": True}, "car.seats: expected int or float, got true; correct the value"),
+        ({"engine": {"class_path": "Engine", "init_args": {"power": None}}}, "car.engine.init_args.power: required by"),
+        ({"engine": {"class_path": "Engine", "init_args": 3}}, "car.engine.init_args: expected mapping, got 3"),
+        ({"engine": {"class_path": ""}}, "car.engine: expected a class by name, or class_path and init_args"),
+        ({"notes": [1], "seats": "${car.notes}"}, "car.seats: expected int or float, got [1]; correct the value"),
         # classes
         ({"engine": "Engnie"}, "car.engine: there is no class Engnie; did you mean Engine?"),
         (
