@@ -40,10 +40,10 @@ from gtn_lightning.errors import RecipeError, one_line
 from gtn_lightning.module import GTN
 from gtn_lightning.teacher_file import TeacherRecipe, load_weights
 
-# A recipe names the classes of these without their path: the parser knows the short names of what is imported.
+# Recipes name classes of these without their path: the parser knows the short names of all that is imported.
 SHORT_NAMES = (callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers)
 
-# A value of no declared type is a value, and no class to make; no recipe is read from an address.
+# Nothing is made of a value that has no declared type, and no recipe is read from an address.
 set_parsing_settings(instantiate_subclass_spec_in_any=False, config_read_mode_fsspec_enabled=False)
 
 
@@ -58,7 +58,7 @@ class GTNCLI(LightningCLI):
         self._line = line
         self._policy = policy
         self._teacher = teacher
-        # Abbreviated keys would let a misspelt one pass for another.
+        # With abbreviations, a misspelt key could be taken for another.
         options = {"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False, "epilog": NOTES}
         self._checkpoint: dict[str, Any] | None = None
         try:
@@ -81,7 +81,7 @@ class GTNCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # not static: it depends on the command
-        """Return the commands to make parsers of, which takes a while: the one that is given, or all."""
+        """Return the commands that get a parser: the one that is given, or all. Making one takes a while."""
         known = super().subcommands()
         return {name: skipped for name, skipped in known.items() if [name] == self._line.command} or known
 
@@ -101,7 +101,7 @@ class GTNCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, turning what the parser says about wrong input into one line."""
+        """Parse, and report wrong input in one line."""
         if self._policy.classes is not None:
             ignore_files(parser)
         try:
@@ -137,8 +137,8 @@ class GTNCLI(LightningCLI):
         return Section({**dict.fromkeys(sorted(KEYS), Any), **own, **parts}, frozenset({"data"}))
 
     def _parse_ckpt_path(self) -> None:
-        # Lightning's own takes what a checkpoint holds as "hyper_parameters" for a recipe, which it may not be: it
-        # names classes and files. A GTN is what its recipe says.
+        # Lightning's own reads "hyper_parameters" of a checkpoint as a part of the recipe. They may name classes and
+        # files, which a checkpoint must not: the recipe alone says what is made.
         pass
 
     def before_instantiate_classes(self) -> None:
@@ -147,7 +147,7 @@ class GTNCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         recipe = config.clone()
-        recipe.config = recipe.extends = None  # all that they said is in the recipe by now
+        recipe.config = recipe.extends = None  # their content is in the recipe by now
         self.save_config_kwargs["recipe"] = recipe
         base = config.trainer.default_root_dir or "runs"
         folder = self._folder.claim(Path(base))
@@ -166,12 +166,12 @@ class GTNCLI(LightningCLI):
                 arguments.name = f"{Path(base).name} {folder.name}"
 
     def instantiate_classes(self) -> None:
-        """Instantiate, naming the key of whatever a component refuses."""
+        """Instantiate, and name the key of the component that refuses its arguments."""
         try:
             super().instantiate_classes()
         except (ValueError, ImportError, MisconfigurationException) as error:
-            # Constructors refuse what cannot work, some because an extra is not installed. What one says stands behind
-            # the parser's account of the types that would have been allowed.
+            # Constructors refuse what cannot work, some because an extra is not installed. Their error is the cause of
+            # the parser's, which lists the types that would have been allowed.
             chain = list(causes(error))
             told = next((each for each in chain if "Union subtypes" not in str(each)), chain[-1])
             raise RecipeError(self._with_key(one_line(told))) from error
@@ -210,7 +210,7 @@ class GTNCLI(LightningCLI):
             self._checkpoint = None
 
     def _check_kinds(self, written: dict[str, Any], path: str) -> None:
-        """See that the parser has made of a teacher file's recipe what the file says."""
+        """Check that the parser has read a teacher file's recipe as the file means it."""
         place = next(changed_kinds(written, self.model.description(), "model"), None)
         if place is not None:
             raise RecipeError(
@@ -222,7 +222,7 @@ class GTNCLI(LightningCLI):
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         own = arguments.get("datamodule")
         if subcommand == "predict" and own is not None and not is_overridden("predict_dataloader", own):
-            # What is predicted is synthetic data; a data module without a loader for it is the rule.
+            # Predictions are synthetic data: most data modules have no loader for them.
             del arguments["datamodule"]
         return arguments
 
@@ -236,7 +236,7 @@ class GTNCLI(LightningCLI):
             super()._run_subcommand(subcommand)
             self._signals.release()
         except BaseException as error:
-            self._signals.hold()  # what follows is the last
+            self._signals.hold()  # while the run is cleaned up
             last = folder / "checkpoints" / "last.ckpt"
             failed = FailedRun(
                 command=subcommand,
@@ -256,14 +256,14 @@ class GTNCLI(LightningCLI):
             raise ending from error
         finally:
             self._signals.hold()
-            # Another run of this process must not go on in this one's W&B run, nor with its environment.
+            # A later run of this process must not go on in the W&B run of this one, nor with its environment.
             self._finish_wandb()
-            # Lightning destroys NCCL's group alone. Gloo's threads, left running, may abort a process at its exit.
+            # Lightning destroys NCCL's group only. Threads of Gloo that still run may abort the process at its exit.
             if distributed.is_initialized() and distributed.get_backend() == "gloo":
                 distributed.destroy_process_group()
 
     def _finish_wandb(self, exit_code: int | None = None) -> None:
-        """End the W&B run, which is no reason to lose what the run has come to, nor to stay when told to end."""
+        """End the W&B run. If that fails or takes long, the run's results are kept and its end is not delayed."""
         try:
             with self._signals.soon():
                 wandb.finish(exit_code=exit_code)
@@ -280,7 +280,7 @@ class GTNCLI(LightningCLI):
         return began_with in (None, batches_done(self.trainer))
 
     def _with_key(self, message: str) -> str:
-        """Put the key of the component that a message begins with before it."""
+        """Put the key of a component before a message that begins with the component's name."""
         name = message.partition(":")[0].partition(".")[0]
         values = self.config[self.subcommand].as_dict() if self.subcommand else {}
         key = next((key for key, path, _ in components(values) if path.rpartition(".")[2] == name), None)

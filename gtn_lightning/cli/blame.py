@@ -29,11 +29,11 @@ LIBRARIES = frozenset(
         *sys.stdlib_module_names - {"__main__"},
     }
 )
-"""Packages whose errors are about what the user gave them, if nothing else is between."""
+"""Packages whose errors are about the recipe's values, as long as no other package is in the traceback."""
 
 
 def is_own_code(error: BaseException) -> bool:
-    """Return whether an error was raised in the user's own code, or in what that called."""
+    """Return whether the user's own code has raised an error, or code that it called."""
     names = (frame.f_globals.get("__name__") or "torch" for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.partition(".")[0] not in LIBRARIES for name in names)
 
@@ -59,17 +59,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 LARGE = 1_000_000
-"""From here on a number passes for a size that is too large."""
+"""Numbers from here on may be a size that is too large."""
 
 
 def wanted_memory(error: Exception) -> str:
-    """Return how much memory could not be had, in words, or what else an error says on its first line."""
+    """Return how much memory was asked for, or the first line of the error where that is not said."""
     found = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
     return found[0].lower().replace("gib", "GiB").replace("mib", "MiB") if found else first_line(error)
 
 
 def component_of(error: BaseException, values: dict[str, Any]) -> str | None:
-    """Return the key of the component or argument that could not be made, None if it was something else.
+    """Return the key of the component or argument that could not be made, None if the error has another cause.
 
     Args:
         error: what was raised.
@@ -92,7 +92,7 @@ def component_of(error: BaseException, values: dict[str, Any]) -> str | None:
 
 def _suspect(arguments: dict[str, Any], error: BaseException) -> str:
     """Return a dot and the name of the one argument that an error can be about, or nothing."""
-    # Torch says the size that it refuses, or nothing of use.
+    # Torch names the size that it refuses, or nothing that helps.
     words = set(re.findall(r"'[^']*'|-?[\w.]+", str(error)))
     named = [name for name, value in arguments.items() if words & set(_telling_parts(value))]
     large = [name for name, value in arguments.items() if any(size >= LARGE for size in _sizes(value))]
@@ -101,7 +101,7 @@ def _suspect(arguments: dict[str, Any], error: BaseException) -> str:
 
 
 def _telling_parts(value: Any) -> Iterator[str]:
-    """Yield what a value would be recognized by in an error: large numbers, and names in a mapping."""
+    """Yield the parts of a value by which an error would show it: large numbers, and names in a mapping."""
     if isinstance(value, dict):
         yield from (repr(name) for name in value.keys() - {"class_path", "init_args"})
     elif not isinstance(value, str):

@@ -31,7 +31,7 @@ def run(command: Command, signals: Signals) -> int:
         The exit code.
     """
     given = shlex.join(["gtn", *command.given])
-    name = next((word for word in command.given if word in COMMANDS), None)  # options may stand before it
+    name = next((word for word in command.given if word in COMMANDS), None)  # options may come before it
     try:
         with quiet():
             _run(command, signals)
@@ -41,12 +41,12 @@ def run(command: Command, signals: Signals) -> int:
             kept = f"{end.checkpoint} is kept, go on with: {given} {shlex.join(['--ckpt_path', end.checkpoint])}"
         else:
             kept = "nothing was kept" if name == "fit" else f"run it again: {given}"
-        if signals.received is None or signals.speaks:  # one process says for all that they were told to end
+        if signals.received is None or signals.speaks:  # one process speaks for all
             print(f"gtn: {end.what}; {kept}", file=sys.stderr)
         return end.code
     except (Exception, InterruptedBySignal) as error:
         if signals.received is not None:
-            # A library that was cut may make an error of its own of that.
+            # A library may have raised an error of its own when it was interrupted.
             interruption = InterruptedBySignal(signals.received)
             if name != SEARCH:
                 raise interruption from None
@@ -60,8 +60,8 @@ def run(command: Command, signals: Signals) -> int:
 
 def _run(command: Command, signals: Signals) -> None:
     if command.threads is not None or "OMP_NUM_THREADS" not in os.environ:
-        # Small learners gain little by more, and lose much where other programs want the cores: torch's threads wait
-        # for each other at every operator, and they wait busily (docs/results/threads.md).
+        # More threads help small learners little, and slow them down where other programs use the cores: torch's
+        # threads wait for each other at every operator, and use the core while they wait (docs/results/threads.md).
         torch.set_num_threads(command.threads or 1)
     with trusting(*command.trust), shielded_programs():
         line, teacher = with_teacher_recipe(command.line, command.trust)

@@ -74,7 +74,7 @@ class FailedRun:
     def ending(self, error: BaseException) -> BaseException | None:
         """Return what to raise in place of an error; None for a bug, which keeps its traceback."""
         if self.signal is not None:
-            # Whatever it became on its way; other processes may also have ended first.
+            # Whatever error that has become; other processes may also have ended first.
             interruption = InterruptedBySignal(self.signal)
             return EndedRunError(interruption.ending, self.kept, interruption.code)
         # Lightning turns a Ctrl-C that is raised by something else into exit(1).

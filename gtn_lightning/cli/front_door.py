@@ -1,4 +1,4 @@
-"""What ``gtn`` says without loading anything heavy: help, version, the packaged recipes, and what is wrong."""
+"""What ``gtn`` answers without torch and Lightning: help, version, the packaged recipes, and errors."""
 
 import os
 import sys
@@ -50,6 +50,9 @@ keys that are changed most often:
   --data.init_args.batch_size=256   real images per meta-loss
   --seed_everything=0               seed of every random choice
   --ckpt_path=last                  go on from the newest run of the recipe, or from a checkpoint
+
+arguments of a class:
+  gtn fit --model.teacher.help=Generator
 """,
     "validate": """usage: gtn validate --teacher FILE [--KEY=VALUE ...]
        gtn validate --config RECIPE --ckpt_path FILE [--KEY=VALUE ...]
@@ -106,7 +109,7 @@ GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&
 
 
 def answer(arguments: Sequence[str]) -> str | None:
-    """Return what is printed for a command that needs nothing heavy, None for the others.
+    """Return what is printed for a command that needs neither torch nor Lightning, None for the others.
 
     Args:
         arguments: the arguments after the program's name.
@@ -129,7 +132,7 @@ def answer(arguments: Sequence[str]) -> str | None:
 
 
 def refuse(error: BaseException) -> int:
-    """Print what is wrong with the user's input in one line, and return the exit code for it."""
+    """Print what is wrong with the user's input in one line, and return the exit code 2."""
     show_traceback()
     print(f"gtn: error: {one_line(error)}", file=sys.stderr)
     return 2

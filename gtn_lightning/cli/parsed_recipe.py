@@ -16,7 +16,7 @@ from gtn_lightning.errors import RecipeError
 
 
 def components(value: Any, key: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield the key of every component in a recipe, with its class path and its arguments."""
+    """Yield the key of every component in a recipe, with its class path and arguments."""
     if isinstance(value, list):
         for number, item in enumerate(value):
             yield from components(item, f"{key}.{number}")
@@ -43,7 +43,7 @@ def check_recipe(values: dict[str, Any], roots: Mapping[str, type]) -> None:
 
 
 def check_values(values: Any, key: str = "") -> None:
-    """Refuse integers that no tensor takes, and texts that no file can hold.
+    """Refuse integers of more than 64 bits, and texts that no file can hold.
 
     Args:
         values: the recipe as it was parsed.
@@ -68,7 +68,7 @@ PLACEHOLDER = re.compile(r"\{[A-Za-z_][\w./-]*(?::[<>^+ ]?\d{0,2}(?:\.\d{1,2})?[
 
 
 def check_arguments(values: dict[str, Any]) -> None:
-    """Refuse what Lightning's callbacks and loggers take and then fail with, or worse.
+    """Refuse arguments that Lightning's callbacks and loggers accept, and with which they fail later or run code.
 
     Args:
         values: the recipe as it was parsed.
@@ -117,7 +117,7 @@ def reject_nulls(values: dict[str, Any], roots: Mapping[str, type]) -> None:
 
 
 PROCESSES_PER_CORE = 4
-"""How many processes of a run a CPU core may be asked to carry."""
+"""The most processes of a run per CPU core."""
 
 
 def check_run(config: Namespace) -> None:
@@ -131,7 +131,7 @@ def check_run(config: Namespace) -> None:
     """
     trainer = config.trainer
     if config.model.inner_loop.steps < 1:
-        # Before the curriculum, which would name its own argument.
+        # The curriculum would name its own argument.
         raise RecipeError(f"model.inner_loop.steps must be at least 1, got {config.model.inner_loop.steps}")
     seed = config.seed_everything
     if seed is not None and not 0 <= seed < 2**32:

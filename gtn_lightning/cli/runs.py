@@ -27,10 +27,10 @@ RUN_FOLDER = "GTN_RUN_FOLDER"
 
 
 class RunFolder:
-    """A folder that belongs to one run, whatever else starts at the same moment.
+    """A folder that belongs to one run, also if several runs start at the same moment.
 
-    The process of rank zero makes it; that succeeds for one of several runs only. All others are told its name, or
-    write nothing.
+    The process of rank zero makes it, and takes another name if another run was faster. The other processes of the run
+    get its name by `RUN_FOLDER`, or write nothing.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class RunFolder:
             return
         shutil.rmtree(self.path, ignore_errors=True)
         for folder in self._made:
-            with suppress(OSError):  # somebody else's run is in there
+            with suppress(OSError):  # it holds another run
                 folder.rmdir()
         self.path = None
 
@@ -88,18 +88,18 @@ class RunFolder:
 class RecipeCallback(SaveConfigCallback):
     """Write the recipe, as it was resolved, to the run folder and to the loggers.
 
-    It is the recipe as the user gave it, interpolation and overrides applied, so that ``--config`` takes it again; the
-    run folder and what else the command line puts into it are not.
+    It is the recipe as the user gave it, with interpolation and overrides applied, so that ``--config`` takes it again.
+    What the command line adds, such as the run folder, is not in it.
     """
 
     def __init__(self, *args: Any, recipe: Namespace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config = recipe
         self.began_with: int | None = None
-        """How many batches the run that goes on had trained on, or None before the first of this one."""
+        """How many batches were trained on before this run, which may go on from a checkpoint; None until it starts."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember where this run began."""
+        """Note where this run begins."""
         self.began_with = batches_done(trainer)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -107,7 +107,7 @@ class RecipeCallback(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         stage = getattr(stage, "value", stage)  # an enumeration outside of fit
         name = "recipe.yaml" if stage == "fit" else f"recipe-{stage}.yaml"
-        # Not by the parser's own `save`, which writes in the locale's encoding and cuts an earlier file short.
+        # The parser's own `save` writes in the locale's encoding, and leaves half a file if it fails.
         text = self.parser.dump(self.config, skip_unset=False)
         with unless_unwritable(trainer, name), whole_file(folder / name) as part:
             part.write_text(text, encoding="utf-8")
@@ -130,7 +130,7 @@ def newest_checkpoint(base: Path) -> Path:
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint before anything is made, and refuse what is none in one line.
+    """Read a checkpoint before anything is made.
 
     Args:
         path: the checkpoint.
@@ -153,7 +153,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def refused_checkpoint(path: str, reason: str) -> RecipeError:
-    """Return the error that says why no run can go on from a checkpoint, and what to do.
+    """Return the error for a checkpoint from which no run can go on.
 
     Args:
         path: the checkpoint.

@@ -1,4 +1,4 @@
-"""The moments of a run at which it may be cut."""
+"""The moments at which a signal may end a run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from gtn_lightning.cli.upstream_privates import child_processes, handle_signals_
 
 
 class SafePoints(Callback):
-    """Says when a signal may end a run: while gradients are computed or learners are taught, which changes nothing.
+    """Lets signals end a run only where nothing is half done: while gradients are computed or learners are taught.
 
     In a fit, signals wait from the outer optimizer's step to the next meta-step, and at the end of a validation, when
     averaged weights are put away and files are written. Then what `TeacherCheckpoint` saves is the state between two

@@ -48,7 +48,7 @@ def search(line: CommandLine, policy: Policy) -> None:
     except RecipeError:
         raise
     except (ArgumentError, OmegaConfBaseException, ValueError, TypeError) as error:
-        for each in causes(error):  # what a component refuses stands behind what the parser says of it
+        for each in causes(error):  # a component's error is the cause of the parser's
             if isinstance(each, RecipeError):
                 raise each from error
         keys = Section.of(Search)

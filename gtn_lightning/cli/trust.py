@@ -1,7 +1,7 @@
-"""What a recipe from a stranger may say: ``--trusted-only``.
+"""What a stranger's recipe may name: ``--trusted-only``.
 
-The parser itself refuses to import what is not allowed (`Policy.enforced`). What it made of the recipe is looked at
-once more (`Policy.check`): every class by identity, every file name, every argument that decides where data goes.
+The parser itself refuses to import what is not allowed (`Policy.enforced`). Its result is checked again
+(`Policy.check`): every class by identity, every file name, every argument that decides where data goes.
 """
 
 import inspect
@@ -42,7 +42,7 @@ SETTABLE = {
 """Classes of which a trusted recipe may set these arguments only: others say where a key and data are sent."""
 
 CONSTANTS = ("torch.dtype", "torch.layout", "torch.memory_format", *(f"torch.{name}" for name in TORCH))
-"""What values of arguments may be named beside classes."""
+"""Values that arguments may have beside classes."""
 
 SUFFIXES = frozenset({"ckpt", "csv", "db", "journal", "json", "safetensors", "sqlite", "yaml", "yml"})
 """Endings of the names of files."""
@@ -59,7 +59,7 @@ class Policy:
     files: frozenset[str]
     """Arguments whose values have to lie in the working folder; none if nothing is a stranger's."""
     chosen: frozenset[str]
-    """Values that the user gave and that may lie anywhere."""
+    """Values that the user gave on the command line; such files may lie anywhere."""
     strict: bool
     """Whether recipes are a stranger's: ``--trusted-only``."""
 
@@ -78,7 +78,7 @@ class Policy:
             yield
 
     def check(self, values: dict[str, Any]) -> None:
-        """See that what the parser made of the recipes names allowed classes and files alone.
+        """Refuse a parsed recipe that names classes or files that are not allowed.
 
         Args:
             values: the recipe as it was parsed.
@@ -142,7 +142,8 @@ def policy_for(line: CommandLine, teacher: TeacherRecipe | None, strict: bool, t
         return Policy([*trust, *own], FILES, frozenset(chosen), strict)
     theirs = line.recipes if teacher is None else line.recipes[1:]
     texts = [value for recipe in theirs for _, value in _leaves(recipe.content) if isinstance(value, str)]
-    # A packaged recipe names nothing of the user's; what looks like a class in it must not open a stranger's folder.
+    # A packaged recipe names no module of the user's: a text in it that looks like a class must not open a
+    # stranger's folder.
     named = [value for recipe in theirs if not recipe.packaged for _, value in _leaves(recipe.content)]
     given = [value for content in overrides(line.words) for _, value in _leaves(content)]
     words = list(filter(_may_be_class, map(str, (*named, *given, *chosen))))
@@ -178,7 +179,7 @@ def _check_arguments(key: str, path: str, arguments: dict[str, Any]) -> None:
     settable = next((names for name, names in SETTABLE.items() if find(name) is cls), None)
     if cls is None or settable is None:
         return
-    # The parser writes out what is passed on to a base class, too.
+    # The parser also lists arguments that are passed on to a base class.
     defaults = {
         name: parameter.default
         for base in reversed(cls.__mro__)
@@ -212,7 +213,7 @@ def _may_be_class(text: str) -> bool:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield everything in plain data that holds nothing further, with its key."""
+    """Yield every value in plain data that is neither a mapping nor a list, with its key."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield key, name
