@@ -14,7 +14,7 @@ import enum
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -108,10 +108,8 @@ def merged(below: Any, above: Any) -> Any:
     if isinstance(above, dict):
         if isinstance(below, list) and below:  # arguments of the item that was added last
             return [*below[:-1], merged(below[-1], above)]
-        if isinstance(below, str) and not _loaded(below, None):
-            below = {}
         if isinstance(below, str):
-            below = {"class_path": below}
+            below = {"class_path": below} if _names_class(below) else _loaded(below, None)
         if not isinstance(below, dict):
             below = {}
         if "class_path" in below and not above.keys() & {"class_path", "init_args", "dict_kwargs"}:
@@ -132,13 +130,12 @@ def merged(below: Any, above: Any) -> Any:
     return above
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Walk:
     """A walk through a recipe."""
 
     complete: bool
     """Whether everything that is required has to be there."""
-    _resolved: dict[str, Any] = field(default_factory=dict)
 
     def section(self, values: Any, section: Section, key: str) -> Fault | None:
         """Return what is wrong below the keys of a section."""
@@ -253,8 +250,9 @@ class _Walk:
         given = {"class_path": value} if isinstance(value, str) else value
         if not isinstance(given, dict) or not isinstance(given.get("class_path"), str) or not given["class_path"]:
             return Fault(key, NO_CLASS)
-        for name in given.keys() - {"class_path", "init_args", "dict_kwargs", INHERITED}:
-            return Fault(f"{key}.{name}", "expected class_path and init_args alone; move it below init_args")
+        for name in given:
+            if name not in ("class_path", "init_args", "dict_kwargs", INHERITED):
+                return Fault(f"{key}.{name}", "expected class_path and init_args alone; move it below init_args")
         path = given["class_path"]
         found = self.resolve(path, bases, key)
         if isinstance(found, Fault):
@@ -273,7 +271,7 @@ class _Walk:
 
     def resolve(self, path: str, bases: tuple[type, ...], key: str) -> Any:
         """Return what a class path stands for, or what is wrong with it."""
-        full, known = path, {}
+        full = path
         if "." not in path:
             known = {each.__name__: f"{each.__module__}.{each.__qualname__}" for each in _below(bases)}
             if path not in known:
@@ -300,7 +298,9 @@ def _with_suggestion(fault: Fault, root: Section) -> Fault:
     last = fault.key.rpartition(".")[2]
     same = [key for key in keys if key.rpartition(".")[2] == last]
     nearest = f"; did you mean {same[0]}?" if len(same) == 1 else _nearest(fault.key, keys)
-    return dataclasses.replace(fault, reason=fault.reason + (nearest or "; correct it, or see all: gtn fit --help=all"))
+    return dataclasses.replace(
+        fault, reason=fault.reason + (nearest or "; correct it, or see all keys with --help=all")
+    )
 
 
 def _nearest(wrong: str, names: Iterable[str]) -> str:

@@ -32,7 +32,20 @@ options:
 
 """
 
+SCORE_HELP = """usage: gtn {command} --teacher FILE [--KEY=VALUE ...]
+       gtn {command} --config RECIPE --ckpt_path FILE [--KEY=VALUE ...]
+
+Score a teacher on the {split} split: never-seen learners are taught on its data, and beside it on real data.
+
+keys that are changed most often:
+  --model.evaluation.learners=10           learners that are taught
+  --model.learners.init_args.learner=MLP   another network
+  --trainer.default_root_dir=runs          where the run's folder is made
+"""
+
 COMMAND_HELP = {
+    "validate": SCORE_HELP.format(command="validate", split="validation"),
+    "test": SCORE_HELP.format(command="test", split="test"),
     "fit": """usage: gtn fit --config RECIPE [--KEY=VALUE ...]
 
 Meta-train a teacher. A run gets a folder of its own: checkpoints, teacher.safetensors, metrics.csv, pictures and the
@@ -53,26 +66,6 @@ keys that are changed most often:
 
 arguments of a class:
   gtn fit --model.teacher.help=Generator
-""",
-    "validate": """usage: gtn validate --teacher FILE [--KEY=VALUE ...]
-       gtn validate --config RECIPE --ckpt_path FILE [--KEY=VALUE ...]
-
-Score a teacher on the validation split: never-seen learners are taught on its data, and beside it on real data.
-
-keys that are changed most often:
-  --model.evaluation.learners=10           learners that are taught
-  --model.learners.init_args.learner=MLP   another network
-  --trainer.default_root_dir=runs          where the run's folder is made
-""",
-    "test": """usage: gtn test --teacher FILE [--KEY=VALUE ...]
-       gtn test --config RECIPE --ckpt_path FILE [--KEY=VALUE ...]
-
-Score a teacher on the test split: never-seen learners are taught on its data, and beside it on real data.
-
-keys that are changed most often:
-  --model.evaluation.learners=10           learners that are taught
-  --model.learners.init_args.learner=MLP   another network
-  --trainer.default_root_dir=runs          where the run's folder is made
 """,
     "predict": """usage: gtn predict --teacher FILE [--KEY=VALUE ...]
        gtn predict --config RECIPE --ckpt_path FILE [--KEY=VALUE ...]

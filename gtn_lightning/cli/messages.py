@@ -7,6 +7,7 @@ the first line of the parser's own text.
 import argparse
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException, UnsupportedInterpolationType
@@ -31,7 +32,9 @@ def explained(error: BaseException, layers: Iterable[Any], root: Section) -> str
             return _of_reference(each)
         if isinstance(each, argparse.ArgumentError) and each.argument_name:
             return f"{each.argument_name.lstrip('-')}: {each.message}"
-    fault = find_fault(layers, root)
+    fault = None
+    with suppress(Exception):  # of this walk, or of a module that the recipe names: the parser's text is better
+        fault = find_fault(layers, root)
     if fault is not None:
         return f"{fault.key}: {fault.reason}"
     # The exception has no field for the name.

@@ -12,26 +12,12 @@ from typing import Any
 import jsonargparse
 import pytorch_lightning as pl
 from jsonargparse import set_parsing_settings
-from jsonargparse._common import ImportDenied, parsing_settings
+from jsonargparse._common import ImportDenied as ImportDenied
+from jsonargparse._common import parsing_settings
 from jsonargparse._parameter_resolvers import ParamData, get_signature_parameters
 from jsonargparse._util import import_object
 from omegaconf.basecontainer import BaseContainer
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
-
-__all__ = [
-    "CHECKPOINT_CONNECTOR",
-    "OVERRIDDEN",
-    "ImportDenied",
-    "batches_done",
-    "child_processes",
-    "handle_signals_by",
-    "ignore_files",
-    "import_allowed",
-    "imports_limited_to",
-    "parameters_of",
-    "starts_workers",
-    "without_resolvers",
-]
 
 OVERRIDDEN = ("_parse_ckpt_path", "_prepare_subcommand_kwargs", "_run_subcommand")
 """Methods of LightningCLI that have no public hook in their place: for what a checkpoint says about the recipe, for the
