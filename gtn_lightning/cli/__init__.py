@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from gtn_lightning.cli.early_checks import check_command
 from gtn_lightning.cli.front_door import answer, refuse
 from gtn_lightning.cli.recipes import Command, read_command
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
@@ -20,8 +21,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the arguments after the program's name; None for those of the process, which then ends with this.
 
     Returns:
-        The exit code: 0; 2 for wrong input; 128 and the signal's number for a run that was told to end (130 for
-        Ctrl-C, 143 for SIGTERM, 129 for a closed terminal); 1 for a run whose other processes are gone.
+        The exit code: 0; 2 for wrong input; 128 plus the signal's number for a run that a signal has ended (130
+        for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal); 1 for a run whose other processes have ended.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     escape_unencodable(sys.stdout, sys.stderr)
@@ -32,6 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
                     print(text)
                     return 0
                 command = read_command(arguments)
+                check_command(command.line)
             except (RecipeError, OSError) as error:
                 return refuse(error)
             return _run(command, signals)
@@ -44,9 +46,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(command: Command, signals: Signals) -> int:
     try:
         leave_out_folder_style()
-        from gtn_lightning.cli.app import run  # seconds, in which one may change one's mind
+        from gtn_lightning.cli.commands import run  # takes seconds, in which Ctrl-C has to work
     except Exception:
-        signals.release()  # a library that was cut while it was imported may make an error of its own of that
+        signals.release()  # a library that was interrupted while it was imported may have raised an error of its own
         raise
     signals.release()
     return run(command, signals)

@@ -1,4 +1,4 @@
-"""What ``gtn`` says without loading anything heavy: help, version, the packaged recipes, and what is wrong."""
+"""What ``gtn`` answers without torch and Lightning: help, version, the packaged recipes, and errors."""
 
 import os
 import sys
@@ -28,9 +28,73 @@ options:
   --ckpt_path FILE the checkpoint to go on from; `last` for the newest of the recipe's runs
   --threads N      threads that torch may use on a CPU; 1 unless this or OMP_NUM_THREADS says otherwise
   --version        print the version
-  -h, --help       print this; `gtn COMMAND --help` lists all keys
+  -h, --help       print this; `gtn COMMAND --help` says more of a command
 
 """
+
+SCORE_HELP = """usage: gtn {command} --teacher FILE [--KEY=VALUE ...]
+       gtn {command} --config RECIPE --ckpt_path FILE [--KEY=VALUE ...]
+
+Score a teacher on the {split} split: never-seen learners are taught on its data, and beside it on real data.
+
+keys that are changed most often:
+  --model.evaluation.learners=10           learners that are taught
+  --model.learners.init_args.learner=MLP   another network
+  --trainer.default_root_dir=runs          where the run's folder is made
+"""
+
+COMMAND_HELP = {
+    "validate": SCORE_HELP.format(command="validate", split="validation"),
+    "test": SCORE_HELP.format(command="test", split="test"),
+    "fit": """usage: gtn fit --config RECIPE [--KEY=VALUE ...]
+
+Meta-train a teacher. A run gets a folder of its own: checkpoints, teacher.safetensors, metrics.csv, pictures and the
+recipe as it was resolved.
+
+keys that are changed most often:
+  --trainer.max_steps=600           meta-steps
+  --trainer.val_check_interval=100  meta-steps between two validations
+  --trainer.accelerator=gpu         where it runs: auto, cpu, gpu
+  --trainer.devices=2               processes, one per GPU or CPU core, with --trainer.strategy=ddp
+  --trainer.default_root_dir=runs   where the run's folder is made
+  --model.inner_loop.steps=10       SGD steps that a learner is taught for
+  --model.inner_loop.mode=remat     how the inner gradient is differentiated; auto measures and chooses
+  --model.evaluation.learners=10    never-seen learners that are taught at a validation
+  --data.init_args.batch_size=256   real images per meta-loss
+  --seed_everything=0               seed of every random choice
+  --ckpt_path=last                  go on from the newest run of the recipe, or from a checkpoint
+
+arguments of a class:
+  gtn fit --model.teacher.help=Generator
+""",
+    "predict": """usage: gtn predict --teacher FILE [--KEY=VALUE ...]
+       gtn predict --config RECIPE --ckpt_path FILE [--KEY=VALUE ...]
+
+Write the data that a teacher makes: synthetic.safetensors in the run's folder.
+
+keys that are changed most often:
+  --trainer.default_root_dir=runs   where the run's folder is made
+""",
+    "search": """usage: gtn search --config RECIPE [--KEY=VALUE ...]
+
+Search an architecture with a cheap score, then train the best ones in full. Needs Optuna:
+pip install 'gtn-lightning[search]'. The recipe says what is searched: gtn recipes search_digits prints one.
+""",
+}
+
+MORE_HELP = """
+all keys:
+  gtn recipes NAME
+      a packaged recipe, with a comment beside every key
+  gtn {command} --config RECIPE --print_config
+      a recipe with all that it extends, and all defaults
+  gtn {command} --help=all
+      every key there is, which takes seconds to list
+
+"""
+
+ALL_HELP = "--help=all"
+"""What asks for the list of all keys."""
 
 NOTES = """Recipes name classes and so can run code. For a stranger's: --trusted-only allows this package's and
 Lightning's alone; --trust MODULE allows those of a module too, in a recipe and in a teacher file.
@@ -38,7 +102,7 @@ GTN_TRACEBACK=1 shows where an error was raised; WANDB_MODE=disabled switches W&
 
 
 def answer(arguments: Sequence[str]) -> str | None:
-    """Return what is printed for a command that needs nothing heavy, None for the others.
+    """Return what is printed for a command that needs neither torch nor Lightning, None for the others.
 
     Args:
         arguments: the arguments after the program's name.
@@ -55,11 +119,13 @@ def answer(arguments: Sequence[str]) -> str | None:
             return recipe_list()
         case ["recipes", name]:
             return recipe_text(name)
+        case [command, *options] if command in COMMAND_HELP and {"-h", "--help"} & set(options):
+            return COMMAND_HELP[command] + MORE_HELP.format(command=command) + NOTES
     return None
 
 
 def refuse(error: BaseException) -> int:
-    """Print what is wrong with the user's input in one line, and return the exit code for it."""
+    """Print what is wrong with the user's input in one line, and return the exit code 2."""
     show_traceback()
     print(f"gtn: error: {one_line(error)}", file=sys.stderr)
     return 2

@@ -1,19 +1,20 @@
-"""The command line apart: options, the recipes that it names with all that they extend, and the user's own words.
+"""Reading the command line: its options, the recipes that it names with all that they extend, and other words.
 
-This module is imported before anything heavy, so that a faulty command or recipe is refused at once.
+This module imports neither torch nor Lightning, so that a faulty command or recipe is refused at once.
 """
 
-import difflib
 import locale
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gtn_lightning.cli.packaged import command_for, packaged_recipes
+from gtn_lightning.cli.front_door import ALL_HELP
+from gtn_lightning.cli.packaged import packaged_recipes
 from gtn_lightning.cli.renamed_keys import with_new_names, with_new_words
 from gtn_lightning.cli.strict_yaml import check_text, dump_yaml, load_yaml, read_yaml
 from gtn_lightning.cli.working_folder import OPTION, check_inside
@@ -39,7 +40,7 @@ MOST_THREADS = 1024
 """More threads than any machine has use for."""
 
 NO_FILE = " " * 4096
-"""What stands before a recipe that is handed over as text: the parser looks first whether a file has that name."""
+"""Prefix of a recipe that the parser gets as text: no file has such a name, for which the parser looks first."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What stands on the command line, apart: recipes with all that they extend, and the user's own words."""
+    """A command line in its parts."""
 
     command: list[str]
     """The command, if there is one."""
@@ -69,7 +70,7 @@ class CommandLine:
         """Return the arguments for the parser: recipes first, so that an override wins wherever it stands.
 
         Args:
-            inline: whether recipes are handed over as what was read, so that nothing reads them a second time.
+            inline: whether recipes are passed as text, so that their files are not read a second time.
         """
         given = []
         for recipe in self.recipes:
@@ -99,17 +100,17 @@ class Command:
     given: list[str]
     """The arguments after the program's name."""
     line: CommandLine
-    """What stands there, apart."""
+    """The same, in its parts."""
     strict: bool
-    """Whether recipes are a stranger's: ``--trusted-only``."""
+    """Whether recipes may be a stranger's: ``--trusted-only``."""
     trust: list[str]
     """The modules and classes that ``--trust`` names."""
     threads: int | None
-    """How many threads torch may use on a CPU, ``--threads``; None where the user has not said."""
+    """How many threads torch may use on a CPU, ``--threads``; None if it is not given."""
 
 
 def read_command(arguments: Sequence[str]) -> Command:
-    """Take a command line apart, and read its recipes.
+    """Read a command line and its recipes.
 
     Args:
         arguments: the arguments after the program's name.
@@ -121,16 +122,6 @@ def read_command(arguments: Sequence[str]) -> Command:
         check_text("command line", argument)
     others, strict, trust, threads = take_options(arguments)
     line = read_command_line(others, strict)
-    if not line.command and line.words and not line.words[0].startswith("-"):
-        nearest = difflib.get_close_matches(line.words[0], COMMANDS, 1)
-        advice = f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(COMMANDS)}, recipes"
-        raise RecipeError(f"{line.words[0]}: there is no such command; {advice}")
-    for recipe in line.recipes:
-        wanted = command_for(recipe.path.stem)
-        if line.command and recipe.packaged and (wanted == SEARCH) != (line.command == [SEARCH]):
-            raise RecipeError(
-                f"--config {recipe.path.stem}: it is a recipe for gtn {wanted}, and not for gtn {line.command[0]}"
-            )
     for content in line.given():
         check_keys(content)
     return Command(list(arguments), line, strict, trust, threads)
@@ -141,7 +132,7 @@ def take_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str], 
 
     Returns:
         The other arguments; whether recipes are a stranger's; the modules and classes that the user allows; and how
-        many threads torch may use, None for no word on it.
+        many threads torch may use, None if that is not given.
 
     Raises:
         RecipeError: if a value is missing, or cannot be a number of threads.
@@ -159,7 +150,7 @@ def take_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str], 
             else:
                 following = option
         elif argument != OPTION:
-            others.append(argument)
+            others.append("--help" if argument == ALL_HELP else argument)
     if following:
         what = "the name of a module or of a class" if following == TRUST else "a number"
         raise RecipeError(f"{following}: expected {what} behind it")
@@ -184,9 +175,11 @@ def read_command_line(arguments: list[str], strict: bool) -> CommandLine:
     words: list[str] = []
     following = False
     for argument in arguments:
-        if following:
+        if following and not argument.startswith("--"):
             recipes += recipe_chain(argument, strict)
             following = False
+        elif following:
+            break
         elif argument in ("--config", "-c"):
             following = True
         elif argument.startswith("--config="):
@@ -195,8 +188,8 @@ def read_command_line(arguments: list[str], strict: bool) -> CommandLine:
             recipes += recipe_chain(argument.removeprefix("-c").removeprefix("="), strict)
         else:
             words.append(argument)
-    if following:  # the parser says that a name is missing
-        words.append("--config")
+    if following:
+        raise RecipeError("--config: expected the name or the path of a recipe behind it; `gtn recipes` lists names")
     command = 1 if words and words[0] in COMMANDS else 0
     return CommandLine(words[:command], recipes, with_new_words(words[command:]))
 
@@ -206,8 +199,8 @@ def recipe_chain(name: str, strict: bool) -> list[Recipe]:
 
     Args:
         name: a packaged recipe's name, or a path. A file of the same name is meant by ``./NAME``.
-        strict: whether it is a stranger's, which extends only packaged recipes and such as lie in the working folder,
-            and reads no further files.
+        strict: whether it may be a stranger's, which may extend only packaged recipes and those in the working folder,
+            and may read no other files.
 
     Raises:
         RecipeError: if one cannot be found, is no recipe, or lies elsewhere.
@@ -241,7 +234,7 @@ def recipe_chain(name: str, strict: bool) -> list[Recipe]:
 
 
 def _check_no_other_files(path: Path, content: dict[str, Any], strict: bool) -> None:
-    """Refuse the ways by which a recipe would let the parser read further files, unseen."""
+    """Refuse the ways in which a recipe would make the parser read further files."""
     if content.get("config") is not None:
         raise RecipeError(f"{path}: config: a recipe names the one that it changes with extends; use that")
     for key in ("model", "trainer"):
@@ -250,7 +243,7 @@ def _check_no_other_files(path: Path, content: dict[str, Any], strict: bool) -> 
 
 
 def _needs_inline(recipe: Recipe) -> bool:
-    """Return whether a recipe has to be handed over as it was read: the parser opens files in the locale's encoding."""
+    """Return whether a recipe has to be passed as text: the parser opens files in the locale's encoding."""
     if not recipe.as_in_file or recipe.path.suffix == ".safetensors":
         return True
     foreign = locale.getpreferredencoding(False).lower().replace("-", "") != "utf8"
@@ -259,22 +252,26 @@ def _needs_inline(recipe: Recipe) -> bool:
 
 def overrides(words: Sequence[str]) -> Iterator[Any]:
     """Yield what overrides on the command line say, as plain data; what cannot be read is left out."""
-    for word in words:
+    for word, following in zip_longest(words, words[1:], fillvalue="--"):
         key, equals, value = word.removeprefix("--").partition("=")
-        if equals:
-            with suppress(yaml.YAMLError, ValueError):
-                content = load_yaml(value)
-                for name in reversed(key.split(".")):
-                    content = {name: content}
-                yield content
+        if not word.startswith("--") or (not equals and following.startswith("--")):
+            continue
+        with suppress(yaml.YAMLError, ValueError):
+            text = value if equals else following
+            content = load_yaml(text)
+            if not isinstance(content, dict | list):
+                content = text  # the key decides what it is
+            for name in reversed(key.split(".")):
+                content = {name: content}
+            yield content
 
 
 META_KEYS = ("__path__", "__orig__", "__default_config__")
-"""Keys that the parser keeps notes under, and takes anywhere without a word."""
+"""Keys that the parser uses for itself, and accepts anywhere without a message."""
 
 
 def check_keys(content: Any, key: str = "") -> None:
-    """Refuse keys that the parser would pass over without a word.
+    """Refuse keys that the parser would ignore without a message.
 
     Args:
         content: a recipe as it was read.

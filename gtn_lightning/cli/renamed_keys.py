@@ -1,4 +1,4 @@
-"""Keys of recipes that had another name before the first release: they are taken, with a line that says the new name.
+"""Former names of recipes' keys, from before the first release: they are accepted, with a line that says the new name.
 
 To be removed with version 0.2.
 """

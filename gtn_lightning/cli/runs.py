@@ -1,7 +1,8 @@
-"""Run folders and the checkpoints in them."""
+"""Run folders, the recipe that is kept in them, and the checkpoints."""
 
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import sys
@@ -10,10 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_only
 
+from gtn_lightning.callbacks.writing import unless_unwritable
+from gtn_lightning.cli.upstream_privates import batches_done
 from gtn_lightning.errors import RecipeError, one_line
-from gtn_lightning.files import is_file
+from gtn_lightning.files import is_file, whole_file
 from gtn_lightning.meta_training.checkpoints import CheckpointError, UnreadableError, read_whole
 
 RUN_FOLDER = "GTN_RUN_FOLDER"
@@ -21,10 +27,10 @@ RUN_FOLDER = "GTN_RUN_FOLDER"
 
 
 class RunFolder:
-    """A folder that belongs to one run, whatever else starts at the same moment.
+    """A folder that belongs to one run, also if several runs start at the same moment.
 
-    The process of rank zero makes it; that succeeds for one of several runs only. All others are told its name, or
-    write nothing.
+    The process of rank zero makes it, and takes another name if another run was faster. The other processes of the run
+    get its name by `RUN_FOLDER`, or write nothing.
     """
 
     def __init__(self) -> None:
@@ -69,7 +75,7 @@ class RunFolder:
             return
         shutil.rmtree(self.path, ignore_errors=True)
         for folder in self._made:
-            with suppress(OSError):  # somebody else's run is in there
+            with suppress(OSError):  # it holds another run
                 folder.rmdir()
         self.path = None
 
@@ -77,6 +83,40 @@ class RunFolder:
         """Remove the folder if no file is in it."""
         if self.path is not None and not any(path.is_file() for path in self.path.rglob("*")):
             self.discard()
+
+
+class RecipeCallback(SaveConfigCallback):
+    """Write the recipe, as it was resolved, to the run folder and to the loggers.
+
+    It is the recipe as the user gave it, with interpolation and overrides applied, so that ``--config`` takes it again.
+    What the command line adds, such as the run folder, is not in it.
+    """
+
+    def __init__(self, *args: Any, recipe: Namespace, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config = recipe
+        self.began_with: int | None = None
+        """How many batches were trained on before this run, which may go on from a checkpoint; None until it starts."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where this run begins."""
+        self.began_with = batches_done(trainer)
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write ``recipe.yaml`` and log the hyperparameters; called on rank zero."""
+        folder = Path(trainer.default_root_dir)
+        stage = getattr(stage, "value", stage)  # an enumeration outside of fit
+        name = "recipe.yaml" if stage == "fit" else f"recipe-{stage}.yaml"
+        # The parser's own `save` writes in the locale's encoding, and leaves half a file if it fails.
+        text = self.parser.dump(self.config, skip_unset=False)
+        with unless_unwritable(trainer, name), whole_file(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
+        values = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
+        for logger in trainer.loggers:
+            with unless_unwritable(trainer, f"the log of {type(logger).__name__}"):
+                logger.log_hyperparams(
+                    {key: values[key] for key in ("model", "data", "seed_everything") if key in values}
+                )
 
 
 def newest_checkpoint(base: Path) -> Path:
@@ -90,7 +130,7 @@ def newest_checkpoint(base: Path) -> Path:
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint before anything is made, and refuse what is none in one line.
+    """Read a checkpoint before anything is made.
 
     Args:
         path: the checkpoint.
@@ -113,7 +153,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def refused_checkpoint(path: str, reason: str) -> RecipeError:
-    """Return the error that says why no run can go on from a checkpoint, and what to do.
+    """Return the error for a checkpoint from which no run can go on.
 
     Args:
         path: the checkpoint.

@@ -1,18 +1,18 @@
-"""The moments of a run at which it may be cut."""
+"""The moments at which a signal may end a run."""
 
 from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from gtn_lightning.cli.signals import NUMBERS, Signals
+from gtn_lightning.cli.upstream_privates import child_processes, handle_signals_by
 
 
 class SafePoints(Callback):
-    """Says when a signal may end a run: while gradients are computed or learners are taught, which changes nothing.
+    """Lets signals end a run only where nothing is half done: while gradients are computed or learners are taught.
 
     In a fit, signals wait from the outer optimizer's step to the next meta-step, and at the end of a validation, when
     averaged weights are put away and files are written. Then what `TeacherCheckpoint` saves is the state between two
@@ -29,15 +29,13 @@ class SafePoints(Callback):
         self.signals = signals
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep Lightning from handling the signals; there is no public way, see tests/cli/test_signals.py."""
-        connector = trainer._signal_connector
-        register = type(connector)._register_signal
+        """Keep Lightning from handling the signals."""
 
-        def register_others(number: int, handler: Any) -> None:
+        def register(original: Callable[[int, Any], None], number: int, handler: Any) -> None:
             if number not in NUMBERS:
-                register(number, self.signals.whole(handler) if callable(handler) else handler)
+                original(number, self.signals.whole(handler) if callable(handler) else handler)
 
-        connector._register_signal = register_others  # type: ignore[method-assign, assignment]
+        handle_signals_by(trainer, register)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hold: what is resumed may still be changed."""
@@ -84,8 +82,8 @@ class SafePoints(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the processes that Lightning has started: they have nothing to save, and may wait for this one."""
-        launcher = trainer.strategy.launcher
-        if self.signals.received is None or not isinstance(launcher, _SubprocessScriptLauncher):
+        launcher = child_processes(trainer)
+        if self.signals.received is None or launcher is None:
             return
         ended = list(launcher.procs)
         launcher.procs.clear()  # Lightning, which watches them, would kill this process in turn
@@ -97,8 +95,8 @@ class SafePoints(Callback):
 
 def shield_children(trainer: Trainer, signals: Signals) -> None:
     """Let the processes that a trainer starts live until they can handle signals themselves."""
-    launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
+    launcher = child_processes(trainer)
+    if launcher is None:
         return
     launch = launcher.launch
 

@@ -1,12 +1,17 @@
 """``gtn search``: a search from a recipe."""
 
+from typing import Any
+
 from jsonargparse import ArgumentError, ArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 
-from gtn_lightning.cli.messages import check_arguments, check_values, explained, reject_nulls
+from gtn_lightning.cli.faults import Section
+from gtn_lightning.cli.messages import causes, explained
+from gtn_lightning.cli.parsed_recipe import check_recipe
 from gtn_lightning.cli.recipes import CommandLine
-from gtn_lightning.cli.trust import Policy, ignore_files
+from gtn_lightning.cli.trust import Policy
+from gtn_lightning.cli.upstream_privates import ignore_files
 from gtn_lightning.errors import RecipeError
 
 
@@ -38,20 +43,18 @@ def search(line: CommandLine, policy: Policy) -> None:
         parsed = parser.parse_args(line.arguments(inline=policy.classes is not None)[1:])
         values = parsed.as_dict()
         policy.check(values)
-        check_values(values)
-        check_arguments(values)
-        reject_nulls(values, {"": Search})
+        check_recipe(values, {"": Search})
         made = parser.instantiate(parsed)
     except RecipeError:
         raise
     except (ArgumentError, OmegaConfBaseException, ValueError, TypeError) as error:
-        told: BaseException | None = error
-        while told is not None:  # what a component refuses stands behind what the parser says of it
-            if isinstance(told, RecipeError):
-                raise told from error
-            told = told.__cause__ or told.__context__
-        keys = [action.dest for action in parser._actions]
-        raise RecipeError(explained(str(getattr(error, "message", None) or error), keys, line.given())) from error
+        for each in causes(error):  # a component's error is the cause of the parser's
+            if isinstance(each, RecipeError):
+                raise each from error
+        keys = Section.of(Search)
+        others = dict.fromkeys(("config", "extends", "help", "print_config"), Any)
+        root = Section({**keys.kinds, **others}, keys.required)
+        raise RecipeError(explained(error, line.given(), root)) from error
     options = {key: value for key, value in made.items() if key not in ("config", "extends")}
     chosen = Search(**options)  # which refuses seeds that are none
     seed_everything(options["seed"], verbose=False)

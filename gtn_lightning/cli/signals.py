@@ -19,37 +19,37 @@ RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Environment variables that say which of a run's processes this is; the first that is set counts."""
 
 ENDINGS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "ended, its terminal was closed"}
-"""The signals that end a run, and what is said of it."""
+"""The signals that end a run, and how the run then ended, for the user."""
 
 NUMBERS = tuple(getattr(signal, name) for name in ENDINGS if hasattr(signal, name))
 """Their numbers; there is no SIGHUP on Windows."""
 
 PATIENCE = 1.0
-"""Seconds after which a second signal no longer waits for the moment at which nothing is half done."""
+"""Seconds after which a second signal ends the program, also while signals are held back."""
 
 GIVE_UP = 10.0
-"""Seconds after which a further signal also ends a program that is saving."""
+"""Seconds after which a further signal ends a program that is still saving."""
 
 SERVER_TIMEOUT = 17.0
-"""Seconds that a server may take once a signal has come and the run is saved: W&B writes its log every 15 seconds."""
+"""Seconds that a server may take once a signal has come and the run is saved: W&B sends its log every 15 seconds."""
 
 ORPHANED = 10.0
-"""Seconds that a process of a run has to end by itself after the one that started it has ended."""
+"""Seconds that a process that DDP has started may go on after its main process has ended."""
 
 AGAIN = 0.05
-"""Seconds after which an exception is raised again that Python has dropped."""
+"""Seconds after which an exception that Python has dropped is raised again."""
 
 Handler = signal.Handlers | Callable[[int, FrameType | None], object] | int | None
 
 
 class InterruptedBySignal(BaseException):
-    """The program was told to end."""
+    """A signal has asked the program to end."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         """The signal."""
         self.ending = ENDINGS[signal.Signals(number).name]
-        """What is said of the run."""
+        """How the run ended, for the user."""
         self.code = 128 + number
         """The exit code."""
         super().__init__(self.ending)
@@ -58,16 +58,17 @@ class InterruptedBySignal(BaseException):
 class Signals:
     """Turns SIGINT, SIGTERM and SIGHUP into `InterruptedBySignal`.
 
-    It is raised at once, or, between `hold` and `release`, at the end of what must not be cut. A second signal is not
-    kept waiting. While the run is saved, further ones are ignored for some seconds.
+    It is raised at once, or, between `hold` and `release`, at the call of `release`. A second signal is raised at once
+    if it comes more than `PATIENCE` seconds after the first. While the run is saved, further signals are ignored for
+    `GIVE_UP` seconds.
 
-    The processes that Lightning starts for DDP tell the main process and go on until that ends them: nobody waits for a
-    process that has left. If the main process is killed, they end too.
+    The processes that Lightning starts for DDP pass the signal to the main process and go on until it ends them:
+    otherwise the others would wait for a process that has left. If the main process is killed, they end too.
 
     A signal that is ignored when the program starts, as by ``nohup``, stays ignored.
 
     Args:
-        until_exit: whether the process ends after this. Then signals that come later end it without a word.
+        until_exit: whether the process ends after this. Later signals then end it without a message.
     """
 
     def __init__(self, until_exit: bool = False) -> None:
@@ -76,7 +77,7 @@ class Signals:
         self.is_child = os.environ.get(MAIN_PROCESS) == str(os.getppid()) and "LOCAL_RANK" in os.environ
         """Whether Lightning has started this process for DDP."""
         self.speaks = next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
-        """Whether this process says how the run ended: that of rank zero does."""
+        """Whether this process prints how the run ended: only rank zero does."""
         self._until_exit = until_exit
         self._process = os.getpid()
         self._held = False
@@ -115,11 +116,11 @@ class Signals:
             os.environ.pop(MAIN_PROCESS, None)
 
     def hold(self) -> None:
-        """Let signals wait until `release`."""
+        """Hold signals back until `release`."""
         self._held = True
 
     def release(self) -> None:
-        """End what `hold` has begun.
+        """Stop holding signals back.
 
         Raises:
             InterruptedBySignal: if a signal has come, since `hold` or earlier.
@@ -131,7 +132,7 @@ class Signals:
             self._raise()
 
     def whole(self, handler: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
-        """Return another signal's handler as one that waits for `release`, and is not cut itself."""
+        """Wrap the handler of another signal so that it waits for `release` and is not interrupted itself."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self._held:
@@ -148,8 +149,8 @@ class Signals:
     def block(self) -> None:
         """Block the signals, so that processes which are started now do not get them before they can handle them.
 
-        A child process inherits the blocked signals and unblocks them itself. What this process is sent meanwhile, it
-        gets after `unblock`.
+        A child process inherits the blocked signals and unblocks them itself. Signals to this process arrive after
+        `unblock`.
         """
         if hasattr(signal, "pthread_sigmask"):  # not on Windows
             signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
@@ -161,10 +162,10 @@ class Signals:
 
     @contextmanager
     def soon(self) -> Iterator[None]:
-        """Let what is in the block take `SERVER_TIMEOUT` seconds at most once a signal has come; signals wait after it.
+        """Limit a block to `SERVER_TIMEOUT` seconds once a signal has come; signals are held back after it.
 
         Raises:
-            InterruptedBySignal: if a signal comes in the block, or that time is over.
+            InterruptedBySignal: if a signal comes in the block, or the time is over.
         """
         self._held = False
         late = threading.Timer(SERVER_TIMEOUT, self._be_late)
@@ -184,7 +185,8 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            os._exit(0)  # forked, for instance to load data: the main process is told too, and what it needs it has
+            # Forked, for instance to load data: the main process gets the signal too, and needs nothing from this one.
+            os._exit(0)
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = number, now
@@ -195,7 +197,7 @@ class Signals:
             if not self._has_main_process():
                 self._raise()
         elif self._raised_at is not None:
-            # All processes of a group, and children that pass it on, report one signal several times.
+            # One signal may arrive several times: as a member of a process group, and from children that pass it on.
             if self._is_late or now - self._raised_at > GIVE_UP:
                 self._raise()
         elif not self._held or now - self._received_at > PATIENCE:
@@ -205,7 +207,7 @@ class Signals:
         return os.environ.get(MAIN_PROCESS) == str(os.getppid())
 
     def _end_with_main_process(self) -> None:
-        """End this process after the main one: it may wait for that for half an hour, to begin a process group."""
+        """End this process after the main one, for which it could wait half an hour to form a process group."""
         while self._has_main_process():
             time.sleep(1)
         time.sleep(ORPHANED)
@@ -218,7 +220,7 @@ class Signals:
         raise InterruptedBySignal(self.received)
 
     def _raise_what_is_dropped(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        """Raise again what was raised where Python drops exceptions, such as in a ``__del__``."""
+        """Raise again an exception from a place where Python drops exceptions, such as a ``__del__``."""
         if not isinstance(unraisable.exc_value, InterruptedBySignal):
             self._hook_before(unraisable)
             return

@@ -13,7 +13,7 @@ DEPTH = 50
 """The deepest nesting of a recipe."""
 
 SIZE = 100_000
-"""The most values that a recipe may hold, aliases written out."""
+"""The most values that a recipe may hold, with aliases expanded."""
 
 BITS = 63
 """The most bits of an integer, without its sign."""
@@ -27,14 +27,14 @@ FLOAT = re.compile(
     |\.(?:nan|NaN|NAN))$""",
     re.VERBOSE,
 )
-"""What is a floating-point number: as in YAML 1.1, and ``1e-3`` too, which stands for a number to everybody else."""
+"""What is read as a floating-point number: as in YAML 1.1, and ``1e-3`` too, which YAML 1.1 reads as a text."""
 
 
 class Loader(yaml.SafeLoader):
     """PyYAML's safe loader, with the numbers of recipes and without repeated keys."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Hashable, Any]:
-        """Return a mapping, once it is known that no key stands in it twice."""
+        """Return a mapping; refuse one that has a key twice."""
         if isinstance(node, yaml.MappingNode):
             seen: set[Hashable] = set()
             for key_node, _ in node.value:
@@ -68,10 +68,10 @@ Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes every text in quotes, so that it is read as a text again, and no aliases."""
+    """Writes every text in quotes, so that it is read as a text again, and expands aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write everything out."""
+        """Expand all aliases."""
         return True
 
 
@@ -120,13 +120,13 @@ def is_storable(text: str) -> bool:
 
 
 def dump_yaml(content: Any) -> str:
-    """Return plain data as a text of one line, which means the same to every reader of YAML."""
+    """Return plain data as one line of YAML that every reader of YAML understands alike."""
     text: str = yaml.dump(content, Dumper=Dumper, default_flow_style=True, width=1 << 30, allow_unicode=True)
     return text.strip()
 
 
 def _measure(node: yaml.Node, above: set[int], known: dict[int, int], depth: int = 0) -> int:
-    """Return how many values a node holds, aliases written out."""
+    """Return how many values a node holds, with aliases expanded."""
     if id(node) in above:
         raise _fault("an alias stands inside what it stands for", node)
     if depth > DEPTH:

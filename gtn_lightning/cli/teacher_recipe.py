@@ -1,4 +1,4 @@
-"""The recipe inside a teacher file, as the first of a command's recipes."""
+"""The recipe in a teacher file, as the weakest of a command's recipes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from gtn_lightning.teacher_file import TeacherRecipe, read_recipe
 
 
 def with_teacher_recipe(line: CommandLine, trust: list[str]) -> tuple[CommandLine, TeacherRecipe | None]:
-    """Put the recipe inside a teacher file before the others of ``validate``, ``test`` and ``predict``.
+    """Put the recipe in a teacher file before the other recipes of ``validate``, ``test`` and ``predict``.
 
     Args:
         line: the command line.

@@ -1,7 +1,7 @@
-"""What a recipe from a stranger may say: ``--trusted-only``.
+"""What a stranger's recipe may name: ``--trusted-only``.
 
-The parser itself refuses to import what is not allowed (`Policy.enforced`). What it made of the recipe is looked at
-once more (`Policy.check`): every class by identity, every file name, every argument that decides where data goes.
+The parser itself refuses to import what is not allowed (`Policy.enforced`). Its result is checked again
+(`Policy.check`): every class by identity, every file name, every argument that decides where data goes.
 """
 
 import inspect
@@ -9,17 +9,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
-from jsonargparse import set_parsing_settings
-from omegaconf.basecontainer import BaseContainer
-
-from gtn_lightning.cli.messages import components, foreign
+from gtn_lightning.cli.parsed_recipe import components
 from gtn_lightning.cli.recipes import CommandLine, overrides
+from gtn_lightning.cli.upstream_privates import imports_limited_to, without_resolvers
 from gtn_lightning.cli.working_folder import OPTION, check_inside, check_joined
 from gtn_lightning.description import TORCH
 from gtn_lightning.errors import RecipeError
@@ -45,7 +42,7 @@ SETTABLE = {
 """Classes of which a trusted recipe may set these arguments only: others say where a key and data are sent."""
 
 CONSTANTS = ("torch.dtype", "torch.layout", "torch.memory_format", *(f"torch.{name}" for name in TORCH))
-"""What values of arguments may be named beside classes."""
+"""Values that arguments may have beside classes."""
 
 SUFFIXES = frozenset({"ckpt", "csv", "db", "journal", "json", "safetensors", "sqlite", "yaml", "yml"})
 """Endings of the names of files."""
@@ -62,7 +59,7 @@ class Policy:
     files: frozenset[str]
     """Arguments whose values have to lie in the working folder; none if nothing is a stranger's."""
     chosen: frozenset[str]
-    """Values that the user gave and that may lie anywhere."""
+    """Values that the user gave on the command line; such files may lie anywhere."""
     strict: bool
     """Whether recipes are a stranger's: ``--trusted-only``."""
 
@@ -76,22 +73,12 @@ class Policy:
         if self.classes is None:
             yield
             return
-        resolvers = BaseContainer._resolvers
-        # There is no public way to take either back; tests/cli/test_trust.py says what is relied on.
-        settings = jsonargparse._common.parsing_settings
-        before = dict(settings)
         allowed = [*known_paths(), *CONSTANTS, *self.classes]
-        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
-        if self.files:
-            BaseContainer._resolvers = {}
-        try:
+        with imports_limited_to(allowed), without_resolvers() if self.files else nullcontext():
             yield
-        finally:
-            BaseContainer._resolvers = resolvers
-            settings.update(before)
 
     def check(self, values: dict[str, Any]) -> None:
-        """See that what the parser made of the recipes names allowed classes and files alone.
+        """Refuse a parsed recipe that names classes or files that are not allowed.
 
         Args:
             values: the recipe as it was parsed.
@@ -155,7 +142,8 @@ def policy_for(line: CommandLine, teacher: TeacherRecipe | None, strict: bool, t
         return Policy([*trust, *own], FILES, frozenset(chosen), strict)
     theirs = line.recipes if teacher is None else line.recipes[1:]
     texts = [value for recipe in theirs for _, value in _leaves(recipe.content) if isinstance(value, str)]
-    # A packaged recipe names nothing of the user's; what looks like a class in it must not open a stranger's folder.
+    # A packaged recipe names no module of the user's: a text in it that looks like a class must not open a
+    # stranger's folder.
     named = [value for recipe in theirs if not recipe.packaged for _, value in _leaves(recipe.content)]
     given = [value for content in overrides(line.words) for _, value in _leaves(content)]
     words = list(filter(_may_be_class, map(str, (*named, *given, *chosen))))
@@ -172,20 +160,18 @@ def policy_for(line: CommandLine, teacher: TeacherRecipe | None, strict: bool, t
     return Policy(list(dict.fromkeys(allowed)), files, frozenset(chosen | set(texts)), strict)
 
 
-def ignore_files(parser: jsonargparse.ArgumentParser) -> None:
-    """Let a parser and its subcommands take texts for values alone, never for the names of files to read.
+def foreign(key: str, path: str) -> str:
+    """Return the line for a name that a recipe may not name.
 
-    ``sub_configs`` of jsonargparse says so, but Lightning and ``add_subclass_arguments`` switch it on by themselves.
+    Args:
+        key: where it stands; empty where that is not known.
+        path: the name.
     """
-    for action in parser._actions:
-        if getattr(action, "_enable_path", False):
-            action._enable_path = False  # type: ignore[attr-defined]
-        if isinstance(kwargs := getattr(action, "sub_add_kwargs", None), dict):
-            kwargs["sub_configs"] = False
-        choices = action.choices
-        for inner in choices.values() if isinstance(choices, dict) else ():
-            if isinstance(inner, jsonargparse.ArgumentParser):
-                ignore_files(inner)
+    where = f"{key}: " if key else ""
+    return (
+        f"{where}{path} is code from elsewhere; allowed are the classes of gtn-lightning, and named ones of Lightning "
+        f"and torch.optim: read it, then allow it with --trust {path.rpartition('.')[0] or path}"
+    )
 
 
 def _check_arguments(key: str, path: str, arguments: dict[str, Any]) -> None:
@@ -193,7 +179,7 @@ def _check_arguments(key: str, path: str, arguments: dict[str, Any]) -> None:
     settable = next((names for name, names in SETTABLE.items() if find(name) is cls), None)
     if cls is None or settable is None:
         return
-    # The parser writes out what is passed on to a base class, too.
+    # The parser also lists arguments that are passed on to a base class.
     defaults = {
         name: parameter.default
         for base in reversed(cls.__mro__)
@@ -227,7 +213,7 @@ def _may_be_class(text: str) -> bool:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield everything in plain data that holds nothing further, with its key."""
+    """Yield every value in plain data that is neither a mapping nor a list, with its key."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield key, name

@@ -1,4 +1,4 @@
-"""What the working folder, which may be a stranger's, has to do with a run: the files in it, and settings in it."""
+"""Keeping files and settings in the working folder, which may be a stranger's, from changing what a run does."""
 
 import os
 import sys
@@ -10,14 +10,14 @@ from typing import Any
 from gtn_lightning.errors import RecipeError
 
 JOINED = ("default_root_dir", "save_dir", "folder", "dirpath", "name", "study", "version")
-"""Arguments that make up the folder of what is written, in their order in its path."""
+"""Arguments that together make the folder that is written to, in their order in its path."""
 
 OPTION = "--trusted-only"
 """The option that says that recipes are a stranger's."""
 
 
 def check_joined(key: str, arguments: Mapping[str, Any]) -> None:
-    """See that what a component writes lies in the working folder, where several of its arguments make one path.
+    """Refuse a component that would write outside the working folder, where several arguments make one path.
 
     Args:
         key: the component's.
@@ -34,7 +34,7 @@ def check_joined(key: str, arguments: Mapping[str, Any]) -> None:
     if isinstance(arguments.get("filename"), str):
         check_inside(key, os.path.join(path, arguments["filename"]))
     for folder, folders, files in os.walk(path):
-        # Nothing is written to what a virtual environment or a repository keeps, which is full of links.
+        # Nothing is written into virtual environments and repositories, which are full of links.
         folders[:] = [name for name in folders if name[:1] != "." and not Path(folder, name, "pyvenv.cfg").exists()]
         for name in (*folders, *files):
             if os.path.islink(os.path.join(folder, name)):
@@ -58,7 +58,7 @@ def leave_out_folder_style() -> None:
 
 @contextmanager
 def shielded_programs() -> Iterator[None]:
-    """Let no file in the working folder pass for a module of Python's in the programs that libraries start in a block.
+    """Keep programs that libraries start in a block from importing files of the working folder as Python's modules.
 
     The parser and torch's compiler start ``python -c``, which looks for modules in the working folder first.
 
@@ -83,7 +83,7 @@ def shielded_programs() -> Iterator[None]:
 
 
 def check_inside(key: str, value: str) -> None:
-    """See that a path that a stranger's recipe names lies in the working folder, links followed.
+    """Refuse a path in a stranger's recipe that lies outside the working folder once links are followed.
 
     Args:
         key: where the recipe names it; the address of a database ends with ``storage``.
@@ -96,7 +96,7 @@ def check_inside(key: str, value: str) -> None:
     is_address = "://" in value or "::" in value
     if key.endswith("storage"):
         path = value.removeprefix("sqlite:///")
-        # SQLite decodes addresses of its own, and what follows the question mark is said to its driver.
+        # SQLite decodes addresses of its own, and passes what follows the question mark to its driver.
         is_address = "://" in path or "::" in path or path.startswith("file:") or "?" in path
     try:
         here = os.path.realpath(os.getcwd())

@@ -164,7 +164,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("on_validation_epoch_end", 3, "SIGTERM", 4),
         ("on_validation_end", 3, "SIGHUP", 4),
         ("on_validation_epoch_start", 4, "SIGTERM", 6),
-        ("on_train_end", 1, "SIGTERM", 6),
     ],
 )
 def test_a_run_that_is_told_to_end_is_saved_and_goes_on_as_if_it_had_not_been(
@@ -194,6 +193,23 @@ def test_a_run_that_is_told_to_end_is_saved_and_goes_on_as_if_it_had_not_been(
         for run in (resumed, undisturbed)
     )
     assert scores == expected
+
+
+def test_a_run_that_is_told_to_end_when_all_is_done_is_finished(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, sends("on_train_end", signals=["SIGTERM"])]) == 143
+    (last,) = kept(tmp_path)
+    folders = sorted(tmp_path.glob("runs/digits/*"))
+    capfd.readouterr()
+    assert main([*FIT, "--ckpt_path", "last"]) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line == (
+        f"gtn: error: --ckpt_path {last.relative_to(tmp_path)}: the run is finished, it has made 6 of "
+        "trainer.max_steps=6 meta-steps; to go on, give a larger --trainer.max_steps"
+    )
+    assert sorted(tmp_path.glob("runs/digits/*")) == folders
+    assert main([*FIT, "--ckpt_path", "last", "--trainer.max_steps=7"]) == 0
 
 
 @pytest.mark.parametrize("hook", ["setup", "on_sanity_check_start", "on_validation_batch_start", "on_before_backward"])

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import pytest
 import pytorch_lightning as pl
-from omegaconf.basecontainer import BaseContainer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -525,16 +523,3 @@ def test_a_teacher_file_takes_no_more_memory_than_it_holds(size: int, teacher: P
     refused("test", "--teacher", str(teacher), *SCORED)
     with pytest.raises(RecipeError):
         GTN.from_teacher(teacher)
-
-
-# ------------------------------------------------------------------------------------------ what is relied on inside
-
-
-def test_what_is_relied_on_inside_the_parser() -> None:
-    """If this fails: is there a public way to undo settings, or to read no files? See gtn_lightning/cli/trust.py."""
-    settings = jsonargparse._common.parsing_settings
-    assert isinstance(settings["import_path_verdicts"], dict)
-    assert "oc.env" in BaseContainer._resolvers
-    parser = jsonargparse.ArgumentParser()
-    parser.add_subclass_arguments(GTN, "module", required=False)
-    assert any(getattr(action, "_enable_path", False) for action in parser._actions)
