@@ -31,6 +31,9 @@ REGRET_AT = (1, 5, 10)
 BATCH = 100
 """Number of resamples that are in memory at once."""
 
+ALL_PAIRS = 2000
+"""Most architectures for which tau-b is computed from a matrix of all pairs: for many resamples faster than scipy."""
+
 SPLITS = 100
 """Maximum number of ways to split the seeds in halves."""
 
@@ -217,11 +220,9 @@ def _top(accuracy: Array, share: int) -> NDArray[np.bool_]:
 def _both(score: Array, accuracy: Array, resamples: int, random: np.random.Generator) -> tuple[Interval, Interval]:
     if len(score) < MIN_ARCHITECTURES:
         return _NOTHING, _NOTHING
-    spearman, kendall = (
-        _interval(lambda rows, of=of: of(score[rows], accuracy[rows]), len(score), resamples, random)  # type: ignore[misc]
-        for of in (_spearman, _kendall)
-    )
-    return spearman, kendall
+    options = (len(score), resamples, random)
+    spearman = _interval(lambda rows: _spearman(score[rows], accuracy[rows]), *options)
+    return spearman, _interval(partial(_kendall, score, accuracy), *options)
 
 
 def _interval(
@@ -263,15 +264,23 @@ def _spearman(first: Array, second: Array) -> Array:
     """Return Spearman's correlation over the last axis; nan where one of the two is constant."""
     ranks = [rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (first, second)]
     covariance, *variances = (np.sum(one * other, -1) for one, other in (ranks, ranks[:1] * 2, ranks[1:] * 2))
+    return _ratio(covariance, *variances)
+
+
+def _kendall(first: Array, second: Array, rows: NDArray[np.intp]) -> Array:
+    """Return tau-b of the drawn rows, as `_spearman`; an architecture drawn twice is a tie in both."""
+    drawn = rows.reshape(-1, len(first))
+    if len(first) > ALL_PAIRS:
+        return np.array([kendalltau(first[row], second[row]).statistic for row in drawn]).reshape(rows.shape[:-1])
+    counts = np.stack([np.bincount(row, minlength=len(first)) for row in drawn]).astype(np.float64)
+    signs = [np.sign(values[:, None] - values) for values in (first, second)]
+    pairs = (signs[0] * signs[1], np.abs(signs[0]), np.abs(signs[1]))
+    return _ratio(*(np.sum(counts @ matrix * counts, -1).reshape(rows.shape[:-1]) for matrix in pairs))
+
+
+def _ratio(covariance: Array, *variances: Array) -> Array:
     below = np.sqrt(variances[0] * variances[1])
     return np.divide(covariance, below, out=np.full_like(below, np.nan), where=below > 0)
-
-
-def _kendall(first: Array, second: Array) -> Array:
-    """Return tau-b over the last axis, as `_spearman`; an architecture drawn twice is a tie in both."""
-    size = first.shape[-1]
-    pairs = zip(first.reshape(-1, size), second.reshape(-1, size), strict=True)
-    return np.array([kendalltau(*pair, method="asymptotic").statistic for pair in pairs]).reshape(first.shape[:-1])
 
 
 def _regrets(score: Array, accuracy: Array, resamples: int, random: np.random.Generator) -> dict[int, Interval]:
