@@ -19,7 +19,7 @@ from gtn_lightning.description import build
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
 
-FORMAT = "gtn-lightning teacher 3"
+FORMAT = "gtn-lightning teacher 4"
 """Value of the metadata key ``format``."""
 
 DEPTH = 100

@@ -149,7 +149,7 @@ def test_what_is_no_teacher_file(saved: Path, tmp_path: Path) -> None:
     refused(pickled, "is not a complete safetensors file")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(3)}, foreign)
-    refused(foreign, "has format 'gtn-lightning teacher 3', got None: meta-train it again")
+    refused(foreign, "has format 'gtn-lightning teacher 4', got None: meta-train it again")
     save_file({"weight": torch.zeros(3)}, foreign, {"format": "pt"})
     refused(foreign, "got 'pt'")
 

@@ -68,8 +68,9 @@ def _arguments(value: Any) -> Iterator[Namespace]:
     if isinstance(value, Namespace):
         if isinstance(value.get("init_args"), Namespace):
             yield value.init_args
-        for item in vars(value).values():
-            yield from _arguments(item)
+        for name, item in vars(value).items():
+            if name != "fields":  # a field without a shape or classes has none
+                yield from _arguments(item)
     elif isinstance(value, dict):
         for item in value.values():
             yield from _arguments(item)

@@ -56,6 +56,14 @@ def test_free_tensors_get_the_tasks_fields_and_as_many_samples_as_are_asked_for(
     assert filled.learners.init_args.learner.init_args.as_dict() == {"shape": [13], "outputs": 2}
 
 
+def test_fields_that_are_given_are_left_as_they_are() -> None:
+    given = {"inputs": component("fields.Field", kind="real", shape=(13,), classes=None)}
+    filled = model(IMAGES, teacher=component("teachers.FreeTensors", fields=given, samples=None))
+    fill_in(filled)
+    assert given["inputs"].init_args.classes is None
+    assert filled.teacher.init_args.samples == 150
+
+
 def test_learners_within_a_mixture_are_filled_in_too() -> None:
     learners = {
         "a": component("learners.MLP", shape=None, outputs=None),
