@@ -67,7 +67,7 @@ class _Builder:
                 raise
             reason = " ".join(str(error).split())
             raise RecipeError(
-                f"the file holds {kind} of something that is none ({reason}): take a whole file"
+                f"the file holds an invalid value of the kind {kind} ({reason}): take a whole file"
             ) from error
 
     def _component(self, description: Mapping[str, Any], factory: bool) -> Any:
