@@ -23,12 +23,12 @@ OFFLINE = ("offline", "dryrun")
 class WandbLogger(loggers.WandbLogger):
     """Lightning's W&B logger, offline unless the user is logged in.
 
-    ``WANDB_MODE`` is respected if it is set. If the server cannot be reached, the run is logged offline, with a warning;
-    if it fails later, the run waits for it at its end for a limited time. ``wandb sync`` uploads what is missing.
+    ``WANDB_MODE`` is respected if it is set. If the server cannot be reached, the run is logged offline, with a
+    warning; if it fails later, the run waits for it at its end for a limited time. ``wandb sync`` uploads the rest.
 
     The environment, the user's own settings (``wandb login``) and the arguments below decide which server receives the
-    key and the data. W&B also reads a file ``wandb/settings`` in the working folder, which may come from another person.
-    This logger ignores it, with a warning, except for ``mode = offline``, which the command ``wandb offline`` writes.
+    key and the data. W&B also reads a file ``wandb/settings`` in the working folder, which may come from another
+    person. This logger ignores it, with a warning, except for ``mode = offline``, which ``wandb offline`` writes.
 
     Args:
         project: the W&B project; None for that of ``WANDB_PROJECT``, or ``gtn-lightning``.
@@ -133,17 +133,17 @@ def leave_out_folder_settings() -> None:
             setattr(in_force, name, getattr(without, name))
     if undone:
         rank_zero_warn(
-            f"{file} may come from another person and is not used; it would change {', '.join(undone)}. Set what you want "
-            f"to keep in the environment, as in WANDB_BASE_URL or WANDB_ENTITY, or in {in_force.settings_system}"
+            f"{file} may come from another person and is not used; it would change {', '.join(undone)}. Set what you "
+            f"want to keep in the environment, as in WANDB_BASE_URL or WANDB_ENTITY, or in {in_force.settings_system}"
         )
 
 
 class CSVLogger(loggers.CSVLogger):
     """Lightning's CSV logger, which loses no row if a file cannot be written.
 
-    Lightning's rewrites ``metrics.csv`` whenever a new metric appears, and deletes that of an earlier run in the folder,
-    such as a requeued job's. Here a row that cannot be written is kept for the next time, earlier rows stay, and a run
-    that finds a ``metrics.csv`` appends to it. The arguments are Lightning's.
+    Lightning's rewrites ``metrics.csv`` whenever a new metric appears, and deletes that of an earlier run in the
+    folder, such as a requeued job's. Here a row that cannot be written is kept for the next time, earlier rows stay, and a
+    run that finds a ``metrics.csv`` appends to it. The arguments are Lightning's.
 
     Raises:
         OSError: in ``log_metrics``, ``save`` and ``finalize``, if the file cannot be written.
