@@ -142,8 +142,8 @@ class CSVLogger(loggers.CSVLogger):
     """Lightning's CSV logger, which loses no row if a file cannot be written.
 
     Lightning's rewrites ``metrics.csv`` whenever a new metric appears, and deletes that of an earlier run in the
-    folder, such as a requeued job's. Here a row that cannot be written is kept for the next time, earlier rows stay, and a
-    run that finds a ``metrics.csv`` appends to it. The arguments are Lightning's.
+    folder, such as a requeued job's. Here a row that cannot be written is kept for the next time and earlier rows stay.
+    A run that finds a ``metrics.csv`` appends to it. The arguments are Lightning's.
 
     Raises:
         OSError: in ``log_metrics``, ``save`` and ``finalize``, if the file cannot be written.
