@@ -5,6 +5,8 @@ SHELL := bash
 # The Python that the virtual environment is made from, and its folder: make test PYTHON=python3.12 VENV=.venv312
 PYTHON ?= python3
 VENV ?= .venv
+# The environment of `make test-next`.
+NEXT ?= .venv-next
 # More arguments for the command that a target runs: make quickstart ARGS="--trainer.max_steps=50"
 ARGS =
 # A local copy of the data set, instead of the hub's: make mnist-cpu DATA=path/to/mnist
@@ -62,7 +64,7 @@ ablation: $(INSTALLED) ## digits with each curriculum, free pixels and real data
 	$(RUN)/python -m benchmarks.ablation $(ARGS)
 
 ##@ Development
-.PHONY: test test-fast lint format bench clean help
+.PHONY: test test-fast test-next lint format bench clean help
 # Workers of one thread: the tests' networks are too small for more. Three on two cores, for some tests wait, for a
 # server or a signal. A file's tests stay in one worker, where they share what they prepare.
 test: $(INSTALLED) ## the test suite; GTN_TEST_LONG=1 make test: also what takes half a minute a test
@@ -71,9 +73,19 @@ test: $(INSTALLED) ## the test suite; GTN_TEST_LONG=1 make test: also what takes
 test-fast: $(INSTALLED) ## the tests that take less than ten seconds each
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not long' $(ARGS)
 
-lint: $(INSTALLED) ## formatting, lint and types
+# Requirements without their bounds: the newest releases, whatever setup.cfg allows.
+test-next: ## the test suite with the newest releases of all dependencies, in a separate environment
+	$(PYTHON) -m venv $(NEXT)
+	@mkdir -p build
+	sed -nE 's/^    ([A-Za-z][A-Za-z0-9_.-]*(\[[a-z,]+\])?)>=.*/\1/p' setup.cfg > build/next.txt
+	$(NEXT)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -r build/next.txt
+	$(NEXT)/bin/python -m pip install --quiet --no-deps -e .
+	OMP_NUM_THREADS=1 $(NEXT)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+lint: $(INSTALLED) ## formatting, lint, spelling and types
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
+	$(RUN)/codespell benchmarks callbacks docs gtn_lightning recipes tests *.md .ci Makefile pyproject.toml setup.cfg
 	@# mypy looks for gtn_lightning.callbacks inside gtn_lightning/, so it gets a folder in which it is there.
 	@rm -rf build/typed && mkdir -p build/typed/gtn_lightning
 	@ln -s $(CURDIR)/gtn_lightning/* $(CURDIR)/callbacks $(CURDIR)/recipes build/typed/gtn_lightning/
@@ -89,9 +101,9 @@ bench: $(INSTALLED) ## time and memory of the inner loop beside its peers, and t
 	$(RUN)/python -m benchmarks.shares $(if $(DATA),--recipes digits mnist_cpu --mnist '$(DATA)')
 	$(RUN)/python -m benchmarks.scale
 
-clean: ## remove the virtual environment, caches and builds; runs/ stays
+clean: ## remove the virtual environments, caches and builds; runs/ stays
 	@# A VENV that holds no virtual environment is somebody's folder.
-	if [ -e '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
+	for folder in '$(VENV)' '$(NEXT)'; do if [ -e "$$folder/pyvenv.cfg" ]; then rm -rf "$$folder"; fi; done
 	rm -rf build dist gtn_lightning.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks callbacks gtn_lightning recipes tests -name __pycache__ -prune -exec rm -rf {} +
 

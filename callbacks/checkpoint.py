@@ -64,8 +64,8 @@ class TeacherCheckpoint(ModelCheckpoint):
         self,
         dirpath: str | None = None,
         filename: str = "best-{step}",
-        monitor: str = "val/accuracy",
-        mode: str = "max",
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
         save_top_k: int = 1,
         on_write_error: Literal["raise", "warn"] = "raise",
     ) -> None:
@@ -74,8 +74,8 @@ class TeacherCheckpoint(ModelCheckpoint):
         super().__init__(
             dirpath=dirpath,
             filename=filename,
-            monitor=monitor,
-            mode=mode,
+            monitor=monitor or "",  # `setup` knows the task
+            mode=mode or "max",
             save_top_k=save_top_k,
             auto_insert_metric_name=False,
             save_on_train_epoch_end=False,
@@ -83,6 +83,8 @@ class TeacherCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.on_write_error = on_write_error
+        self._by_task = monitor is None
+        self._given_mode = mode
         self._saved_at = 0
         self._training_began = False
         self._stepping_in = -1
@@ -105,6 +107,8 @@ class TeacherCheckpoint(ModelCheckpoint):
                 _described_data(trainer)
             except (RecipeError, ValueError) as error:  # a user's data module need not be describable
                 rank_zero_warn(f"the teacher file will not name its data, to use it again give --data ({error})")
+        if self._by_task:
+            self._monitor_the_task(pl_module)
         if self.on_write_error == "warn":
             keep_loggers_going(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -112,6 +116,14 @@ class TeacherCheckpoint(ModelCheckpoint):
         if self.dirpath is None:
             self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
         super().setup(trainer, pl_module, stage)
+
+    def _monitor_the_task(self, gtn: Any) -> None:
+        """Let the task's leading metric decide which checkpoint is best."""
+        metric = gtn.task.metrics()[0]
+        self.monitor = f"val/{metric.name}"
+        self.mode = self._given_mode or ("max" if metric.higher_is_better else "min")
+        if not self.best_k_models:
+            self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let a run that was interrupted in its last validation repeat it: Lightning would end at once."""

@@ -31,7 +31,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        # In memory first: torch reports a full disk by an error of its own that names no cause.
+        # In memory first: torch reports a full disk by an error without a cause.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         with whole_file(Path(path)) as part:

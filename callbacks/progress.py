@@ -19,7 +19,7 @@ METRICS_EVERY = 0.2
 class MetaProgressBar(ProgressBar):
     """Shows all meta-steps as one bar, with the meta-loss, the validation metric and the time left.
 
-    Validations within ``fit`` change the bar's name; ``validate``, ``test`` and ``predict`` have a bar of their own. If
+    Validations within ``fit`` change the bar's name; ``validate``, ``test`` and ``predict`` have their own bar. If
     the output is no terminal, such as a log file, one line per validation of ``fit`` is printed instead.
     """
 

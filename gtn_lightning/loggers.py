@@ -1,4 +1,4 @@
-"""Loggers: W&B that never stops or delays a run, CSV tables that lose no row, TensorBoard."""
+"""Loggers: W&B that neither stops nor delays a run, CSV tables that lose no row, TensorBoard."""
 
 import configparser
 import csv
@@ -17,35 +17,33 @@ from gtn_lightning.files import UnwritableError, whole_file
 from gtn_lightning.lightning_internals import has_started, set_experiment, wandb_arguments
 
 OFFLINE = ("offline", "dryrun")
-"""W&B's names of the mode in which everything is logged and nothing leaves this machine."""
+"""W&B's names of the mode that logs to this machine only."""
 
 
 class WandbLogger(loggers.WandbLogger):
     """Lightning's W&B logger, offline unless the user is logged in.
 
-    ``WANDB_MODE`` is honoured where it is set. A server that cannot be reached turns the run into an offline one,
-    with a warning; one that fails later keeps no run waiting for longer than a while at its end. ``wandb sync`` uploads
-    what is missing.
+    ``WANDB_MODE`` is respected if it is set. If the server cannot be reached, the run is logged offline, with a
+    warning; if it fails later, the run waits for it at its end for a limited time. ``wandb sync`` uploads the rest.
 
-    Which server gets the key and the data is said by the environment, by the user's own settings (``wandb login``) and
-    by the arguments below. W&B also reads a file ``wandb/settings`` in the working folder, which may come from anybody;
-    this logger leaves out what it says, with a warning, except for ``mode = offline``, which the command ``wandb
-    offline`` writes there.
+    The environment, the user's own settings (``wandb login``) and the arguments below decide which server receives the
+    key and the data. W&B also reads a file ``wandb/settings`` in the working folder, which may come from another
+    person. This logger ignores it, with a warning, except for ``mode = offline``, which ``wandb offline`` writes.
 
     Args:
         project: the W&B project; None for that of ``WANDB_PROJECT``, or ``gtn-lightning``.
         save_dir: where the ``wandb`` folder goes.
         init_timeout: seconds to wait for the server before going offline.
-        finish_timeout: seconds to wait at the end of the run for the server to take what it has not yet; everything is
-            on the disk by then.
-        settings: W&B's own settings, as ``wandb.Settings`` or as a dictionary of some of them. They stand above those
-            that this logger chooses: the two waits above, ``console="off"`` and ``silent=True``, the last two of which
-            ``WANDB_CONSOLE`` and ``WANDB_SILENT`` change too.
-        kwargs: what else Lightning's logger takes, such as ``name``, ``tags``, ``group`` or ``entity``.
+        finish_timeout: seconds to wait at the end of the run for the server to receive the rest; everything is on the
+            disk by then.
+        settings: W&B's own settings, as ``wandb.Settings`` or as a dictionary of some of them. They override
+            this logger's: the two timeouts above, ``console="off"`` and ``silent=True``. ``WANDB_CONSOLE`` and
+            ``WANDB_SILENT`` also change the last two.
+        kwargs: other arguments of Lightning's logger, such as ``name``, ``tags``, ``group`` or ``entity``.
 
     Raises:
-        RecipeError: if there is no such setting, or it has no such value; from ``experiment``, if ``wandb/settings``
-            cannot be read.
+        RecipeError: if a setting is unknown or has a wrong value; from ``experiment``, if ``wandb/settings`` cannot be
+            read.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class WandbLogger(loggers.WandbLogger):
         save_dir: str = ".",
         init_timeout: float = 30.0,
         finish_timeout: float = 300.0,
-        settings: Any = None,  # of no type that a recipe's parser would write out in full, W&B's key with it
+        settings: Any = None,  # Any: the parser would write a typed value to the recipe in full, with W&B's key
         **kwargs: Any,
     ) -> None:
         try:
@@ -67,7 +65,7 @@ class WandbLogger(loggers.WandbLogger):
             if name not in chosen.model_fields_set and f"WANDB_{name.upper()}" not in os.environ:
                 setattr(merged, name, value)
         project = project or os.environ.get("WANDB_PROJECT", "gtn-lightning")
-        # Lightning's other name for the folder, over which it lets ours stand.
+        # Lightning's other name for the folder; save_dir would override it.
         save_dir = kwargs.pop("dir", None) or save_dir
         super().__init__(project=project, save_dir=save_dir, settings=merged, **kwargs)
         # Lightning always passes it, and W&B warns that it is deprecated.
@@ -86,7 +84,7 @@ class WandbLogger(loggers.WandbLogger):
                 wandb_arguments(self)["mode"] = "offline"
             return super().experiment
         except (wandb.errors.Error, TimeoutError) as error:
-            # A key that the server does not take is among these: no reason to lose a run either.
+            # A key that the server rejects raises one of these as well.
             rank_zero_warn(
                 f"the W&B server cannot be reached ({' '.join(str(error).split())}); this run is logged offline, "
                 "`wandb sync` uploads it"
@@ -96,11 +94,11 @@ class WandbLogger(loggers.WandbLogger):
 
 
 def leave_out_folder_settings() -> None:
-    """Take back what W&B has read from a settings file in the working folder, and warn of it.
+    """Undo the settings that W&B has read from a file in the working folder, with a warning.
 
-    Such a file may name the server, a proxy, headers, or files to read and upload. Settings from elsewhere stay: those
-    of the environment, of the user's own settings file, and what a program has set by ``wandb.setup``. ``mode =
-    offline`` stays as well: whoever has said so in a folder does not want its runs uploaded.
+    Such a file may name the server, a proxy, headers, or files to read and upload. Settings of the environment, of the
+    user's own settings file and of ``wandb.setup`` are kept, and so is ``mode = offline``, by which a user of the
+    folder has excluded uploads.
 
     Raises:
         RecipeError: if the file cannot be read.
@@ -115,37 +113,37 @@ def leave_out_folder_settings() -> None:
         raise RecipeError(
             f"{file}: W&B cannot read it ({' '.join(str(error).split())}); correct or remove it"
         ) from error
-    # W&B looks for the file below the root folder, and nothing lies below this one.
+    # W&B searches the file below the root folder, which is empty here.
     without = wandb.Settings(silent=True, root_dir=os.devnull)
     for settings in (with_folder, without):
-        # In the order of W&B itself, in which the environment stands above the files.
+        # In W&B's own order, in which the environment overrides the files.
         settings.settings_system = in_force.settings_system
         settings.update_from_system_settings()
         settings.update_from_env_vars(dict(os.environ))
         settings.update_from_system_environment()
-    taken_back = [
+    undone = [
         name
         for name in wandb.Settings.model_fields
         if name not in ("root_dir", "anonymous")
         and getattr(with_folder, name) != getattr(without, name)
         and not (name == "mode" and with_folder.mode in OFFLINE)
     ]
-    for name in taken_back:
+    for name in undone:
         if getattr(in_force, name) == getattr(with_folder, name):
             setattr(in_force, name, getattr(without, name))
-    if taken_back:
+    if undone:
         rank_zero_warn(
-            f"{file} may come from anybody and is not used; it would change {', '.join(taken_back)}. Set what you want "
-            f"to keep in the environment, as in WANDB_BASE_URL or WANDB_ENTITY, or in {in_force.settings_system}"
+            f"{file} may come from another person and is not used; it would change {', '.join(undone)}. Set what you "
+            f"want to keep in the environment, as in WANDB_BASE_URL or WANDB_ENTITY, or in {in_force.settings_system}"
         )
 
 
 class CSVLogger(loggers.CSVLogger):
     """Lightning's CSV logger, which loses no row if a file cannot be written.
 
-    Lightning's writes ``metrics.csv`` anew whenever a metric comes for the first time, and deletes that of an earlier
-    run in the folder, such as a requeued job's. Here a row that cannot be written waits for the next time, the rows
-    before it stay, and a run that finds a ``metrics.csv`` goes on with it. The arguments are Lightning's.
+    Lightning's rewrites ``metrics.csv`` whenever a new metric appears, and deletes that of an earlier run in the
+    folder, such as a requeued job's. Here a row that cannot be written is kept for the next time and earlier rows stay.
+    A run that finds a ``metrics.csv`` appends to it. The arguments are Lightning's.
 
     Raises:
         OSError: in ``log_metrics``, ``save`` and ``finalize``, if the file cannot be written.
@@ -154,13 +152,13 @@ class CSVLogger(loggers.CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Return the writer of the files, making it at first use."""
+        """Return the writer of the files, creating it at first use."""
         if not has_started(self):
             set_experiment(self, MetricsFile(Path(self.log_dir)))
         return super().experiment
 
     def finalize(self, status: str) -> None:
-        """Write what is not written yet; an error that ended the run is not hidden by one of writing."""
+        """Write the remaining rows; an error of writing does not hide one that ended the run."""
         try:
             super().finalize(status)
         except (OSError, UnwritableError) as error:
@@ -174,13 +172,13 @@ METRICS = "metrics.csv"
 
 
 class MetricsFile:
-    """Rows of metrics, on their way to ``metrics.csv``, and hyperparameters, to ``hparams.yaml``.
+    """Rows of metrics, for ``metrics.csv``, and hyperparameters, for ``hparams.yaml``.
 
     Args:
-        folder: where the files belong; it is made.
+        folder: the folder of the files; it is created.
 
     Raises:
-        OSError: if it cannot be made.
+        OSError: if it cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Imports run one way: every part imports parts that stand above it in the table of docs/architecture.md."""
+"""Imports run one way, and private names of torch are used in one module."""
 
 import ast
 import re
@@ -52,3 +52,29 @@ def test_imports_run_one_way() -> None:
         if order[other] > order[part]
     }
     assert wrong == set()
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """The private names of torch that a module imports or reads as attributes of ``torch`` or ``nn``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "torch"]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).split(".")[0] in ("torch", "nn", "_aten"):
+            names = [ast.unparse(node)]
+        else:
+            continue
+        yield from (name for name in names if any(part.startswith("_") for part in name.split(".")[1:]))
+
+
+def test_private_names_of_torch_are_used_in_one_module() -> None:
+    internals = ROOT / PACKAGE / "inner_loop" / "torch_internals.py"
+    assert list(private_names(internals))
+    used = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for part, path in modules()
+        if part in ("inner_loop", "meta_training", "description", "loggers", "callbacks") and path != internals
+        for name in private_names(path)
+    }
+    assert used == set()

@@ -240,7 +240,9 @@ def test_settings_in_the_working_folder_are_not_used(
     # W&B's folder has two names.
     settle(tmp_path / (".wandb" if "base_url" in line else "wandb"), line)
     usual = wandb.Settings()
-    with pytest.warns(UserWarning, match=r"wandb/settings may come from anybody and is not used; it would change"):
+    with pytest.warns(
+        UserWarning, match=r"wandb/settings may come from another person and is not used; it would change"
+    ):
         run = WandbLogger(save_dir=str(tmp_path / "run")).experiment
     assert run.offline
     in_force = wandb.setup().settings
@@ -265,7 +267,7 @@ def test_a_folder_may_keep_its_runs_offline(
         assert run.offline
         run.finish()
     assert not any(heard)  # no key, that is
-    assert not [each for each in recwarn if "may come from anybody" in str(each.message)]
+    assert not [each for each in recwarn if "may come from another person" in str(each.message)]
 
 
 @pytest.mark.parametrize("text", [b"[default]\na = %(b)s", b"[default]\na = \xe9"])
@@ -290,7 +292,7 @@ def test_settings_of_ones_own_and_of_the_program_stay(
     WandbLogger(save_dir=str(tmp_path / "run")).experiment.finish()
     in_force = wandb.setup().settings
     assert (in_force.base_url, in_force.entity) == ("https://own.example", "team")
-    assert not [each for each in recwarn if "may come from anybody" in str(each.message)]
+    assert not [each for each in recwarn if "may come from another person" in str(each.message)]
 
 
 def begin_and_end(settings: list[str]) -> None:

@@ -66,9 +66,7 @@ class _Builder:
             if isinstance(error, RecipeError):
                 raise
             reason = " ".join(str(error).split())
-            raise RecipeError(
-                f"the file holds {kind} of something that is none ({reason}): take a whole file"
-            ) from error
+            raise RecipeError(f"the file holds {kind} with an invalid value ({reason}): take a whole file") from error
 
     def _component(self, description: Mapping[str, Any], factory: bool) -> Any:
         path, arguments = description["class_path"], description["init_args"]

@@ -2,7 +2,7 @@
 
 Nothing else in `inner_loop` may use one. Each entry says why it is needed, the upstream issue where one is known, and
 when it can be removed. ``tests/inner_loop/test_torch_internals.py`` has a test for each entry: it fails when the name
-no longer does what is said here, or when torch no longer needs the workaround. Checked with torch 2.11 to 2.13.
+no longer does what is said here, or when torch no longer needs the workaround. Checked with torch 2.13.
 """
 
 import re
@@ -115,6 +115,7 @@ def is_weight_norm(function: Callable[..., Any]) -> bool:
 
     Its second derivative is wrong without an error: the backward pass treats the norm, an output of the kernel, as a
     constant. No upstream issue is known. To be removed, with the formula in its place, when that is corrected.
+    Dynamo does not show it to a ``TorchFunctionMode``, so learners with it run uncompiled.
     """
     return function is torch._weight_norm
 

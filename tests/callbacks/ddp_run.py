@@ -15,6 +15,7 @@ from gtn_lightning.callbacks import (
     TeacherCheckpoint,
 )
 from gtn_lightning.data import DigitsData
+from gtn_lightning.files import UnwritableError
 from tests.callbacks.conftest import STEPS, build_gtn, build_trainer
 
 
@@ -24,6 +25,16 @@ class RankOneFails(pl.Callback):
     def on_before_backward(self, trainer, pl_module, loss) -> None:
         if trainer.global_step == 4 and trainer.global_rank == 1:
             raise RuntimeError("rank one fails")
+
+
+def write_in_vain(folder: Path, blocked: str) -> None:
+    """A run that cannot write one of its files; every process says with which error it ends."""
+    (folder / blocked / "in the way").mkdir(parents=True, exist_ok=True)
+    trainer = build_trainer(folder, [TeacherCheckpoint()], devices=2, strategy="ddp", max_steps=3)
+    try:
+        trainer.fit(build_gtn(), DigitsData(batch_size=64))
+    except UnwritableError as error:
+        print(f"rank {trainer.global_rank}: {error}", file=sys.stderr)
 
 
 def main(folder: Path) -> None:

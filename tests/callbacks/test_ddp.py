@@ -11,6 +11,17 @@ from tests.callbacks import ddp_run
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("blocked", ["checkpoints/best-3.ckpt", "checkpoints/last.ckpt", "teacher.safetensors"])
+def test_both_processes_end_if_one_cannot_write(blocked: str, tmp_path: Path) -> None:
+    started = processes.start_several(2, ddp_run.write_in_vain, tmp_path / "run", blocked, folder=tmp_path)
+    for number, process in enumerate(started):
+        processes.finished(process)
+        assert f"rank {number}: cannot write {tmp_path / 'run' / blocked}" in processes.said(
+            tmp_path / f"process{number}"
+        )
+
+
+@pytest.mark.slow
 def test_two_processes_leave_what_one_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")  # or W&B has the last word, when the process ends
     monkeypatch.delenv("WANDB_MODE", raising=False)

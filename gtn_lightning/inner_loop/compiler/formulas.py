@@ -8,9 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gtn_lightning.inner_loop.torch_internals import is_weight_norm
-from gtn_lightning.inner_loop.weight_norm import weight_norm
-
 Pair = int | tuple[int, int]
 """An argument of a convolution or pooling: one number for both axes, or one for each."""
 
@@ -18,7 +15,6 @@ Pair = int | tuple[int, int]
 class CompilerFormulas(TorchFunctionMode):
     """Replaces operators in a function that dynamo captures.
 
-    * Weight normalization: see `weight_norm`.
     * Group normalization: its forward-mode derivative cannot be traced.
     * Max pooling over tiles: the compiler turns the kernel's indices into scalar loops; comparisons are vectorized.
     * Convolutions of one-channel images on a CPU: a matrix product is several times as fast as the channels-last
@@ -33,8 +29,6 @@ class CompilerFormulas(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if is_weight_norm(func):
-            return weight_norm(*args)
         if func is F.group_norm:
             return group_norm(*args, **kwargs)
         if func is F.max_pool2d and is_tiling(*args, **kwargs):
