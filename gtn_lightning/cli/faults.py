@@ -90,9 +90,11 @@ def find_fault(layers: Iterable[Any], root: Section) -> Fault | None:
     wholes: list[Any] = [{}]
     for layer in layers:
         wholes.append(merged(wholes[-1], layer))
-    # The parser looks at every layer, also at what a stronger one sets right.
-    for whole, complete in ((wholes[-1], True), *((each, False) for each in wholes[1:-1])):
-        fault = _Walk(complete).section(_resolved(whole), root, "")
+    # The parser also looks at values that a stronger layer replaces. References are followed last: a wrong value is
+    # reported where it stands, and not where it is referred to.
+    whole = wholes[-1]
+    for values, complete in ((whole, True), *((each, False) for each in wholes[1:-1]), (_resolved(whole), True)):
+        fault = _Walk(complete).section(values, root, "")
         if fault is not None:
             return _with_suggestion(fault, root) if fault.unknown else fault
     return None

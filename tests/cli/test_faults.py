@@ -137,6 +137,10 @@ def test_nothing_is_found_in_a_recipe_that_is_right(arguments: dict[str, Any]) -
         ({"engine": {"class_path": "Engine", "init_args": 3}}, "car.engine.init_args: expected mapping, got 3"),
         ({"engine": {"class_path": ""}}, "car.engine: expected a class by name, or class_path and init_args"),
         ({"notes": [1], "seats": "${car.notes}"}, "car.seats: expected int or float, got [1]; correct the value"),
+        (
+            {"seats": "${car.engine.init_args.power}", "engine": {"class_path": "Engine", "init_args": {"power": "x"}}},
+            "car.engine.init_args.power: expected int, got 'x'",
+        ),
         # classes
         ({"engine": "Engnie"}, "car.engine: there is no class Engnie; did you mean Engine?"),
         (
