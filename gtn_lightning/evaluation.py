@@ -60,6 +60,10 @@ class Evaluation:
         return sorted({*self.steps, steps})
 
 
+EVALUATION = Evaluation()
+"""How a teacher is evaluated by default."""
+
+
 @dataclass
 class EvaluationResult:
     """How well learners do against the number of inner steps they were taught for."""

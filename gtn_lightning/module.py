@@ -19,19 +19,18 @@ from torch.utils.data import DataLoader
 from gtn_lightning.curricula import Curriculum
 from gtn_lightning.description import build, describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.evaluation import Evaluation, EvaluationResult, Evaluator
+from gtn_lightning.evaluation import EVALUATION, Evaluation, EvaluationResult, Evaluator
 from gtn_lightning.fields import Batch
-from gtn_lightning.inner_loop import (
-    InnerLoop,
-    InnerOptimizer,
-)
+from gtn_lightning.inner_loop import InnerLoop, InnerOptimizer
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.meta_training.checkpoints import read_module
-from gtn_lightning.meta_training.outer import OuterOptimization
+from gtn_lightning.meta_training.cost import Cost
+from gtn_lightning.meta_training.outer import OuterOptimization, meta_learned
 from gtn_lightning.meta_training.recovery import Recovery
-from gtn_lightning.meta_training.replicas import check_agreement, unsupported_strategy
+from gtn_lightning.meta_training.replicas import check_agreement
 from gtn_lightning.meta_training.resumption import Resumption, check_checkpoint
 from gtn_lightning.meta_training.step import meta_step
+from gtn_lightning.meta_training.trainer_options import check_trainer
 from gtn_lightning.parts import Parts
 from gtn_lightning.task import Task
 from gtn_lightning.teacher_file import (
@@ -45,9 +44,6 @@ from gtn_lightning.teacher_file import (
 from gtn_lightning.teachers import RealData, Teacher
 from gtn_lightning.teaching import synthetic_batch
 from gtn_lightning.trust import Trusted
-
-EVALUATION = Evaluation()
-"""How a teacher is evaluated unless told otherwise."""
 
 
 class GTN(pl.LightningModule):
@@ -125,12 +121,12 @@ class GTN(pl.LightningModule):
         self.seed = seed
         self.result: EvaluationResult | None = None
         """Scores of the last validation or test, on every process."""
-        self._resumption = Resumption(self.recovery)
+        self._cost = Cost()
+        self._resumption = Resumption(self.recovery, self._cost)
         with suppress(RecipeError, ValueError):  # a part that no file can describe is refused no earlier than by `fit`
             self.save_hyperparameters({"model": self.description()})
         self._meta_loss: Tensor | None = None
         self._step_began = 0.0
-        self._training_began: float | None = None
 
     # --------------------------------------------------------------------------------------------------------- files
 
@@ -144,8 +140,7 @@ class GTN(pl.LightningModule):
                 this user's own runs have written needs none.
 
         Raises:
-            RecipeError: if the file is no teacher file, is damaged, or names a class that is not allowed or cannot be
-                imported.
+            RecipeError: if it is no teacher file, is damaged, or names a class that is not allowed.
         """
         recipe = read_recipe(path, trust)
         check_sizes(recipe.model, read_shapes(path), str(path), recipe.trust)
@@ -215,22 +210,12 @@ class GTN(pl.LightningModule):
         write_teacher(path, state or self.state_dict(), self.description(), data, self.meta_training())
 
     def meta_training(self) -> dict[str, float]:
-        """Return what meta-training cost so far.
-
-        These are ``seconds`` of wall clock from the first meta-step on, validations and all runs that were resumed
-        included; ``meta_steps``; and ``processes`` at work.
-        """
-        running = 0.0 if self._training_began is None else time.perf_counter() - self._training_began
-        trainer = self._trainer
-        return {
-            "seconds": self._resumption.seconds + running,
-            "meta_steps": 0 if trainer is None else trainer.global_step,
-            "processes": 1 if trainer is None else trainer.world_size,
-        }
+        """Return the ``seconds``, ``meta_steps`` and ``processes`` of meta-training so far, earlier runs included."""
+        return self._cost.so_far(self._trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put what a resumed run needs beside the weights."""
-        self._resumption.save(checkpoint, self.meta_training(), self._outer())
+        self._resumption.save(checkpoint, self._trainer, self._outer())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint that belongs to this module, see `check_checkpoint`."""
@@ -241,17 +226,7 @@ class GTN(pl.LightningModule):
     def check_checkpoint(
         self, checkpoint: dict[str, Any], trainer: pl.Trainer | None = None, source: str = "the checkpoint"
     ) -> None:
-        """See that a checkpoint belongs to this module, and that nothing odd is in it.
-
-        Args:
-            checkpoint: what the file holds.
-            trainer: the trainer of the run that is to go on from it; None if only the weights are taken.
-            source: what errors about another architecture call it.
-
-        Raises:
-            CheckpointError: if it lacks something, or holds what no run has put there.
-            RecipeError: if it is another architecture's or another outer optimizer's, or the schedule is over by then.
-        """
+        """Check that a checkpoint belongs to this module; see `gtn_lightning.meta_training.resumption`."""
         outer = None if trainer is None else self._outer()
         check_checkpoint(checkpoint, self.state_dict(), outer, trainer, source)
 
@@ -260,14 +235,7 @@ class GTN(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """See that the trainer can run a GTN, and forget the data of an earlier run."""
         self._evaluator.reset()
-        if reason := unsupported_strategy(self.trainer):
-            raise RecipeError(
-                f"trainer.strategy: {reason}, but every process teaches a learner of its own with the whole teacher, "
-                "which is small: use ddp"
-            )
-        clip = self.trainer.gradient_clip_val
-        if clip is not None and clip < 0:  # Lightning takes it for none at all
-            raise RecipeError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping; got {clip}")
+        check_trainer(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Put one outer optimizer over everything that is meta-learned: teacher, curriculum, inner hyperparameters."""
@@ -278,17 +246,8 @@ class GTN(pl.LightningModule):
         return self._own_outer() if type(self).configure_optimizers is GTN.configure_optimizers else None
 
     def _own_outer(self) -> OuterOptimization:
-        parts: dict[str, list[Tensor]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                parts.setdefault(name.partition(".")[0], []).append(parameter)
-        if not parts:
-            raise RecipeError(
-                "there is nothing to meta-learn: the teacher has no parameters and the inner optimizer learns nothing; "
-                "name hyperparameters in model.inner_optimizer.learned or learned_per_step"
-            )
         optimizer = self.outer_optimizer or partial(torch.optim.Adam, lr=0.01)
-        return OuterOptimization(parts, optimizer, self.outer_lr_scheduler, self.outer_groups)
+        return OuterOptimization(meta_learned(self), optimizer, self.outer_lr_scheduler, self.outer_groups)
 
     def on_train_start(self) -> None:
         """Check that data, teacher, learners and task fit together before the first meta-step."""
@@ -296,7 +255,7 @@ class GTN(pl.LightningModule):
         self._evaluator.prepare(self)
         self._resumption.begin(self.trainer, self._outer())
         self.recovery.remember(self.trainer, self)
-        self._training_began = time.perf_counter()
+        self._cost.begin()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the clock of a meta-step."""
@@ -324,8 +283,7 @@ class GTN(pl.LightningModule):
 
     def on_train_end(self) -> None:
         """Stop counting what meta-training costs."""
-        self._resumption.seconds = self.meta_training()["seconds"]
-        self._training_began = None
+        self._cost.end()
 
     # ---------------------------------------------------------------------------------------------------- evaluation
 
@@ -369,10 +327,7 @@ class GTN(pl.LightningModule):
     # -------------------------------------------------------------------------------------------------- synthetic data
 
     def synthetic_batch(self, step: int) -> Batch:
-        """Return the batch that the teacher makes for an inner step (counted from zero), without gradient.
-
-        With a shuffled curriculum, or none, it is one keyed draw of many possible ones.
-        """
+        """Return the batch that the teacher makes for an inner step, counted from zero; see `teaching`."""
         # Callbacks ask from where the trainer's precision is not set.
         precision = nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
         with precision:
@@ -388,9 +343,5 @@ class GTN(pl.LightningModule):
             self._evaluator.prepare(self)
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Make the synthetic batch of one inner step.
-
-        Returns:
-            ``step``, a scalar, and the fields that the teacher makes, each ``[B, ...]``.
-        """
+        """Return ``step``, a scalar, and the fields that the teacher makes for it, each ``[B, ...]``."""
         return {"step": batch[0], **self.synthetic_batch(int(batch))}

@@ -21,6 +21,24 @@ TEACHER = "teacher"
 """The group of parameters to which a weight decay applies by default."""
 
 
+def meta_learned(module: nn.Module) -> dict[str, list[Tensor]]:
+    """Return the parameters of a GTN that are meta-learned, by the part to which they belong.
+
+    Raises:
+        RecipeError: if there are none.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            parts.setdefault(name.partition(".")[0], []).append(parameter)
+    if not parts:
+        raise RecipeError(
+            "there is nothing to meta-learn: the teacher has no parameters and the inner optimizer learns nothing; "
+            "name hyperparameters in model.inner_optimizer.learned or learned_per_step"
+        )
+    return parts
+
+
 class OuterOptimization:
     """The outer optimizer and its schedule, as a recipe describes them.
 

@@ -1,25 +1,12 @@
-"""Checks that the processes of a run hold the same teacher, and that a strategy supports it."""
+"""Checks that the processes of a run hold the same teacher."""
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-UNSUPPORTED = {
-    "FSDPStrategy": "shards parameters",
-    "ModelParallelStrategy": "shards parameters",
-    "DeepSpeedStrategy": "shards parameters and optimizer states",
-}
-"""Strategies of Lightning that cannot run a GTN, with the reason."""
-
 
 class DisagreementError(RuntimeError):
     """The processes hold different teachers."""
-
-
-def unsupported_strategy(trainer: pl.Trainer) -> str | None:
-    """Return why a trainer's strategy cannot run a GTN, or None if it can."""
-    names = {kind.__name__ for kind in type(trainer.strategy).__mro__}
-    return next((f"{name} {reason}" for name, reason in UNSUPPORTED.items() if name in names), None)
 
 
 def check_agreement(module: pl.LightningModule) -> None:

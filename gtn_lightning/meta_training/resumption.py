@@ -16,6 +16,7 @@ from gtn_lightning.meta_training.checkpoints import (
     is_number,
     shown,
 )
+from gtn_lightning.meta_training.cost import Cost
 from gtn_lightning.meta_training.outer import OuterOptimization
 from gtn_lightning.meta_training.outer_resumption import check_outer, check_outer_state, follow_recipe
 from gtn_lightning.meta_training.recovery import Recovery
@@ -27,25 +28,25 @@ class Resumption:
 
     Args:
         recovery: skipped meta-steps and reduced rates, which checkpoints keep.
+        cost: the cost of meta-training, which checkpoints keep too.
     """
 
-    def __init__(self, recovery: Recovery) -> None:
+    def __init__(self, recovery: Recovery, cost: Cost) -> None:
         self._recovery = recovery
+        self._cost = cost
         self._resumed_at: int | None = None
         self._earlier_plan: dict[str, Any] | None = None
-        self.seconds = 0.0
-        """Wall-clock seconds of meta-training before the checkpoint."""
 
-    def save(self, checkpoint: dict[str, Any], cost: Mapping[str, float], outer: OuterOptimization | None) -> None:
+    def save(self, checkpoint: dict[str, Any], trainer: pl.Trainer | None, outer: OuterOptimization | None) -> None:
         """Add to a checkpoint what `check_checkpoint` and `load` need.
 
         Args:
             checkpoint: Lightning's checkpoint.
-            cost: the cost of meta-training so far, seconds.
+            trainer: the trainer of the run.
             outer: the outer optimizer and its schedule; None if a subclass makes its own.
         """
         checkpoint["recovery"] = self._recovery.state_dict()
-        checkpoint["meta_training"] = dict(cost)
+        checkpoint["meta_training"] = self._cost.so_far(trainer)
         if outer is not None:
             checkpoint["outer"] = outer.plan()
 
@@ -66,7 +67,7 @@ class Resumption:
         if "recovery" in checkpoint:
             self._recovery.load_state_dict(checkpoint["recovery"])
         if "meta_training" in checkpoint:
-            self.seconds = float(checkpoint["meta_training"]["seconds"])
+            self._cost.seconds = float(checkpoint["meta_training"]["seconds"])
 
     def begin(self, trainer: pl.Trainer, outer: OuterOptimization | None) -> None:
         """Apply changes of a resumed run's recipe to its outer optimizer and schedule, and report them.

@@ -1,0 +1,38 @@
+"""What meta-training costs."""
+
+import time
+
+import pytorch_lightning as pl
+
+
+class Cost:
+    """Counts the wall clock of meta-training, over all runs that were resumed."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """Seconds of runs that have ended."""
+        self._began: float | None = None
+
+    def begin(self) -> None:
+        """Start the clock, before the first meta-step of a run."""
+        self._began = time.perf_counter()
+
+    def end(self) -> None:
+        """Stop the clock."""
+        self.seconds += self._running()
+        self._began = None
+
+    def so_far(self, trainer: pl.Trainer | None) -> dict[str, float]:
+        """Return ``seconds`` of wall clock, validations included; ``meta_steps``; and the number of ``processes``.
+
+        Args:
+            trainer: the trainer of the run, if there is one.
+        """
+        return {
+            "seconds": self.seconds + self._running(),
+            "meta_steps": 0 if trainer is None else trainer.global_step,
+            "processes": 1 if trainer is None else trainer.world_size,
+        }
+
+    def _running(self) -> float:
+        return 0.0 if self._began is None else time.perf_counter() - self._began

@@ -1,0 +1,42 @@
+"""Options of a trainer that do not work with a GTN."""
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
+
+from gtn_lightning.errors import RecipeError
+
+STRATEGIES = {
+    "FSDPStrategy": "shards parameters",
+    "ModelParallelStrategy": "shards parameters",
+    "DeepSpeedStrategy": "shards parameters and optimizer states",
+}
+"""Strategies of Lightning that cannot run a GTN, with the reason."""
+
+CALLBACKS = {
+    BatchSizeFinder: "the batch size of a meta-loss is a choice, not what fits into memory: set data.batch_size",
+    LearningRateFinder: "it tries one rate per meta-step on a teacher that changes: set model.outer_optimizer's lr",
+}
+"""Callbacks of Lightning that would spoil a run, with the reason and what to do."""
+
+
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Check that a trainer can run a GTN.
+
+    Raises:
+        RecipeError: if an option does not work.
+    """
+    names = {kind.__name__ for kind in type(trainer.strategy).__mro__}
+    for name, reason in STRATEGIES.items():
+        if name in names:
+            raise RecipeError(
+                f"trainer.strategy: {name} {reason}, but every process teaches a learner of its own with the whole "
+                "teacher, which is small: use ddp"
+            )
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    for callback in callbacks:
+        for kind, reason in CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise RecipeError(f"trainer.callbacks: {kind.__name__} does not work with a GTN: {reason}")
+    clip = trainer.gradient_clip_val
+    if clip is not None and clip < 0:  # Lightning treats it as no clipping
+        raise RecipeError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping; got {clip}")
