@@ -109,7 +109,7 @@ def read_module(path: str | Path, trust: Trusted) -> tuple[dict[str, Any], dict[
     hyperparameters = checkpoint.get("hyper_parameters")
     description = hyperparameters.get("model") if isinstance(hyperparameters, Mapping) else None
     if not isinstance(description, dict):
-        raise RecipeError(f"{path}: it does not describe its module: build the GTN and load its state_dict")
+        raise RecipeError(f"{path}: it does not say what it was made with: build the GTN and load its state_dict")
     check(description, str(path), trust)
     return description, checkpoint["state_dict"]
 

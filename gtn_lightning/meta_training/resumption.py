@@ -90,7 +90,7 @@ class Resumption:
         if changed := follow_recipe(outer, optimizer, schedule, earlier, trainer.global_step, reduction):
             reduced = "" if reduction == 1 else f", times the {reduction:g} that Recovery has reduced the rates to"
             rank_zero_info(
-                f"the outer optimizer continues with {', '.join(changed)}{reduced}, from meta-step "
+                f"the outer optimizer goes on with {', '.join(changed)}{reduced}, from meta-step "
                 f"{trainer.global_step} on"
             )
 
