@@ -6,11 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
-from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -20,6 +15,16 @@ from gtn_lightning.callbacks.writing import keep_loggers_going, unless_unwritabl
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
+from gtn_lightning.lightning import (
+    LightningModule,
+    ModelCheckpoint,
+    TorchCheckpointIO,
+    Trainer,
+    TrainerFn,
+    WeightAveraging,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from gtn_lightning.lightning_internals import checkpoint_state
 from gtn_lightning.meta_training.checkpoints import PATHS, CheckpointError, misfit_of_files
 from gtn_lightning.teacher_file import record_meta_training

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from gtn_lightning.files import whole_file
+from gtn_lightning.lightning import TorchCheckpointIO
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

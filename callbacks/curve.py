@@ -6,12 +6,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from pytorch_lightning import Callback, LightningModule, Trainer
 
 from gtn_lightning.callbacks.figures import save_figure
 from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.evaluation import EvaluationResult
 from gtn_lightning.files import whole_file
+from gtn_lightning.lightning import Callback, LightningModule, Trainer
 from gtn_lightning.task import TaskMetric
 
 

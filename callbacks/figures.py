@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
 from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.files import whole_file
+from gtn_lightning.lightning import TensorBoardLogger, Trainer, WandbLogger
 
 
 def save_figure(trainer: Trainer, figure: Figure, name: str, meta_step: int) -> None:

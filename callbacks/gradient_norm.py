@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.lightning import Callback, LightningModule, Trainer
 from gtn_lightning.meta_training.checkpoints import CheckpointError, misfit
 
 

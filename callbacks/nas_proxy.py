@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from pytorch_lightning import Callback, LightningModule, Trainer
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
+from gtn_lightning.lightning import Callback, LightningModule, Trainer
 from gtn_lightning.meta_training.checkpoints import CheckpointError, misfit
 from gtn_lightning.nas import Architecture, MeasuredReference, Reference, SearchSpace
 from gtn_lightning.nas.correlation import Correlation, Interval, Ranking, measure_ranking

@@ -5,11 +5,10 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gtn_lightning.lightning import LightningModule, ProgressBar, Trainer
 from gtn_lightning.streams import Escaping
 
 METRICS_EVERY = 0.2

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gtn_lightning.callbacks.figures import save_figure
 from gtn_lightning.data import InMemoryData
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.lightning import Callback, LightningModule, Trainer
 from gtn_lightning.task import Images, Points
 
 # More classes than this would make the picture taller than a screen.

@@ -5,9 +5,6 @@ import sys
 from pathlib import Path
 from typing import IO, Any, cast
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import WandbLogger
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +13,7 @@ from gtn_lightning.callbacks.checkpoint import TEACHER_FILE
 from gtn_lightning.callbacks.curve import curve_statistics
 from gtn_lightning.callbacks.synthetic_data import DATA_FILE
 from gtn_lightning.evaluation import EvaluationResult
+from gtn_lightning.lightning import Callback, LightningModule, ModelCheckpoint, Trainer, WandbLogger
 from gtn_lightning.streams import Escaping
 from gtn_lightning.task import TaskMetric
 

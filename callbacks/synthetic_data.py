@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import BasePredictionWriter
 from safetensors.torch import save
 from torch import Tensor
 
 from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.files import whole_file
+from gtn_lightning.lightning import BasePredictionWriter, LightningModule, Trainer
 
 DATA_FILE = "synthetic.safetensors"
 """Name of the file in the run folder."""

@@ -6,10 +6,8 @@ from functools import wraps
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.utilities import rank_zero_warn
-
 from gtn_lightning.files import UnwritableError
+from gtn_lightning.lightning import Trainer, rank_zero_warn
 
 LOGGING = ("log_metrics", "log_hyperparams", "after_save_checkpoint", "save", "finalize")
 """The methods of a logger that write."""

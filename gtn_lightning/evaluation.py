@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
@@ -12,6 +11,7 @@ from torchmetrics import MeanMetric, Metric
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch
 from gtn_lightning.inner_loop import Functional, Snapshot
+from gtn_lightning.lightning import pl
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.real_data import TrainerData

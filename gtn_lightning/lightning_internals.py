@@ -9,8 +9,7 @@ write must be reported to all processes before an older checkpoint is removed, a
 
 from typing import Any
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from gtn_lightning.lightning import CSVLogger, Trainer, WandbLogger
 
 BATCHES_THAT_STEPPED = "_batches_that_stepped"
 """Lightning's count of outer steps in a checkpoint's ``epoch_loop.state_dict``.

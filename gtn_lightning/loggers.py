@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-from pytorch_lightning import loggers
-from pytorch_lightning.core.saving import save_hparams_to_yaml
-from pytorch_lightning.loggers.logger import rank_zero_experiment
-from pytorch_lightning.utilities import rank_zero_warn
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import UnwritableError, whole_file
+from gtn_lightning.lightning import loggers, rank_zero_experiment, rank_zero_warn, save_hparams_to_yaml
 from gtn_lightning.lightning_internals import has_started, set_experiment, wandb_arguments
 
 OFFLINE = ("offline", "dryrun")

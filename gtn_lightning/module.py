@@ -8,11 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -23,6 +19,7 @@ from gtn_lightning.evaluation import EVALUATION, Evaluation, EvaluationResult, E
 from gtn_lightning.fields import Batch
 from gtn_lightning.inner_loop import InnerLoop, InnerOptimizer
 from gtn_lightning.learners import LearnerDistribution
+from gtn_lightning.lightning import LRSchedulerCallable, OptimizerCallable, OptimizerLRScheduler, TrainerFn, pl
 from gtn_lightning.meta_training.checkpoints import read_module
 from gtn_lightning.meta_training.cost import Cost
 from gtn_lightning.meta_training.outer import OuterOptimization, meta_learned

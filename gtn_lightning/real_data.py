@@ -3,11 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.model_helpers import is_overridden
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
@@ -16,6 +12,7 @@ from gtn_lightning.data.pairs import batches_of, check_finite, check_pair, has_l
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch
 from gtn_lightning.learners import check_learner
+from gtn_lightning.lightning import TrainerFn, is_overridden, isolate_rng, pl
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator
 

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from gtn_lightning.curricula import Full
 from gtn_lightning.evaluation import Evaluation
 from gtn_lightning.inner_loop import SGD, InnerLoop
 from gtn_lightning.learners import MLP, Fixed
+from gtn_lightning.lightning import pl
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Generator, Pixels
 

@@ -44,6 +44,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, signals: Signals) -> int:
+    if "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
+        signals.release()
+        return refuse(
+            RecipeError("gtn works with pytorch_lightning: in a program that imports lightning, run gtn as a command")
+        )
     try:
         leave_out_folder_style()
         from gtn_lightning.cli.commands import run  # takes seconds, in which Ctrl-C has to work

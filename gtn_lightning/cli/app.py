@@ -9,15 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import wandb
 import yaml
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities import rank_zero_warn
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
 
 from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
@@ -38,6 +34,7 @@ from gtn_lightning.cli.upstream_privates import batches_done, ignore_files, star
 from gtn_lightning.cli.working_folder import check_inside
 from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError, one_line
+from gtn_lightning.lightning import MisconfigurationException, is_overridden, pl, rank_zero_warn
 from gtn_lightning.module import GTN
 from gtn_lightning.teacher_file import TeacherRecipe, load_weights
 

@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
 from gtn_lightning.cli.blame import (
     component_of,
     is_lightnings,
@@ -20,6 +18,7 @@ from gtn_lightning.cli.signals import InterruptedBySignal
 from gtn_lightning.errors import RecipeError, first_line, one_line
 from gtn_lightning.files import UnwritableError
 from gtn_lightning.inner_loop import InnerLoopError
+from gtn_lightning.lightning import MisconfigurationException
 from gtn_lightning.meta_training.checkpoints import CheckpointError
 
 OUT_OF_MEMORY = (

@@ -11,15 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.cli import SaveConfigCallback
-from pytorch_lightning.utilities import rank_zero_only
 
 from gtn_lightning.callbacks.writing import unless_unwritable
 from gtn_lightning.cli.upstream_privates import batches_done
 from gtn_lightning.errors import RecipeError, one_line
 from gtn_lightning.files import is_file, whole_file
+from gtn_lightning.lightning import pl, rank_zero_only
 from gtn_lightning.meta_training.checkpoints import CheckpointError, UnreadableError, read_whole
 
 RUN_FOLDER = "GTN_RUN_FOLDER"

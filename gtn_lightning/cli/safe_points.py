@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from gtn_lightning.cli.signals import NUMBERS, Signals
 from gtn_lightning.cli.upstream_privates import child_processes, handle_signals_by
+from gtn_lightning.lightning import Callback, LightningModule, Trainer, TrainerFn
 
 
 class SafePoints(Callback):

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import jsonargparse
-import pytorch_lightning as pl
 from jsonargparse import set_parsing_settings
 from jsonargparse._common import ImportDenied as ImportDenied
 from jsonargparse._common import parsing_settings
@@ -18,6 +17,8 @@ from jsonargparse._parameter_resolvers import ParamData, get_signature_parameter
 from jsonargparse._util import import_object
 from omegaconf.basecontainer import BaseContainer
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
+
+from gtn_lightning.lightning import pl
 
 OVERRIDDEN = ("_parse_ckpt_path", "_prepare_subcommand_kwargs", "_run_subcommand")
 """Methods of LightningCLI that have no public hook in their place: for what a checkpoint says about the recipe, for the

@@ -5,11 +5,11 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from gtn_lightning.data.batches import EvaluationBatches, RealBatches
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.lightning import LightningDataModule
 from gtn_lightning.randomness import keyed_generator
 
 

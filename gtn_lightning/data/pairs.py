@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.lightning import CombinedLoader
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "inputs", "x")
 LABEL_KEYS = ("label", "labels", "fine_label", "targets", "target", "y")

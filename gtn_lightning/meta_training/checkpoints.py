@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError, first_line, one_line
+from gtn_lightning.lightning import PACKAGES, ModelCheckpoint, pl
 from gtn_lightning.trust import Trusted, check
 
 VERSION = "pytorch-lightning_version"
@@ -152,7 +151,7 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None = N
                     )
     for callback in [] if trainer is None else trainer.callbacks:  # type: ignore[attr-defined]
         given = checkpoint["callbacks"].get(callback.state_key)
-        if given is None or not type(callback).__module__.startswith("pytorch_lightning."):
+        if given is None or not type(callback).__module__.startswith(f"{PACKAGES[0]}."):
             continue
         if fault := misfit(given, callback.state_dict(), f"callbacks.{_kind(callback.state_key)}", whole=False):
             raise CheckpointError(fault)

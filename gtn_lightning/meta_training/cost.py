@@ -2,7 +2,7 @@
 
 import time
 
-import pytorch_lightning as pl
+from gtn_lightning.lightning import pl
 
 
 class Cost:

@@ -6,13 +6,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.lightning import LRSchedulerCallable, OptimizerCallable, OptimizerLRScheduler
 from gtn_lightning.meta_training.outer_plan import class_path, group_options, schedule_arguments
 from gtn_lightning.meta_training.refusals import REFUSALS, named
 from gtn_lightning.meta_training.schedules import SCHEDULE, advance, check_schedule, scale_rates

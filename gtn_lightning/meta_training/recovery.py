@@ -3,13 +3,12 @@
 from copy import deepcopy
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop.torch_internals import tree_map_only
+from gtn_lightning.lightning import pl, rank_zero_warn
 from gtn_lightning.meta_training.checkpoints import CheckpointError, is_number, misfit, shown
 from gtn_lightning.meta_training.schedules import scale_rates
 

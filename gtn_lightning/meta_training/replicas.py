@@ -1,8 +1,9 @@
 """Checks that the processes of a run hold the same teacher."""
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
+
+from gtn_lightning.lightning import pl
 
 
 class DisagreementError(RuntimeError):

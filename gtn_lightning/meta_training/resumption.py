@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.lightning import pl, rank_zero_info
 from gtn_lightning.meta_training.checkpoints import (
     CheckpointError,
     check_kept_files,

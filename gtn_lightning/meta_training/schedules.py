@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from pytorch_lightning.cli import LRSchedulerCallable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop.torch_internals import nested_schedules
+from gtn_lightning.lightning import LRSchedulerCallable
 from gtn_lightning.meta_training.refusals import named
 
 SCHEDULE = "model.outer_lr_scheduler"

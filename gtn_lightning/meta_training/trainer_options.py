@@ -1,9 +1,7 @@
 """Options of a trainer that do not work with a GTN."""
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
-
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.lightning import BatchSizeFinder, LearningRateFinder, pl
 
 STRATEGIES = {
     "FSDPStrategy": "shards parameters",

@@ -6,21 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import SingleDeviceStrategy
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from gtn_lightning.data import RealBatches, TensorData
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.lightning import PACKAGES, OptimizerLRScheduler, SingleDeviceStrategy, pl
 from gtn_lightning.nas.spaces import Architecture, SearchSpace
 from gtn_lightning.randomness import keyed_rng, keyed_seed
-
-QUIET_PACKAGES = ("pytorch_lightning", "lightning_fabric")
-"""Packages whose loggers are silenced during training."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ class FullTraining:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Silence Lightning's messages and warnings about every training."""
-    names = (f"{package}{part}" for package in QUIET_PACKAGES for part in ("", ".utilities.rank_zero"))
+    names = (f"{package}{part}" for package in PACKAGES for part in ("", ".utilities.rank_zero"))
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 
 from gtn_lightning.curricula import ShuffledPasses
 from gtn_lightning.description import describe
@@ -16,6 +15,7 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import REAL_SAMPLES
 from gtn_lightning.inner_loop import Adam, InnerOptimizer
 from gtn_lightning.learners import Fixed
+from gtn_lightning.lightning import rank_zero_warn
 from gtn_lightning.module import GTN
 from gtn_lightning.nas.proxies.base import Cost
 from gtn_lightning.nas.proxies.training import Plan, TaughtProxy, TaughtScorer

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from pytorch_lightning.utilities import rank_zero_warn
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.lightning import rank_zero_warn
 
 BEGINNING = b'{"op_code":'
 """The first characters of every line that Optuna writes."""

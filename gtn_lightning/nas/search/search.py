@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
-from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError, first_line
+from gtn_lightning.lightning import LightningDataModule, Logger
 from gtn_lightning.nas.data_settings import data_settings
 from gtn_lightning.nas.full_training import FullTraining
 from gtn_lightning.nas.proxies import Cost, Proxy, Scorer
