@@ -27,7 +27,6 @@ class MetaProgressBar(ProgressBar):
         super().__init__()
         self._enabled = True
         self._lines = False
-        self._console = Console()
         self._progress: Progress | None = None
         self._first_step = 0
         self._began_at = 0.0
@@ -44,8 +43,8 @@ class MetaProgressBar(ProgressBar):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out whether there is a terminal to draw on."""
         super().setup(trainer, pl_module, stage)
-        self._console = Console()
-        if self._enabled and not (self._console.is_terminal or self._console.is_jupyter):
+        console = Console()
+        if self._enabled and not (console.is_terminal or console.is_jupyter):
             self._lines = True
             self.disable()
 
@@ -142,7 +141,7 @@ class MetaProgressBar(ProgressBar):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[metrics]}", style="italic"),
-            console=self._console,
+            console=Console(),  # the global one may have been made for another output
         )
         self._progress.add_task(
             description, total=None if total == float("inf") else total, completed=completed, metrics=""
