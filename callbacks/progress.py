@@ -98,7 +98,10 @@ class MetaProgressBar(ProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the result."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit":
+            self._stop()  # before Lightning prints its table
+            return
+        if trainer.sanity_checking:
             return
         if self._progress is not None:
             self._show_metrics(trainer, pl_module)
@@ -113,6 +116,10 @@ class MetaProgressBar(ProgressBar):
     def on_test_batch_end(self, *_: Any) -> None:
         """Advance the bar."""
         self._update(advance=1)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the bar before Lightning prints its table."""
+        self._stop()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start a bar over the batches."""
