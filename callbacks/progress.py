@@ -26,7 +26,6 @@ class MetaProgressBar(ProgressBar):
         super().__init__()
         self._enabled = True
         self._lines = False
-        self._console = Console()
         self._progress: Progress | None = None
         self._first_step = 0
         self._began_at = 0.0
@@ -43,8 +42,8 @@ class MetaProgressBar(ProgressBar):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out whether there is a terminal to draw on."""
         super().setup(trainer, pl_module, stage)
-        self._console = Console()
-        if self._enabled and not (self._console.is_terminal or self._console.is_jupyter):
+        console = Console()
+        if self._enabled and not (console.is_terminal or console.is_jupyter):
             self._lines = True
             self.disable()
 
@@ -98,7 +97,10 @@ class MetaProgressBar(ProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the result."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit":
+            self._stop()  # before Lightning prints its table
+            return
+        if trainer.sanity_checking:
             return
         if self._progress is not None:
             self._show_metrics(trainer, pl_module)
@@ -113,6 +115,10 @@ class MetaProgressBar(ProgressBar):
     def on_test_batch_end(self, *_: Any) -> None:
         """Advance the bar."""
         self._update(advance=1)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the bar before Lightning prints its table."""
+        self._stop()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start a bar over the batches."""
@@ -141,7 +147,7 @@ class MetaProgressBar(ProgressBar):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[metrics]}", style="italic"),
-            console=self._console,
+            console=Console(),  # the global one may have been made for another output
         )
         self._progress.add_task(
             description, total=None if total == float("inf") else total, completed=completed, metrics=""
