@@ -88,20 +88,20 @@ def cell(gtn: GTN, sample: Callable[[torch.Generator], nn.Module], number: int, 
     if real:
         teacher = baseline = RealData()
         train = data.splits.train
-        inputs = data.normalise(train.images[:REAL_IMAGES])
+        inputs = data.normalize(train.images[:REAL_IMAGES])
         baseline.attach({"inputs": inputs, "targets": train.labels[:REAL_IMAGES]})
         curriculum = ShuffledPasses(gtn.inner_loop.steps, curriculum.batch_size, curriculum.classes, baseline.size)
     with torch.no_grad():
         requests = curriculum.requests(generator, torch.device("cpu"))
     val, test = data.splits.val, data.splits.test
-    tuning = data.normalise(val.images[:2000]), val.labels[:2000]
+    tuning = data.normalize(val.images[:2000]), val.labels[:2000]
     _, taught = teach_at_best_rate(
         learner, gtn.task, teacher, requests, gtn.inner_optimizer, [gtn.inner_loop.steps], RATES, tuning
     )
     metric, last = gtn.task.metrics()[0].make(), taught[gtn.inner_loop.steps]
     with torch.no_grad():
         for images, labels in zip(test.images.split(1000), test.labels.split(1000), strict=True):
-            gtn.task.score(Functional(learner), last.params, last.buffers, (data.normalise(images), labels), [metric])
+            gtn.task.score(Functional(learner), last.params, last.buffers, (data.normalize(images), labels), [metric])
     return float(metric.compute())
 
 

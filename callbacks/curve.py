@@ -87,12 +87,12 @@ def draw_curve(result: EvaluationResult, metric: TaskMetric, title: str) -> Figu
     axes = figure.add_subplot()
     statistics = curve_statistics(result)
     lines = (("synthetic", "synthetic data", "C0", "o-"), (result.baseline_name, result.baseline_title, "C1", "s--"))
-    for kind, label, colour, style in lines:
+    for kind, label, color, style in lines:
         if f"{kind}_mean" in statistics:
             mean, std = statistics[f"{kind}_mean"], statistics[f"{kind}_std"]
-            axes.plot(result.steps, mean, style, color=colour, markersize=4, label=label)
+            axes.plot(result.steps, mean, style, color=color, markersize=4, label=label)
             low, high = zip(*((m - s, m + s) for m, s in zip(mean, std, strict=True)), strict=True)
-            axes.fill_between(result.steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(result.steps, low, high, color=color, alpha=0.2, linewidth=0)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(result.axis)
     axes.set_ylabel(metric.name)

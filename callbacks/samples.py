@@ -34,7 +34,7 @@ class SampleGrid(Callback):
     """Draws the synthetic data beside the learned hyperparameters, as the task says.
 
     Images stand in a grid. Each column is one inner step of the learner, from the first to the last; each row is one
-    class, of which the first image in that step's batch is shown. A cell is grey where a batch has no image of a
+    class, of which the first image in that step's batch is shown. A cell is gray where a batch has no image of a
     class. All images share one scale. Rows of a table are points in the plane of the two principal components of real
     training data, which stands behind them where the data module keeps it in memory.
 
@@ -112,21 +112,21 @@ def draw_images(columns: Sequence[Images], steps: list[int], schedules: dict[str
             line, one that does not is written below.
         title: what stands above.
     """
-    labelled = all(batch.labels is not None for batch in columns)
+    labeled = all(batch.labels is not None for batch in columns)
     labels = [
-        batch.labels if labelled and batch.labels is not None else torch.arange(len(batch.pixels)) for batch in columns
+        batch.labels if labeled and batch.labels is not None else torch.arange(len(batch.pixels)) for batch in columns
     ]
     classes = [int(label) for label in torch.cat(labels).unique()]
-    classes = [classes[i] for i in evenly_chosen(len(classes), MAX_ROWS)] if labelled else classes[:UNLABELLED_ROWS]
+    classes = [classes[i] for i in evenly_chosen(len(classes), MAX_ROWS)] if labeled else classes[:UNLABELLED_ROWS]
     mosaic, centres_x, centres_y = _mosaic([_as_pixels(batch.pixels) for batch in columns], labels, classes)
     cell_height, cell_width = columns[0].pixels.shape[-2:]
     size = CELL_INCHES * len(steps), CELL_INCHES * len(classes) * cell_height / cell_width
     figure, axes = _beside_schedules(size, schedules, title)
     axes.imshow(mosaic, interpolation="nearest", aspect="auto")
     axes.set_xticks(centres_x, [str(step) for step in steps])
-    axes.set_yticks(centres_y, [str(label) for label in classes] if labelled else [""] * len(classes))
+    axes.set_yticks(centres_y, [str(label) for label in classes] if labeled else [""] * len(classes))
     axes.set_xlabel("inner step", fontsize=9)
-    axes.set_ylabel("class" if labelled else "sample", fontsize=9)
+    axes.set_ylabel("class" if labeled else "sample", fontsize=9)
     axes.tick_params(length=0, labelsize=8)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -152,26 +152,26 @@ def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[
     every = values if real is None else torch.cat([values.double(), real.values.double().cpu()])
     if values.is_floating_point():
         low, high = torch.quantile(every.double(), torch.tensor([0.02, 0.98], dtype=torch.float64)).tolist()
-        colours: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high}
+        colors: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high}
     else:
-        colours = {"cmap": "tab10", "vmin": 0, "vmax": max(10, int(every.max()) + 1)}
+        colors = {"cmap": "tab10", "vmin": 0, "vmax": max(10, int(every.max()) + 1)}
     if real is not None:
         x, y = ((behind - center) @ axes_of_plane).numpy().T
-        axes.scatter(x, y, c=real.values.cpu().numpy(), s=10, alpha=0.35, linewidths=0, **colours)
+        axes.scatter(x, y, c=real.values.cpu().numpy(), s=10, alpha=0.35, linewidths=0, **colors)
     x, y = ((rows - center) @ axes_of_plane).numpy().T
-    axes.scatter(x, y, c=values.numpy(), s=36, marker="D", edgecolors="black", linewidths=0.6, **colours)
+    axes.scatter(x, y, c=values.numpy(), s=36, marker="D", edgecolors="black", linewidths=0.6, **colors)
     axes.set_xlabel("first principal component", fontsize=9)
     axes.set_ylabel("second principal component", fontsize=9)
     axes.tick_params(labelsize=8)
-    key = [Line2D([], [], marker="D", color="white", markerfacecolor="grey", markeredgecolor="black", markersize=6)]
+    key = [Line2D([], [], marker="D", color="white", markerfacecolor="gray", markeredgecolor="black", markersize=6)]
     names = ["synthetic"]
     if real is not None:
-        key.append(Line2D([], [], marker="o", color="white", markerfacecolor="grey", markersize=5))
+        key.append(Line2D([], [], marker="o", color="white", markerfacecolor="gray", markersize=5))
         names.append("real")
     if not values.is_floating_point():
         for label in values.unique().tolist()[:MAX_ROWS]:
-            colour = colormaps["tab10"](label / colours["vmax"])
-            key.append(Line2D([], [], marker="s", color="white", markerfacecolor=colour, markersize=6))
+            color = colormaps["tab10"](label / colors["vmax"])
+            key.append(Line2D([], [], marker="s", color="white", markerfacecolor=color, markersize=6))
             names.append(f"class {label}")
     axes.legend(key, names, fontsize=7, loc="best")
     return figure
@@ -236,7 +236,7 @@ def _beside_schedules(size: tuple[float, float], schedules: dict[str, Tensor], t
 
 
 def _as_pixels(images: Tensor) -> NDArray[np.float32]:
-    """Return images [B, C, H, W] as [B, H, W, 3], grey if they have not three channels."""
+    """Return images [B, C, H, W] as [B, H, W, 3], gray if they have not three channels."""
     images = images.detach().float().cpu()
     if images.shape[1] != 3:
         images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
@@ -247,7 +247,7 @@ def _as_pixels(images: Tensor) -> NDArray[np.float32]:
 def _mosaic(
     columns: list[NDArray[np.float32]], labels: list[Tensor], classes: list[int]
 ) -> tuple[NDArray[np.float32], list[float], list[float]]:
-    """Return one image per class and column as a picture [H, W, 3], and the centres of columns and rows."""
+    """Return one image per class and column as a picture [H, W, 3], and the centers of columns and rows."""
     _, height, width, _ = columns[0].shape
     gap = max(1, round(0.08 * max(height, width)))
     picture = np.ones((len(classes) * (height + gap) - gap, len(columns) * (width + gap) - gap, 3), np.float32)

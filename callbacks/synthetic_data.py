@@ -75,7 +75,7 @@ class SyntheticData(BasePredictionWriter):
             "optimizer": type(gtn.inner_optimizer).__name__,
             "description": json.dumps(meanings),
         }
-        # Serialised in memory: the library's own writer hides the system's reason when it fails.
+        # Serialized in memory: the library's own writer hides the system's reason when it fails.
         path = Path(trainer.default_root_dir) / DATA_FILE
         with unless_unwritable(trainer, path.name), whole_file(path) as part:
             part.write_bytes(save(tensors | learned, metadata))

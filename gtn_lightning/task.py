@@ -21,7 +21,7 @@ class TaskMetric:
     name: str
     """Name under which it is logged, such as ``accuracy``."""
     make: Callable[[], Metric]
-    """Makes a fresh scalar metric. It is never synchronised: every learner is scored by one process."""
+    """Makes a fresh scalar metric. It is never synchronized: every learner is scored by one process."""
     higher_is_better: bool = True
     """Whether more of it is better."""
     format: Literal["share", "number"] = "number"

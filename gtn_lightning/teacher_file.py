@@ -106,7 +106,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    # Serialised in memory: the library's own writer hides the system's reason when it fails, and lets nobody else read.
+    # Serialized in memory: the library's own writer hides the system's reason when it fails, and lets nobody else read.
     with whole_file(Path(path)) as part:
         part.write_bytes(save(tensors, metadata))
 

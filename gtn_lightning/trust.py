@@ -4,7 +4,7 @@ A name in a file becomes a class here and nowhere else. Allowed are the classes 
 looked up in that table and never followed through modules or attributes. Other classes are allowed
 
 * if the caller passes or names them (``GTN.from_teacher(path, trust=[...])``, ``--trust``, `trusting`), or
-* if this user wrote the file: `remember` keeps what `save_teacher` wrote, and `is_own` recognises it.
+* if this user wrote the file: `remember` keeps what `save_teacher` wrote, and `is_own` recognizes it.
 """
 
 import hashlib
@@ -211,7 +211,7 @@ def refusal(source: str, path: str) -> RecipeError:
 
 
 def remember(recipe: str) -> None:
-    """Keep that this user wrote a file with a recipe, so that it is recognised later. Failing is no error.
+    """Keep that this user wrote a file with a recipe, so that it is recognized later. Failing is no error.
 
     Args:
         recipe: the recipe as JSON, as it stands in the file.
@@ -228,7 +228,7 @@ def remember(recipe: str) -> None:
         origins = {path.partition(".")[0]: _origin(path.partition(".")[0]) for path in foreign}
         with whole_file(entry) as part:
             part.write_text(json.dumps({"classes": foreign, "origins": origins}), encoding="utf-8")
-            part.chmod(0o600)  # whatever the umask: what a group can write to is not recognised, see `own_classes`
+            part.chmod(0o600)  # whatever the umask: what a group can write to is not recognized, see `own_classes`
 
 
 def own_classes(recipe: str) -> list[str]:

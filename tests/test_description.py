@@ -92,11 +92,11 @@ class Painter(Teacher):
         self.classes = classes
         self.palette = palette
         self.deep = deep
-        self.colours = nn.Parameter(torch.tensor(list(palette.values())))
+        self.colors = nn.Parameter(torch.tensor(list(palette.values())))
 
     def forward(self, request: TeacherInput) -> Batch:
         assert request.labels is not None
-        images = self.colours[request.labels].view(-1, 1, 1, 1).expand(-1, *self.image_shape)
+        images = self.colors[request.labels].view(-1, 1, 1, 1).expand(-1, *self.image_shape)
         return {"inputs": images, "targets": request.labels}
 
 
@@ -118,7 +118,7 @@ def test_custom_components() -> None:
     }
     again = there_and_back(painter)
     assert isinstance(again, Painter)
-    assert torch.equal(again.colours, painter.colours)
+    assert torch.equal(again.colors, painter.colors)
 
 
 @pytest.mark.parametrize(
@@ -243,11 +243,11 @@ def test_what_annotations_tell_needs_no_kind() -> None:
 class Teaching(Teacher):
     """A teacher that keeps a network, some options and what else it is given."""
 
-    def __init__(self, body: nn.Module, *colours: float, classes: int = 2, **options: Any) -> None:
+    def __init__(self, body: nn.Module, *colors: float, classes: int = 2, **options: Any) -> None:
         super().__init__()
         self.body = body
         self.classes = classes
-        self.colours = colours
+        self.colors = colors
         self.options = options
 
     def forward(self, request: TeacherInput) -> Batch:
@@ -313,7 +313,7 @@ Pair = namedtuple("Pair", "a b")
         (Fixed(partial(Net, nn.Linear(2, 3))), r"^Fixed.learner.argument: the weights of a Linear .*give its class"),
         (Fixed(partial(Net, partial(nn.Linear, 3))), r"^Fixed.learner.argument: functools.* name its arguments"),
         (Fixed(partial(nn.Sequential, nn.ReLU(), nn.ReLU())), r"^Fixed.learner: the argument args of Sequential"),
-        (Teaching(nn.GELU(), 0.5), r"^Teaching.colours: \*colours of Teaching cannot be written .*one list"),
+        (Teaching(nn.GELU(), 0.5), r"^Teaching.colors: \*colors of Teaching cannot be written .*one list"),
         (Swallowing(depth=4), r"^Swallowing does not store its arguments \*\*extra.*write self.extra = extra"),
     ],
 )  # fmt: skip

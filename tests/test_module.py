@@ -473,13 +473,13 @@ def test_the_score_is_the_accuracy_on_the_whole_split(tmp_path: Path) -> None:
     make_trainer(tmp_path).validate(gtn, data, verbose=False)
     learner = Functional(drawn[-1])
     images, labels = data.splits.val
-    logits, _ = learner(*learner.init(), data.normalise(images), training=False)
+    logits, _ = learner(*learner.init(), data.normalize(images), training=False)
     assert gtn.result is not None
     assert float(gtn.result.synthetic[0, 0]) == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
 
 
-class ColourCoded(TensorData):
-    """Every image of the three splits has the grey value 50, 100 or 150, so that one sees where it came from."""
+class ColorCoded(TensorData):
+    """Every image of the three splits has the gray value 50, 100 or 150, so that one sees where it came from."""
 
     def __init__(self) -> None:
         super().__init__(batch_size=20, eval_batch_size=20)
@@ -498,7 +498,7 @@ class ColourCoded(TensorData):
 
 
 def test_splits_never_mix(tmp_path: Path) -> None:
-    data, seen = ColourCoded(), set()
+    data, seen = ColorCoded(), set()
 
     class Spy(Classification):
         def meta_loss(self, learner: Functional) -> Any:
@@ -553,7 +553,7 @@ def test_the_baselines_rate_is_tuned_on_validation_data(tmp_path: Path, monkeypa
         return tune(*arguments)
 
     monkeypatch.setattr(module, "teach_at_best_rate", watched)
-    data = ColourCoded()
+    data = ColorCoded()
     gtn, trainer = make_gtn(), make_trainer(tmp_path, val_check_interval=1)
     trainer.fit(gtn, data)
     assert len(tuned_on) == 2, "two validations, two learners: the baseline is taught once"
@@ -591,9 +591,9 @@ def test_another_run_on_other_data_has_another_baseline(tmp_path: Path) -> None:
     rates: dict[str, Any] = {"evaluation": {"real_rates": [0.3]}}
     gtn = make_gtn(**rates, learners=Fixed(mlp(hidden=[32])))
     on_digits = make_trainer(tmp_path).test(gtn, DigitsData(32), verbose=False)[0]["test/accuracy_real"]
-    on_grey = make_trainer(tmp_path).test(gtn, ColourCoded(), verbose=False)[0]["test/accuracy_real"]
+    on_grey = make_trainer(tmp_path).test(gtn, ColorCoded(), verbose=False)[0]["test/accuracy_real"]
     afresh = make_gtn(**rates, learners=Fixed(mlp(hidden=[32])))
-    assert on_grey == make_trainer(tmp_path).test(afresh, ColourCoded(), verbose=False)[0]["test/accuracy_real"]
+    assert on_grey == make_trainer(tmp_path).test(afresh, ColorCoded(), verbose=False)[0]["test/accuracy_real"]
     assert on_digits != on_grey
 
 
@@ -627,7 +627,7 @@ def test_real_data_as_the_teacher_learns_its_rates(tmp_path: Path) -> None:
     data = DigitsData(32)
     trainer.fit(gtn, data)
     assert not torch.equal(gtn.inner_optimizer.schedules(STEPS)["lr"], before["lr"])
-    images = data.normalise(data.splits.train.images)
+    images = data.normalize(data.splits.train.images)
     made = trainer.predict(gtn, data)
     assert made is not None
     assert isinstance(made[0], dict)

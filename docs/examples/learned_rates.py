@@ -1,4 +1,4 @@
-"""Hyperparameter optimisation: the learning rate and the momentum of every training step, learned by gradient.
+"""Hyperparameter optimization: the learning rate and the momentum of every training step, learned by gradient.
 
     python docs/examples/learned_rates.py
 

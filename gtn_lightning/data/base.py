@@ -1,4 +1,4 @@
-"""What data sets of labelled images have in common: checks, normalisation, augmentation."""
+"""What data sets of labeled images have in common: checks, normalization, augmentation."""
 
 import math
 from abc import abstractmethod
@@ -36,7 +36,7 @@ class TensorData(InMemoryData):
     """A classification dataset held in memory as uint8.
 
     A dataset of your own needs only ``load``. Batches leave the loaders as uint8, a quarter of what floats
-    would take on the way to a device; there they are augmented (training only) and normalised with the
+    would take on the way to a device; there they are augmented (training only) and normalized with the
     training split's mean and standard deviation per channel.
 
     Args:
@@ -101,7 +101,7 @@ class TensorData(InMemoryData):
             if images.dtype != torch.uint8 or images.dim() != 4:
                 raise RecipeError(
                     f"{what} images that are {_form(images)}, expected uint8 [N, C, H, W]: return raw pixels, 0 to "
-                    "255, which are normalised later"
+                    "255, which are normalized later"
                 )
             if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
                 advice = ".argmax(1)" if labels.dim() == 2 and labels.shape[1] > 1 else ".flatten().long()"
@@ -139,7 +139,7 @@ class TensorData(InMemoryData):
         """Number of classes."""
         return self.splits.classes
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Turn raw images into what a network sees.
 
         Args:
@@ -152,10 +152,10 @@ class TensorData(InMemoryData):
         return (images.float() - mean) / std
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """Augment and normalise on the device.
+        """Augment and normalize on the device.
 
         A batch's form says what it is: ``(images, labels, key)`` comes from the training stream and is
-        augmented; ``(images, labels)`` of type uint8 is only normalised; anything else, such as a user's own
+        augmented; ``(images, labels)`` of type uint8 is only normalized; anything else, such as a user's own
         floats, passes as it is.
 
         Returns:
@@ -170,7 +170,7 @@ class TensorData(InMemoryData):
         return batch
 
     def _as_input(self, images: Tensor) -> Tensor:
-        images = self.normalise(images)
+        images = self.normalize(images)
         # The trainer converted the batch to its precision while it was uint8, which it leaves alone.
         return images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)
 

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 GREY_MODES = frozenset({"1", "L", "LA"})
-COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
+COLOR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 """How files begin that Pillow has another program draw, Ghostscript."""
 
 
 def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path]) -> Tensor:
-    """Return the images of a split, uint8 ``[N, C, H, W]``: three channels if any has colour, else one.
+    """Return the images of a split, uint8 ``[N, C, H, W]``: three channels if any has color, else one.
 
     Args:
         dataset: one split.
@@ -60,7 +60,7 @@ def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path])
 
 
 def to_eight_bits(feature: "Image", value: dict[str, Any] | None, where: str, folders: Sequence[Path]) -> "Picture":
-    """Decode one image to either grey or RGB, 8 bits a channel.
+    """Decode one image to either gray or RGB, 8 bits a channel.
 
     Args:
         feature: the column's type, which knows how to decode.
@@ -87,7 +87,7 @@ def to_eight_bits(feature: "Image", value: dict[str, Any] | None, where: str, fo
         raise RecipeError(f"data.path: {where} has an image that cannot be decoded: {error}") from error
     if image.mode in GREY_MODES:
         return image.convert("L")
-    if image.mode in COLOUR_MODES:
+    if image.mode in COLOR_MODES:
         return image.convert("RGB")
     raise RecipeError(f"data.path: {where} has an image of mode {image.mode!r}, expected 8 bits a channel")
 

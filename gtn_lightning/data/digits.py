@@ -10,7 +10,7 @@ class DigitsData(TensorData):
     """The 1,797 handwritten digits of 8x8 pixels that scikit-learn bundles.
 
     There are 1,197 to train, 300 to validate and 300 to test on, stratified and always the same. Pixels have
-    the values 0 to 16 before normalisation.
+    the values 0 to 16 before normalization.
 
     Args:
         batch_size: real images that a meta-loss is computed on, in each process.

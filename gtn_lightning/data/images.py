@@ -19,7 +19,7 @@ class ImageData(TensorData):
 
     The test split is the dataset's own (``test``, or else ``validation`` or ``valid``); the validation split
     is held back from ``train``, stratified and always the same, and leaves at least one image of every class
-    to train on. Grey images have one channel, all others three. Everything is decoded once and stays in memory.
+    to train on. Gray images have one channel, all others three. Everything is decoded once and stays in memory.
 
     Args:
         path: name on the hub, such as ``ylecun/mnist``, or a local folder, such as ``~/data/mnist``; a folder

@@ -1,4 +1,4 @@
-"""What every data set that fits into memory has in common: splits, batches, normalisation."""
+"""What every data set that fits into memory has in common: splits, batches, normalization."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -57,10 +57,10 @@ class InMemoryData(LightningDataModule, ABC):
 
     @abstractmethod
     def prepare(self, splits: tuple[Any, ...]) -> None:
-        """Check what ``load`` returned, and measure what ``normalise`` needs on the training split."""
+        """Check what ``load`` returned, and measure what ``normalize`` needs on the training split."""
 
     @abstractmethod
-    def normalise(self, inputs: Tensor) -> Tensor:
+    def normalize(self, inputs: Tensor) -> Tensor:
         """Turn raw inputs ``[N, ...]`` into what a network sees, on any device."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -124,7 +124,7 @@ class InMemoryData(LightningDataModule, ABC):
         """
         inputs, targets = self.split(split)
         rows = torch.randperm(len(targets), generator=keyed_generator(seed, "real", split))[:count]
-        return self.normalise(inputs[rows]), targets[rows]
+        return self.normalize(inputs[rows]), targets[rows]
 
     def train_dataloader(self) -> RealBatches:
         """Return the endless stream of training batches of this rank.

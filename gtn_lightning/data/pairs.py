@@ -124,7 +124,7 @@ def check_finite(inputs: Tensor, where: str) -> None:
         what = "images" if inputs.dim() == 4 else "inputs"
         raise RecipeError(
             f"{where} has {what} with NaN or infinity, {wrong} of {len(inputs)} that were looked at: leave them out, "
-            "or correct them or how they are normalised"
+            "or correct them or how they are normalized"
         )
 
 
@@ -133,7 +133,7 @@ def _check_inputs(inputs: Tensor, wanted: tuple[int, ...] | None, what: str, whe
     if dtype != expected:
         convert = f".to(torch.{expected})" if expected != "float32" else ".float()"
         if not inputs.is_floating_point():
-            convert += ", and normalise them, for instance with / 255"
+            convert += ", and normalize them, for instance with / 255"
         raise RecipeError(
             f"{where} has {what} that are {dtype}, expected {expected}, in which the learners compute: convert them "
             f"with {convert}"

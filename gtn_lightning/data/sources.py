@@ -25,7 +25,7 @@ CARD_LIMIT = 1_000_000
 
 
 FORMATS = frozenset({"arrow", "cache", "csv", "imagefolder", "json", "parquet", "text", "webdataset"})
-"""The formats of files that are read: those that hold labelled images, by readers that open no other files."""
+"""The formats of files that are read: those that hold labeled images, by readers that open no other files."""
 
 
 class Opened(NamedTuple):

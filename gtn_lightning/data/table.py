@@ -27,7 +27,7 @@ MAX_CLASSES = 1000
 
 
 class Rows(NamedTuple):
-    """Standardised inputs, float32 ``[N, D]``, and targets: classes, int64 ``[N]``, or numbers, float32 ``[N, K]``."""
+    """Standardized inputs, float32 ``[N, D]``, and targets: classes, int64 ``[N]``, or numbers, float32 ``[N, K]``."""
 
     inputs: Tensor
     targets: Tensor
@@ -45,7 +45,7 @@ class TableSplits(NamedTuple):
 class TableData(InMemoryData):
     """A table of numeric and categorical columns, of which some are to be predicted from the others.
 
-    Numeric columns are standardised by the training split's mean and deviation; a column of text, categories or truth
+    Numeric columns are standardized by the training split's mean and deviation; a column of text, categories or truth
     values becomes one column of zeros and ones per value. The splits are drawn at random, always the same, and
     stratified where the target is a class.
 
@@ -138,8 +138,8 @@ class TableData(InMemoryData):
     def prepare(self, splits: tuple[Any, ...]) -> None:
         """Do nothing: what ``load`` returns is ready."""
 
-    def normalise(self, inputs: Tensor) -> Tensor:
-        """Return rows as they are: ``load`` has standardised them."""
+    def normalize(self, inputs: Tensor) -> Tensor:
+        """Return rows as they are: ``load`` has standardized them."""
         return inputs
 
     @property
@@ -233,7 +233,7 @@ class TableData(InMemoryData):
         return codes, len(names)
 
     def _inputs(self, frame: "DataFrame") -> tuple[Tensor, list[str], Tensor]:
-        """Return inputs, float64 ``[N, D]``, the names of their columns, and which of them are to be standardised."""
+        """Return inputs, float64 ``[N, D]``, the names of their columns, and which of them are to be standardized."""
         from pandas.api import types
 
         parts: list[Tensor] = []

@@ -9,7 +9,7 @@ Params = dict[str, Tensor]
 """Parameters by name."""
 
 Buffers = dict[str, Tensor]
-"""Buffers by name, such as the running statistics of batch normalisation."""
+"""Buffers by name, such as the running statistics of batch normalization."""
 
 LossFn = Callable[..., tuple[Tensor, Buffers]]
 """``loss_fn(params, buffers, *batch) -> (scalar loss, buffers)``, a pure function of its arguments."""

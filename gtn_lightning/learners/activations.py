@@ -1,4 +1,4 @@
-"""Activation functions by name, each with the gain that keeps the signal's scale at initialisation."""
+"""Activation functions by name, each with the gain that keeps the signal's scale at initialization."""
 
 from collections.abc import Callable
 
@@ -33,7 +33,7 @@ def activation_layer(name: str) -> nn.Module:
 
 
 def kaiming_gain(name: str) -> float:
-    """Return the gain of Kaiming initialisation for a layer that is followed by the named activation.
+    """Return the gain of Kaiming initialization for a layer that is followed by the named activation.
 
     He et al., "Delving Deep into Rectifiers", arXiv 1502.01852.
 

@@ -1,4 +1,4 @@
-"""A plain convolutional network whose width, depth, normalisation, pooling and activation are free."""
+"""A plain convolutional network whose width, depth, normalization, pooling and activation are free."""
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ POOLINGS = ("max", "average", "stride", "global", "none")
 
 
 class ConvNet(ImageClassifier):
-    """`depth` blocks of 3x3 convolution, halving, normalisation and activation; then a linear layer.
+    """`depth` blocks of 3x3 convolution, halving, normalization and activation; then a linear layer.
 
     The learner of choice for small images, and the family that mixtures are made of: teachers that have met
     several norms and poolings make data that transfers.
@@ -22,8 +22,8 @@ class ConvNet(ImageClassifier):
         width: channels of every convolution.
         depth: number of blocks.
         norm: ``"batch"`` (statistics of the batch, in evaluation too), ``"batch_running"`` (ordinary
-            BatchNorm), ``"group"``, ``"layer"``, ``"instance"``, ``"weight"`` (weight normalisation with
-            mean-only batch normalisation) or ``"none"``.
+            BatchNorm), ``"group"``, ``"layer"``, ``"instance"``, ``"weight"`` (weight normalization with
+            mean-only batch normalization) or ``"none"``.
         pooling: how a block halves the image: ``"max"`` or ``"average"`` over 2x2 pixels, ``"stride"`` (the
             convolution has stride 2); ``"global"`` is max pooling between the blocks and the mean over all
             pixels after the last; ``"none"`` leaves the size as it is. Odd sizes are rounded up.
@@ -72,7 +72,7 @@ class ConvNet(ImageClassifier):
                 blocks.append((nn.AvgPool2d if pooling == "average" else nn.MaxPool2d)(2, ceil_mode=odd))
             if halve:
                 rows, columns = (rows + 1) // 2, (columns + 1) // 2
-            # After the pooling: a quarter of the work, and the next layer sees normalised features. Max pooling of
+            # After the pooling: a quarter of the work, and the next layer sees normalized features. Max pooling of
             # activations gives features of large positive mean, from which little is learned in a few steps.
             blocks += [image_norm(norm, width, rows * columns), act]
         if pooling == "global":

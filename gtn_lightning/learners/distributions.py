@@ -18,7 +18,7 @@ from gtn_lightning.component import Component
 from gtn_lightning.errors import RecipeError
 
 LearnerFactory = Callable[[], nn.Module]
-"""Makes a freshly initialised learner. In a recipe: a ``class_path`` with its ``init_args``."""
+"""Makes a freshly initialized learner. In a recipe: a ``class_path`` with its ``init_args``."""
 
 
 class LearnerDistribution(Component, ABC):

@@ -1,4 +1,4 @@
-"""A multilayer perceptron: the learner for any inputs, which knows nothing of neighbouring pixels."""
+"""A multilayer perceptron: the learner for any inputs, which knows nothing of neighboring pixels."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from gtn_lightning.learners.norms import classifier, feature_norm, linear
 
 
 class MLP(nn.Module):
-    """Linear layers with normalisation and activation between them, on the flattened input.
+    """Linear layers with normalization and activation between them, on the flattened input.
 
     Args:
         shape: shape of one input, such as ``[13]`` or ``[1, 28, 28]``; a recipe may leave it to its task.

@@ -1,6 +1,6 @@
-"""The one place that turns the name of a normalisation into layers.
+"""The one place that turns the name of a normalization into layers.
 
-A normalisation is two things: the weights before it (weight normalisation reparametrises them, and whatever
+A normalization is two things: the weights before it (weight normalization reparametrises them, and whatever
 shifts its own output leaves them without a bias) and the layer after it. `conv` and `linear` make the first,
 `image_norm` and `feature_norm` the second.
 """
@@ -13,13 +13,13 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners.activations import kaiming_gain
 
 IMAGE_NORMS = ("batch", "batch_running", "group", "layer", "instance", "weight", "none")
-"""Names that `image_norm` knows: ``batch`` normalises by the statistics of the batch at hand, in evaluation
+"""Names that `image_norm` knows: ``batch`` normalizes by the statistics of the batch at hand, in evaluation
 too, since a learner lives for a few steps only; ``batch_running`` is ordinary BatchNorm; ``group`` and
-``layer`` are GroupNorm with several groups and with one; ``weight`` is weight normalisation with mean-only
-batch normalisation."""
+``layer`` are GroupNorm with several groups and with one; ``weight`` is weight normalization with mean-only
+batch normalization."""
 
 FEATURE_NORMS = tuple(name for name in IMAGE_NORMS if name != "instance")
-"""Names that `feature_norm` knows: an instance of a vector is one value; nothing to normalise."""
+"""Names that `feature_norm` knows: an instance of a vector is one value; nothing to normalize."""
 
 _MOST_GROUPS = 8
 _LEAST_CHANNELS_PER_GROUP = 4
@@ -28,7 +28,7 @@ _LEAST_CHANNELS_PER_GROUP = 4
 class MeanOnlyBatchNorm(nn.Module):
     """Subtracts the batch's mean of each channel and adds a learned bias: ``y = x - mean(x) + bias``.
 
-    The companion of weight normalisation, which already sets the scale (Salimans & Kingma, arXiv 1602.07868,
+    The companion of weight normalization, which already sets the scale (Salimans & Kingma, arXiv 1602.07868,
     section 4). The mean is the batch's in evaluation too: a learner taught for a few steps has no running
     mean worth using.
 
@@ -58,21 +58,21 @@ class WeightNormConv2d(nn.Conv2d):
     scale: nn.Parameter
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the convolution of images ``[B, C, H, W]`` with the normalised weight."""
-        return self._conv_forward(inputs, normalised(self.weight, self.scale), self.bias)
+        """Return the convolution of images ``[B, C, H, W]`` with the normalized weight."""
+        return self._conv_forward(inputs, normalized(self.weight, self.scale), self.bias)
 
 
 class WeightNormLinear(nn.Linear):
-    """A linear layer with a normalised weight; see `WeightNormConv2d`."""
+    """A linear layer with a normalized weight; see `WeightNormConv2d`."""
 
     scale: nn.Parameter
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the image of vectors ``[B, features]`` under the normalised weight."""
-        return F.linear(inputs, normalised(self.weight, self.scale), self.bias)
+        """Return the image of vectors ``[B, features]`` under the normalized weight."""
+        return F.linear(inputs, normalized(self.weight, self.scale), self.bias)
 
 
-def normalised(direction: Tensor, scale: Tensor) -> Tensor:
+def normalized(direction: Tensor, scale: Tensor) -> Tensor:
     """Return ``scale * direction / |direction|``, shaped as `direction`, [out, ...]; `scale` is [out, 1, ...]."""
     return direction * (scale / _channel_norm(direction))
 
@@ -97,7 +97,7 @@ def conv(
     Args:
         in_channels: channels that come in.
         out_channels: channels that go out.
-        norm: name of the normalisation that follows.
+        norm: name of the normalization that follows.
         activation: name of the activation that follows, or ``"linear"``; it decides the Kaiming gain.
         kernel_size: side of the kernel, odd.
         stride: 2 halves the image, rounding up.
@@ -119,9 +119,9 @@ def linear(in_features: int, out_features: int, norm: str, activation: str) -> n
 
 
 def classifier(in_features: int, classes: int, norm: str) -> nn.Linear:
-    """Return the last linear layer of a network: with bias, and weight-normalised if the network is.
+    """Return the last linear layer of a network: with bias, and weight-normalized if the network is.
 
-    Logits are never normalised over the batch: the class of an image must not depend on the other images of its batch.
+    Logits are never normalized over the batch: the class of an image must not depend on the other images of its batch.
     """
     layer = (WeightNormLinear if norm == "weight" else nn.Linear)(in_features, classes)
     _initialise(layer, "linear")
@@ -138,7 +138,7 @@ def _initialise(layer: nn.Conv2d | nn.Linear, activation: str, scale: float = 1.
 
 
 def image_norm(norm: str, channels: int, pixels: int) -> nn.Module:
-    """Return the normalisation layer for images [B, C, H, W].
+    """Return the normalization layer for images [B, C, H, W].
 
     Args:
         norm: one of `IMAGE_NORMS`.
@@ -146,7 +146,7 @@ def image_norm(norm: str, channels: int, pixels: int) -> nn.Module:
         pixels: H times W, which "instance" needs to be more than one.
 
     Raises:
-        RecipeError: there is no normalisation of that name, or it cannot work on a single pixel.
+        RecipeError: there is no normalization of that name, or it cannot work on a single pixel.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels, track_running_stats=False)
@@ -168,14 +168,14 @@ def image_norm(norm: str, channels: int, pixels: int) -> nn.Module:
 
 
 def feature_norm(norm: str, features: int) -> nn.Module:
-    """Return the normalisation layer for feature vectors [B, features].
+    """Return the normalization layer for feature vectors [B, features].
 
     Args:
         norm: one of `FEATURE_NORMS`.
         features: length of a vector.
 
     Raises:
-        RecipeError: there is no normalisation of that name for vectors.
+        RecipeError: there is no normalization of that name for vectors.
     """
     if norm == "batch":
         return nn.BatchNorm1d(features, track_running_stats=False)

@@ -82,7 +82,7 @@ class _ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, norm: str, pixels: int, depth: int) -> None:
         super().__init__()
-        # Where nothing normalises the variance, every block would double it: the branches share it out
+        # Where nothing normalizes the variance, every block would double it: the branches share it out
         # instead.
         scale = depth**-0.5 if norm in ("weight", "none") else 1.0
         self.branch = nn.Sequential(

@@ -68,7 +68,7 @@ class Ranking:
     kendall: Correlation
     """Kendall's tau-b."""
     spearman_working: Correlation
-    """Without those that do not learn, which are easy to recognise; halves and tenths are of the remaining ones."""
+    """Without those that do not learn, which are easy to recognize; halves and tenths are of the remaining ones."""
     kendall_working: Correlation
     regret: dict[int, Interval]
     """For some k, the best accuracy of all less the best accuracy among the k with the best scores."""

@@ -124,5 +124,5 @@ class _Classifier(pl.LightningModule):
         self.eval()
         metric = MulticlassAccuracy(self._data.classes, average="micro", sync_on_compute=False).to(self.device)
         for images, labels in self._data.test_dataloader():
-            metric.update(self.network(self._data.normalise(images.to(self.device))), labels.to(self.device))
+            metric.update(self.network(self._data.normalize(images.to(self.device))), labels.to(self.device))
         return float(metric.compute())

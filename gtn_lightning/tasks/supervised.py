@@ -69,7 +69,7 @@ class Supervised(Task):
     def meta_loss(self, learner: Functional) -> LossFn:
         """Return the criterion on real data, the learner in training mode.
 
-        In training mode batch normalisation uses the batch's own statistics, through which the meta-gradient is exact.
+        In training mode batch normalization uses the batch's own statistics, through which the meta-gradient is exact.
         """
         return self.inner_loss(learner)
 
@@ -111,7 +111,7 @@ class Supervised(Task):
         """Raise ``RecipeError`` if inputs, targets and the learner's outputs do not fit together."""
         self.check_batch(batch, "the data")
         inputs = batch[0][:2]
-        if len(inputs) == 1:  # batch normalisation cannot train on a single one
+        if len(inputs) == 1:  # batch normalization cannot train on a single one
             inputs = torch.cat([inputs, inputs])
         name, what = type(learner).__name__, "images" if inputs.dim() == 4 else "inputs"
         try:

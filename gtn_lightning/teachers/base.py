@@ -77,7 +77,7 @@ class Teacher(nn.Module, ABC):
 
 
 def image_fields(name: str, image_shape: Sequence[int] | None, classes: int | None) -> Fields:
-    """Return the fields of labelled images.
+    """Return the fields of labeled images.
 
     Args:
         name: the teacher, for errors.

@@ -21,8 +21,8 @@ class Generator(Teacher):
     """A class-conditional convolutional generator (Such et al., arXiv 1912.07768, appendix A).
 
     Noise and one-hot label pass two linear layers and two convolutions, each after a two-fold upsampling; between
-    them stand batch normalisation, with the statistics of the inner batch, and LeakyReLU(0.1). All weights are
-    normalised (Salimans and Kingma, arXiv 1602.07868). The image is ``2 tanh(x)``: real images are normalised to zero
+    them stand batch normalization, with the statistics of the inner batch, and LeakyReLU(0.1). All weights are
+    normalized (Salimans and Kingma, arXiv 1602.07868). The image is ``2 tanh(x)``: real images are normalized to zero
     mean and unit variance.
 
     Args:
@@ -32,7 +32,7 @@ class Generator(Teacher):
         noise: size of the noise vector.
         hidden: units of the first linear layer.
         channels: channels before the first and before the second convolution.
-        soft_labels: whether to learn, for every class, the probabilities that its images are labelled with.
+        soft_labels: whether to learn, for every class, the probabilities that its images are labeled with.
 
     Raises:
         RecipeError: if a size cannot work.
@@ -86,7 +86,7 @@ class Generator(Teacher):
             nn.Upsample(size=(height, width)),
             nn.Conv2d(second, depth, 3, padding=1),
         )
-        # Weight normalisation by hand: the normalised weights are computed once per meta-step and shared by all inner
+        # Weight normalization by hand: the normalized weights are computed once per meta-step and shared by all inner
         # batches, where a parametrization would compute them again for each of them.
         self.gains = nn.ParameterDict()
         for name, layer in self.network.named_children():
@@ -98,7 +98,7 @@ class Generator(Teacher):
         self.label_logits = nn.Parameter(SHARPNESS * torch.eye(classes)) if soft_labels else None
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the normalised weight of every linear and convolutional layer, by the layer's name in ``network``."""
+        """Return the normalized weight of every linear and convolutional layer, by the layer's name in ``network``."""
         weights = {}
         for name, gain in self.gains.items():
             direction = self.network.get_submodule(name).weight
@@ -115,7 +115,7 @@ class Generator(Teacher):
     def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
         """Make the batches of an inner loop, several at once where they are small.
 
-        The statistics of batch normalisation are those of each inner batch all the same. What does not fit into one
+        The statistics of batch normalization are those of each inner batch all the same. What does not fit into one
         chunk is computed again in the backward pass, chunk by chunk, so that memory does not grow with the activations
         of all inner steps.
         """
@@ -148,7 +148,7 @@ class Generator(Teacher):
             elif isinstance(layer, nn.Conv2d):
                 values = F.conv2d(values, weights[name], layer.bias, padding=1)
             elif isinstance(layer, _BatchNorm):  # SyncBatchNorm too, into which a Trainer may have turned it
-                values = _normalised(values, layer, batches)
+                values = _normalized(values, layer, batches)
             else:
                 values = layer(values)
         return 2 * values.tanh()
@@ -164,8 +164,8 @@ def _given(noise: Tensor | None) -> Tensor:
     return noise
 
 
-def _normalised(values: Tensor, layer: _BatchNorm, batches: int) -> Tensor:
-    """Normalise every inner batch by its own statistics; values ``[batches * B, C, ...]``."""
+def _normalized(values: Tensor, layer: _BatchNorm, batches: int) -> Tensor:
+    """Normalize every inner batch by its own statistics; values ``[batches * B, C, ...]``."""
     # The channels of every inner batch are channels of their own.
     apart = values.unflatten(0, (batches, -1)).transpose(0, 1).flatten(1, 2)
     weight, bias = layer.weight.repeat(batches), layer.bias.repeat(batches)

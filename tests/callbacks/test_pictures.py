@@ -35,9 +35,9 @@ def test_every_picture_is_a_png_with_something_on_it(run, name):
     assert picture.format == "PNG"
     assert 400 <= picture.width <= 1600
     assert 300 <= picture.height <= 1600
-    colours = picture.convert("RGB").getcolors(maxcolors=1 << 24)
-    assert len(colours) > 100
-    background = max(count for count, _ in colours) / (picture.width * picture.height)
+    colors = picture.convert("RGB").getcolors(maxcolors=1 << 24)
+    assert len(colors) > 100
+    background = max(count for count, _ in colors) / (picture.width * picture.height)
     assert 0.05 < background < 0.98
 
 
@@ -167,7 +167,7 @@ def test_constants_are_broken_into_lines_that_fit_below_a_narrow_picture():
     assert below.y1 < label.y0
 
 
-def test_colours_stay_apart():
+def test_colors_stay_apart():
     red = torch.zeros(1, 3, 4, 4)
     red[:, 0] = 1
     figure = draw_images([Images(red, torch.tensor([0]))], [1], {}, "title")

@@ -159,7 +159,7 @@ WRONG_KEYS = {
     "--model.inner_step=3": ["model.inner_step: there is no such key", "did you mean model.inner_loop.steps?"],
     "--model.teacher.init_args.nois=3": ["model.teacher.init_args.nois: Generator", "did you mean noise?"],
     f"{LEARNER}.widht=3": [f"{LEARNER[2:]}.widht: ConvNet", "did you mean width?"],
-    f"{LEARNER}.colour=3": [f"{LEARNER[2:]}.colour: ConvNet", "give one of image_shape, classes"],
+    f"{LEARNER}.color=3": [f"{LEARNER[2:]}.color: ConvNet", "give one of image_shape, classes"],
     "--model.outer_optimizer.init_args.lrr=3": ["model.outer_optimizer.init_args.lrr: Adam", "did you mean lr?"],
     "--data.init_args.batchsize=3": ["data.init_args.batchsize: DigitsData", "did you mean batch_size?"],
 }
@@ -631,9 +631,9 @@ def test_options_of_a_part_in_a_recipe(tmp_path: Path, refused: Refused) -> None
     (state,) = torch.load(last, weights_only=True)["optimizer_states"]
     rates = {group["name"]: group["initial_lr"] for group in state["param_groups"]}
     assert rates["inner_optimizer"] == 1e-3 < rates["teacher"]
-    line = refused([*FIT, "--model.outer_groups={optimiser: {lr: 1e-3}}"])
+    line = refused([*FIT, "--model.outer_groups={optimizer: {lr: 1e-3}}"])
     assert line.startswith(
-        "model.outer_groups.optimiser: there is nothing of that name to meta-learn; name one of teac"
+        "model.outer_groups.optimizer: there is nothing of that name to meta-learn; name one of teac"
     )
 
 

@@ -73,7 +73,7 @@ def blobs(rows: float, columns: float) -> Tensor:
     return (255 * blob).to(torch.uint8).expand(500, 1, -1, -1)
 
 
-def centres(images: Tensor) -> tuple[Tensor, Tensor]:
+def centers(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return where the blobs are, rows and columns from the middle, each [B]."""
     weight = images.float() / images.float().sum((1, 2, 3), keepdim=True)
     y, x = torch.arange(21.0)[:, None] - 10, torch.arange(15.0)[None] - 7
@@ -81,7 +81,7 @@ def centres(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_shift_moves_by_fractions_of_a_pixel_up_to_its_size() -> None:
-    rows, columns = centres(augment(blobs(1, -2), 3, shift=1.5))
+    rows, columns = centers(augment(blobs(1, -2), 3, shift=1.5))
     for moved in (rows - 1, columns + 2):
         assert moved.abs().max() < 1.52
         assert moved.min() < -1.4
@@ -90,7 +90,7 @@ def test_shift_moves_by_fractions_of_a_pixel_up_to_its_size() -> None:
 
 
 def test_rotation_keeps_the_distance_from_the_middle() -> None:
-    rows, columns = centres(augment(blobs(0, 4), 3, rotate=30))
+    rows, columns = centers(augment(blobs(0, 4), 3, rotate=30))
     assert torch.allclose(torch.hypot(rows, columns), torch.tensor(4.0), atol=0.1)
     degrees = torch.rad2deg(torch.atan2(rows, columns))
     assert degrees.abs().max() < 30.5
@@ -99,7 +99,7 @@ def test_rotation_keeps_the_distance_from_the_middle() -> None:
 
 
 def test_scale_stretches_each_axis_on_its_own() -> None:
-    rows, columns = centres(augment(blobs(4, 3), 3, scale=0.2))
+    rows, columns = centers(augment(blobs(4, 3), 3, scale=0.2))
     for ratio in (rows / 4, columns / 3):
         assert ratio.min() > 1 / 1.2 - 0.02
         assert ratio.max() < 1 / 0.8 + 0.02

@@ -33,9 +33,9 @@ def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     datasets.enable_progress_bars()
 
 
-def encoded(grey: int, form: str = "PNG") -> bytes:
+def encoded(gray: int, form: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.full((4, 4), grey, np.uint8)).save(buffer, format=form)
+    Image.fromarray(np.full((4, 4), gray, np.uint8)).save(buffer, format=form)
     return buffer.getvalue()
 
 

@@ -55,8 +55,8 @@ def test_splits_do_not_depend_on_the_seed(digits: DigitsData) -> None:
     assert not torch.equal(ours[1], theirs[1])
 
 
-def test_training_images_are_normalised(digits: DigitsData) -> None:
-    images = digits.normalise(digits.splits.train.images)
+def test_training_images_are_normalized(digits: DigitsData) -> None:
+    images = digits.normalize(digits.splits.train.images)
     assert images.dtype == torch.float32
     assert float(images.mean()) == pytest.approx(0, abs=1e-5)
     assert float(images.std(correction=0)) == pytest.approx(1, abs=1e-5)
@@ -66,7 +66,7 @@ def test_the_hook_tells_batches_apart_without_a_trainer(digits: DigitsData) -> N
     training, evaluation = next(iter(digits.train_dataloader())), next(iter(digits.val_dataloader()))
     for batch in (training, evaluation):
         images, labels = digits.on_after_batch_transfer(batch)
-        assert torch.equal(images, digits.normalise(batch[0]))
+        assert torch.equal(images, digits.normalize(batch[0]))
         assert torch.equal(labels, batch[1])
     finished = (torch.randn(3, 1, 8, 8), torch.tensor([1, 2, 3]))
     assert digits.on_after_batch_transfer(finished) is finished
@@ -198,7 +198,7 @@ def test_statistics_come_from_the_training_split_alone_per_channel() -> None:
     data.setup()
     values = torch.arange(12).double() * 20
     assert data.mean.tolist() == pytest.approx([float(values.mean()), 9])
-    # A channel that never changes is centred and not blown up.
+    # A channel that never changes is centered and not blown up.
     assert data.std.tolist() == pytest.approx([float(values.std(correction=0)), 1])
     assert data.image_shape == (2, 2, 4)
     assert data.classes == 2
@@ -212,7 +212,7 @@ def test_only_training_batches_are_augmented_by_their_key() -> None:
     again, _ = data.on_after_batch_transfer([images, labels, key])
     assert torch.equal(once, again)
     assert not torch.equal(once, data.on_after_batch_transfer((images, labels, key + 1))[0])
-    assert torch.equal(data.on_after_batch_transfer((images, labels))[0], data.normalise(images))
+    assert torch.equal(data.on_after_batch_transfer((images, labels))[0], data.normalize(images))
 
 
 def test_before_setup_the_error_says_what_to_call() -> None:

@@ -1,4 +1,4 @@
-"""Folders of image files: which split and class each file is read into. Its grey value says where it lies."""
+"""Folders of image files: which split and class each file is read into. Its gray value says where it lies."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -25,14 +25,14 @@ def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     datasets.enable_progress_bars()
 
 
-def draw(folder: Path, greys: Sequence[int]) -> None:
+def draw(folder: Path, grays: Sequence[int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for number, grey in enumerate(greys):
-        Image.fromarray(np.full((4, 4), grey, np.uint8)).save(folder / f"{number}.png")
+    for number, gray in enumerate(grays):
+        Image.fromarray(np.full((4, 4), gray, np.uint8)).save(folder / f"{number}.png")
 
 
 def draw_all(root: Path, classes: Sequence[str], splits: Sequence[str] = ("train", "test"), count: int = 5) -> Path:
-    """Draw images whose grey value is 100 times the split's number plus ten times the class's plus their own."""
+    """Draw images whose gray value is 100 times the split's number plus ten times the class's plus their own."""
     for s, split in enumerate(splits):
         for c, name in enumerate(classes):
             draw(root / split / name, [100 * s + 10 * c + number for number in range(count)])
@@ -47,7 +47,7 @@ def ready(root: Path, val_size: int = 2) -> ImageData:
 
 
 def read(root: Path) -> tuple[dict[int, int], dict[int, int]]:
-    """Return the class of every grey value among the images to train and validate on, and to test on."""
+    """Return the class of every gray value among the images to train and validate on, and to test on."""
     splits = ready(root).splits
     tables = []
     for parts in ((splits.train, splits.val), (splits.test,)):
@@ -108,8 +108,8 @@ def test_rows_classes_and_splits_are_those_of_datasets(tmp_path: Path) -> None:
 
 def test_links_are_followed_and_what_is_hidden_is_not_read(tmp_path: Path) -> None:
     root = draw_all(tmp_path / "pictures", ["a"])
-    for split, grey in (("train", 10), ("test", 110)):
-        draw(tmp_path / "elsewhere" / split, range(grey, grey + 5))
+    for split, gray in (("train", 10), ("test", 110)):
+        draw(tmp_path / "elsewhere" / split, range(gray, gray + 5))
         os.symlink(tmp_path / "elsewhere" / split, root / split / "b", target_is_directory=True)
         draw(root / split / ".ipynb_checkpoints", [250])
         draw(root / split / "__MACOSX", [251])

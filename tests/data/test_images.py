@@ -90,12 +90,12 @@ def test_the_validation_split_does_not_depend_on_the_seed(tmp_path: Path) -> Non
     assert torch.equal(ready(path).splits.val.images, ready(path, seed=5).splits.val.images)
 
 
-def test_colour_grey_palette_and_transparency(tmp_path: Path) -> None:
-    colour = pixels(7, (6, 5, 3))
+def test_color_grey_palette_and_transparency(tmp_path: Path) -> None:
+    color = pixels(7, (6, 5, 3))
     rows = [
         {"image": png(pixels(3)), "label": 0},
-        {"image": png(colour), "label": 1},
-        {"image": png(colour, "RGBA"), "label": 2},
+        {"image": png(color), "label": 1},
+        {"image": png(color, "RGBA"), "label": 2},
         {"image": png(np.full((6, 5, 3), 51, np.uint8), "P"), "label": 0},
     ]
     data = ready(write(tmp_path, train=rows, test=grey_rows(3)), val_size=1, batch_size=1)
@@ -103,8 +103,8 @@ def test_colour_grey_palette_and_transparency(tmp_path: Path) -> None:
     assert data.image_shape == test.images.shape[1:] == (3, 6, 5)
     images = torch.cat([train.images, val.images])
     found = {int(image.sum(dtype=torch.int64)) for image in images}
-    assert found == {3 * int(pixels(3).sum(dtype=int)), int(colour.sum(dtype=int)), 51 * 90}
-    assert (images == torch.from_numpy(colour).permute(2, 0, 1)).flatten(1).all(1).sum() == 2
+    assert found == {3 * int(pixels(3).sum(dtype=int)), int(color.sum(dtype=int)), 51 * 90}
+    assert (images == torch.from_numpy(color).permute(2, 0, 1)).flatten(1).all(1).sum() == 2
 
 
 def test_names_of_the_hub_integers_and_a_validation_split_instead_of_test(tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_train_size_takes_every_class_though_the_rows_are_sorted(tmp_path: Path)
     few, all_of_them = ready(path, train_size=12), ready(path)
     assert few.splits.train.labels.bincount().tolist() == [4, 4, 4]
     assert torch.equal(few.splits.val.images, all_of_them.splits.val.images)
-    # Only what is trained on decides how images are normalised.
-    assert float(few.normalise(few.splits.train.images).mean()) == pytest.approx(0, abs=1e-5)
+    # Only what is trained on decides how images are normalized.
+    assert float(few.normalize(few.splits.train.images).mean()) == pytest.approx(0, abs=1e-5)
 
 
 def test_relative_paths_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

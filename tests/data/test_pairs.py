@@ -102,7 +102,7 @@ WRONG: dict[str, tuple[Make, str]] = {
     ),
     "float64": (of(IMAGES.double(), CLASSES), r"images that are float64, expected float32, .*with \.float\(\)$"),
     "float16": (of(IMAGES.half(), CLASSES), r"images that are float16, expected float32, .*with \.float\(\)$"),
-    "uint8": (of(IMAGES.byte(), CLASSES), r"images that are uint8, expected float32, .*normalise them, .*/ 255"),
+    "uint8": (of(IMAGES.byte(), CLASSES), r"images that are uint8, expected float32, .*normalize them, .*/ 255"),
     "a float64 stream": (lambda: DataLoader(Stream(IMAGES.double()), batch_size=20), r"images that are float64"),
     "channels last": (of(IMAGES.permute(0, 2, 3, 1), CLASSES), r"shape \[8, 8, 1\] .*\.permute\(0, 3, 1, 2\)"),
     "no channel": (of(IMAGES[:, 0], CLASSES), r"images have shape \[8, 8\] .*\.unsqueeze\(1\)"),

@@ -37,15 +37,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
 
 
-def png(grey: int) -> bytes:
+def png(gray: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.full((4, 4), grey, np.uint8)).save(buffer, format="PNG")
+    Image.fromarray(np.full((4, 4), gray, np.uint8)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def write(folder: Path, grey: int, files: str = "{split}-00000-of-00001.parquet") -> Path:
-    """Write a dataset whose images all have one grey value, in a parquet file for every split."""
-    rows = {"image": [{"bytes": png(grey), "path": None}] * 8, "label": [0, 1] * 4}
+def write(folder: Path, gray: int, files: str = "{split}-00000-of-00001.parquet") -> Path:
+    """Write a dataset whose images all have one gray value, in a parquet file for every split."""
+    rows = {"image": [{"bytes": png(gray), "path": None}] * 8, "label": [0, 1] * 4}
     for split in ("train", "test"):
         file = folder / files.format(split=split)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -53,19 +53,19 @@ def write(folder: Path, grey: int, files: str = "{split}-00000-of-00001.parquet"
     return folder
 
 
-def draw(folder: Path, grey: int) -> Path:
+def draw(folder: Path, gray: int) -> Path:
     """Write the same as image files, whose classes a table beside them gives."""
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
         for number in range(8):
-            (folder / split / f"{number}.png").write_bytes(png(grey))
+            (folder / split / f"{number}.png").write_bytes(png(gray))
         lines = ["file_name,label", *(f"{number}.png,{number % 2}" for number in range(8))]
         (folder / split / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
 
 def grey_of(path: str) -> int:
-    """Return the grey value of a dataset's first image."""
+    """Return the gray value of a dataset's first image."""
     data = ImageData(path, batch_size=2, val_size=2)
     data.prepare_data()
     data.setup()
@@ -108,10 +108,10 @@ def test_what_any_program_has_read_from_a_folder_is_not_taken_for_a_name_on_the_
 def test_folders_of_one_name_are_told_apart_wherever_they_are_read_from(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, grey in (("A", 50), ("B", 150)):
-        make(tmp_path / name / "mydata", grey)
+    for name, gray in (("A", 50), ("B", 150)):
+        make(tmp_path / name / "mydata", gray)
     for _ in range(2):
-        for name, grey in (("A", 50), ("B", 150)):
+        for name, gray in (("A", 50), ("B", 150)):
             for working, path in (
                 (name, "mydata"),
                 (f"{name}/mydata", "."),
@@ -119,17 +119,17 @@ def test_folders_of_one_name_are_told_apart_wherever_they_are_read_from(
                 (".", f"{name}/mydata"),
             ):
                 monkeypatch.chdir(tmp_path / working)
-                assert grey_of(path) == grey
+                assert grey_of(path) == gray
 
 
 def test_a_link_leads_to_where_it_leads_now(tmp_path: Path) -> None:
-    for name, grey in (("one", 50), ("other", 150)):
-        write(tmp_path / name, grey)
+    for name, gray in (("one", 50), ("other", 150)):
+        write(tmp_path / name, gray)
     link = tmp_path / "current"
-    for target, grey in (("one", 50), ("other", 150), ("one", 50)):
+    for target, gray in (("one", 50), ("other", 150), ("one", 50)):
         link.unlink(missing_ok=True)
         link.symlink_to(target)
-        assert grey_of(str(link)) == grey
+        assert grey_of(str(link)) == gray
     shutil.rmtree(tmp_path / "one")
     refused(str(link), "is a link to 'one', which is no folder: correct the link")
 

@@ -150,7 +150,7 @@ def complex_parameter() -> nn.Parameter:
     return nn.Parameter(0.3 * torch.randn(8, 8, dtype=torch.complex128))
 
 
-def normalised_by_a_constant(net: Net, inputs: Tensor) -> Tensor:
+def normalized_by_a_constant(net: Net, inputs: Tensor) -> Tensor:
     hidden = net.first(inputs)
     with torch.no_grad():
         size = hidden.square().mean().sqrt()
@@ -281,7 +281,7 @@ TAUGHT: dict[str, Make] = {
     "unused": net(lambda n, x: n.first(x).tanh(), idle=linear),
     "frozen": frozen_layer,
     "complex": net(complex_weights, weights=complex_parameter),
-    "constant scale": net(normalised_by_a_constant),
+    "constant scale": net(normalized_by_a_constant),
     "detached gate": net(detached_gate, gate=linear),
     "straight through": net(straight_through),
     "vmapped": net(vmapped),
@@ -397,7 +397,7 @@ REFUSED: dict[str, tuple[Make, type[InnerLoopError], str]] = {
     "hook on a node": (net(node_hooked), WrongDerivativeError, r"\.grad_fn"),
     "clamped weights": (net(clamps_its_weights), InnerLoopError, r"parameter or buffer first\.weight in place"),
     "clamped data": (net(clamps_its_data), WrongDerivativeError, r"\.data"),
-    "renormalised embedding": (
+    "renormalized embedding": (
         net(lookup, table=lambda: nn.Embedding(2, 8, max_norm=0.5)), InnerLoopError, r"buffer table\.weight in place",
     ),
     "embedding scaled by frequency": (
@@ -411,7 +411,7 @@ REFUSED: dict[str, tuple[Make, type[InnerLoopError], str]] = {
     "copied in a list": (
         net(lambda n, x: n.first(x) * torch.tensor([n.first(x).norm()])), WrongDerivativeError, r"tensor\(\)",
     ),
-    "initialised by its first input": (lambda: WithBuffer(begins_with_its_input), InnerLoopError, "buffer mean is"),
+    "initialized by its first input": (lambda: WithBuffer(begins_with_its_input), InnerLoopError, "buffer mean is"),
     "running statistics in the loss": (
         net(lambda n, x: n.norm(n.first(x)) - n.norm.running_mean, norm=lambda: nn.BatchNorm1d(8)),
         InnerLoopError, r"buffer norm\.running_mean",

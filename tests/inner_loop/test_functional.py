@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from gtn_lightning.inner_loop import SGD, Adam, Buffers, Functional, Params, difference, inner_gradient, unroll
 
 
-def normalised_net() -> nn.Module:
+def normalized_net() -> nn.Module:
     return nn.Sequential(weight_norm(nn.Linear(4, 8)), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
 
 
@@ -26,7 +26,7 @@ def squared_outputs(learner: Functional) -> Callable[[Params, Buffers, Tensor], 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_outputs_and_buffers_are_the_modules(training: bool) -> None:
-    module = normalised_net()
+    module = normalized_net()
     learner = Functional(module)
     params, buffers = learner.init()
     twin = copy.deepcopy(module).train(training)
@@ -38,7 +38,7 @@ def test_outputs_and_buffers_are_the_modules(training: bool) -> None:
 
 
 def test_the_module_lends_its_code_and_nothing_is_written_to_it() -> None:
-    module = normalised_net()
+    module = normalized_net()
     before = copy.deepcopy(module.state_dict())
     learner = Functional(module)
     params, buffers = learner.init()
@@ -54,7 +54,7 @@ def test_the_module_lends_its_code_and_nothing_is_written_to_it() -> None:
 
 
 def test_init_hangs_on_no_graph() -> None:
-    params, buffers = Functional(normalised_net()).init()
+    params, buffers = Functional(normalized_net()).init()
     assert not any(tensor.requires_grad for tensor in (*params.values(), *buffers.values()))
     assert set(params) == {
         "0.bias", "0.parametrizations.weight.original0", "0.parametrizations.weight.original1",

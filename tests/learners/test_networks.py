@@ -87,7 +87,7 @@ def test_paper_networks_have_the_papers_sizes() -> None:
 
 @pytest.mark.parametrize("norm", ["none", "weight"])
 @pytest.mark.parametrize("depth", [1, 6])
-def test_unnormalised_resnet_keeps_its_scale_whatever_its_depth(norm: str, depth: int) -> None:
+def test_unnormalized_resnet_keeps_its_scale_whatever_its_depth(norm: str, depth: int) -> None:
     torch.manual_seed(0)
     logits = ResNet((3, 16, 16), 10, blocks=[depth, depth], norm=norm)(torch.randn(16, 3, 16, 16))
     assert 0.2 < logits.std() < 5

@@ -1,4 +1,4 @@
-"""Normalisations against their formulas."""
+"""Normalizations against their formulas."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from gtn_lightning.learners.norms import (
     feature_norm,
     image_norm,
     linear,
-    normalised,
+    normalized,
 )
 
 
@@ -30,7 +30,7 @@ def test_mean_only_batch_norm_follows_its_formula(shape: tuple[int, ...]) -> Non
         torch.testing.assert_close(outputs[:, channel], expected)
 
 
-def test_weight_normalised_layers_start_at_their_weight_and_keep_length_and_direction_apart() -> None:
+def test_weight_normalized_layers_start_at_their_weight_and_keep_length_and_direction_apart() -> None:
     images, features = torch.randn(2, 3, 6, 6), torch.randn(2, 5)
     for layer, inputs, plain in (
         (conv(3, 4, "weight", "relu"), images, partial(F.conv2d, padding=1)),
@@ -51,8 +51,8 @@ def test_weight_norm_can_be_differentiated_twice() -> None:
     """Torch's own cannot: this is why the package has one."""
     direction = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     scale = torch.rand(4, 1, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(normalised, (direction, scale))
-    assert torch.autograd.gradgradcheck(normalised, (direction, scale))
+    assert torch.autograd.gradcheck(normalized, (direction, scale))
+    assert torch.autograd.gradgradcheck(normalized, (direction, scale))
 
 
 @pytest.mark.parametrize("norm", ["weight", "none"])

@@ -60,8 +60,8 @@ def folder(path: Path, brightness: int) -> ImageData:
         for label in ("cat", "dog"):
             (path / split / label).mkdir(parents=True)
             for number in range(count):
-                grey = brightness + 20 * number + (label == "dog")
-                Image.new("L", (4, 4), grey).save(path / split / label / f"{number}.png")
+                gray = brightness + 20 * number + (label == "dog")
+                Image.new("L", (4, 4), gray).save(path / split / label / f"{number}.png")
     return ImageData(str(path), batch_size=2, val_size=2)
 
 

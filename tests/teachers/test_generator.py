@@ -148,7 +148,7 @@ def test_batches_made_in_chunks_have_the_gradient_of_plain_autograd(
         torch.testing.assert_close(one["inputs"], other["inputs"], rtol=1e-12, atol=1e-12)
     found, expected = (torch.autograd.grad(loss(batches), variables) for batches in (in_chunks, plain))
     for gradient, reference in zip(found, expected, strict=True):
-        # A bias before batch normalisation has no effect: its gradient is rounding.
+        # A bias before batch normalization has no effect: its gradient is rounding.
         torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-9)
     assert sum(bool(gradient.abs().max() > 1e-6) for gradient in found) >= len(found) - 4
 

@@ -62,7 +62,7 @@ def test_soft_labels_start_at_the_class_asked_for() -> None:
     assert targets.max(dim=1).values.min() > 0.9
 
 
-def test_images_start_like_normalised_real_ones() -> None:
+def test_images_start_like_normalized_real_ones() -> None:
     torch.manual_seed(0)
     pixels = Pixels((1, 8, 8), 10, 100).pixels
     assert abs(pixels.mean()) < 0.05

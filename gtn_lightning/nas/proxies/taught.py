@@ -198,7 +198,7 @@ class RealDataScorer(TaughtScorer):
             rows = torch.randperm(len(labels), generator=keyed_generator(0, "subset"))[:subset]
             images, labels = images[rows], labels[rows]
         self._real = RealData()
-        self._real.attach({"inputs": self.data.normalise(images).to(self.device), "targets": labels.to(self.device)})
+        self._real.attach({"inputs": self.data.normalize(images).to(self.device), "targets": labels.to(self.device)})
         self._optimizer = deepcopy(self.proxy.optimizer).to(self.device)
 
     def plan(self, generator: torch.Generator) -> Plan:

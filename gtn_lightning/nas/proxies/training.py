@@ -106,7 +106,7 @@ class TaughtScorer(Scorer):
         super().__post_init__()
         proxy = self.proxy
         images, labels = self.data.splits.val
-        self._images = self.data.normalise(images[: proxy.images].to(self.device))
+        self._images = self.data.normalize(images[: proxy.images].to(self.device))
         self._labels = labels[: proxy.images].to(self.device)
         spread = {max(1, round(proxy.steps * (number + 1) / POINTS)) for number in range(POINTS)}
         self._several, self._last = sorted(spread), [proxy.steps]

@@ -1,4 +1,4 @@
-"""Proxies that train nothing: they measure a network at initialisation."""
+"""Proxies that train nothing: they measure a network at initialization."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 
 from gtn_lightning.data import TensorData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.learners.norms import MeanOnlyBatchNorm, WeightNormConv2d, WeightNormLinear, normalised
+from gtn_lightning.learners.norms import MeanOnlyBatchNorm, WeightNormConv2d, WeightNormLinear, normalized
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score, Scorer
 from gtn_lightning.nas.proxies.flops import forward_flops
 from gtn_lightning.nas.spaces import Architecture, SearchSpace
@@ -32,7 +32,7 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = (
 
 
 class ZeroCostScorer(Scorer):
-    """Measures networks at initialisation."""
+    """Measures networks at initialization."""
 
     proxy: "ZeroCostProxy"
 
@@ -146,7 +146,7 @@ class NASWOT(ZeroCostProxy):
         """Compute it; see `naswot`."""
         images = data.splits.train.images
         rows = torch.randperm(len(images), generator=keyed_generator(seed, "naswot"))[: self.images]
-        return naswot(network, data.normalise(images[rows].to(device)))
+        return naswot(network, data.normalize(images[rows].to(device)))
 
 
 def synflow(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
@@ -155,8 +155,8 @@ def synflow(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
     .. math:: \log \sum_i \left| \theta_i \frac{\partial R}{\partial \theta_i} \right|
 
     R is the sum of the logits of an image of ones, in a network without norms and with the absolute values of the
-    parameters. Norms are replaced by identities. Weight normalisation is removed too; the weights keep their values at
-    initialisation. Computed in float64, in which the products of many layers do not overflow.
+    parameters. Norms are replaced by identities. Weight normalization is removed too; the weights keep their values at
+    initialization. Computed in float64, in which the products of many layers do not overflow.
 
     Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow"
     (arXiv 2006.05467).
@@ -198,7 +198,7 @@ def _without_norms(network: nn.Module) -> nn.Module:
             for name, value in values.items():
                 part.register_parameter(name, nn.Parameter(value))
         if isinstance(part, WeightNormConv2d | WeightNormLinear):
-            part.weight.data = normalised(part.weight, part.scale).detach()
+            part.weight.data = normalized(part.weight, part.scale).detach()
             del part.scale
             part.__class__ = nn.Conv2d if isinstance(part, nn.Conv2d) else nn.Linear  # type: ignore[assignment]
         for name, child in part.named_children():
@@ -220,7 +220,7 @@ def naswot(network: nn.Module, images: Tensor) -> float:
 
     Args:
         network: is not changed; its activations are modules, see `ACTIVATIONS`.
-        images: ``[B, C, H, W]``, normalised, on the network's device.
+        images: ``[B, C, H, W]``, normalized, on the network's device.
 
     Returns:
         -inf where the kernel is singular: two images have the same code, or there are too few activations to

@@ -63,7 +63,7 @@ class SearchSpace(Component, ABC):
 
     @abstractmethod
     def build(self, architecture: Architecture) -> nn.Module:
-        """Return a freshly initialised network; its parameters come from torch's global random state."""
+        """Return a freshly initialized network; its parameters come from torch's global random state."""
 
     def canonical(self, architecture: Architecture) -> str:
         """Return the name of one of the architectures that compute the same function; here its own."""

@@ -144,7 +144,7 @@ def test_synthetic_data_scores_as_teaching_does(data: DigitsData, tmp_path: Path
     requests = gtn.curriculum.requests(torch.Generator(), torch.device("cpu"))
     taught = teach(network, gtn.task, gtn.teacher, requests, gtn.inner_optimizer, [STEPS])[STEPS]
     images, labels = data.splits.val
-    logits = torch.func.functional_call(network.eval(), taught.params, data.normalise(images[:100]))
+    logits = torch.func.functional_call(network.eval(), taught.params, data.normalize(images[:100]))
     assert scorer(ONE) == pytest.approx(float((logits.argmax(1) == labels[:100]).float().mean()))
 
 

@@ -211,7 +211,7 @@ def test_naswot_shows_every_architecture_the_same_images_of_the_training_split(d
         scorer.evaluate(scorer.space.parse(name), seed)
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
-    train = data.normalise(data.splits.train.images).flatten(1)
+    train = data.normalize(data.splits.train.images).flatten(1)
     assert (torch.cdist(seen[0].flatten(1), train).min(dim=1).values < 1e-2).all()
 
 
