@@ -168,7 +168,10 @@ def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[
     if real is not None:
         key.append(Line2D([], [], marker="o", color="white", markerfacecolor="gray", markersize=5))
         names.append("real")
-    if not values.is_floating_point():
+    if values.is_floating_point():
+        key.append(Line2D([], [], color="none"))
+        names.append("bright: a high target")
+    else:
         for label in values.unique().tolist()[:MAX_ROWS]:
             color = colormaps["tab10"](label / colors["vmax"])
             key.append(Line2D([], [], marker="s", color="white", markerfacecolor=color, markersize=6))
