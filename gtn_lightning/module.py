@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -243,8 +242,7 @@ class GTN(pl.LightningModule):
         return self._own_outer() if type(self).configure_optimizers is GTN.configure_optimizers else None
 
     def _own_outer(self) -> OuterOptimization:
-        optimizer = self.outer_optimizer or partial(torch.optim.Adam, lr=0.01)
-        return OuterOptimization(meta_learned(self), optimizer, self.outer_lr_scheduler, self.outer_groups)
+        return OuterOptimization(meta_learned(self), self.outer_optimizer, self.outer_lr_scheduler, self.outer_groups)
 
     def on_train_start(self) -> None:
         """Check that data, teacher, learners and task fit together before the first meta-step."""

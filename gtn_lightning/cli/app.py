@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from torch import distributed
 
-from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
+from gtn_lightning.cli import short_names
 from gtn_lightning.cli.blame import is_own_code
 from gtn_lightning.cli.early_checks import KEYS
 from gtn_lightning.cli.endings import FailedRun, checkpoint_refused, component_refused
@@ -24,12 +24,12 @@ from gtn_lightning.cli.faults import Section
 from gtn_lightning.cli.front_door import NOTES
 from gtn_lightning.cli.messages import causes, explained
 from gtn_lightning.cli.parsed_recipe import check_recipe, check_run, check_unfinished, components
+from gtn_lightning.cli.policy import Policy
 from gtn_lightning.cli.recipes import CommandLine
 from gtn_lightning.cli.runs import RecipeCallback, RunFolder, newest_checkpoint, read_checkpoint
 from gtn_lightning.cli.safe_points import SafePoints, shield_children
 from gtn_lightning.cli.shared_values import fill_in
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
-from gtn_lightning.cli.trust import Policy
 from gtn_lightning.cli.upstream_privates import batches_done, ignore_files, starts_workers
 from gtn_lightning.cli.working_folder import check_inside
 from gtn_lightning.description import changed_kinds
@@ -38,8 +38,7 @@ from gtn_lightning.lightning import MisconfigurationException, is_overridden, pl
 from gtn_lightning.module import GTN
 from gtn_lightning.teacher_file import TeacherRecipe, load_weights
 
-# Recipes name classes of these without their path: the parser knows the short names of all that is imported.
-SHORT_NAMES = (callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers)
+_ = short_names  # imported for the parser, which knows the classes of what is imported
 
 # Nothing is made of a value that has no declared type, and no recipe is read from an address.
 set_parsing_settings(instantiate_subclass_spec_in_any=False, config_read_mode_fsspec_enabled=False)

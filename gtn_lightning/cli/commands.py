@@ -9,12 +9,12 @@ import torch
 from gtn_lightning.cli.app import GTNCLI
 from gtn_lightning.cli.endings import USER_ERRORS, EndedRunError
 from gtn_lightning.cli.front_door import refuse, show_traceback
+from gtn_lightning.cli.policy import policy_for
 from gtn_lightning.cli.quiet import quiet
 from gtn_lightning.cli.recipes import COMMANDS, SEARCH, Command
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.teacher_recipe import with_teacher_recipe
-from gtn_lightning.cli.trust import policy_for
 from gtn_lightning.cli.working_folder import shielded_programs
 from gtn_lightning.teacher_file import check_sizes, read_shapes
 from gtn_lightning.trust import trusting

@@ -3,7 +3,7 @@
 The parser (jsonargparse) refuses a recipe with a text. Which key it means is found here, by a walk through the plain
 data that the recipes and the overrides say. The walk only explains what the parser has refused: a recipe that the
 parser takes is never looked at. It imports what the parser would, by the parser's own door and under the same policy
-(`gtn_lightning.cli.trust.Policy.enforced`).
+(`gtn_lightning.cli.policy.Policy.enforced`).
 """
 
 import collections.abc
@@ -24,8 +24,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gtn_lightning.cli.policy import foreign
 from gtn_lightning.cli.strict_yaml import dump_yaml, load_yaml
-from gtn_lightning.cli.trust import foreign
 from gtn_lightning.cli.upstream_privates import ImportDenied, import_allowed, parameters_of
 from gtn_lightning.files import is_file
 

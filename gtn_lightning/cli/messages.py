@@ -13,8 +13,8 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException, UnsupportedInterpolationType
 
 from gtn_lightning.cli.faults import Section, find_fault
+from gtn_lightning.cli.policy import foreign
 from gtn_lightning.cli.recipes import SUBCOMMANDS
-from gtn_lightning.cli.trust import foreign
 from gtn_lightning.errors import first_line
 
 

@@ -9,8 +9,8 @@ from pytorch_lightning import seed_everything
 from gtn_lightning.cli.faults import Section
 from gtn_lightning.cli.messages import causes, explained
 from gtn_lightning.cli.parsed_recipe import check_recipe
+from gtn_lightning.cli.policy import Policy
 from gtn_lightning.cli.recipes import CommandLine
-from gtn_lightning.cli.trust import Policy
 from gtn_lightning.cli.upstream_privates import ignore_files
 from gtn_lightning.errors import RecipeError
 

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from gtn_lightning.inner_loop.compiler.formulas import CompilerFormulas
 from gtn_lightning.inner_loop.errors import InnerLoopError
+from gtn_lightning.inner_loop.replaced_kernels import WeightNormFormula
 from gtn_lightning.inner_loop.replay import ReplayContext, Source
 from gtn_lightning.inner_loop.torch_internals import (
     HOOK_ATTRIBUTES,
@@ -29,7 +30,6 @@ from gtn_lightning.inner_loop.torch_internals import (
     with_tensors,
 )
 from gtn_lightning.inner_loop.types import Buffers, Params
-from gtn_lightning.inner_loop.weight_norm import WeightNormFormula
 
 HOOKS = "saved-tensor hooks inside a learner"
 """Torch's error message where a learner uses saved-tensor hooks, as ``torch.utils.checkpoint`` does."""

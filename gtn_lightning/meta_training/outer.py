@@ -12,9 +12,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.lightning import LRSchedulerCallable, OptimizerCallable, OptimizerLRScheduler
+from gtn_lightning.meta_training.optimizer_errors import REFUSALS, named
 from gtn_lightning.meta_training.outer_plan import class_path, group_options, schedule_arguments
-from gtn_lightning.meta_training.refusals import REFUSALS, named
 from gtn_lightning.meta_training.schedules import SCHEDULE, advance, check_schedule, scale_rates
+
+DEFAULT_OPTIMIZER: OptimizerCallable = partial(torch.optim.Adam, lr=0.01)
+"""The outer optimizer where none is given."""
 
 TEACHER = "teacher"
 """The group of parameters to which a weight decay applies by default."""
@@ -47,7 +50,7 @@ class OuterOptimization:
 
     Args:
         parameters: all meta-learned parameters, by the part to which they belong; or without parts.
-        optimizer: makes the optimizer.
+        optimizer: makes the optimizer; None for `DEFAULT_OPTIMIZER`.
         lr_scheduler: makes the schedule, which is stepped after every meta-step, or None for a constant rate.
         options: options of the optimizer for single parts, by their names.
     """
@@ -55,7 +58,7 @@ class OuterOptimization:
     def __init__(
         self,
         parameters: Mapping[str, Sequence[Tensor]] | Iterable[Tensor],
-        optimizer: OptimizerCallable,
+        optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
@@ -64,7 +67,7 @@ class OuterOptimization:
             if isinstance(parameters, Mapping)
             else {"": list(parameters)}
         )
-        self.optimizer = optimizer
+        self.optimizer = optimizer or DEFAULT_OPTIMIZER
         self.lr_scheduler = lr_scheduler
         self.options = dict(options or {})
 

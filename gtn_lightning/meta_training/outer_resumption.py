@@ -10,9 +10,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.meta_training.checkpoints import CheckpointError, misfit, shown
+from gtn_lightning.meta_training.optimizer_errors import REFUSALS
 from gtn_lightning.meta_training.outer import OuterOptimization
 from gtn_lightning.meta_training.outer_plan import check_plan, differences, plain
-from gtn_lightning.meta_training.refusals import REFUSALS
 from gtn_lightning.meta_training.schedules import RATES, SCHEDULED
 
 RESTART = "or begin anew from the run's teacher.safetensors with --teacher in place of --ckpt_path"

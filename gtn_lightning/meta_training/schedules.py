@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop.torch_internals import nested_schedules
 from gtn_lightning.lightning import LRSchedulerCallable
-from gtn_lightning.meta_training.refusals import named
+from gtn_lightning.meta_training.optimizer_errors import named
 
 SCHEDULE = "model.outer_lr_scheduler"
 """The key of the schedule in a recipe."""

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from gtn_lightning.inner_loop import torch_internals
-from gtn_lightning.inner_loop.weight_norm import weight_norm as weight_norm_formula
+from gtn_lightning.inner_loop.replaced_kernels import weight_norm as weight_norm_formula
 
 
 class Recorder(TorchFunctionMode):

@@ -12,9 +12,9 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from gtn_lightning.cli import main
 from gtn_lightning.cli.app import GTNCLI
+from gtn_lightning.cli.policy import policy_for
 from gtn_lightning.cli.recipes import packaged_recipes, read_command_line
 from gtn_lightning.cli.signals import Signals
-from gtn_lightning.cli.trust import policy_for
 
 ALL = packaged_recipes()
 RECIPES = {name: path for name, path in ALL.items() if not name.startswith("search_")}

@@ -15,11 +15,12 @@ import pytest
 import pytorch_lightning as pl
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from gtn_lightning import GTN
 from gtn_lightning.cli import main
+from gtn_lightning.cli.policy import FILES
 from gtn_lightning.cli.recipes import NO_FILE
-from gtn_lightning.cli.trust import FILES
 from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import InnerOptimizer
@@ -310,6 +311,7 @@ def test_every_argument_that_may_name_a_file_is_known_as_one() -> None:
 
 
 BASES = (Curriculum, InnerOptimizer, LearnerDistribution, Proxy, Reference, SearchSpace, Task, Teacher, pl.Callback)
+BASES += (nn.Module, pl.LightningDataModule, pl.loggers.Logger)
 
 
 def test_every_component_that_the_package_offers_may_be_named() -> None:
