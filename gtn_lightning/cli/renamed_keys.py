@@ -4,6 +4,7 @@ To be removed with version 0.2.
 """
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -31,6 +32,9 @@ MODEL = {
 CALLBACKS = {"TeacherCheckpoint": {"if_unwritable": "on_write_error"}, "NASProxy": {"every": "every_n_validations"}}
 """Arguments of callbacks, by the callback's name."""
 
+REFERENCE = re.compile(r"(\$\{(?:\.+|model\.))(inner_steps|eval_learners|eval_steps|real_rates)(?=\})")
+"""References to keys below ``model``, such as ``${...inner_steps}``."""
+
 VALUES = {"if_unwritable": {"go_on": "warn", "stop": "raise"}}
 """Values that had another name too, by the key's former name."""
 
@@ -47,7 +51,7 @@ def with_new_names(content: dict[str, Any], place: str) -> dict[str, Any]:
     """
     result = dict(content)
     if isinstance(model := content.get("model"), dict):
-        result["model"] = _rename(model, MODEL, place, "model")
+        result["model"] = _rename(_with_new_references(model), MODEL, place, "model")
     if isinstance(trainer := content.get("trainer"), dict) and "callbacks" in trainer:
         result["trainer"] = {**trainer, "callbacks": _callbacks(trainer["callbacks"], place)}
     return result
@@ -84,6 +88,14 @@ def _callbacks(entries: Any, place: str) -> Any:
     name = str(entries.get("class_path")).rpartition(".")[2]
     renamed = _rename(entries["init_args"], CALLBACKS.get(name, {}), place, name)
     return {**entries, "init_args": renamed}
+
+
+def _with_new_references(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_new_references(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_new_references(item) for item in value]
+    return REFERENCE.sub(lambda found: found[1] + MODEL[found[2]], value) if isinstance(value, str) else value
 
 
 def _rename(content: dict[str, Any], names: dict[str, str], place: str, key: str) -> dict[str, Any]:

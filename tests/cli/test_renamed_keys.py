@@ -27,6 +27,20 @@ def test_a_recipe_may_use_former_names(tmp_path, capsys):
     assert told.count("\n") == 4
 
 
+def test_references_to_former_names_are_followed(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "model:\n  inner_steps: 3\n  curriculum: {init_args: {steps: '${...inner_steps}', noise: '${..mode}'}}\n"
+    )
+
+    (recipe,) = read_command(["fit", "--config", str(path)]).line.recipes
+
+    assert recipe.content["model"]["curriculum"]["init_args"] == {
+        "steps": "${...inner_loop.steps}",
+        "noise": "${..mode}",
+    }
+
+
 def test_the_parser_is_handed_the_new_names(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("model: {inner_steps: 3}\n")
