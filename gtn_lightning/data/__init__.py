@@ -1,4 +1,4 @@
-"""Real data in three disjoint splits: to compute the meta-loss on, to select a checkpoint by, to report."""
+"""Real data in three disjoint splits: train for the meta-loss, val to select the checkpoint, test to report."""
 
 from gtn_lightning.data.base import Split, Splits, TensorData
 from gtn_lightning.data.batches import EvaluationBatches, RealBatches

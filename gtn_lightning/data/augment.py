@@ -1,4 +1,4 @@
-"""Random changes to a batch that is a tensor already, decided by a key."""
+"""Random augmentation of a batch of images, reproducible by a key."""
 
 import math
 
@@ -16,22 +16,22 @@ def augment(
     scale: float = 0.0,
     shift: float = 0.0,
 ) -> Tensor:
-    """Move, mirror and distort every image at random; what comes in from outside is black.
+    """Crop, flip, rotate, scale and shift every image at random, with black padding.
 
-    Crop and flip move whole pixels. Rotation, scale and shift are one affine map, whose result is interpolated: the way
-    to move images of few pixels. The choices are drawn on the CPU, so that a key means the same on every device.
+    Crop and flip move whole pixels. Rotation, scale and shift are one affine map with bilinear interpolation, which
+    suits images of few pixels. Random numbers are drawn on the CPU, so a key gives the same result on every device.
 
     Args:
         images: ``[B, C, H, W]``, any type.
-        key: the same key does the same to a batch of the same size.
-        crop: pixels of padding on every side, out of which a window of the old size is cut.
+        key: seed; the same key changes a batch of the same size in the same way.
+        crop: pixels of padding on every side, from which a window of the original size is cut.
         flip: mirror an image left to right with probability one half.
-        rotate: maximum rotation in degrees, either way.
-        scale: each axis is stretched or shrunk by up to this fraction.
-        shift: pixels, or fractions of one, by up to which an image is moved along each axis.
+        rotate: maximum rotation in degrees, in either direction.
+        scale: maximum fraction by which each axis is stretched or shrunk.
+        shift: maximum shift along each axis, in pixels; may be a fraction.
 
     Returns:
-        images of the same shape; of the same type, or float32 where they were interpolated.
+        images of the same shape; of the same type, or float32 if they were interpolated.
     """
     generator = torch.Generator().manual_seed(key)
     if crop or flip:
@@ -62,7 +62,7 @@ def _distort(images: Tensor, rotate: float, scale: float, shift: float, generato
     angle = angle * math.radians(rotate)
     stretch = torch.stack([1 + scale * across, 1 + scale * down], 1)[:, None]
     rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(batch, 2, 2)
-    # Where each pixel comes from, in coordinates that go from -1 to 1 over the image.
+    # The source of each pixel, in coordinates from -1 to 1 over the image.
     aspect = torch.tensor([[1.0, height / width], [width / height, 1.0]])
     moved = torch.stack([right * 2 * shift / width, below * 2 * shift / height], 1)[:, :, None]
     maps = torch.cat([rotation * aspect * stretch, moved], 2)

@@ -1,4 +1,4 @@
-"""What data sets of labeled images have in common: checks, normalization, augmentation."""
+"""Base class of labeled image data sets in memory: checks, normalization, augmentation."""
 
 import math
 from abc import abstractmethod
@@ -19,12 +19,12 @@ class Split(NamedTuple):
     labels: Tensor
 
     def take(self, rows: Tensor) -> "Split":
-        """Return the rows with these indices, int64 ``[n]``."""
+        """Return the rows at these indices, int64 ``[n]``."""
         return Split(self.images[rows], self.labels[rows])
 
 
 class Splits(NamedTuple):
-    """What meta-training sees, what selects the checkpoint, what is reported; and the number of classes."""
+    """The split for the meta-loss, the one to select the checkpoint, the one to report; and the number of classes."""
 
     train: Split
     val: Split
@@ -35,19 +35,19 @@ class Splits(NamedTuple):
 class TensorData(InMemoryData):
     """A classification dataset held in memory as uint8.
 
-    A dataset of your own needs only ``load``. Batches leave the loaders as uint8, a quarter of what floats
-    would take on the way to a device; there they are augmented (training only) and normalized with the
-    training split's mean and standard deviation per channel.
+    A subclass needs only ``load``. Batches leave the loaders as uint8, a quarter of the size of float32. On the
+    device they are augmented (training only) and normalized with the training split's mean and standard deviation
+    per channel.
 
     Args:
-        batch_size: real images that a meta-loss is computed on, in each process.
+        batch_size: real images per meta-loss, in each process.
         eval_batch_size: images in a batch of validation and testing.
-        seed: the order of the training images, and their augmentation.
+        seed: seed of the order of the training images and of their augmentation.
         crop: random crop of training images, pixels of padding; 0 for none.
         flip: mirror training images left to right at random.
-        rotate: rotate training images at random, by at most this many degrees.
-        scale: stretch or shrink training images at random by up to this fraction.
-        shift: move training images at random, by at most this many pixels, which may be a fraction.
+        rotate: maximum random rotation of training images, in degrees.
+        scale: maximum fraction by which training images are stretched or shrunk at random.
+        shift: maximum random shift of training images, in pixels; may be a fraction.
 
     Raises:
         RecipeError: if a value is out of range.
@@ -67,17 +67,12 @@ class TensorData(InMemoryData):
         shift: float = 0.0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
-        for name, value, least in (
-            ("crop", crop, 0),
-            ("rotate", rotate, 0),
-            ("scale", scale, 0),
-            ("shift", shift, 0),
-        ):
-            if not least <= value < math.inf:
-                raise RecipeError(f"data.{name}: {value} given, expected {least} or more")
+        for name, value in (("crop", crop), ("rotate", rotate), ("scale", scale), ("shift", shift)):
+            if not 0 <= value < math.inf:
+                raise RecipeError(f"data.{name} must be at least 0 and finite, got {value}")
         if scale >= 1:
-            raise RecipeError(f"data.scale: {scale} given, expected a fraction below 1")
-        # Under their own names, so that a teacher file can describe the data.
+            raise RecipeError(f"data.scale must be below 1, got {scale}")
+        # Stored under the arguments' names, from which a teacher file describes the data.
         self.crop = crop
         self.flip = flip
         self.rotate = rotate
@@ -89,7 +84,7 @@ class TensorData(InMemoryData):
         """Read the data. Called once in every process; the splits must not depend on ``seed``."""
 
     def prepare(self, splits: tuple[Any, ...]) -> None:
-        """See that the splits hold images and their classes, and measure the channels."""
+        """Check the splits, and compute the mean and standard deviation of each channel."""
         assert isinstance(splits, Splits)
         self._check(splits)
         self.mean, self.std = channel_statistics(splits.train.images)
@@ -97,33 +92,33 @@ class TensorData(InMemoryData):
     def _check(self, splits: Splits) -> None:
         shape = list(splits.train.images.shape[1:])
         for purpose, (images, labels) in zip(("train", "val", "test"), splits[:3], strict=True):
-            what = f"{type(self).__name__}.load: the split {purpose} has"
+            subject = f"{type(self).__name__}.load: the split {purpose} has"
             if images.dtype != torch.uint8 or images.dim() != 4:
                 raise RecipeError(
-                    f"{what} images that are {_form(images)}, expected uint8 [N, C, H, W]: return raw pixels, 0 to "
+                    f"{subject} images that are {_form(images)}, expected uint8 [N, C, H, W]: return raw pixels, 0 to "
                     "255, which are normalized later"
                 )
             if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
                 advice = ".argmax(1)" if labels.dim() == 2 and labels.shape[1] > 1 else ".flatten().long()"
                 raise RecipeError(
-                    f"{what} labels that are {_form(labels)} for {len(images)} images, expected int64 "
-                    f"[{len(images)}]: one class number for each image, for instance by {advice}"
+                    f"{subject} labels that are {_form(labels)} for {len(images)} images, expected int64 "
+                    f"[{len(images)}]: return one class number per image, for instance by {advice}"
                 )
             if list(images.shape[1:]) != shape:
                 raise RecipeError(
-                    f"{what} images of shape {list(images.shape[1:])} and the split train of shape {shape}, expected "
-                    "one shape: resize them first"
+                    f"{subject} images of shape {list(images.shape[1:])} and the split train of shape {shape}, "
+                    "expected one shape: resize them first"
                 )
             low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
             if low < 0 or high >= splits.classes:
                 raise RecipeError(
-                    f"{what} labels from {low} to {high}, expected 0 to {splits.classes - 1} for {splits.classes} "
+                    f"{subject} labels from {low} to {high}, expected 0 to {splits.classes - 1} for {splits.classes} "
                     "classes: correct the labels or the number of classes"
                 )
 
     @property
     def splits(self) -> Splits:
-        """The three splits, raw."""
+        """The three splits, not normalized, and the number of classes."""
         splits = super().splits
         assert isinstance(splits, Splits)
         return splits
@@ -140,13 +135,13 @@ class TensorData(InMemoryData):
         return self.splits.classes
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn raw images into what a network sees.
+        """Normalize raw images for a network.
 
         Args:
             images: uint8 ``[..., C, H, W]`` on any device.
 
         Returns:
-            float32 of the same shape; in the training split, every channel has mean 0 and deviation 1.
+            float32 of the same shape; over the training split, every channel has mean 0 and standard deviation 1.
         """
         mean, std = (value.to(images.device)[:, None, None] for value in (self.mean, self.std))
         return (images.float() - mean) / std
@@ -154,12 +149,11 @@ class TensorData(InMemoryData):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         """Augment and normalize on the device.
 
-        A batch's form says what it is: ``(images, labels, key)`` comes from the training stream and is
-        augmented; ``(images, labels)`` of type uint8 is only normalized; anything else, such as a user's own
-        floats, passes as it is.
+        A training batch ``(images, labels, key)`` is augmented and normalized; ``(images, labels)`` of type uint8 is
+        only normalized; any other batch, such as a user's own floats, is returned unchanged.
 
         Returns:
-            images ``[B, C, H, W]``, float32 or what the trainer's precision asks for, and labels, int64 ``[B]``.
+            images ``[B, C, H, W]``, float32 or the type of the trainer's precision, and labels, int64 ``[B]``.
         """
         match batch:
             case [Tensor(dtype=torch.uint8) as images, labels, int(key)]:
@@ -171,7 +165,7 @@ class TensorData(InMemoryData):
 
     def _as_input(self, images: Tensor) -> Tensor:
         images = self.normalize(images)
-        # The trainer converted the batch to its precision while it was uint8, which it leaves alone.
+        # The trainer has converted the batch to its precision already, but does not convert uint8.
         return images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)
 
 
@@ -182,7 +176,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
         images: uint8 ``[N, C, H, W]``.
 
     Returns:
-        both float32 ``[C]``; the standard deviation of a channel that never changes is given as 1.
+        both float32 ``[C]``; the standard deviation of a constant channel is returned as 1.
     """
     # Counting the 256 values is exact, and needs no floating-point copy of the dataset.
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])

@@ -1,8 +1,8 @@
-"""The two ways through a split: an endless random stream to train on, all of it in order to evaluate on.
+"""Loaders over a split in memory: an endless random stream for training, one ordered pass for evaluation.
 
-Both are plain iterables over tensors in memory and not ``DataLoader``s. There is nothing for worker processes
-to do, and Lightning would give a ``DataLoader`` a distributed sampler: an evaluation would then see a part of
-the split on every rank, where learners are shared out and not samples.
+Both are plain iterables and not ``DataLoader``s. Worker processes would have nothing to do, and Lightning would give a
+``DataLoader`` a distributed sampler: every rank would then evaluate on a part of the split, but ranks share out
+learners and not samples.
 """
 
 import math
@@ -17,36 +17,34 @@ from gtn_lightning.randomness import keyed_generator, keyed_seed
 
 
 def from_the_start() -> int:
-    """Return the position of a stream that nobody has read from yet."""
+    """Return the position of a new stream, 0."""
     return 0
 
 
 class RealBatches:
-    """Random batches without end, each a pure function of (seed, rank, world size, position).
+    """Endless random batches, each a pure function of (seed, rank, world size, position).
 
-    All passes over the split, each in a random order of its own and without its ragged end, make one sequence
-    of batches. It is dealt out to the ranks in turn: no two of them see the same batch, and together they see
-    every sample once in a pass, but for the ragged end.
+    Passes over the split, each in a new random order and without an incomplete last batch, form one sequence of
+    batches. Its batches go to the ranks in turn: no two ranks see the same batch, and together they see every sample
+    once in a pass, except those of the incomplete batch.
 
-    The stream keeps no place of its own. A new iterator starts where ``position()`` says, which under a
-    ``Trainer`` is the number of batches trained on so far. That number is in every checkpoint and does not
-    count a batch that was handed out but not trained on, so a run that was interrupted anywhere goes on with
-    exactly the batch that comes next.
+    The stream does not store its position. A new iterator starts at ``position()``, which under a ``Trainer`` is the
+    number of batches trained on so far. That number is in every checkpoint and does not count a batch that was fetched
+    but not trained on, so a run that is resumed continues with exactly the next batch.
 
     Args:
         inputs: ``[N, ...]``, images ``[N, C, H, W]`` for instance.
         targets: ``[N, ...]``.
         batch_size: samples in a batch, at most ``N``.
-        seed: which sequence of batches.
-        rank: which of ``world_size`` processes this is.
+        seed: seed of the sequence of batches.
+        rank: index of this process.
         world_size: number of processes that share the sequence.
-        epoch_length: what ``len`` says: the batches in what Lightning calls an epoch. A rank's share of one
-            pass where it is not given. A length also keeps Lightning from fetching one batch ahead.
-        position: called for the number of batches already trained on, when an iterator is asked for its first
-            batch.
+        epoch_length: the return value of ``len``, the batches of one Lightning epoch; by default a rank's share of one
+            pass. A length also keeps Lightning from fetching one batch ahead.
+        position: returns the number of batches already trained on; called when an iterator yields its first batch.
 
     Raises:
-        RecipeError: if a batch would need more samples than there are.
+        RecipeError: if ``batch_size`` is below 1 or above the number of samples.
     """
 
     def __init__(
@@ -61,7 +59,9 @@ class RealBatches:
         position: Callable[[], int] = from_the_start,
     ) -> None:
         if not 1 <= batch_size <= len(targets):
-            raise RecipeError(f"data.batch_size: {batch_size} given, expected 1 to {len(targets)} training samples")
+            raise RecipeError(
+                f"data.batch_size must be between 1 and {len(targets)}, the number of samples, got {batch_size}"
+            )
         self.inputs = inputs
         self.targets = targets
         self.batch_size = batch_size
@@ -80,17 +80,16 @@ class RealBatches:
             position: 0 for the first batch.
 
         Returns:
-            inputs ``[B, ...]``, targets ``[B, ...]``, and a key for whatever is random about this batch, such
-            as its augmentation. It is a plain number because reading a tensor on a device would wait for the
-            device.
+            inputs ``[B, ...]``, targets ``[B, ...]``, and the seed of this batch's augmentation: a plain number,
+            because reading a tensor on a device would wait for the device.
         """
-        turn = position * self.world_size + self.rank
-        number, place = divmod(turn, self.batches_per_pass)
-        if number != self._order[0]:
-            generator = keyed_generator(self.seed, "pass", number)
-            self._order = number, torch.randperm(len(self.targets), generator=generator)
+        batch_index = position * self.world_size + self.rank
+        pass_index, place = divmod(batch_index, self.batches_per_pass)
+        if pass_index != self._order[0]:
+            generator = keyed_generator(self.seed, "pass", pass_index)
+            self._order = pass_index, torch.randperm(len(self.targets), generator=generator)
         rows = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        return self.inputs[rows], self.targets[rows], keyed_seed(self.seed, "batch", turn)
+        return self.inputs[rows], self.targets[rows], keyed_seed(self.seed, "batch", batch_index)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         position = self.position()
@@ -102,15 +101,15 @@ class RealBatches:
         return self.epoch_length
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the stream's place; Lightning warns of a loader without one that it cannot be resumed."""
+        """Return the position; Lightning warns that a loader without a state cannot be resumed."""
         return {"position": self.position()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing: Lightning has restored its count by now, and the next iterator asks for it."""
+        """Do nothing: Lightning has restored its batch count, which the next iterator reads."""
 
 
 class EvaluationBatches:
-    """A whole split, once, in order.
+    """All samples of a split, once, in order.
 
     Args:
         inputs: ``[N, ...]``, images ``[N, C, H, W]`` for instance.

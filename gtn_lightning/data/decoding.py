@@ -1,4 +1,4 @@
-"""Rows to tensors: the images and the labels of a split, once each image is known to be the dataset's own."""
+"""Decode the images and labels of a split to tensors, from files inside the dataset's own folders only."""
 
 import os
 import zipfile
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GREY_MODES = frozenset({"1", "L", "LA"})
 COLOR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
-"""How files begin that Pillow has another program draw, Ghostscript."""
+"""First bytes of PostScript files, for which Pillow starts Ghostscript."""
 
 
 def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path]) -> Tensor:
@@ -28,12 +28,12 @@ def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path])
     Args:
         dataset: one split.
         column: name of an image column.
-        where: the dataset and split, in words for an error.
-        folders: where a row may name an image file; none for a dataset that holds all images itself.
+        where: name of the dataset and split, for error messages.
+        folders: folders that may hold image files named by a row; empty if the rows hold all images.
 
     Raises:
-        RecipeError: if there are no images, or one is missing, broken, of another size or over 8 bits, or is none of
-            the dataset's own files.
+        RecipeError: if there are no images, or one is missing, broken, of another size, over 8 bits, or outside the
+            folders.
     """
     feature: Image = dataset.features[column]
     pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = None
@@ -60,17 +60,16 @@ def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path])
 
 
 def to_eight_bits(feature: "Image", value: dict[str, Any] | None, where: str, folders: Sequence[Path]) -> "Picture":
-    """Decode one image to either gray or RGB, 8 bits a channel.
+    """Decode one image to gray or RGB, 8 bits per channel.
 
     Args:
-        feature: the column's type, which knows how to decode.
-        value: what the column holds: an image file's bytes or its path.
-        where: the dataset, split and row, in words for an error.
-        folders: where the path may lead to.
+        feature: the column's type, which decodes its values.
+        value: a value of the column: an image file's bytes or its path.
+        where: name of the dataset, split and row, for error messages.
+        folders: folders that may hold the file.
 
     Raises:
-        RecipeError: if there is no image, it cannot be decoded, has more than 8 bits, or is none of the dataset's own
-            files.
+        RecipeError: if there is no image, it cannot be decoded, has more than 8 bits, or is outside the folders.
     """
     if value is None or (value["bytes"] is None and value["path"] is None):
         raise RecipeError(f"data.path: {where} has no image, expected one in every row")
@@ -78,7 +77,7 @@ def to_eight_bits(feature: "Image", value: dict[str, Any] | None, where: str, fo
         content = value["bytes"] if value["bytes"] is not None else own_file(value["path"], where, folders)
         if content.startswith(POSTSCRIPT):
             raise RecipeError(
-                f"data.path: {where} has an image in PostScript, which is a program: convert it to PNG first"
+                f"data.path: {where} has an image in PostScript, which can run programs: convert it to PNG first"
             )
         image: Picture = feature.decode_example({"bytes": content, "path": None})
     except RecipeError:
@@ -89,21 +88,21 @@ def to_eight_bits(feature: "Image", value: dict[str, Any] | None, where: str, fo
         return image.convert("L")
     if image.mode in COLOR_MODES:
         return image.convert("RGB")
-    raise RecipeError(f"data.path: {where} has an image of mode {image.mode!r}, expected 8 bits a channel")
+    raise RecipeError(f"data.path: {where} has an image of mode {image.mode!r}, expected 8 bits per channel")
 
 
 def own_file(path: str, where: str, folders: Sequence[Path]) -> bytes:
-    """Read an image file that a row names, if it is one of the dataset's own.
+    """Read an image file named by a row, if it is inside the dataset's own folders.
 
-    Left to itself, ``datasets`` opens addresses of any kind, and files anywhere.
+    By itself, ``datasets`` would open any URL and any file.
 
     Args:
-        path: what the row says: an absolute path, or ``zip://INNER::ARCHIVE`` with the absolute path of an archive.
-        where: the dataset, split and row, in words for an error.
-        folders: the folders that hold the dataset's files, absolute. Links inside them are followed.
+        path: an absolute path, or ``zip://INNER::ARCHIVE`` with the absolute path of an archive.
+        where: name of the dataset, split and row, for error messages.
+        folders: the folders of the dataset's files, absolute. Links inside them are followed.
 
     Raises:
-        RecipeError: if the file is in none of the folders, or is no file on this machine.
+        RecipeError: if the file is outside the folders, or not a file on this machine.
         OSError: if it cannot be read.
     """
     inner, hop, archive = path.removeprefix("zip://").partition("::") if path.startswith("zip://") else ("", "", path)
@@ -126,7 +125,7 @@ def read_labels(dataset: "Dataset", column: str, where: str) -> Tensor:
     Args:
         dataset: one split.
         column: name of a column of class labels or integers.
-        where: the dataset and split, in words for an error.
+        where: name of the dataset and split, for error messages.
 
     Raises:
         RecipeError: if a label is missing.

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: the dataset that needs no download."""
+"""The handwritten digits bundled with scikit-learn, which need no download."""
 
 import torch
 
@@ -9,16 +9,16 @@ from gtn_lightning.data.hold_back import hold_back
 class DigitsData(TensorData):
     """The 1,797 handwritten digits of 8x8 pixels that scikit-learn bundles.
 
-    There are 1,197 to train, 300 to validate and 300 to test on, stratified and always the same. Pixels have
-    the values 0 to 16 before normalization.
+    1,197 images are for training, 300 for validation and 300 for testing: a stratified split that never changes.
+    Pixels have the values 0 to 16 before normalization.
 
     Args:
-        batch_size: real images that a meta-loss is computed on, in each process.
+        batch_size: real images per meta-loss, in each process.
         eval_batch_size: images in a batch of validation and testing.
-        seed: the order of the training images, and their augmentation.
-        rotate: rotate training images at random, by at most this many degrees.
-        scale: stretch or shrink training images at random by up to this fraction.
-        shift: move training images at random, by at most this many pixels, which may be a fraction.
+        seed: seed of the order of the training images and of their augmentation.
+        rotate: maximum random rotation of training images, in degrees.
+        scale: maximum fraction by which training images are stretched or shrunk at random.
+        shift: maximum random shift of training images, in pixels; may be a fraction.
     """
 
     image_shape = (1, 8, 8)
@@ -37,7 +37,7 @@ class DigitsData(TensorData):
 
     def load(self) -> Splits:
         """Read and split the digits."""
-        from sklearn.datasets import load_digits  # a second to import: only for those who use it
+        from sklearn.datasets import load_digits  # takes a second to import
 
         digits = load_digits()
         everything = Split(

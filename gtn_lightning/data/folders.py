@@ -1,4 +1,4 @@
-"""Folders of image files: which split and which class a file belongs to is read from its path."""
+"""Folders of image files, ``train/CLASS/IMAGE``: each file's split and class are read from its path."""
 
 import glob
 import hashlib
@@ -19,25 +19,25 @@ SPLIT_NAMES = {
     "validation": frozenset({"validation", "valid", "dev", "val"}),
     "test": frozenset({"test", "testing", "eval", "evaluation"}),
 }
-"""What stands in the name of a split's folder, as ``datasets`` has it: ``train``, ``seg_train``, ``test-2``."""
+"""Words in folder names that mark a split, as in ``datasets``: ``train``, ``seg_train``, ``test-2``."""
 
 PATTERN = re.compile(r"[*?\[\]{}]|::")
-"""What makes ``datasets`` take a path for a pattern, or for an address."""
+"""Characters in a path that ``datasets`` interprets as a glob pattern or a URL."""
 
 
 def open_image_folder(folder: Path, path: str) -> "DatasetDict | None":
-    """Open a folder ``train/CLASS/IMAGE``, ``test/CLASS/IMAGE``, or return None if it is none.
+    """Open a folder ``train/CLASS/IMAGE``, ``test/CLASS/IMAGE``, or return None if it has another layout.
 
-    The first folder alone decides on the split, whatever the classes are called; the last one is the class. Classes
-    are numbered in the order of their names, over all splits together. Links are followed. Where there are files
-    ``metadata.csv`` (or ``.jsonl``, ``.parquet``) they say what the classes are, as ``datasets`` reads them.
+    The first folder of a path is the split, whatever the classes are called; the last one is the class. Classes are
+    numbered in the order of their names, over all splits together. Links are followed. If there are files
+    ``metadata.csv`` (or ``.jsonl``, ``.parquet``), ``datasets`` reads the classes from them.
 
     Args:
         folder: the folder, absolute and without links.
-        path: what the user calls it.
+        path: the folder as the user wrote it, for error messages.
 
     Raises:
-        RecipeError: if classes cannot be told, or there is only one.
+        RecipeError: if the class of an image is ambiguous, or there is only one class.
     """
     from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
@@ -63,8 +63,8 @@ def open_image_folder(folder: Path, path: str) -> "DatasetDict | None":
     classes = sorted({file.parent.name for found in images.values() for file in found})
     if len(classes) == 1:
         raise RecipeError(
-            f"data.path: {path!r}: a classification needs at least two classes, found one class {classes[0]!r}: give "
-            "every class a folder of its own, as in train/CLASS/IMAGE"
+            f"data.path: {path!r}: expected at least two classes, found one class {classes[0]!r}: give every class a "
+            "folder of its own, as in train/CLASS/IMAGE"
         )
     features = Features({"image": Image(), "label": ClassLabel(names=classes)})
     numbers = {name: number for number, name in enumerate(classes)}
@@ -80,7 +80,7 @@ def open_image_folder(folder: Path, path: str) -> "DatasetDict | None":
 
 
 def split_folders(folder: Path) -> dict[str, list[Path]]:
-    """Return the folders of each split, those at the top or in the only folder that is there."""
+    """Return the folders of each split, found in ``folder`` itself or in its only subfolder."""
     inside = [entry for entry in _visible(folder) if entry.is_dir()]
     if len(inside) == 1:
         deeper = split_folders(inside[0])
@@ -89,42 +89,43 @@ def split_folders(folder: Path) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = {}
     for entry in inside:
         words = set(re.split(r"[-._ 0-9]+", entry.name))
-        meant = [name for name, keywords in SPLIT_NAMES.items() if words & keywords]
-        if len(meant) == 1:
-            splits.setdefault(meant[0], []).append(entry)
+        matches = [name for name, keywords in SPLIT_NAMES.items() if words & keywords]
+        if len(matches) == 1:
+            splits.setdefault(matches[0], []).append(entry)
     return {name: splits[name] for name in SPLIT_NAMES if name in splits}
 
 
 def local_cache() -> Path:
-    """Return the folder in the cache of ``datasets`` that holds what was read from local folders."""
+    """Return the folder in the cache of ``datasets`` for data read from local folders."""
     from datasets import config
 
     return Path(config.HF_DATASETS_CACHE).absolute() / "gtn-lightning"
 
 
 def folder_cache(folder: Path) -> Path:
-    """Return where ``datasets`` may keep what it reads from a local folder: a place for this folder as it is now.
+    """Return the cache folder for ``datasets`` of a local folder in its present state.
 
-    Left to itself, ``datasets`` keeps it under the folder's own name, where it also looks for names on the hub, and
-    takes a file for unchanged if its time is.
+    By itself, ``datasets`` caches a folder under the folder's name, where it also looks for names on the hub, and
+    considers a file unchanged if its modification time is unchanged.
 
     Args:
         folder: the folder, absolute and without links.
     """
     state = hashlib.sha256(os.fsencode(folder))
     for file in _files([folder], hidden=True):
-        found = file.stat()
-        # Beside the time of the content, which copying and unpacking set, that of the entry, which they cannot.
-        state.update(b"\0" + os.fsencode(file) + f"\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}".encode())
+        status = file.stat()
+        # Copying and unpacking can set the modification time but not the change time, so both count.
+        times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+        state.update(b"\0" + os.fsencode(file) + f"\0{status.st_size} {times}".encode())
     return local_cache() / state.hexdigest()[:32]
 
 
 def without_pattern(folder: Path, cache: Path) -> Path:
-    """Return a folder with the same files whose path ``datasets`` does not take for a pattern: itself, or links.
+    """Return the folder itself, or a folder of links to its files if its path contains pattern characters.
 
     Args:
         folder: the folder.
-        cache: its ``folder_cache``, in which the links stay, as what is read is kept by their paths.
+        cache: its ``folder_cache``; the links stay there, since ``datasets`` caches by their paths.
     """
     if not PATTERN.search(str(folder)):
         return folder
@@ -133,13 +134,13 @@ def without_pattern(folder: Path, cache: Path) -> Path:
     for file in _files([folder], hidden=True):
         link = plain / file.relative_to(folder)
         link.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):  # from before, or another process of this run
+        with suppress(FileExistsError):  # from an earlier run, or from another process of this run
             link.symlink_to(file)
     return plain
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return what ``datasets`` sees in a folder: what is hidden, or made by a program for itself, it passes over."""
+    """Return the entries of a folder that ``datasets`` reads: no hidden files, no folders such as ``__MACOSX``."""
     return sorted(
         entry
         for entry in folder.iterdir()
@@ -148,11 +149,11 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _files(folders: list[Path], hidden: bool = False) -> Iterator[Path]:
-    """Yield all files in folders and theirs, through links too, in the order of their paths."""
+    """Yield all files in folders and their subfolders, following links, in the order of their paths."""
 
     def within(folder: Path, above: frozenset[str]) -> Iterator[Path]:
         itself = os.path.realpath(folder)
-        if itself in above:  # a link to a folder that it lies in
+        if itself in above:  # a link to a parent folder
             return
         for entry in folder.iterdir() if hidden else _visible(folder):
             if entry.is_dir():
@@ -165,7 +166,7 @@ def _files(folders: list[Path], hidden: bool = False) -> Iterator[Path]:
 
 
 def _check_depth(splits: dict[str, list[Path]], images: dict[str, list[Path]], path: str) -> None:
-    """Raise ``RecipeError`` unless all images lie equally deep, and in a folder of a class."""
+    """Raise ``RecipeError`` unless all images are at the same depth and inside a class folder."""
     examples: dict[int, str] = {}
     for name, found in images.items():
         for file in found:
@@ -173,12 +174,12 @@ def _check_depth(splits: dict[str, list[Path]], images: dict[str, list[Path]], p
             examples.setdefault(len(file.relative_to(top).parts), str(file.relative_to(top.parent)))
     if 1 in examples:
         raise RecipeError(
-            f"data.path: {path!r} has an image in no folder of a class, {examples[1]!r}: expected a folder for every "
-            "class, as in train/CLASS/IMAGE, or a metadata.csv beside the images"
+            f"data.path: {path!r} has an image outside of a class folder, {examples[1]!r}, expected a folder for every "
+            "class: use train/CLASS/IMAGE, or put a metadata.csv beside the images"
         )
     if len(examples) > 1:
         one, other = list(examples.values())[:2]
         raise RecipeError(
-            f"data.path: {path!r} has images at different depths, such as {one!r} and {other!r}, so that their classes "
-            "cannot be told: put all of them into train/CLASS/IMAGE"
+            f"data.path: {path!r} has images at different depths, such as {one!r} and {other!r}, so their classes are "
+            "ambiguous: put all of them into train/CLASS/IMAGE"
         )

@@ -1,4 +1,4 @@
-"""Which rows of a data set are held back, of every class its share, and always the same ones."""
+"""Stratified choice of rows to hold back for validation or testing, the same in every run."""
 
 import math
 
@@ -11,20 +11,20 @@ from gtn_lightning.randomness import keyed_generator
 
 
 def hold_back(labels: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
-    """Choose rows at random, as many of every class as is its share, and always the same ones.
+    """Choose rows to hold back at random, in proportion to the classes; the same rows in every run.
 
-    A class that has rows keeps at least one of them, however rare it is: what it cannot give, the others do.
+    Every class keeps at least one of its rows; other classes give more rows in its place.
 
     Args:
         labels: int64 ``[N]``, or class probabilities ``[N, classes]``, of which the most probable class counts.
         size: number of rows to hold back.
-        purpose: which choice this is: another purpose chooses other rows.
+        purpose: seed of the choice; another purpose chooses other rows.
 
     Returns:
-        the rows that stay and those held back, both ascending, int64.
+        the remaining rows and the rows held back, both ascending, int64.
 
     Raises:
-        RecipeError: if fewer rows can be held back.
+        RecipeError: if ``size`` is negative, or above the number of rows that the classes can give.
     """
     counts = class_numbers(labels).bincount()
     most = (counts - 1).clamp(min=0)
@@ -33,14 +33,14 @@ def hold_back(labels: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
             f"{size} of {len(labels)} images to hold back for {purpose}, expected 0 to {int(most.sum())}, so that "
             f"each of the {int((counts > 0).sum())} classes keeps one"
         )
-    held = _stratified(labels, counts, size, torch.zeros_like(counts), most, purpose)
-    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+    held_back = _stratified(labels, counts, size, torch.zeros_like(counts), most, purpose)
+    return (~held_back).nonzero()[:, 0], held_back.nonzero()[:, 0]
 
 
 def choose(labels: Tensor, size: int, purpose: str) -> Tensor:
-    """Choose rows to use, as ``hold_back`` chooses those to hold back, at least one of every class that has any.
+    """Choose rows to use at random, in proportion to the classes and at least one per class; the same in every run.
 
-    Where there are more classes than rows to choose, the rarest go without.
+    If there are more classes than rows to choose, the rarest classes get none.
 
     Args:
         labels: as for ``hold_back``.
@@ -48,7 +48,7 @@ def choose(labels: Tensor, size: int, purpose: str) -> Tensor:
         purpose: as for ``hold_back``.
 
     Returns:
-        the rows, ascending, int64.
+        the chosen rows, ascending, int64.
     """
     counts = class_numbers(labels).bincount()
     least = counts.clamp(max=1)
@@ -58,14 +58,14 @@ def choose(labels: Tensor, size: int, purpose: str) -> Tensor:
 
 
 def _stratified(labels: Tensor, counts: Tensor, size: int, least: Tensor, most: Tensor, purpose: str) -> Tensor:
-    """Mark ``size`` rows, of every class its share of them as far as ``least`` and ``most`` allow, bool ``[N]``."""
+    """Return a mask of ``size`` rows, in proportion to the classes within ``least`` and ``most``, bool ``[N]``."""
     labels = class_numbers(labels)
     shares = counts.double() * size / len(labels)
     chosen = shares.floor().long()
-    # What rounding down left over goes to the classes that lost most by it.
+    # The remainder of rounding down goes to the classes with the largest fractions.
     chosen[(shares - chosen).argsort(descending=True, stable=True)[: size - int(chosen.sum())]] += 1
     chosen = chosen.clamp(least, most)
-    # And what a class cannot give, or must have, to and from those that are furthest from their share.
+    # The bounds changed the sum: correct it at the classes that are furthest from their share.
     while missing := size - int(chosen.sum()):
         step = 1 if missing > 0 else -1
         free = chosen < most if missing > 0 else chosen > least

@@ -1,4 +1,4 @@
-"""Any image classification dataset that Hugging Face ``datasets`` can load, from the hub or from a folder."""
+"""Image classification datasets loaded by Hugging Face ``datasets``, from the hub or from a folder."""
 
 from typing import TYPE_CHECKING
 
@@ -15,26 +15,25 @@ LABEL_NAMES = ("label", "labels", "fine_label")
 
 
 class ImageData(TensorData):
-    """Images and labels of any dataset on the Hugging Face hub, or of a folder in the same layout.
+    """Images and labels of a dataset on the Hugging Face hub, or of a folder in the same layout.
 
-    The test split is the dataset's own (``test``, or else ``validation`` or ``valid``); the validation split
-    is held back from ``train``, stratified and always the same, and leaves at least one image of every class
-    to train on. Gray images have one channel, all others three. Everything is decoded once and stays in memory.
+    The test split is the dataset's own (``test``, else ``validation`` or ``valid``). The validation split is held back
+    from ``train``; it is stratified, the same in every run, and leaves at least one image of every class to train on.
+    Grayscale images have one channel, all others three. All images are decoded once and stay in memory.
 
     Args:
-        path: name on the hub, such as ``ylecun/mnist``, or a local folder, such as ``~/data/mnist``; a folder
-            comes first. What begins with ``./``, ``../``, ``/`` or ``~`` is never a name on the hub.
-        batch_size: real images that a meta-loss is computed on, in each process.
+        path: name on the hub, such as ``ylecun/mnist``, or a local folder, such as ``~/data/mnist``. A folder has
+            precedence; a path that begins with ``./``, ``../``, ``/`` or ``~`` is never a name on the hub.
+        batch_size: real images per meta-loss, in each process.
         eval_batch_size: images in a batch of validation and testing.
-        val_size: images held back from ``train`` to validate on.
-        train_size: use this many of the training images that remain, stratified, for quick trials; all if not
-            given.
+        val_size: number of images of ``train`` held back for validation.
+        train_size: number of the remaining training images to use, stratified, for quick trials; None for all.
         crop: random crop of training images, pixels of black padding; 0 for none.
         flip: mirror training images left to right at random.
-        seed: the order of the training images, and their augmentation.
-        config: which configuration of a dataset that has several.
-        image_column: found by its type where there is only one.
-        label_column: found by its type, and failing that by its name.
+        seed: seed of the order of the training images and of their augmentation.
+        config: the configuration, for a dataset that has several.
+        image_column: by default, the only column of images.
+        label_column: by default, the only column of class labels, else the column with a usual name.
 
     Raises:
         RecipeError: if a value is out of range; from ``prepare_data`` or ``setup``, if the dataset cannot be
@@ -58,7 +57,7 @@ class ImageData(TensorData):
         super().__init__(batch_size, eval_batch_size, seed, crop, flip)
         for name, value in (("val_size", val_size), ("train_size", train_size)):
             if value is not None and value < 1:
-                raise RecipeError(f"data.{name}: {value} given, expected 1 or more")
+                raise RecipeError(f"data.{name} must be at least 1, got {value}")
         self.path = path
         self.val_size = val_size
         self.train_size = train_size
@@ -67,7 +66,7 @@ class ImageData(TensorData):
         self.label_column = label_column
 
     def prepare_data(self) -> None:
-        """Download what is on the hub into the cache of ``datasets``, in one process for all."""
+        """Download a dataset of the hub into the cache of ``datasets``, in one process for all."""
         open_dataset(self.path, self.config)
 
     def load(self) -> Splits:
@@ -92,21 +91,21 @@ class ImageData(TensorData):
         classes = self._count_classes(dataset["train"].features[label_column], whole, test)
         if self.val_size >= len(whole.labels):
             raise RecipeError(
-                f"data.val_size: {self.val_size} given, expected less than {len(whole.labels)}, "
-                "the number of images in split 'train'"
+                f"data.val_size must be below {len(whole.labels)}, the number of images in split 'train', "
+                f"got {self.val_size}"
             )
         present = len(whole.labels.unique())
         if self.val_size > len(whole.labels) - present:
             raise RecipeError(
-                f"data.val_size: {self.val_size} given, expected at most {len(whole.labels) - present}, so that each "
-                f"of {present} classes keeps one of the {len(whole.labels)} images in split 'train'"
+                f"data.val_size must be at most {len(whole.labels) - present}, so that each of {present} classes keeps "
+                f"one of the {len(whole.labels)} images in split 'train', got {self.val_size}"
             )
         train, val = (whole.take(rows) for rows in hold_back(whole.labels, self.val_size, "validation"))
         if self.train_size is not None:
             if self.train_size > len(train.labels):
                 raise RecipeError(
-                    f"data.train_size: {self.train_size} given, expected at most {len(train.labels)}, what "
-                    "data.val_size leaves of split 'train'"
+                    f"data.train_size must be at most {len(train.labels)}, the images of split 'train' that "
+                    f"data.val_size leaves, got {self.train_size}"
                 )
             train = train.take(choose(train.labels, self.train_size, "training"))
         return Splits(train, val, test, classes)
@@ -128,26 +127,25 @@ class ImageData(TensorData):
         named = [name for name in classes or integers if name in LABEL_NAMES]
         return self._one_column("label_column", None, classes if len(classes) == 1 else named, dataset)
 
-    def _one_column(self, key: str, wanted: str | None, candidates: list[str], dataset: "Dataset") -> str:
-        """Return the wanted column if it is a candidate, or the only candidate if none is wanted."""
+    def _one_column(self, key: str, name: str | None, candidates: list[str], dataset: "Dataset") -> str:
+        """Return the named column if it is a candidate, or the only candidate if ``name`` is None."""
         from datasets import Value
 
-        if wanted in candidates:
-            return str(wanted)
-        if wanted is None and len(candidates) == 1:
+        if name in candidates:
+            return str(name)
+        if name is None and len(candidates) == 1:
             return candidates[0]
-        given = "not given" if wanted is None else f"{wanted!r} given"
-        expected = "an image" if key == "image_column" else "an integer or class label"
+        kind = "an image" if key == "image_column" else "an integer or class label"
         columns = ", ".join(
-            f"{name} ({feature.dtype if isinstance(feature, Value) else type(feature).__name__})"
-            for name, feature in dataset.features.items()
+            f"{column} ({feature.dtype if isinstance(feature, Value) else type(feature).__name__})"
+            for column, feature in dataset.features.items()
         )
         raise RecipeError(
-            f"data.{key}: {given}, expected the name of {expected} column; {self.path!r} has the columns {columns}"
+            f"data.{key} must be the name of {kind} column, got {name!r}: {self.path!r} has the columns {columns}"
         )
 
     def _alike(self, train: Split, test: Split) -> tuple[Split, Split]:
-        """Return both splits with the same number of channels, once their images have the same size."""
+        """Return both splits with the same number of channels; raise ``RecipeError`` if their images differ in size."""
         if train.images.shape[2:] != test.images.shape[2:]:
             sizes = [f"{split.images.shape[2]}x{split.images.shape[3]}" for split in (train, test)]
             raise RecipeError(
@@ -161,14 +159,12 @@ class ImageData(TensorData):
         return train, test
 
     def _count_classes(self, feature: "ClassLabel | Value", train: Split, test: Split) -> int:
-        """Return the number of classes, once every label is one of them."""
-        known = getattr(feature, "num_classes", None)
-        classes = len(train.labels.unique()) if known is None else int(known)
+        """Return the number of classes; raise ``RecipeError`` if there is only one, or a label is out of range."""
+        declared = getattr(feature, "num_classes", None)
+        classes = len(train.labels.unique()) if declared is None else int(declared)
         if classes == 1:
             name = getattr(feature, "names", [str(int(train.labels[0]))])[0]
-            raise RecipeError(
-                f"data.path: {self.path!r}: a classification needs at least two classes, found one class {name!r}"
-            )
+            raise RecipeError(f"data.path: {self.path!r}: expected at least two classes, found one class {name!r}")
         for purpose, labels in (("train", train.labels), ("test", test.labels)):
             lowest, highest = int(labels.min()), int(labels.max())
             if lowest < 0 or highest >= classes:

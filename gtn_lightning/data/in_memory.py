@@ -1,4 +1,4 @@
-"""What every data set that fits into memory has in common: splits, batches, normalization."""
+"""Base class of data sets that fit into memory: splits, batches, normalization."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -14,15 +14,15 @@ from gtn_lightning.randomness import keyed_generator
 
 
 class InMemoryData(LightningDataModule, ABC):
-    """Inputs and targets in memory, in three splits that never mix.
+    """Inputs and targets in memory, in three disjoint splits.
 
     Args:
-        batch_size: real samples that a meta-loss is computed on, in each process.
+        batch_size: real samples per meta-loss, in each process.
         eval_batch_size: samples in a batch of validation and testing.
-        seed: the order of the training samples.
+        seed: seed of the order of the training samples.
 
     Attributes:
-        samples_name: what messages call the samples.
+        samples_name: the word for samples in messages.
 
     Raises:
         RecipeError: if a value is out of range.
@@ -38,8 +38,8 @@ class InMemoryData(LightningDataModule, ABC):
             ("seed", seed, 0),
         ):
             if value < least:
-                raise RecipeError(f"data.{name}: {value} given, expected {least} or more")
-        # Under their own names, so that a teacher file can describe the data.
+                raise RecipeError(f"data.{name} must be at least {least}, got {value}")
+        # Stored under the arguments' names, from which a teacher file describes the data.
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
@@ -51,20 +51,20 @@ class InMemoryData(LightningDataModule, ABC):
         """Read the data. Called once in every process; the splits must not depend on ``seed``.
 
         Returns:
-            What meta-training sees, what selects the checkpoint and what is reported, each a pair of raw inputs
-            ``[N, ...]`` and targets ``[N, ...]``; and the number of classes, None without classes.
+            The splits for the meta-loss, to select the checkpoint and to report, each a pair of raw inputs ``[N, ...]``
+            and targets ``[N, ...]``; and the number of classes, None without classes.
         """
 
     @abstractmethod
     def prepare(self, splits: tuple[Any, ...]) -> None:
-        """Check what ``load`` returned, and measure what ``normalize`` needs on the training split."""
+        """Check what ``load`` returned, and compute the training split's statistics for ``normalize``."""
 
     @abstractmethod
     def normalize(self, inputs: Tensor) -> Tensor:
-        """Turn raw inputs ``[N, ...]`` into what a network sees, on any device."""
+        """Normalize raw inputs ``[N, ...]`` for a network, on any device."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Load all splits, whichever stage asks first; later calls do nothing."""
+        """Load all splits at the first call, whatever its stage; later calls do nothing."""
         if self._splits is not None:
             return
         splits = self.load()
@@ -72,17 +72,17 @@ class InMemoryData(LightningDataModule, ABC):
         count = len(splits[0][1])
         if self.batch_size > count:
             raise RecipeError(
-                f"data.batch_size: {self.batch_size} given, expected at most {count}, "
-                f"the number of training {self.samples_name}"
+                f"data.batch_size must be at most {count}, the number of training {self.samples_name}, "
+                f"got {self.batch_size}"
             )
         self._splits = splits
         self._digest = None
 
     @property
     def splits(self) -> tuple[Any, ...]:
-        """The three splits, raw, and the number of classes."""
+        """The three splits, not normalized, and the number of classes."""
         if self._splits is None:
-            # An AttributeError, so that hasattr and getattr with a default do what they promise.
+            # An AttributeError, so that hasattr and getattr with a default work.
             raise AttributeError(
                 f"{type(self).__name__} has not read its data yet: call prepare_data() and setup() first"
             )
@@ -94,9 +94,9 @@ class InMemoryData(LightningDataModule, ABC):
         return inputs, targets
 
     def digest(self) -> str:
-        """Return a digest of everything that was read: all inputs and targets of the three splits.
+        """Return a digest of all inputs and targets of the three splits, whatever path they were read from.
 
-        It does not depend on the place that the data were read from. It is computed once.
+        It is computed once.
 
         Returns:
             SHA-256, 64 hexadecimal digits.
@@ -105,19 +105,19 @@ class InMemoryData(LightningDataModule, ABC):
             digest = hashlib.sha256(str(self.splits[3]).encode())
             for split in self.splits[:3]:
                 for part in split:
-                    # The shape tells apart splits that hold the same bytes in another form.
+                    # The shape distinguishes splits that hold the same bytes in another form.
                     digest.update(str(tuple(part.shape)).encode())
                     digest.update(part.cpu().contiguous().numpy().data)
             self._digest = digest.hexdigest()
         return self._digest
 
     def some(self, split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return some samples of a split as a network sees them, the same ones for the same seed everywhere.
+        """Return random samples of a split, normalized; the same samples for the same seed on every machine.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
-            count: how many at most.
-            seed: which ones.
+            count: maximum number of samples.
+            seed: seed of the choice.
 
         Returns:
             Inputs, float32 ``[n, ...]``, and targets ``[n, ...]``.
@@ -129,9 +129,9 @@ class InMemoryData(LightningDataModule, ABC):
     def train_dataloader(self) -> RealBatches:
         """Return the endless stream of training batches of this rank.
 
-        Where the trainer counts steps, the whole run is one epoch to Lightning: its progress bar then counts
-        to ``max_steps``, and a resumed run never meets an epoch's end. Where it counts epochs, an epoch is a
-        pass over the split.
+        If the trainer counts steps, the whole run is one Lightning epoch: the progress bar then counts to
+        ``max_steps``, and a resumed run never reaches the end of an epoch. If it counts epochs, an epoch is one pass
+        over the split.
         """
         trainer = self.trainer
         if trainer is None:
@@ -148,29 +148,28 @@ class InMemoryData(LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> EvaluationBatches:
-        """Return the validation split, the whole of it on every rank."""
+        """Return the loader of the validation split, complete on every rank."""
         return EvaluationBatches(*self.split("val"), self.eval_batch_size)
 
     def test_dataloader(self) -> EvaluationBatches:
-        """Return the test split, the whole of it on every rank."""
+        """Return the loader of the test split, complete on every rank."""
         return EvaluationBatches(*self.split("test"), self.eval_batch_size)
 
     def predict_dataloader(self) -> Any:
-        """Return the module's own loader: what is predicted is synthetic data, one batch per inner step."""
+        """Return the module's own loader, since it predicts synthetic data, one batch per inner step."""
         assert self.trainer is not None
         return self.trainer.lightning_module.predict_dataloader()
 
     def __str__(self) -> str:
-        # Lightning's own looks for DataLoaders, and fails where there are none.
+        # Lightning's __str__ fails without DataLoaders.
         if self._splits is None:
             return f"{type(self).__name__}, not read yet"
         train, val, test = (len(split[1]) for split in self._splits[:3])
-        what = self.samples_name
-        return f"{type(self).__name__}: {train} {what} to train, {val} to validate and {test} to test on"
+        return f"{type(self).__name__}: {train} {self.samples_name} to train, {val} to validate and {test} to test on"
 
     def _batches_trained_on(self) -> int:
         assert self.trainer is not None
-        # "ready" counts the batch of an interrupted step too; "completed" is one behind in a checkpoint
-        # written at a step's end, until Lightning corrects it.
+        # "ready" also counts the batch of an interrupted step; "completed" is one too low in a checkpoint written at
+        # the end of a step, until Lightning corrects it.
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return int(progress.processed)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What loaders of any data module have to hand over: pairs of inputs and targets, as the learners see them."""
+"""Checks of the loaders of any data module: their batches must be pairs of inputs and targets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,20 +14,20 @@ LABEL_KEYS = ("label", "labels", "fine_label", "targets", "target", "y")
 
 
 def only_loader(loaders: Any, split: str, structured: bool = False) -> Any:
-    """Return the one loader of a split, or None where there is none.
+    """Return the only loader of a split, or None if there is no loader.
 
     Args:
-        loaders: what a trainer or a data module has for the split.
-        split: what the split is called, in words for an error.
-        structured: whether Lightning makes batches in the form of a collection of loaders, as it does in training.
+        loaders: the loaders of a trainer or a data module for the split.
+        split: name of the split, for error messages.
+        structured: whether Lightning would return a batch per loader of a collection, as it does in training.
 
     Raises:
         RecipeError: if there are several.
     """
     if structured and isinstance(loaders, CombinedLoader | Mapping | list | tuple):
         raise RecipeError(
-            f"the {split} loader is a {type(loaders).__name__}, expected a DataLoader: give one alone, not in a list, "
-            "and join several data sets, for instance with torch.utils.data.ConcatDataset"
+            f"the {split} loader is a {type(loaders).__name__}, expected a DataLoader: return one DataLoader, not in a "
+            "list, and join several data sets, for instance with torch.utils.data.ConcatDataset"
         )
     if isinstance(loaders, CombinedLoader):
         loaders = loaders.iterables
@@ -48,15 +48,15 @@ def batches_of(loader: Any, split: str) -> Iterator[Any]:
 
     Args:
         loader: the loader.
-        split: what the split is called, in words for an error.
+        split: name of the split, for error messages.
 
     Raises:
-        RecipeError: if there is none, or its images cannot be put together.
+        RecipeError: if there is no batch, or its samples cannot be collated.
     """
-    found = False
+    empty = True
     try:
         for batch in loader:
-            found = True
+            empty = False
             yield batch
     except (TypeError, RuntimeError) as error:
         text = str(error)
@@ -72,7 +72,7 @@ def batches_of(loader: Any, split: str) -> Iterator[Any]:
                 "in the data set"
             ) from error
         raise
-    if not found:
+    if empty:
         raise RecipeError(
             f"the {split} loader has no batch: give it a data set that is not empty, and with drop_last a batch_size "
             "of at most its number of images"
@@ -80,16 +80,16 @@ def batches_of(loader: Any, split: str) -> Iterator[Any]:
 
 
 def check_pair(batch: Any, shape: Sequence[int] | None, where: str) -> tuple[Tensor, Tensor]:
-    """Return a batch as inputs and targets.
+    """Check that a batch is a pair of inputs and targets, and return it.
 
     Args:
-        batch: what a loader made, after the data module's hooks.
-        shape: shape of one input as the teacher makes it, for images ``(channels, height, width)``; None for any.
-        where: which data this is, in words for an error.
+        batch: a loader's batch, after the data module's hooks.
+        shape: shape of one input of the teacher, for images ``(channels, height, width)``; None for any.
+        where: name of the data, for error messages.
 
     Raises:
-        RecipeError: if it is anything but a pair, of inputs ``[B, *shape]`` of the type that learners compute in,
-            torch's default, and a tensor of targets.
+        RecipeError: if the batch is not a pair of inputs ``[B, *shape]``, of torch's default type, and a tensor of
+            targets.
     """
     names = ("images", "labels") if shape is None or len(shape) == 3 else ("inputs", "targets")
     if not isinstance(batch, list | tuple) or len(batch) != 2:
@@ -109,7 +109,7 @@ def check_pair(batch: Any, shape: Sequence[int] | None, where: str) -> tuple[Ten
 
 
 def has_length(loader: Any) -> bool:
-    """Return whether it is known how many batches a loader has: a stream does not say."""
+    """Return whether a loader has a length, which a stream does not."""
     try:
         len(loader)
     except (TypeError, NotImplementedError):
@@ -118,47 +118,47 @@ def has_length(loader: Any) -> bool:
 
 
 def check_finite(inputs: Tensor, where: str) -> None:
-    """Raise ``RecipeError`` if inputs have values that no learner can learn from."""
+    """Raise ``RecipeError`` if inputs contain NaN or infinity."""
     if not inputs.isfinite().all():
         wrong = int((~inputs.isfinite()).flatten(1).any(dim=1).sum())
-        what = "images" if inputs.dim() == 4 else "inputs"
+        noun = "images" if inputs.dim() == 4 else "inputs"
         raise RecipeError(
-            f"{where} has {what} with NaN or infinity, {wrong} of {len(inputs)} that were looked at: leave them out, "
-            "or correct them or how they are normalized"
+            f"{where} has {noun} with NaN or infinity, {wrong} of {len(inputs)} that were checked: leave them out, or "
+            "correct them or their normalization"
         )
 
 
-def _check_inputs(inputs: Tensor, wanted: tuple[int, ...] | None, what: str, where: str) -> None:
+def _check_inputs(inputs: Tensor, expected_shape: tuple[int, ...] | None, noun: str, where: str) -> None:
     dtype, expected = (str(each).removeprefix("torch.") for each in (inputs.dtype, torch.get_default_dtype()))
     if dtype != expected:
         convert = f".to(torch.{expected})" if expected != "float32" else ".float()"
         if not inputs.is_floating_point():
             convert += ", and normalize them, for instance with / 255"
         raise RecipeError(
-            f"{where} has {what} that are {dtype}, expected {expected}, in which the learners compute: convert them "
-            f"with {convert}"
+            f"{where} has {noun} that are {dtype}, expected {expected}, the type of the learners: convert them with "
+            f"{convert}"
         )
     shape = tuple(inputs.shape[1:])
-    if wanted is None or shape == wanted:
+    if expected_shape is None or shape == expected_shape:
         if not len(inputs):
-            raise RecipeError(f"{where} has a batch without {what}: leave empty batches out")
+            raise RecipeError(f"{where} has a batch without {noun}: leave empty batches out")
         return
     raise RecipeError(
-        f"{where}'s {what} have shape {list(shape)} but model.teacher makes {list(wanted)}: "
-        f"{_advice_on_shape(shape, wanted)}"
+        f"{where}'s {noun} have shape {list(shape)} but model.teacher makes {list(expected_shape)}: "
+        f"{_advice_on_shape(shape, expected_shape)}"
     )
 
 
-def _advice_on_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    if len(wanted) != 3:
+def _advice_on_shape(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    if len(expected) != 3:
         return "set the task's shape, and with it the teacher's and the learners', to the data's"
-    channels, height, width = wanted
+    channels, height, width = expected
     if shape == (height, width, channels):
         return "put the channels first with .permute(0, 3, 1, 2)"
     if shape == (height, width) and channels == 1:
         return "add the channel with .unsqueeze(1)"
     if shape and shape[0] * (len(shape) == 1) == channels * height * width:
-        return f"bring them into shape with .view(-1, {channels}, {height}, {width})"
+        return f"reshape them with .view(-1, {channels}, {height}, {width})"
     return "set the teacher's and the learners' image_shape to the data's"
 
 
@@ -176,10 +176,10 @@ def _described(value: Any) -> str:
 def _advice_on_batch(batch: Any) -> str:
     if isinstance(batch, Mapping):
         image, label = (next((key for key in keys if key in batch), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
-        what = "the image and its label" if image is None or label is None else f"(row[{image!r}], row[{label!r}])"
-        return f"return {what} from the data set, or pass the DataLoader a collate_fn that returns a pair"
+        pair = "the image and its label" if image is None or label is None else f"(row[{image!r}], row[{label!r}])"
+        return f"return {pair} from the data set, or pass the DataLoader a collate_fn that returns a pair"
     if isinstance(batch, Tensor):
         return "return each image with its label from the data set"
     if isinstance(batch, list | tuple) and len(batch) == 1:
-        return "give the loader itself, not a list, and return each image with its label from the data set"
+        return "return the loader itself, not a list, and return each image with its label from the data set"
     return "return nothing else from the data set, or pass the DataLoader a collate_fn that leaves the rest out"

@@ -1,4 +1,4 @@
-"""Where a dataset comes from: a local folder, the Hugging Face hub, or the hub's copy in the cache."""
+"""Open a dataset from a local folder, from the Hugging Face hub, or from the cached copy of the hub's."""
 
 import math
 import os
@@ -15,54 +15,52 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 HUB_TIMEOUT = 5.0
-"""Seconds to wait for the hub before a copy on this machine is looked for."""
+"""Seconds to wait for the hub before the cached copy on this machine is tried."""
 
 CARDS = ("README.md", ".huggingface.yaml")
-"""The files in which a dataset may say which of its files belong to which split."""
+"""The files in which a dataset may assign its files to splits."""
 
 CARD_LIMIT = 1_000_000
-"""Values that such a file may hold; more than any dataset has files."""
-
+"""Maximum number of values in such a file; more than any dataset has files."""
 
 FORMATS = frozenset({"arrow", "cache", "csv", "imagefolder", "json", "parquet", "text", "webdataset"})
-"""The formats of files that are read: those that hold labeled images, by readers that open no other files."""
+"""Supported file formats: those that hold labeled images and whose readers open no other files."""
 
 
 class Opened(NamedTuple):
-    """A dataset that has been opened, and where its own files are."""
+    """An opened dataset and the folders of its files."""
 
     splits: "DatasetDict"
     """All splits, not yet decoded."""
     folders: tuple[Path, ...]
-    """The folders in which a row may name an image file."""
+    """The folders that may hold image files named by a row."""
 
 
 def open_dataset(path: str, config: str | None = None) -> Opened:
     """Open a folder, or a dataset on the hub, or its copy in the cache if the hub cannot be reached.
 
-    Whatever the dataset's files say, nothing is opened but the folder, or the dataset's own repository.
+    Only files of the folder or of the dataset's own repository are opened, whatever the dataset's files refer to.
 
     Args:
         path: a folder, or a name on the hub.
-        config: which configuration of the dataset, if it has several.
+        config: the configuration, if the dataset has several.
 
     Raises:
-        RecipeError: if there is no such dataset, it cannot be read, or it refers to files that are not its own; one
-            line that says what to do.
+        RecipeError: if there is no such dataset, it cannot be read, or it refers to files outside of it.
     """
     try:
         folder = Path(path).expanduser()
         if folder.is_dir():
-            # Resolved, so that neither the working folder nor a link decides which folder a copy in the cache is of.
+            # Resolved, so that the cache entry depends neither on the working folder nor on links.
             return _loaded(lambda: _open_folder(folder.resolve(), config, path), path)
         if folder.is_symlink():
             raise RecipeError(
-                f"data.path: {path!r} is a link to {os.readlink(folder)!r}, which is no folder: correct the link, or "
-                "point data.path to the folder itself"
+                f"data.path: {path!r} is a link to {os.readlink(folder)!r}, which is not a folder: correct the link or "
+                "set data.path to the folder itself"
             )
         exists = folder.exists()
-    except (OSError, RuntimeError) as error:  # no permission, too long a name, no home folder
-        raise RecipeError(f"data.path: cannot look for the folder {path!r}: {error}") from error
+    except (OSError, RuntimeError) as error:  # no permission, name too long, no home folder
+        raise RecipeError(f"data.path: cannot access the folder {path!r}: {error}") from error
     if exists:
         raise RecipeError(f"data.path: {path!r} is a file, expected a folder with train and test in the hub's layout")
     if path in file_formats():
@@ -74,17 +72,17 @@ def open_dataset(path: str, config: str | None = None) -> Opened:
 
 
 def file_formats() -> frozenset[str]:
-    """Return what ``datasets`` takes for an order to read all such files below the working folder, not for a name."""
+    """Return names that ``datasets`` interprets as file formats, to read below the working folder, not as datasets."""
     from datasets import packaged_modules
 
     return frozenset(module.name for module in pkgutil.iter_modules(packaged_modules.__path__))
 
 
 def hub_name(name: str) -> str | None:
-    """Return a dataset's full name on the hub, ``owner/name``, or None if the hub cannot be asked.
+    """Return a dataset's full name on the hub, ``owner/name``, or None if the hub cannot be reached.
 
     Raises:
-        RecipeError: if the hub has no such names, or the name has no owner and the hub knows none.
+        RecipeError: if the name is not valid on the hub, or has no owner and the hub has no such dataset.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -92,31 +90,31 @@ def hub_name(name: str) -> str | None:
     try:
         full = str(HfApi().dataset_info(name, timeout=HUB_TIMEOUT).id)
     except HfHubHTTPError:
-        # The hub has answered. Whatever is wrong, `datasets` says it better.
+        # The hub has answered; `datasets` has the better error message.
         full = name
     except HFValidationError:
         raise RecipeError(
             f"data.path: there is no folder {name!r}, and it cannot be a name on the Hugging Face hub"
         ) from None
-    except Exception:  # No network, no name server, a proxy that refuses, offline mode: every one is a no.
+    except Exception:  # no network, no name server, a proxy that refuses, offline mode
         return None
     if "/" not in full:
-        # `datasets` would go on to take any folder of that name that it has ever read.
+        # `datasets` would use any folder of that name that it has ever read.
         raise RecipeError(
-            f"data.path: there is no folder {name!r}, and the Hugging Face hub knows no dataset of this name: point "
-            f"data.path to a folder, or write the full name on the hub, OWNER/{name}"
+            f"data.path: there is no folder {name!r}, and the Hugging Face hub has no dataset of this name: set "
+            f"data.path to a folder, or to the full name on the hub, OWNER/{name}"
         )
     return full
 
 
 def _open_folder(folder: Path, config: str | None, path: str) -> Opened:
     names_files = reject_foreign_files((folder / name for name in CARDS if (folder / name).is_file()), path)
-    own = (folder, local_cache())
-    # A README may say which files are meant, and a configuration does.
-    if config is None and not names_files and (found := open_image_folder(folder, path)) is not None:
-        return Opened(found, own)
+    folders = (folder, local_cache())
+    # A README and a configuration can assign files to splits, which only `datasets` reads.
+    if config is None and not names_files and (splits := open_image_folder(folder, path)) is not None:
+        return Opened(splits, folders)
     cache = folder_cache(folder)
-    return Opened(_load(str(without_pattern(folder, cache)), config, path, cache_dir=str(cache)), own)
+    return Opened(_load(str(without_pattern(folder, cache)), config, path, cache_dir=str(cache)), folders)
 
 
 def _open_on_hub(name: str, config: str | None) -> Opened:
@@ -125,14 +123,14 @@ def _open_on_hub(name: str, config: str | None) -> Opened:
 
 
 def _load(source: str, config: str | None, path: str, cache_dir: str | None = None) -> "DatasetDict":
-    """Do what ``load_dataset`` does, for the formats in ``FORMATS``."""
+    """Load a dataset as ``load_dataset`` does, if its format is in ``FORMATS``."""
     from datasets import load_dataset_builder
 
     builder = load_dataset_builder(source, config, cache_dir=cache_dir)
-    found = type(builder).__module__.rpartition(".")[2]
-    if found not in FORMATS:
+    file_format = type(builder).__module__.rpartition(".")[2]
+    if file_format not in FORMATS:
         raise RecipeError(
-            f"data.path: {path!r} holds files of the format {found}, expected one of {', '.join(sorted(FORMATS))}"
+            f"data.path: {path!r} holds files of the format {file_format}, expected one of {', '.join(sorted(FORMATS))}"
         )
     builder.download_and_prepare()
     return builder.as_dataset()
@@ -148,22 +146,22 @@ def _cards_on_hub(name: str) -> Iterator[Path]:
         except LocalEntryNotFoundError:  # the connection is lost
             raise
         except (EntryNotFoundError, HfHubHTTPError):
-            # There is no such file, or no such dataset, or one that is not for everybody: `datasets` says which.
+            # No such file, no such dataset, or a private one: the error message of `datasets` says which.
             continue
 
 
 def _open_hub_copy(path: str, config: str | None) -> Opened:
-    """Open what an earlier ``load_dataset`` has left of a dataset on the hub."""
+    """Open the cached copy that an earlier ``load_dataset`` has written of a dataset on the hub."""
     from datasets.packaged_modules.cache.cache import Cache
 
     if "/" not in path:
         raise RecipeError(
-            f"data.path: there is no folder {path!r}, and the Hugging Face hub cannot be reached: point data.path to a "
-            f"folder, or write the full name on the hub, OWNER/{path}, of which the cache may have a copy"
+            f"data.path: there is no folder {path!r}, and the Hugging Face hub cannot be reached: set data.path to a "
+            f"folder, or to the full name on the hub, OWNER/{path}, of which the cache may have a copy"
         )
     try:
-        # What `load_dataset` comes to in the end. But it asks the hub first, for half a minute, even if its
-        # `download_config` says `local_files_only`; only a setting of the whole process keeps it from that.
+        # `load_dataset` would do the same, but it tries the hub first, for half a minute, even if its
+        # `download_config` says `local_files_only`; only a setting of the whole process prevents that.
         copy = Cache(
             repo_id=path, dataset_name=path.rpartition("/")[2], config_name=config, version="auto", hash="auto"
         )
@@ -171,13 +169,13 @@ def _open_hub_copy(path: str, config: str | None) -> Opened:
     except Exception as error:
         raise RecipeError(
             f"data.path: there is no folder {path!r}, the Hugging Face hub cannot be reached, and its cache has no "
-            f"copy: point data.path to a local copy, made elsewhere by 'hf download {path} --repo-type dataset "
+            f"copy: set data.path to a local copy, made elsewhere by 'hf download {path} --repo-type dataset "
             "--local-dir FOLDER'"
         ) from error
 
 
 def _hub_folders(name: str) -> tuple[Path, ...]:
-    """Return the folders in which the files of a dataset on the hub are kept."""
+    """Return the cache folders of a dataset on the hub."""
     from datasets import config
     from huggingface_hub import constants
 
@@ -190,19 +188,19 @@ def _hub_folders(name: str) -> tuple[Path, ...]:
 
 
 def reject_foreign_files(cards: Iterable[Path], path: str) -> bool:
-    """Check that what a dataset says of its files leads to its own, and return whether it says anything.
+    """Check that a dataset's cards name files of the dataset only, and return whether they name any.
 
     Args:
-        cards: those of the dataset's ``CARDS`` that there are.
-        path: what the user calls the dataset.
+        cards: the existing files among the dataset's ``CARDS``.
+        path: the dataset as the user wrote it, for error messages.
 
     Raises:
-        RecipeError: if a file is given by an address or an absolute path, or by one that leads out of the dataset.
+        RecipeError: if a card names a file by a URL, an absolute path, or a path that leads out of the dataset.
     """
-    found = False
+    names_files = False
     for card in cards:
         configs = _configs(card)
-        found = found or bool(configs)
+        names_files = names_files or bool(configs)
         for entry in configs if isinstance(configs, list) else ():
             if not isinstance(entry, dict):
                 continue
@@ -212,11 +210,11 @@ def reject_foreign_files(cards: Iterable[Path], path: str) -> bool:
                         f"data.path: {card.name} of {path!r} names the file {pattern!r}, expected a path below the "
                         "dataset's own folder: a dataset may not name files elsewhere, so put them into the folder"
                     )
-    return found
+    return names_files
 
 
 def _configs(card: Path) -> Any:
-    """Return what a card says of the dataset's configurations, as ``datasets`` reads it."""
+    """Return the configurations in a card, read as ``datasets`` does."""
     import yaml
     from huggingface_hub import DatasetCard
 
@@ -224,25 +222,25 @@ def _configs(card: Path) -> Any:
         content = DatasetCard.load(card).data.to_dict()
     else:
         content = yaml.safe_load(card.read_text(encoding="utf-8"))
-    if _written_out(content, {}) > CARD_LIMIT:
-        # `datasets` writes it out, for one of its messages.
-        raise RecipeError(f"data.path: {card} refers to itself until it is endless: write it without aliases")
+    if _expanded_size(content, {}) > CARD_LIMIT:
+        # `datasets` prints it in a message, with all aliases expanded.
+        raise RecipeError(f"data.path: {card} has YAML aliases that expand without end: write it without aliases")
     return content.get("configs") if isinstance(content, dict) else None
 
 
-def _written_out(value: Any, known: dict[int, float]) -> float:
-    """Return how many values there are in nested lists and dictionaries if none of them were shared."""
+def _expanded_size(value: Any, sizes: dict[int, float]) -> float:
+    """Return the number of values in nested lists and dictionaries, counting shared ones at every place."""
     if not isinstance(value, list | tuple | dict):
         return 1
-    if id(value) not in known:
-        known[id(value)] = math.inf  # until it is known: what holds itself is endless
+    if id(value) not in sizes:
+        sizes[id(value)] = math.inf  # found again only by a value that contains itself
         parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_written_out(part, known) for part in parts)
-    return known[id(value)]
+        sizes[id(value)] = 1 + sum(_expanded_size(part, sizes) for part in parts)
+    return sizes[id(value)]
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield all texts in nested lists and dictionaries."""
+    """Yield all strings in nested lists and dictionaries."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | tuple | dict):
@@ -260,7 +258,7 @@ def _leads_out(pattern: str) -> bool:
 
 
 def _loaded(load: Callable[[], Opened], path: str) -> Opened:
-    """Return what ``load`` returns, or turn whatever it raises into one line for the user."""
+    """Return what ``load`` returns; raise any of its errors as ``RecipeError`` with a message of one line."""
     from datasets import DatasetDict
 
     try:
@@ -269,7 +267,7 @@ def _loaded(load: Callable[[], Opened], path: str) -> Opened:
         raise
     except Exception as error:
         reason: BaseException = error
-        # "An error occurred while generating the dataset" hides the actual one.
+        # "An error occurred while generating the dataset" hides the actual error, its cause.
         while reason.__cause__ is not None:
             reason = reason.__cause__
         lines = str(reason).strip().splitlines() or [type(reason).__name__]

@@ -1,4 +1,4 @@
-"""Tables: rows of numbers and categories, from a file, a data frame, or scikit-learn's bundled sets."""
+"""Tables of numbers and categories, from a file, a data frame, or scikit-learn's bundled data sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +20,10 @@ BUNDLED = ("breast_cancer", "diabetes", "iris", "wine")
 """Tables that come with scikit-learn."""
 
 MAX_CATEGORIES = 100
-"""More values than this in a column of text are names or numbers of rows, rather than categories."""
+"""Maximum number of categories in a column; columns with more are likely names or row numbers."""
 
 MAX_CLASSES = 1000
-"""More whole numbers than this in the target are amounts, rather than classes."""
+"""Maximum number of classes in the target; columns with more whole numbers are likely amounts."""
 
 
 class Rows(NamedTuple):
@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 
 
 class TableSplits(NamedTuple):
-    """What meta-training sees, what selects the checkpoint, what is reported; the number of classes if there are."""
+    """The split for the meta-loss, the one to select the checkpoint, the one to report; and the number of classes."""
 
     train: Rows
     val: Rows
@@ -43,28 +43,27 @@ class TableSplits(NamedTuple):
 
 
 class TableData(InMemoryData):
-    """A table of numeric and categorical columns, of which some are to be predicted from the others.
+    """A table of numeric and categorical columns, with one or more target columns.
 
-    Numeric columns are standardized by the training split's mean and deviation; a column of text, categories or truth
-    values becomes one column of zeros and ones per value. The splits are drawn at random, always the same, and
-    stratified where the target is a class.
+    Numeric columns are standardized by the training split's mean and standard deviation; columns of text, categories
+    or Booleans are one-hot encoded. The splits are random, the same in every run, and stratified if the target is a
+    class.
 
     Args:
         path: a CSV or Parquet file, a pandas ``DataFrame``, or the name of one of scikit-learn's bundled tables:
-            breast_cancer, diabetes, iris, wine. A file of such a name is meant by ``./NAME``.
-        target: the column to predict, or several columns of numbers; the bundled tables have one of their own.
-        predicts: ``classes`` or ``numbers``; ``auto`` takes text, categories, truth values and whole numbers for
-            classes.
-        ignore: columns to leave out, such as the number of a row.
-        val_share: share of the rows to validate on.
-        test_share: share of the rows to test on.
-        batch_size: real rows that a meta-loss is computed on, in each process.
+            breast_cancer, diabetes, iris, wine. Write ``./NAME`` for a file of such a name.
+        target: the column to predict, or several numeric columns; the bundled tables have a default.
+        predicts: ``classes`` or ``numbers``; ``auto`` takes text, categories, Booleans and whole numbers as classes.
+        ignore: columns to leave out, such as row numbers.
+        val_share: share of the rows for validation.
+        test_share: share of the rows for testing.
+        batch_size: real rows per meta-loss, in each process.
         eval_batch_size: rows in a batch of validation and testing.
-        seed: the order of the training rows.
+        seed: seed of the order of the training rows.
 
     Attributes:
-        shape: ``(D,)``, the shape of a row as a network sees it.
-        columns: the names of its values.
+        shape: ``(D,)``, the shape of an encoded row.
+        columns: the names of the encoded row's values.
 
     Raises:
         RecipeError: if a value is out of range; from ``setup``, if the table cannot be read or used.
@@ -106,7 +105,7 @@ class TableData(InMemoryData):
         self.test_share = test_share
 
     def load(self) -> TableSplits:
-        """Read the table, turn its columns into numbers, and split its rows."""
+        """Read the table, encode its columns as numbers, and split its rows."""
         frame, targets = self._read()
         for name in (*targets, *self.ignore):
             if name not in frame.columns:
@@ -126,7 +125,7 @@ class TableData(InMemoryData):
         labels = values if classes else torch.zeros(len(values), dtype=torch.int64)
         train, val, test = self._rows(labels)
         mean, std = statistics(inputs[train])
-        # Zeros and ones stay as they are.
+        # One-hot columns are not standardized.
         mean, std = torch.where(numeric, mean, 0.0), torch.where(numeric, std, 1.0)
         inputs = ((inputs - mean) / std).float()
         if not classes:
@@ -136,25 +135,25 @@ class TableData(InMemoryData):
         return TableSplits(parts[0], parts[1], parts[2], classes)
 
     def prepare(self, splits: tuple[Any, ...]) -> None:
-        """Do nothing: what ``load`` returns is ready."""
+        """Do nothing: ``load`` has checked and standardized the splits."""
 
     def normalize(self, inputs: Tensor) -> Tensor:
-        """Return rows as they are: ``load`` has standardized them."""
+        """Return the rows unchanged: ``load`` has standardized them."""
         return inputs
 
     @property
     def shape(self) -> tuple[int]:
-        """``(D,)``, the shape of a row as a network sees it."""
+        """``(D,)``, the shape of an encoded row."""
         return (len(self.splits[0].inputs[0]),)
 
     @property
     def classes(self) -> int | None:
-        """Number of classes, None where numbers are predicted."""
+        """Number of classes, None if numbers are predicted."""
         classes: int | None = self.splits[3]
         return classes
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """Leave out the key that stands beside training rows for those who augment them.
+        """Remove the augmentation key of training batches.
 
         Returns:
             Inputs ``[B, D]`` and targets, int64 ``[B]`` or float ``[B, K]``.
@@ -170,36 +169,36 @@ class TableData(InMemoryData):
 
     def _read(self) -> tuple["DataFrame", list[str]]:
         """Return the table, and the names of its targets."""
-        import pandas  # half a second to import: only for those who use it
+        import pandas  # takes half a second to import
 
-        wanted = [self.target] if isinstance(self.target, str) else list(self.target or ())
+        targets = [self.target] if isinstance(self.target, str) else list(self.target or ())
         if isinstance(self.path, pandas.DataFrame):
             frame = self.path
         elif self.path in BUNDLED:
-            from sklearn import datasets  # a second to import
+            from sklearn import datasets  # takes a second to import
 
             frame = getattr(datasets, f"load_{self.path}")(as_frame=True).frame
-            wanted = wanted or ["target"]
+            targets = targets or ["target"]
         else:
             frame = self._read_file(pandas)
-        if not wanted:
+        if not targets:
             raise RecipeError(
                 f"data.target must name the column to predict; {self._name} has {', '.join(map(str, frame.columns))}"
             )
         if not len(frame):
             raise RecipeError(f"data.path: {self._name} has no rows")
-        return frame, wanted
+        return frame, targets
 
     def _read_file(self, pandas: Any) -> "DataFrame":
         path = Path(str(self.path)).expanduser()
         suffix = path.suffix.lower()
         if suffix not in (".csv", ".parquet") or not is_file(path):
             raise RecipeError(
-                f"data.path: {self.path!r} is no file that ends in .csv or .parquet, and none of the bundled tables "
-                f"{', '.join(BUNDLED)}"
+                f"data.path must be a file that ends in .csv or .parquet, or one of the bundled tables "
+                f"{', '.join(BUNDLED)}, got {self.path!r}"
             )
         try:
-            # From a file that is open, so that pandas neither asks an address nor guesses a compression.
+            # An open file, so that pandas neither opens a URL nor guesses a compression.
             with path.open("rb") as file:
                 frame: DataFrame = (pandas.read_csv if suffix == ".csv" else pandas.read_parquet)(file)
         except Exception as error:
@@ -221,19 +220,19 @@ class TableData(InMemoryData):
             return values, None
         if len(frame.columns) > 1:
             raise RecipeError(
-                f"data.target: expected one column of classes, got {len(frame.columns)}; several may be predicted as "
-                "numbers alone, with data.predicts"
+                f"data.target: expected one column of classes, got {len(frame.columns)}; for several numeric columns, "
+                "set data.predicts=numbers"
             )
         codes, names = _codes(first)
         if not 2 <= len(names) <= MAX_CLASSES:
             raise RecipeError(
                 f"data.target: the column {first.name!r} of {self._name} has {len(names)} values, expected 2 to "
-                f"{MAX_CLASSES} classes; predict amounts with data.predicts=numbers"
+                f"{MAX_CLASSES} classes; for amounts, set data.predicts=numbers"
             )
         return codes, len(names)
 
     def _inputs(self, frame: "DataFrame") -> tuple[Tensor, list[str], Tensor]:
-        """Return inputs, float64 ``[N, D]``, the names of their columns, and which of them are to be standardized."""
+        """Return inputs, float64 ``[N, D]``, the names of their columns, and a mask of those to standardize."""
         from pandas.api import types
 
         parts: list[Tensor] = []
@@ -247,7 +246,7 @@ class TableData(InMemoryData):
                 numeric.append(True)
             elif types.is_datetime64_any_dtype(column) or types.is_timedelta64_dtype(column):
                 raise RecipeError(
-                    f"data.path: {self._name}: the column {name!r} holds times: turn them into numbers, or name the "
+                    f"data.path: {self._name}: the column {name!r} holds times: convert them to numbers, or name the "
                     "column in data.ignore"
                 )
             else:
@@ -255,7 +254,7 @@ class TableData(InMemoryData):
                 if len(values) > MAX_CATEGORIES:
                     raise RecipeError(
                         f"data.path: {self._name}: the column {name!r} has {len(values)} different values, expected "
-                        f"at most {MAX_CATEGORIES} categories: name it in data.ignore, or turn it into numbers"
+                        f"at most {MAX_CATEGORIES} categories: name it in data.ignore, or convert it to numbers"
                     )
                 parts.append(torch.nn.functional.one_hot(codes, len(values)).double())
                 names += [f"{name}={value}" for value in values]
@@ -267,12 +266,12 @@ class TableData(InMemoryData):
         return inputs, names, torch.tensor(numeric)
 
     def _rows(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the rows to train, validate and test on."""
+        """Return the rows for training, validation and testing."""
         counts = [round(share * len(labels)) for share in (self.test_share, self.val_share)]
         if min(counts) < 1:
             raise RecipeError(
-                f"data.path: {self._name} has {len(labels)} rows, of which data.val_share and data.test_share leave "
-                "none to validate or to test on"
+                f"data.path: {self._name} has {len(labels)} rows, too few for data.val_share and data.test_share: "
+                "expected at least one row to validate and one to test on"
             )
         rest, test = hold_back(labels, counts[0], "test")
         train, val = hold_back(labels[rest], counts[1], "validation")
@@ -280,7 +279,7 @@ class TableData(InMemoryData):
 
 
 def statistics(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of every column, ``[D]`` each; the deviation of one that never changes is 1.
+    """Return mean and standard deviation of every column, ``[D]`` each, with 1 for the deviation of a constant column.
 
     Args:
         values: ``[N, D]``.
@@ -294,10 +293,10 @@ def _is_category(column: "Series[Any]") -> bool:
 
 
 def _codes(column: "Series[Any]") -> tuple[Tensor, list[Any]]:
-    """Return the number of every value among the sorted values, int64 ``[N]``, and these."""
+    """Return the index of every value among the sorted different values, int64 ``[N]``, and these values."""
     values = sorted(column.unique().tolist(), key=lambda value: (str(type(value)), value))
-    places = {value: place for place, value in enumerate(values)}
-    return torch.tensor([places[value] for value in column.tolist()], dtype=torch.int64), values
+    codes = {value: code for code, value in enumerate(values)}
+    return torch.tensor([codes[value] for value in column.tolist()], dtype=torch.int64), values
 
 
 def _check_finite(values: Tensor, names: list[str], source: str) -> None:

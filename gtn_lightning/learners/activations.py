@@ -8,7 +8,7 @@ from gtn_lightning.errors import RecipeError
 
 LEAKY_SLOPE = 0.1
 
-# None of them works in place: an in-place activation overwrites what the second derivative needs.
+# None of them works in place: an in-place activation overwrites values that the second derivative needs.
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(LEAKY_SLOPE),
@@ -25,10 +25,10 @@ def activation_layer(name: str) -> nn.Module:
         name: ``"relu"``, ``"leaky_relu"`` (slope 0.1), ``"gelu"``, ``"tanh"`` or ``"sigmoid"``.
 
     Raises:
-        RecipeError: there is no activation of that name.
+        RecipeError: if there is no activation of that name.
     """
     if name not in _ACTIVATIONS:
-        raise RecipeError(f"activation: {name!r} is unknown; choose one of {', '.join(_ACTIVATIONS)}")
+        raise RecipeError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
     return _ACTIVATIONS[name]()
 
 
@@ -38,8 +38,8 @@ def kaiming_gain(name: str) -> float:
     He et al., "Delving Deep into Rectifiers", arXiv 1502.01852.
 
     Args:
-        name: an activation of `activation_layer`, or ``"linear"`` where none follows.
+        name: an activation of `activation_layer`, or ``"linear"`` if no activation follows.
     """
-    if name == "gelu":  # torch has no gain of its own for it; it passes the same half of its inputs as ReLU
+    if name == "gelu":  # torch has no gain for it; like ReLU, it passes the positive half of its inputs
         return nn.init.calculate_gain("relu")
     return nn.init.calculate_gain(name, LEAKY_SLOPE)  # type: ignore[arg-type]

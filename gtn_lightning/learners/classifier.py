@@ -1,4 +1,4 @@
-"""What the networks of this package have in common: images in, logits out, checked sizes."""
+"""Base class of image classifiers, and checks of their sizes."""
 
 from torch import nn
 
@@ -7,16 +7,16 @@ from gtn_lightning.fields import given
 
 
 class ImageClassifier(nn.Module):
-    """The base of a network from images [B, C, H, W] to logits [B, classes].
+    """Base class of networks from images ``[B, C, H, W]`` to logits ``[B, classes]``.
 
-    A learner need not derive from it: any module with that signature will do.
+    A learner need not derive from it: any module with that signature can be taught.
 
     Args:
-        image_shape: (channels, height, width) of the images; a recipe may leave it to its task.
-        classes: number of classes, checked against the task's; a recipe may leave it to its task.
+        image_shape: ``(channels, height, width)`` of the images; a recipe may omit it, its task then sets it.
+        classes: number of classes, checked against the task's; a recipe may omit it, its task then sets it.
 
     Raises:
-        RecipeError: a size is not a positive whole number.
+        RecipeError: if a size is missing or not a positive whole number.
     """
 
     def __init__(self, image_shape: tuple[int, int, int] | None, classes: int | None) -> None:
@@ -27,19 +27,19 @@ class ImageClassifier(nn.Module):
 def image_sizes(
     name: str, image_shape: tuple[int, int, int] | None, classes: int | None
 ) -> tuple[tuple[int, int, int], int]:
-    """Return the shape of images and the number of classes, which a recipe may leave to its task.
+    """Check the shape of images and the number of classes, and return them.
 
     Args:
-        name: the class that takes them, for messages.
-        image_shape: (channels, height, width).
+        name: the class whose arguments they are, for messages.
+        image_shape: ``(channels, height, width)``.
         classes: number of classes.
 
     Raises:
-        RecipeError: one is missing, or is not a positive whole number.
+        RecipeError: if one is missing or not a positive whole number.
     """
     image_shape, classes = given(image_shape, f"{name}.image_shape"), given(classes, f"{name}.classes")
     if len(image_shape) != 3:
-        raise RecipeError(f"image_shape: got {list(image_shape)}; give [channels, height, width]")
+        raise RecipeError(f"image_shape must be [channels, height, width], got {list(image_shape)}")
     check_positive("image_shape", *image_shape)
     check_positive("classes", classes)
     channels, height, width = image_shape
@@ -47,7 +47,7 @@ def image_sizes(
 
 
 def check_positive(key: str, *sizes: int) -> None:
-    """Raise a RecipeError that names `key` unless there are sizes and all are whole and at least 1."""
+    """Raise a `RecipeError` that names `key` unless there are sizes and all are whole numbers of at least 1."""
     if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
-        given = sizes[0] if len(sizes) == 1 else list(sizes)
-        raise RecipeError(f"{key}: got {given!r}; give whole numbers of at least 1")
+        value = sizes[0] if len(sizes) == 1 else list(sizes)
+        raise RecipeError(f"{key} must be whole and at least 1, got {value!r}")

@@ -1,4 +1,4 @@
-"""A plain convolutional network whose width, depth, normalization, pooling and activation are free."""
+"""A plain convolutional network with configurable width, depth, normalization, pooling and activation."""
 
 from torch import Tensor, nn
 
@@ -13,11 +13,11 @@ POOLINGS = ("max", "average", "stride", "global", "none")
 class ConvNet(ImageClassifier):
     """`depth` blocks of 3x3 convolution, halving, normalization and activation; then a linear layer.
 
-    The learner of choice for small images, and the family that mixtures are made of: teachers that have met
-    several norms and poolings make data that transfers.
+    The default learner for small images. In a mixture with several norms and poolings, it makes the teacher's data
+    transfer to other networks.
 
     Args:
-        image_shape: (channels, height, width).
+        image_shape: ``(channels, height, width)``.
         classes: number of classes.
         width: channels of every convolution.
         depth: number of blocks.
@@ -26,11 +26,11 @@ class ConvNet(ImageClassifier):
             mean-only batch normalization) or ``"none"``.
         pooling: how a block halves the image: ``"max"`` or ``"average"`` over 2x2 pixels, ``"stride"`` (the
             convolution has stride 2); ``"global"`` is max pooling between the blocks and the mean over all
-            pixels after the last; ``"none"`` leaves the size as it is. Odd sizes are rounded up.
+            pixels after the last; ``"none"`` keeps the size. Odd sizes are rounded up.
         activation: ``"relu"``, ``"leaky_relu"`` (slope 0.1), ``"gelu"``, ``"tanh"`` or ``"sigmoid"``.
 
     Raises:
-        RecipeError: an unknown name, a size below 1, or more halvings than the image has room for.
+        RecipeError: if a name is unknown, a size is below 1, or the image is too small for the number of halvings.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ConvNet(ImageClassifier):
         check_positive("width", width)
         check_positive("depth", depth)
         if pooling not in POOLINGS:
-            raise RecipeError(f"pooling: {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
+            raise RecipeError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
         self.width = width
         self.depth = depth
         self.norm = norm
@@ -60,8 +60,8 @@ class ConvNet(ImageClassifier):
             halve = pooling != "none" and (pooling != "global" or block < depth - 1)
             if halve and min(rows, columns) < 2:
                 raise RecipeError(
-                    f"depth: {depth} blocks with pooling {pooling!r} shrink image_shape {list(self.image_shape)} "
-                    f"below 1 pixel; give a depth of at most {block + (pooling == 'global')}"
+                    f"depth must be at most {block + (pooling == 'global')} for pooling {pooling!r} and image_shape "
+                    f"{list(self.image_shape)}, got {depth}: more blocks shrink the image below 1 pixel"
                 )
             stride = 2 if pooling == "stride" else 1
             act = activation_layer(activation)  # before conv(), which looks up the activation's gain
@@ -72,8 +72,8 @@ class ConvNet(ImageClassifier):
                 blocks.append((nn.AvgPool2d if pooling == "average" else nn.MaxPool2d)(2, ceil_mode=odd))
             if halve:
                 rows, columns = (rows + 1) // 2, (columns + 1) // 2
-            # After the pooling: a quarter of the work, and the next layer sees normalized features. Max pooling of
-            # activations gives features of large positive mean, from which little is learned in a few steps.
+            # After the pooling: a quarter of the computation, and the next layer sees normalized features. Max pooling
+            # of activations gives features with a large positive mean, from which few steps learn little.
             blocks += [image_norm(norm, width, rows * columns), act]
         if pooling == "global":
             blocks.append(nn.AdaptiveAvgPool2d(1))
@@ -82,6 +82,6 @@ class ConvNet(ImageClassifier):
         self.classifier = classifier(width * rows * columns, self.classes, norm)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, classes] of images [B, C, H, W]."""
+        """Return logits ``[B, classes]`` of images ``[B, C, H, W]``."""
         logits: Tensor = self.classifier(self.features(images).flatten(1))
         return logits

@@ -1,7 +1,7 @@
-"""Distributions over learners: every meta-step teaches a fresh one drawn from here.
+"""Distributions over learners, from which every meta-step samples a fresh one.
 
-Two sources of randomness stay apart. *Which architecture* is drawn from the generator that is passed in;
-*which parameters* come from torch's global random state, which the caller seeds.
+There are two sources of random numbers: the architecture is sampled with the generator argument, the parameters with
+torch's global random state, which the caller seeds.
 """
 
 import inspect
@@ -18,15 +18,15 @@ from gtn_lightning.component import Component
 from gtn_lightning.errors import RecipeError
 
 LearnerFactory = Callable[[], nn.Module]
-"""Makes a freshly initialized learner. In a recipe: a ``class_path`` with its ``init_args``."""
+"""Returns a freshly initialized learner. In a recipe: a ``class_path`` with its ``init_args``."""
 
 
 class LearnerDistribution(Component, ABC):
     """A distribution over learners.
 
     Attributes:
-        one_architecture: whether the learners of a population have one architecture, and so can be taught as one
-            operation.
+        one_architecture: whether all learners of a population have the same architecture, so that one batched
+            computation can teach them.
     """
 
     one_architecture: bool = True
@@ -37,12 +37,12 @@ class LearnerDistribution(Component, ABC):
         """Return a fresh learner on the CPU.
 
         Args:
-            generator: a CPU generator; the architecture, where there is a choice, is drawn from it alone. The
-                parameters are drawn from torch's global random state.
+            generator: a CPU generator, from which alone the architecture is drawn. The parameters are drawn from
+                torch's global random state.
         """
 
     def population(self, generator: torch.Generator, count: int) -> list[nn.Module]:
-        """Return the learners of a meta-step: here of one architecture, each with parameters of its own.
+        """Return the learners of a meta-step; by default, all of one architecture with different parameters.
 
         Args:
             generator: as for `sample`.
@@ -51,27 +51,27 @@ class LearnerDistribution(Component, ABC):
         state = generator.get_state()
         learners = []
         for _ in range(count):
-            generator.set_state(state)  # the architecture is drawn from it
+            generator.set_state(state)  # so that all have the same architecture
             learners.append(self.sample(generator))
         return learners
 
     def meta_loss(self, learners: Sequence[nn.Module], losses: Tensor) -> Tensor:
-        """Return the meta-loss of a meta-step, from those of its learners ``[learners]``: here their mean."""
+        """Return the meta-loss of a meta-step from its learners' meta-losses ``[learners]``; by default their mean."""
         return losses.mean()
 
     @abstractmethod
     def families(self) -> dict[str, "LearnerDistribution"]:
-        """Return the families of architecture that results tell apart, by name, each as a distribution."""
+        """Return the architecture families for which results are reported separately: name to distribution."""
 
 
 class Fixed(LearnerDistribution):
     """One architecture; only its parameters are random.
 
     Args:
-        learner: makes the learner.
+        learner: returns a new learner at every call.
 
     Raises:
-        RecipeError: the learner is a network, or cannot be made without more arguments.
+        RecipeError: if the learner is a network instead of a factory, or needs more arguments.
     """
 
     def __init__(self, learner: LearnerFactory) -> None:
@@ -88,38 +88,39 @@ class Fixed(LearnerDistribution):
 class RandomWidth(LearnerDistribution):
     """One kind of architecture, with whole-number arguments (widths, a depth) drawn uniformly.
 
-    The paper's random widths: a teacher that meets many sizes makes data that teaches sizes it has not met.
+    These are the paper's random widths (Such et al., arXiv 1912.07768): a teacher that is meta-trained on many sizes
+    also teaches sizes that it was not trained on.
 
     Args:
-        learner: makes the learner; must take the arguments named in `ranges` as keywords.
+        learner: returns a new learner; must take the arguments named in `ranges` as keywords.
         ranges: for each argument's name, ``[low, high]``: drawn from low to high - 1.
 
     Raises:
-        RecipeError: a range is empty or not two whole numbers, or the learner does not take an argument of
+        RecipeError: if a range is empty or not two whole numbers, or the learner does not take an argument of
             that name, or cannot be built at an end of its ranges.
     """
 
     def __init__(self, learner: LearnerFactory, ranges: dict[str, list[int]]) -> None:
         if not ranges:
-            raise RecipeError("ranges: empty; name an argument of the learner, as in {width: [16, 64]}")
+            raise RecipeError(
+                "ranges must name at least one argument of the learner, as in {width: [16, 64]}, got none"
+            )
         for name, bounds in ranges.items():
             if len(bounds) != 2 or not all(isinstance(bound, int) for bound in bounds) or bounds[0] >= bounds[1]:
                 raise RecipeError(
-                    f"ranges.{name}: got {list(bounds)}; give two whole numbers [low, high] with low < high "
-                    "(high is never drawn)"
+                    f"ranges.{name} must be two whole numbers [low, high] with low < high (high is never drawn), "
+                    f"got {list(bounds)}"
                 )
         _check_factory("RandomWidth: learner", learner, **{name: low for name, (low, _) in ranges.items()})
         self.learner = learner
         self.ranges = {name: list(bounds) for name, bounds in ranges.items()}
-        # Both ends are built once, so that a range that cannot work fails now and not in the middle of
-        # meta-training.
+        # Both ends are built once, so that an impossible range fails now and not during meta-training.
         for widths in (self._narrowest(), {name: high - 1 for name, (_, high) in self.ranges.items()}):
             try:
                 _class_name(learner, **widths)
             except TypeError as error:
                 raise RecipeError(
-                    f"ranges: the learner does not take {', '.join(ranges)} as keyword arguments ({error}); "
-                    "name arguments that it has"
+                    f"ranges: expected keyword arguments of the learner, got {', '.join(ranges)} ({error})"
                 ) from error
 
     def sample(self, generator: torch.Generator) -> nn.Module:
@@ -136,26 +137,29 @@ class RandomWidth(LearnerDistribution):
 
 
 class Mixture(LearnerDistribution):
-    """Several families of architecture; each learner comes from one of them, drawn by weight.
+    """Several architecture families; the family of each learner is drawn by weight.
 
     Args:
-        learners: for each family's name, what makes its learners.
-        weights: for each family's name, how often it is drawn relative to the others; equally often if None.
+        learners: for each family's name, a function that returns a new learner.
+        weights: for each family's name, its relative probability; all are equal if None.
 
     Raises:
-        RecipeError: no learners, or weights that are not positive or that do not name the families.
+        RecipeError: if there are no learners, or weights are not positive or do not name the families.
     """
 
     def __init__(self, learners: dict[str, LearnerFactory], weights: dict[str, float] | None = None) -> None:
         if not learners:
-            raise RecipeError("learners: empty; name at least one family and its learner")
+            raise RecipeError("learners must have at least one family, got none")
         if weights is not None:
             if weights.keys() != learners.keys():
                 odd = ", ".join(sorted(weights.keys() ^ learners.keys()))
-                raise RecipeError(f"weights: must name the same families as learners; {odd} stands in one of them only")
+                raise RecipeError(f"weights must name the same families as learners, but only one of them has {odd}")
             for name, weight in weights.items():
                 if not (weight > 0 and math.isfinite(weight)):
-                    raise RecipeError(f"weights.{name}: got {weight}; give a positive number, or leave the family out")
+                    raise RecipeError(
+                        f"weights.{name} must be above 0 and finite, got {weight}: leave the family out of learners to "
+                        "never draw it"
+                    )
         for name, learner in learners.items():
             _check_factory(f"Mixture: learners.{name}", learner)
         self.learners = dict(learners)
@@ -171,10 +175,10 @@ class Mixture(LearnerDistribution):
 
 
 def check_distribution(learners: object) -> None:
-    """Raise ``RecipeError`` if what is given as a distribution over learners is a network, its class or another thing.
+    """Raise ``RecipeError`` if an object is not a distribution over learners, but a network or its class for instance.
 
     Args:
-        learners: what was given.
+        learners: any object.
     """
     if isinstance(learners, LearnerDistribution):
         return
@@ -187,28 +191,28 @@ def check_distribution(learners: object) -> None:
 
 
 def check_learner(learner: nn.Module) -> None:
-    """Raise ``RecipeError`` if a network cannot be taught, whatever the task: its parameters could not be followed.
+    """Raise ``RecipeError`` if a network has TorchScript modules or lazy parameters, which no task can teach.
 
     Args:
-        learner: a learner as a distribution made it.
+        learner: a learner of a distribution.
     """
     name = type(learner).__name__
     for part in learner.modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise RecipeError(
-                f"the learner {name} is or has a TorchScript module, through whose steps there is no meta-gradient: "
-                "give the class that was scripted or traced"
+                f"the learner {name} is or contains a TorchScript module, for which there is no meta-gradient: use the "
+                "class that was scripted or traced"
             )
         tensors = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
         if any(is_lazy(tensor) for tensor in tensors):
             raise RecipeError(
-                f"the learner {name} has a {type(part).__name__}, whose size is not known before it is used: give its "
-                f"size, as in {type(part).__name__.removeprefix('Lazy')}"
+                f"the learner {name} has a {type(part).__name__}, which has no size before its first call: use a layer "
+                f"with a size, as in {type(part).__name__.removeprefix('Lazy')}"
             )
 
 
 def _check_factory(key: str, factory: object, **overrides: int) -> None:
-    """Raise ``RecipeError`` unless a learner can be made by a call."""
+    """Raise ``RecipeError`` unless ``factory(**overrides)`` has all the arguments that it needs."""
     if isinstance(factory, nn.Module) or not callable(factory):
         of = type(factory) if isinstance(factory, nn.Module) else None
         raise RecipeError(
@@ -217,7 +221,7 @@ def _check_factory(key: str, factory: object, **overrides: int) -> None:
         )
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # of a builtin, nothing is known
+    except (TypeError, ValueError):  # a builtin without a signature
         return
     missing = [
         parameter.name
@@ -248,15 +252,15 @@ def _partial_of(network: type | None) -> str:
 
 
 def _make(factory: LearnerFactory, **overrides: int) -> nn.Module:
-    # The type promises a call without arguments, which is what jsonargparse needs to read in order to hand
-    # over a functools.partial of the class; a partial takes overrides as well.
+    # The type has no arguments because jsonargparse then passes a functools.partial of the class, which takes
+    # overrides all the same.
     learner = cast(Callable[..., Any], factory)(**overrides)
     if not isinstance(learner, nn.Module):
-        raise RecipeError(f"learner: made a {type(learner).__name__}; give the class of a torch.nn.Module")
+        raise RecipeError(f"learner must make a torch.nn.Module, got a {type(learner).__name__}")
     return learner
 
 
 def _class_name(factory: LearnerFactory, **overrides: int) -> str:
-    """Return the class name of what the factory makes, leaving the global random state as it was."""
+    """Return the class name of the factory's learners; the global random state is restored."""
     with torch.random.fork_rng(devices=[]):
         return type(_make(factory, **overrides)).__name__

@@ -1,4 +1,4 @@
-"""A multilayer perceptron: the learner for any inputs, which knows nothing of neighboring pixels."""
+"""A multilayer perceptron, for inputs of any shape."""
 
 import math
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ class MLP(nn.Module):
     """Linear layers with normalization and activation between them, on the flattened input.
 
     Args:
-        shape: shape of one input, such as ``[13]`` or ``[1, 28, 28]``; a recipe may leave it to its task.
-        outputs: how many numbers to return, such as the number of classes; a recipe may leave it to its task.
+        shape: shape of one input, such as ``[13]`` or ``[1, 28, 28]``; a recipe may omit it, its task then sets it.
+        outputs: number of outputs, such as the number of classes; a recipe may omit it, its task then sets it.
         hidden: widths of the hidden layers, first to last; empty makes a linear classifier.
         norm: ``"batch"``, ``"batch_running"``, ``"group"``, ``"layer"``, ``"weight"`` or ``"none"``, as in
             `ConvNet`.
         activation: ``"relu"``, ``"leaky_relu"`` (slope 0.1), ``"gelu"``, ``"tanh"`` or ``"sigmoid"``.
 
     Raises:
-        RecipeError: an unknown name or a size below 1.
+        RecipeError: if a name is unknown or a size is below 1.
     """
 
     def __init__(
@@ -54,6 +54,6 @@ class MLP(nn.Module):
         self.classifier = classifier(features, self.outputs, norm)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return outputs [B, outputs] of inputs [B, *shape]."""
+        """Return outputs ``[B, outputs]`` of inputs ``[B, *shape]``."""
         outputs: Tensor = self.classifier(self.features(inputs.flatten(1)))
         return outputs

@@ -1,7 +1,7 @@
-"""The one place that turns the name of a normalization into layers.
+"""Layers with normalization, by the normalization's name.
 
-A normalization is two things: the weights before it (weight normalization reparametrises them, and whatever
-shifts its own output leaves them without a bias) and the layer after it. `conv` and `linear` make the first,
+A normalization has two parts: the layer with weights before it (weight normalization reparametrizes the weights, and a
+norm that shifts its output replaces the bias) and the normalization layer. `conv` and `linear` make the first,
 `image_norm` and `feature_norm` the second.
 """
 
@@ -13,13 +13,12 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.learners.activations import kaiming_gain
 
 IMAGE_NORMS = ("batch", "batch_running", "group", "layer", "instance", "weight", "none")
-"""Names that `image_norm` knows: ``batch`` normalizes by the statistics of the batch at hand, in evaluation
-too, since a learner lives for a few steps only; ``batch_running`` is ordinary BatchNorm; ``group`` and
-``layer`` are GroupNorm with several groups and with one; ``weight`` is weight normalization with mean-only
-batch normalization."""
+"""Names for `image_norm`: ``batch`` normalizes by the statistics of the current batch, in evaluation too, since
+few inner steps do not fill running statistics; ``batch_running`` is ordinary BatchNorm; ``group`` and ``layer`` are
+GroupNorm with several groups and with one; ``weight`` is weight normalization with mean-only batch normalization."""
 
 FEATURE_NORMS = tuple(name for name in IMAGE_NORMS if name != "instance")
-"""Names that `feature_norm` knows: an instance of a vector is one value; nothing to normalize."""
+"""Names for `feature_norm`: without ``instance``, which would normalize over a single value."""
 
 _MOST_GROUPS = 8
 _LEAST_CHANNELS_PER_GROUP = 4
@@ -28,12 +27,11 @@ _LEAST_CHANNELS_PER_GROUP = 4
 class MeanOnlyBatchNorm(nn.Module):
     """Subtracts the batch's mean of each channel and adds a learned bias: ``y = x - mean(x) + bias``.
 
-    The companion of weight normalization, which already sets the scale (Salimans & Kingma, arXiv 1602.07868,
-    section 4). The mean is the batch's in evaluation too: a learner taught for a few steps has no running
-    mean worth using.
+    It is used with weight normalization, which sets the scale (Salimans & Kingma, arXiv 1602.07868, section 4). The
+    batch's mean is used in evaluation too, since few inner steps do not fill a running mean.
 
     Args:
-        channels: number of channels C; inputs are [B, C] or [B, C, H, W].
+        channels: number of channels C; inputs are ``[B, C]`` or ``[B, C, H, W]``.
     """
 
     def __init__(self, channels: int) -> None:
@@ -42,17 +40,17 @@ class MeanOnlyBatchNorm(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the shifted inputs, of the same shape."""
-        others = [dim for dim in range(inputs.ndim) if dim != 1]
+        reduced = [dim for dim in range(inputs.ndim) if dim != 1]
         bias = self.bias.view(1, -1, *[1] * (inputs.ndim - 2))
-        return inputs - inputs.mean(dim=others, keepdim=True) + bias
+        return inputs - inputs.mean(dim=reduced, keepdim=True) + bias
 
 
 class WeightNormConv2d(nn.Conv2d):
     """A convolution with ``weight = scale * direction / |direction|``, one scale per output channel.
 
     Salimans & Kingma, arXiv 1602.07868, equation 2; the direction is the parameter ``weight``. Torch's own
-    parametrization has a second derivative that is wrong without an error (torch 2.13: its backward takes the saved
-    norm for a constant), and makes a class of its own for every layer, which a compiler takes for another network.
+    parametrization has a silently wrong second derivative (torch 2.13: its backward treats the saved norm as a
+    constant), and it makes a new class for every layer, for which a compiled program cannot be reused.
     """
 
     scale: nn.Parameter
@@ -68,12 +66,12 @@ class WeightNormLinear(nn.Linear):
     scale: nn.Parameter
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the image of vectors ``[B, features]`` under the normalized weight."""
+        """Return the linear map of vectors ``[B, features]`` by the normalized weight."""
         return F.linear(inputs, normalized(self.weight, self.scale), self.bias)
 
 
 def normalized(direction: Tensor, scale: Tensor) -> Tensor:
-    """Return ``scale * direction / |direction|``, shaped as `direction`, [out, ...]; `scale` is [out, 1, ...]."""
+    """Return ``scale * direction / |direction|``, shaped as `direction`, ``[out, ...]``; `scale`: ``[out, 1, ...]``."""
     return direction * (scale / _channel_norm(direction))
 
 
@@ -92,18 +90,18 @@ def conv(
     stride: int = 1,
     scale: float = 1.0,
 ) -> nn.Conv2d:
-    """Return a convolution to stand before `image_norm`, padded to keep the size but for its stride.
+    """Return a convolution for use before `image_norm`, padded to keep the size divided by its stride.
 
     Args:
-        in_channels: channels that come in.
-        out_channels: channels that go out.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
         norm: name of the normalization that follows.
         activation: name of the activation that follows, or ``"linear"``; it decides the Kaiming gain.
         kernel_size: side of the kernel, odd.
         stride: 2 halves the image, rounding up.
         scale: multiplies the initial weights.
     """
-    # A bias before a layer that subtracts a mean would receive no gradient at all, or the same twice.
+    # A bias before a layer that subtracts a mean would get no gradient, or duplicate that layer's bias.
     kind = WeightNormConv2d if norm == "weight" else nn.Conv2d
     layer = kind(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=norm == "none")
     _initialise(layer, activation, scale)
@@ -111,7 +109,7 @@ def conv(
 
 
 def linear(in_features: int, out_features: int, norm: str, activation: str) -> nn.Linear:
-    """Return a linear layer to stand before `feature_norm`; the arguments are those of `conv`."""
+    """Return a linear layer for use before `feature_norm`; the arguments are those of `conv`."""
     kind = WeightNormLinear if norm == "weight" else nn.Linear
     layer = kind(in_features, out_features, bias=norm == "none")
     _initialise(layer, activation)
@@ -121,7 +119,7 @@ def linear(in_features: int, out_features: int, norm: str, activation: str) -> n
 def classifier(in_features: int, classes: int, norm: str) -> nn.Linear:
     """Return the last linear layer of a network: with bias, and weight-normalized if the network is.
 
-    Logits are never normalized over the batch: the class of an image must not depend on the other images of its batch.
+    Logits are never normalized over the batch, so that no image's logits are shifted by the others of its batch.
     """
     layer = (WeightNormLinear if norm == "weight" else nn.Linear)(in_features, classes)
     _initialise(layer, "linear")
@@ -138,15 +136,15 @@ def _initialise(layer: nn.Conv2d | nn.Linear, activation: str, scale: float = 1.
 
 
 def image_norm(norm: str, channels: int, pixels: int) -> nn.Module:
-    """Return the normalization layer for images [B, C, H, W].
+    """Return the normalization layer for images ``[B, C, H, W]``.
 
     Args:
         norm: one of `IMAGE_NORMS`.
         channels: C.
-        pixels: H times W, which "instance" needs to be more than one.
+        pixels: H times W; must be above 1 for ``"instance"``.
 
     Raises:
-        RecipeError: there is no normalization of that name, or it cannot work on a single pixel.
+        RecipeError: if there is no normalization of that name, or it cannot normalize a single pixel.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels, track_running_stats=False)
@@ -158,24 +156,24 @@ def image_norm(norm: str, channels: int, pixels: int) -> nn.Module:
         return nn.GroupNorm(1, channels)
     if norm == "instance":
         if pixels < 2:
-            raise RecipeError("norm: 'instance' sets an image of 1 pixel to zero; give less depth or larger images")
+            raise RecipeError("norm 'instance' sets images of 1 pixel to zero: use less depth or larger images")
         return nn.InstanceNorm2d(channels, affine=True)
     if norm == "weight":
         return MeanOnlyBatchNorm(channels)
     if norm == "none":
         return nn.Identity()
-    raise RecipeError(f"norm: {norm!r} is unknown; choose one of {', '.join(IMAGE_NORMS)}")
+    raise RecipeError(f"norm must be one of {', '.join(IMAGE_NORMS)}, got {norm!r}")
 
 
 def feature_norm(norm: str, features: int) -> nn.Module:
-    """Return the normalization layer for feature vectors [B, features].
+    """Return the normalization layer for feature vectors ``[B, features]``.
 
     Args:
         norm: one of `FEATURE_NORMS`.
         features: length of a vector.
 
     Raises:
-        RecipeError: there is no normalization of that name for vectors.
+        RecipeError: if there is no normalization of that name for vectors.
     """
     if norm == "batch":
         return nn.BatchNorm1d(features, track_running_stats=False)
@@ -189,10 +187,10 @@ def feature_norm(norm: str, features: int) -> nn.Module:
         return MeanOnlyBatchNorm(features)
     if norm == "none":
         return nn.Identity()
-    raise RecipeError(f"norm: {norm!r} is unknown where layers are linear; choose one of {', '.join(FEATURE_NORMS)}")
+    raise RecipeError(f"norm after a linear layer must be one of {', '.join(FEATURE_NORMS)}, got {norm!r}")
 
 
 def _groups(channels: int) -> int:
-    """Return the largest number of equal groups, at most 8, of at least 4 channels each (or else one)."""
+    """Return the largest number of equal groups, at most 8, of at least 4 channels each; 1 if there is none."""
     most = min(_MOST_GROUPS, channels // _LEAST_CHANNELS_PER_GROUP)
     return max((groups for groups in range(1, most + 1) if channels % groups == 0), default=1)

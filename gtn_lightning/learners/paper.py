@@ -15,12 +15,11 @@ _ACTIVATION = "leaky_relu"
 class GTNMnistNet(ImageClassifier):
     """The paper's MNIST network: two convolutions, each with a max pool of stride 2, and two linear layers.
 
-    1.68 million parameters at its defaults. The paper's random widths are ``conv1: [32, 128], conv2: [64,
-    256],
-    linear: [64, 256]`` as the ranges of `RandomWidth`.
+    1.68 million parameters by default. The paper's random widths, as ranges of `RandomWidth`, are
+    ``{conv1: [32, 128], conv2: [64, 256], linear: [64, 256]}``.
 
     Args:
-        image_shape: (channels, height, width).
+        image_shape: ``(channels, height, width)``.
         classes: number of classes.
         conv1: channels of the first convolution.
         conv2: channels of the second convolution.
@@ -28,7 +27,7 @@ class GTNMnistNet(ImageClassifier):
         norm: as in `MLP`; the paper's is ``"weight"``.
 
     Raises:
-        RecipeError: an unknown norm or a size below 1.
+        RecipeError: if the norm is unknown or a size is below 1.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class GTNMnistNet(ImageClassifier):
         self.classifier = classifier(linear, self.classes, norm)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, classes] of images [B, C, H, W]."""
+        """Return logits ``[B, classes]`` of images ``[B, C, H, W]``."""
         logits: Tensor = self.classifier(self.features(images))
         return logits
 
@@ -78,16 +77,16 @@ class GTNMnistNet(ImageClassifier):
 class GTNCifarNet(ImageClassifier):
     """The paper's CIFAR-10 network: convolutions, every second one with stride 2, and global average pooling.
 
-    1.1 million parameters at its defaults.
+    1.1 million parameters by default.
 
     Args:
-        image_shape: (channels, height, width).
+        image_shape: ``(channels, height, width)``.
         classes: number of classes.
         widths: channels of the convolutions, first to last; the second, fourth, ... halve the image.
         norm: as in `ConvNet`; the paper's is ``"weight"``.
 
     Raises:
-        RecipeError: an unknown norm or a size below 1.
+        RecipeError: if the norm is unknown or a size is below 1.
     """
 
     def __init__(
@@ -118,6 +117,6 @@ class GTNCifarNet(ImageClassifier):
         self.classifier = classifier(channels, self.classes, norm)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, classes] of images [B, C, H, W]."""
+        """Return logits ``[B, classes]`` of images ``[B, C, H, W]``."""
         logits: Tensor = self.classifier(self.features(images).mean(dim=(2, 3)))
         return logits

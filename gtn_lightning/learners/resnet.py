@@ -10,20 +10,20 @@ from gtn_lightning.learners.norms import classifier, conv, image_norm
 
 
 class ResNet(ImageClassifier):
-    """Stages of residual blocks, each twice as wide and half as large as the last; global average pooling.
+    """Stages of residual blocks, each with twice the width and half the size of the last; global average pooling.
 
-    The CIFAR form of He et al., "Deep Residual Learning", arXiv 1512.03385: a 3x3 stem, basic blocks, 1x1
-    convolutions as shortcuts where the shape changes.
+    The CIFAR form of He et al., "Deep Residual Learning", arXiv 1512.03385: a 3x3 stem, basic blocks, and 1x1
+    convolutions as shortcuts if the shape changes.
 
     Args:
-        image_shape: (channels, height, width).
+        image_shape: ``(channels, height, width)``.
         classes: number of classes.
         width: channels of the first stage.
         blocks: residual blocks in each stage.
         norm: as in `ConvNet`.
 
     Raises:
-        RecipeError: an unknown norm, a size below 1, or more stages than the image has room for.
+        RecipeError: if the norm is unknown, a size is below 1, or the image is too small for the number of stages.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class ResNet(ImageClassifier):
             if stride == 2:
                 if min(rows, columns) < 2:
                     raise RecipeError(
-                        f"blocks: {len(self.blocks)} stages shrink image_shape {list(self.image_shape)} below 1 "
-                        f"pixel; give at most {stage}"
+                        f"blocks must have at most {stage} stages for image_shape {list(self.image_shape)}, got "
+                        f"{len(self.blocks)}: more stages shrink the image below 1 pixel"
                     )
                 rows, columns = (rows + 1) // 2, (columns + 1) // 2
             for block in range(count):
@@ -72,7 +72,7 @@ class ResNet(ImageClassifier):
         self.classifier = classifier(channels, self.classes, norm)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, classes] of images [B, C, H, W]."""
+        """Return logits ``[B, classes]`` of images ``[B, C, H, W]``."""
         logits: Tensor = self.classifier(self.stages(self.stem(images)).mean(dim=(2, 3)))
         return logits
 
@@ -82,8 +82,7 @@ class _ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, norm: str, pixels: int, depth: int) -> None:
         super().__init__()
-        # Where nothing normalizes the variance, every block would double it: the branches share it out
-        # instead.
+        # Without a norm of the variance, every block would double it, so the branches are scaled down.
         scale = depth**-0.5 if norm in ("weight", "none") else 1.0
         self.branch = nn.Sequential(
             conv(in_channels, channels, norm, "relu", stride=stride),

@@ -1,4 +1,4 @@
-"""Teachers: what makes the training data."""
+"""Teachers: the models that make the training data."""
 
 from gtn_lightning.teachers.base import Teacher, TeacherInput
 from gtn_lightning.teachers.free import FreeTensors, Pixels

@@ -17,35 +17,35 @@ SHARPNESS = 5.0
 
 
 class FreeTensors(Teacher):
-    """A fixed number of samples that are themselves what is learned.
+    """A fixed number of learned samples, as in dataset distillation (Wang et al., arXiv 1811.10959).
 
-    This is dataset distillation (Wang et al., arXiv 1811.10959).
+    Fields of kind ``real`` are parameters. Fields of kind ``classes`` are the curriculum's requested classes; if it
+    requests none, sample i is of class i modulo the number of classes. Probabilities are the softmax of parameters,
+    which are initialized near these classes.
 
-    Real fields are parameters. Classes are those that the curriculum asks for, or else sample i is of class i modulo
-    their number. Probabilities are the softmax of parameters that begin near these classes.
-
-    It costs a gather per inner loop, where a generator's forward and backward passes can dominate a meta-step, and it
+    It costs one gather per inner loop, where a generator's forward and backward passes can dominate a meta-step, and it
     has as many parameters as values.
 
     Args:
-        fields: what to make; a recipe may leave it to its task.
-        samples: number of samples, a curriculum's steps times its batch size; a recipe may leave it to its curriculum.
-        soft_labels: whether to make probabilities where the fields say classes.
-        init: what real fields begin as: ``"noise"``, or ``"real"`` training data, where there are classes of those
-            that the curriculum asks for, which teach from the first meta-step on.
+        fields: the fields of its batches; a recipe may omit it, the task then sets it.
+        samples: number of samples, a curriculum's steps times its batch size; a recipe may omit it, the curriculum then
+            sets it.
+        soft_labels: whether to learn probabilities for fields of kind ``classes``.
+        init: initial values of real fields: ``"noise"``, or ``"real"`` for copies of real training data of the same
+            classes, with which learners learn from the first meta-step on.
 
     Raises:
-        RecipeError: if a size cannot work or ``init`` is neither.
+        RecipeError: if a size is out of range or ``init`` is neither.
 
     Example:
         >>> FreeTensors({"inputs": Field("real", (13,)), "targets": Field("classes", classes=3)}, samples=60)
     """
 
     samples_name: str = "samples"
-    """What errors call the samples."""
+    """The word for samples in messages."""
 
     started: Tensor
-    """1 once real data has been copied, so that no later run begins anew."""
+    """1 once real data has been copied, so that a later run does not copy it again."""
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class FreeTensors(Teacher):
         self.pool = self.samples
         self.classes = next((field.classes for field in self.fields.values() if field.classes), None)
         if self.samples < (self.classes or 1):
-            least = f"the {self.classes} classes" if self.classes else "1"
-            raise RecipeError(f"{name}: {self.samples_name} must be at least {least}; got {self.samples}")
+            least = f"{self.classes}, the number of classes," if self.classes else "1,"
+            raise RecipeError(f"{name}: {self.samples_name} must be at least {least} got {self.samples}")
         if init not in ("noise", "real"):
-            raise RecipeError(f"{name}: init {init!r} is unknown: use noise or real")
+            raise RecipeError(f"{name}: init must be noise or real, got {init!r}")
         self.tensors = nn.ParameterDict()
-        """What is learned, by field: values, or logits relative to the classes that samples are made for."""
+        """Learned tensors, by field: values, or logits relative to the samples' classes."""
         for key, field in self.fields.items():
             if field.kind == "real":
                 self.tensors[key] = nn.Parameter(torch.randn(self.samples, *field.sample_shape))
@@ -78,9 +78,10 @@ class FreeTensors(Teacher):
         self.register_buffer("started", torch.tensor(int(init == "noise"), dtype=torch.uint8))
 
     def attach(self, real: Batch) -> None:
-        """Copy real data, once: where there are classes, sample i becomes one of class i modulo their number.
+        """Initialize real fields with copies of real data, once.
 
-        Where targets are class probabilities, a sample is one of its most probable class.
+        If there are classes, sample i is a copy of a real sample of class i modulo their number. If targets are class
+        probabilities, the most probable class counts.
 
         Raises:
             RecipeError: if there is no real sample of some class.
@@ -103,24 +104,24 @@ class FreeTensors(Teacher):
         numbers = class_numbers(real[key]).cpu()
         rows = torch.empty(self.samples, dtype=torch.int64)
         for label in range(self.classes):
-            found = (numbers == label).nonzero()[:, 0]
-            if not len(found):
+            real_rows = (numbers == label).nonzero()[:, 0]
+            if not len(real_rows):
                 raise RecipeError(
                     f"{type(self).__name__}: init is real, but among {count} real {self.samples_name} none is of "
-                    f"class {label}"
+                    f"class {label}: use more real data, or init: noise"
                 )
-            wanted = rows[label :: self.classes]
-            wanted.copy_(found[torch.arange(len(wanted)) % len(found)])
+            own_rows = rows[label :: self.classes]
+            own_rows.copy_(real_rows[torch.arange(len(own_rows)) % len(real_rows)])
         return rows
 
     def forward(self, request: TeacherInput) -> Batch:
-        """Gather one inner batch; see the base class. The noise is ignored."""
+        """Return the samples at the request's index; see the base class. The noise is ignored."""
         return next(self.batches([request]))
 
     def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
         """Gather the samples of all inner steps at once.
 
-        The derivative of every gather is a tensor as large as the pool: one per meta-step is enough.
+        The gradient of every gather is a tensor as large as the pool, so there is one gather per meta-step.
         """
         if not requests:
             return
@@ -151,15 +152,16 @@ class Pixels(FreeTensors):
     """Free images, one class each: `FreeTensors` for the classification of images.
 
     Args:
-        image_shape: ``(channels, height, width)`` of the images; a recipe may leave it to its task.
-        classes: number of classes; a recipe may leave it to its task.
-        images: number of images, a curriculum's steps times its batch size; a recipe may leave it to its curriculum.
+        image_shape: ``(channels, height, width)`` of the images; a recipe may omit it, the task then sets it.
+        classes: number of classes; a recipe may omit it, the task then sets it.
+        images: number of images, a curriculum's steps times its batch size; a recipe may omit it, the curriculum then
+            sets it.
         soft_labels: whether to learn the label probabilities of every image.
-        init: what the images begin as: ``"noise"``, or ``"real"`` training images of the classes that the curriculum
-            asks for, which teach from the first meta-step on.
+        init: initial images: ``"noise"``, or ``"real"`` for copies of real training images of the same classes, with
+            which learners learn from the first meta-step on.
 
     Raises:
-        RecipeError: if a size cannot work or ``init`` is neither.
+        RecipeError: if a size is out of range or ``init`` is neither.
     """
 
     samples_name = "images"
@@ -189,10 +191,10 @@ class Pixels(FreeTensors):
 
 
 def _checked(name: str, fields: Mapping[str, Any]) -> Fields:
-    """Return fields, which a file may hold as plain data.
+    """Return fields, converted from the plain data of a teacher file if necessary.
 
     Raises:
-        RecipeError: if there are none, or a value is no field.
+        RecipeError: if there are no fields, or the arguments of one are invalid.
     """
     made = {key: field if isinstance(field, Field) else Field(**field) for key, field in fields.items()}
     if not made:

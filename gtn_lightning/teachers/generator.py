@@ -1,4 +1,4 @@
-"""The paper's generator: noise and a label in, an image out."""
+"""The paper's generator, a network from noise and a label to an image."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,32 +10,31 @@ from torch.utils.checkpoint import checkpoint
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch, Fields
-from gtn_lightning.teachers.base import Teacher, TeacherInput, asked_labels, image_fields
+from gtn_lightning.teachers.base import Teacher, TeacherInput, image_fields, requested_labels
 from gtn_lightning.teachers.free import SHARPNESS
 
 CHUNK_BYTES = 2**26
-"""About how much memory the activations of the images that are made at once may take."""
+"""Approximate limit of the memory for the activations of one chunk of images, in bytes."""
 
 
 class Generator(Teacher):
     """A class-conditional convolutional generator (Such et al., arXiv 1912.07768, appendix A).
 
-    Noise and one-hot label pass two linear layers and two convolutions, each after a two-fold upsampling; between
-    them stand batch normalization, with the statistics of the inner batch, and LeakyReLU(0.1). All weights are
-    normalized (Salimans and Kingma, arXiv 1602.07868). The image is ``2 tanh(x)``: real images are normalized to zero
-    mean and unit variance.
+    Two linear layers, then two convolutions, each after twofold upsampling; between the layers, batch normalization
+    with the statistics of the inner batch and LeakyReLU(0.1). All weights are normalized (Salimans and Kingma,
+    arXiv 1602.07868). The image is ``2 tanh(x)``, the range of real images with zero mean and unit variance.
 
     Args:
-        image_shape: ``(channels, height, width)`` of the images, at least 4 pixels each way; a recipe may leave it to
-            its task.
-        classes: number of classes; a recipe may leave it to its task.
+        image_shape: ``(channels, height, width)`` of the images, at least 4x4 pixels; a recipe may omit it, the task
+            then sets it.
+        classes: number of classes; a recipe may omit it, the task then sets it.
         noise: size of the noise vector.
         hidden: units of the first linear layer.
         channels: channels before the first and before the second convolution.
-        soft_labels: whether to learn, for every class, the probabilities that its images are labeled with.
+        soft_labels: whether to learn label probabilities for every class.
 
     Raises:
-        RecipeError: if a size cannot work.
+        RecipeError: if a size is out of range.
     """
 
     def __init__(
@@ -54,12 +53,12 @@ class Generator(Teacher):
         assert classes is not None
         if min(height, width) < 4:
             raise RecipeError(
-                f"Generator: image_shape {[depth, height, width]} is too small: it upsamples twice and needs images of "
-                "at least 4 x 4 pixels; use the Pixels teacher for smaller ones"
+                f"Generator: image_shape must be at least 4 x 4 pixels for two upsamplings, got "
+                f"{[depth, height, width]}: use the teacher Pixels for smaller images"
             )
         if min(noise, hidden, *channels) < 1:
             raise RecipeError(
-                f"Generator: noise, hidden and channels must be at least 1; got noise {noise}, hidden {hidden}, "
+                f"Generator: noise, hidden and channels must be at least 1, got noise {noise}, hidden {hidden}, "
                 f"channels {list(channels)}"
             )
         self.image_shape = (depth, height, width)
@@ -86,8 +85,8 @@ class Generator(Teacher):
             nn.Upsample(size=(height, width)),
             nn.Conv2d(second, depth, 3, padding=1),
         )
-        # Weight normalization by hand: the normalized weights are computed once per meta-step and shared by all inner
-        # batches, where a parametrization would compute them again for each of them.
+        # Weight normalization without torch's parametrization, which would compute the normalized weights again for
+        # each inner batch: here they are computed once per meta-step.
         self.gains = nn.ParameterDict()
         for name, layer in self.network.named_children():
             if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -108,36 +107,35 @@ class Generator(Teacher):
         return weights
 
     def forward(self, request: TeacherInput) -> Batch:
-        """Make one inner batch; images are told apart by their noise, and the index is ignored."""
-        labels = asked_labels(self, request)
-        return self._batch(self._images(labels, _given(request.noise), self.weights(), 1), labels)
+        """Make one inner batch from the request's labels and noise; the index is ignored."""
+        labels = requested_labels(self, request)
+        return self._batch(self._images(labels, _requested_noise(request), self.weights(), 1), labels)
 
     def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
-        """Make the batches of an inner loop, several at once where they are small.
+        """Yield the batches of an inner loop, computed in chunks of several batches if they are small.
 
-        The statistics of batch normalization are those of each inner batch all the same. What does not fit into one
-        chunk is computed again in the backward pass, chunk by chunk, so that memory does not grow with the activations
-        of all inner steps.
+        Batch normalization uses the statistics of each inner batch separately. With more than one chunk, the backward
+        pass computes each chunk again, so that memory does not grow with the activations of all inner steps.
         """
-        if not requests or type(self).forward is not Generator.forward:  # a subclass has its own way
+        if not requests or type(self).forward is not Generator.forward:  # a subclass has its own forward
             yield from super().batches(requests)
             return
         weights = self.weights()
         size = len(requests[0].index)
         _, height, width = self.image_shape
-        alike = all(len(request.index) == size for request in requests)
-        # Four images' worth of the last hidden layer, in float32, for all that is kept of an image.
-        together = max(1, CHUNK_BYTES // (size * height * width * self.channels[1] * 16)) if alike else 1
-        for start in range(0, len(requests), together):
-            chunk = requests[start : start + together]
-            labels = torch.cat([asked_labels(self, request) for request in chunk])
-            noise = torch.cat([_given(request.noise) for request in chunk])
-            if torch.is_grad_enabled() and len(requests) > together:
+        same_size = all(len(request.index) == size for request in requests)
+        # The activations of an image take about four times the memory of the last hidden layer in float32.
+        chunk_size = max(1, CHUNK_BYTES // (size * height * width * self.channels[1] * 16)) if same_size else 1
+        for start in range(0, len(requests), chunk_size):
+            chunk = requests[start : start + chunk_size]
+            labels = torch.cat([requested_labels(self, request) for request in chunk])
+            noise = torch.cat([_requested_noise(request) for request in chunk])
+            if torch.is_grad_enabled() and len(requests) > chunk_size:
                 images = checkpoint(self._images, labels, noise, weights, len(chunk), use_reentrant=False)
             else:
                 images = self._images(labels, noise, weights, len(chunk))
-            for request, made in zip(chunk, images.chunk(len(chunk)), strict=True):
-                yield self._batch(made, asked_labels(self, request))
+            for request, batch_images in zip(chunk, images.chunk(len(chunk)), strict=True):
+                yield self._batch(batch_images, requested_labels(self, request))
 
     def _images(self, labels: Tensor, noise: Tensor, weights: dict[str, Tensor], batches: int) -> Tensor:
         """Return the images of several inner batches of one size, one batch after the other."""
@@ -147,7 +145,7 @@ class Generator(Teacher):
                 values = F.linear(values, weights[name], layer.bias)
             elif isinstance(layer, nn.Conv2d):
                 values = F.conv2d(values, weights[name], layer.bias, padding=1)
-            elif isinstance(layer, _BatchNorm):  # SyncBatchNorm too, into which a Trainer may have turned it
+            elif isinstance(layer, _BatchNorm):  # or SyncBatchNorm, to which a Trainer may have converted it
                 values = _normalized(values, layer, batches)
             else:
                 values = layer(values)
@@ -158,19 +156,19 @@ class Generator(Teacher):
         return {"inputs": images, "targets": targets, "labels": labels}
 
 
-def _given(noise: Tensor | None) -> Tensor:
-    if noise is None:
-        raise RecipeError("Generator: the curriculum gives no noise; set its noise to the generator's")
-    return noise
+def _requested_noise(request: TeacherInput) -> Tensor:
+    if request.noise is None:
+        raise RecipeError("Generator: the curriculum gives no noise: set its noise to the generator's")
+    return request.noise
 
 
 def _normalized(values: Tensor, layer: _BatchNorm, batches: int) -> Tensor:
     """Normalize every inner batch by its own statistics; values ``[batches * B, C, ...]``."""
-    # The channels of every inner batch are channels of their own.
-    apart = values.unflatten(0, (batches, -1)).transpose(0, 1).flatten(1, 2)
+    # As one batch ``[B, batches * C, ...]``, with separate channels for every inner batch.
+    stacked = values.unflatten(0, (batches, -1)).transpose(0, 1).flatten(1, 2)
     weight, bias = layer.weight.repeat(batches), layer.bias.repeat(batches)
-    apart = F.batch_norm(apart, None, None, weight, bias, training=True, eps=layer.eps)
-    return apart.unflatten(1, (batches, -1)).transpose(0, 1).flatten(0, 1)
+    stacked = F.batch_norm(stacked, None, None, weight, bias, training=True, eps=layer.eps)
+    return stacked.unflatten(1, (batches, -1)).transpose(0, 1).flatten(0, 1)
 
 
 def _norm(weight: Tensor) -> Tensor:

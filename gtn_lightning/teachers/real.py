@@ -1,4 +1,4 @@
-"""Real data as a teacher: the baseline that any synthetic data has to beat, through the same harness."""
+"""Real data as a teacher: the baseline for synthetic data, run through the same code."""
 
 import torch
 
@@ -10,8 +10,8 @@ from gtn_lightning.teachers.base import Teacher, TeacherInput
 class RealData(Teacher):
     """Teach with real training data.
 
-    It has no parameters; what is meta-learned beside it are the inner hyperparameters. The data comes from the data
-    module's training split: ``GTN`` hands it over when training or evaluation starts, and it says what the fields are.
+    It has no parameters; only the inner hyperparameters are meta-learned. ``GTN`` passes it data of the data module's
+    training split when training or evaluation starts. The fields of its batches are those of the data.
     """
 
     def __init__(self) -> None:
@@ -20,25 +20,25 @@ class RealData(Teacher):
         self._real: Batch = {}
 
     def attach(self, real: Batch) -> None:
-        """Keep the data to teach with; see the base class."""
+        """Store the data to teach with; see the base class."""
         inputs = next(iter(real.values()))
-        # Probabilities of a data set may be of another type than its images, which no compiled loss should meet.
+        # A data set's probabilities may have another type than its images, which compiled losses do not support.
         self._real = {
             name: tensor.to(inputs.dtype) if tensor.is_floating_point() else tensor for name, tensor in real.items()
         }
 
     @property
     def size(self) -> int:
-        """Number of samples it was given, 0 before that."""
+        """Number of stored samples, 0 before `attach`."""
         return len(next(iter(self._real.values()))) if self._real else 0
 
     @property
     def device(self) -> torch.device:
-        """Where the data is."""
+        """The device of the data."""
         return next(iter(self._real.values())).device
 
     def forward(self, request: TeacherInput) -> Batch:
-        """Take the samples that the index names, modulo their number; the classes asked for do not count."""
+        """Return the samples at the request's index, modulo their number; its labels and noise are ignored."""
         if not self._real:
             raise RecipeError("RealData has no data yet: train or evaluate it through a Trainer with a data module")
         rows = torch.remainder(request.index, self.size).to(self.device)

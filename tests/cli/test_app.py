@@ -180,8 +180,8 @@ WRONG_VALUES = {
     "--model.curriculum.init_args.batch_size=4": ["model.curriculum.init_args: Full: a batch_size of 4", "at least 10"],
     "--model.teacher.init_args.image_shape=[1,2,2]": ["model.teacher.init_args: Generator: image_shape", "4 x 4"],
     "--model.inner_optimizer.init_args.lr=-1": ["model.inner_optimizer.init_args: SGD: lr must be above 0"],
-    "--data.init_args.batch_size=0": ["data.batch_size: 0 given, expected 1 or more"],
-    "--data.init_args.rotate=-5": ["data.rotate: -5.0 given, expected 0 or more"],
+    "--data.init_args.batch_size=0": ["data.batch_size must be at least 1, got 0"],
+    "--data.init_args.rotate=-5": ["data.rotate must be at least 0 and finite, got -5.0"],
     "--model.outer_optimizer.init_args.lr=-1": [
         "model.outer_optimizer.init_args.lr: Adam: Invalid learning rate: -1.0"
     ],

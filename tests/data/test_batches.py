@@ -76,7 +76,7 @@ def test_length_is_a_ranks_share_of_a_pass() -> None:
 
 @pytest.mark.parametrize("batch_size", [0, 24])
 def test_batch_size_must_fit(batch_size: int) -> None:
-    with pytest.raises(RecipeError, match=f"data.batch_size: {batch_size} given, expected 1 to 23"):
+    with pytest.raises(RecipeError, match=rf"data.batch_size must be between 1 and 23, .*, got {batch_size}"):
         stream(batch_size=batch_size)
 
 

@@ -111,12 +111,12 @@ def test_arguments_are_stored_under_their_names() -> None:
     ],
 )
 def test_values_out_of_range(name: str, value: int) -> None:
-    with pytest.raises(RecipeError, match=f"data.{name}: {value} given, expected"):
+    with pytest.raises(RecipeError, match=rf"data.{name} must be .*, got {value}"):
         DigitsData(**{name: value})
 
 
 def test_batch_larger_than_the_training_split_is_refused_before_training() -> None:
-    with pytest.raises(RecipeError, match=r"data.batch_size: 1198 given, expected at most 1197"):
+    with pytest.raises(RecipeError, match=r"data.batch_size must be at most 1197, .*, got 1198"):
         DigitsData(batch_size=1198).setup()
 
 

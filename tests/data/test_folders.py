@@ -167,8 +167,8 @@ def uneven(root: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: draw_all(root, ["a"]), r"a classification needs at least two classes, found one class 'a'"),
-        (flat, r"has an image in no folder of a class, 'train/0.png': expected .*train/CLASS/IMAGE"),
+        (lambda root: draw_all(root, ["a"]), r"expected at least two classes, found one class 'a'"),
+        (flat, r"has an image outside of a class folder, 'train/0.png', expected .*train/CLASS/IMAGE"),
         (uneven, r"images at different depths, such as 'train/a/0.png' and 'train/b/c/0.png', .*train/CLASS/IMAGE"),
         (lambda root: draw_all(root, ["a", "b"], ["train"]), r"has the splits train, expected train and test"),
     ],
@@ -186,5 +186,5 @@ def test_a_class_with_one_image_is_trained_on(tmp_path: Path) -> None:
     splits = ready(tmp_path, val_size=10).splits
     assert 77 in splits.train.images
     assert len(splits.val.labels) == 10
-    with pytest.raises(RecipeError, match=r"^data.val_size: 17 given, expected at most 16, so that each of 3 classes"):
+    with pytest.raises(RecipeError, match=r"^data.val_size must be at most 16, so that each of 3 classes .*, got 17$"):
         ready(tmp_path, val_size=17)

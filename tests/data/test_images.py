@@ -222,15 +222,15 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
     ),
     "no images": (
         lambda folder: write(folder, NO_IMAGES, train=WORDS, test=WORDS),
-        r"image_column: not given, expected the name of an image column; .* text \(string\), label \(Class",
+        r"image_column must be the name of an image column, got None: .* text \(string\), label \(Class",
     ),
     "two image columns": (
         lambda folder: write(folder, datasets.Features(TWO), train=two_of_everything(6), test=two_of_everything(6)),
-        r"image_column: not given, .* image \(Image\), mask \(Image\), coarse \(ClassLabel\)",
+        r"image_column must be .*, got None: .* image \(Image\), mask \(Image\), coarse \(ClassLabel\)",
     ),
     "labels are words": (
         lambda folder: write(folder, STRINGS, train=with_labels("a", "b"), test=with_labels("a")),
-        r"label_column: not given, expected the name of an integer or class label .* label \(string\)",
+        r"label_column must be the name of an integer or class label column, got None: .* label \(string\)",
     ),
     "images of two sizes": (
         lambda folder: write(folder, train=[*grey_rows(12), OTHER_SIZE], test=grey_rows(3)),
@@ -323,11 +323,11 @@ def test_a_split_without_rows() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_size": 12}, "data.val_size: 12 given, expected less than 12"),
-        ({"val_size": 4, "train_size": 9}, "data.train_size: 9 given, expected at most 8"),
-        ({"val_size": 4, "batch_size": 9}, "data.batch_size: 9 given, expected at most 8"),
-        ({"label_column": "image"}, "data.label_column: 'image' given, expected the name of an integer"),
-        ({"image_column": "picture"}, "data.image_column: 'picture' given, expected the name of an image"),
+        ({"val_size": 12}, "data.val_size must be below 12, .*, got 12"),
+        ({"val_size": 4, "train_size": 9}, "data.train_size must be at most 8, .*, got 9"),
+        ({"val_size": 4, "batch_size": 9}, "data.batch_size must be at most 8, .*, got 9"),
+        ({"label_column": "image"}, "data.label_column must be the name of an integer or .*, got 'image'"),
+        ({"image_column": "picture"}, "data.image_column must be the name of an image column, got 'picture'"),
     ],
 )
 def test_values_that_do_not_fit_the_dataset(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -339,7 +339,7 @@ def test_values_that_do_not_fit_the_dataset(tmp_path: Path, options: dict[str, A
 @pytest.mark.parametrize(("name", "value"), [("val_size", 0), ("train_size", 0), ("crop", -1)])
 def test_values_out_of_range(name: str, value: int) -> None:
     options: dict[str, Any] = {name: value}
-    with pytest.raises(RecipeError, match=f"data.{name}: {value} given, expected"):
+    with pytest.raises(RecipeError, match=rf"data.{name} must be .*, got {value}"):
         ImageData("somewhere", **options)
 
 

@@ -90,7 +90,7 @@ def test_a_folder_that_is_missing_is_not_replaced_by_another_of_its_name(
     monkeypatch.chdir(tmp_path / "A")
     assert grey_of("mydata") == 50
     monkeypatch.chdir(tmp_path / "B")
-    refused("mydata", r"no folder 'mydata', .* hub cannot be reached: point data.path to a folder, or .* OWNER/mydata")
+    refused("mydata", r"no folder 'mydata', .* hub cannot be reached: set data.path to a folder, or .* OWNER/mydata")
     for path in ("./mydata", "mydata/", "../B/mydata", str(tmp_path / "B" / "mydata"), "~/nowhere/mydata"):
         refused(path, "there is no folder .*, and it cannot be a name on the Hugging Face hub")
     refused("B/mydata", "there is no folder 'B/mydata', the Hugging Face hub cannot be reached")
@@ -131,7 +131,7 @@ def test_a_link_leads_to_where_it_leads_now(tmp_path: Path) -> None:
         link.symlink_to(target)
         assert grey_of(str(link)) == gray
     shutil.rmtree(tmp_path / "one")
-    refused(str(link), "is a link to 'one', which is no folder: correct the link")
+    refused(str(link), "is a link to 'one', which is not a folder: correct the link")
 
 
 @pytest.mark.parametrize("name", ["mydata", "mydata [v1]"])
@@ -148,8 +148,8 @@ def test_a_folder_is_read_again_once_it_has_changed_though_its_times_say_otherwi
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("a" * 5000, "cannot look for the folder"),
-        ("~nobody_of_this_name/mydata", "cannot look for the folder"),
+        ("a" * 5000, "cannot access the folder"),
+        ("~nobody_of_this_name/mydata", "cannot access the folder"),
         ("", "is a folder|cannot read"),
         ("parquet", "'parquet' is a file format"),
         ("hdf5", "'hdf5' is a file format"),
@@ -242,7 +242,7 @@ def test_a_card_that_is_endless_when_written_out_is_refused(kind: str, card: str
         lines = ["a29: &a29 [x, *a29]"]
     said = "\n".join([*lines, "configs:", "- config_name: default", "  data_files: *a29"])
     (folder / card).write_text(f"---\n{said}\n---\n" if card == "README.md" else said, encoding="utf-8")
-    refused(str(folder), "refers to itself until it is endless: write it without aliases")
+    refused(str(folder), "has YAML aliases that expand without end: write it without aliases")
 
 
 @pytest.mark.parametrize("name", ["data.py", "dataset.py", "setup.py"])
@@ -295,7 +295,7 @@ def test_formats_that_hold_no_labelled_images_are_not_read(name: str, kind: str,
 def test_without_the_hub_the_error_says_what_to_do() -> None:
     refused(
         "someone/tiny",
-        "the Hugging Face hub cannot be reached, .* point data.path to a local copy, .*"
+        "the Hugging Face hub cannot be reached, .* set data.path to a local copy, .*"
         "hf download someone/tiny --repo-type dataset --local-dir",
     )
 
@@ -372,4 +372,4 @@ def test_a_name_without_an_owner_that_the_hub_does_not_know_is_not_looked_for_in
 ) -> None:
     datasets.load_dataset(str(write(tmp_path / "elsewhere" / "mydata", 50)))
     monkeypatch.chdir(tmp_path)
-    refused("mydata", "there is no folder 'mydata', and the Hugging Face hub knows no dataset of this name")
+    refused("mydata", "there is no folder 'mydata', and the Hugging Face hub has no dataset of this name")

@@ -119,8 +119,8 @@ def changed(**columns: Any) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"path": "no_such_table"}, "data.path: 'no_such_table' is no file that ends in .csv or .parquet"),
-        ({"path": "https://example.invalid/t.csv", "target": "a"}, "is no file that ends in"),
+        ({"path": "no_such_table"}, "data.path must be a file that ends in .csv or .parquet, .*, got 'no_such_table'"),
+        ({"path": "https://example.invalid/t.csv", "target": "a"}, "must be a file that ends in"),
         ({"path": frame()}, "data.target must name the column to predict; the DataFrame has row, height"),
         ({"path": frame(), "target": "no"}, "data.target: the DataFrame has no column 'no'; it has row"),
         ({"path": frame(), "target": "kind", "ignore": ["no"]}, "data.ignore: the DataFrame has no column 'no'"),
@@ -131,8 +131,8 @@ def changed(**columns: Any) -> pd.DataFrame:
         ({"path": frame(), "target": "kind", "predicts": "numbers"}, "data.predicts is numbers, but the column 'kind'"),
         ({"path": frame(), "target": ["kind", "city"]}, "expected one column of classes, got 2"),
         ({"path": changed(age=pd.Timestamp("2020-01-01")), "target": "kind", "ignore": ["row"]}, "'age' holds times"),
-        ({"path": frame(2), "target": "kind", "ignore": ["row"]}, "2 rows|1 values|2 of"),
-        ({"path": frame(), "target": "kind", "ignore": ["row"], "batch_size": 100}, "data.batch_size: 100 given"),
+        ({"path": frame(2), "target": "kind", "ignore": ["row"]}, "2 rows, too few|1 values|2 of"),
+        ({"path": frame(), "target": "kind", "ignore": ["row"], "batch_size": 100}, "data.batch_size must be at most"),
         ({"path": frame()[["kind"]], "target": "kind"}, "has no columns to predict from"),
     ],
 )  # fmt: skip

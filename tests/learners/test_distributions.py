@@ -123,20 +123,26 @@ def test_checking_and_naming_learners_leaves_the_random_state_alone() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: RandomWidth(small_convnet, {"widht": [2, 4]}), "ranges: .*does not take widht.*'widht'"),
-        (lambda: RandomWidth(lambda: MLP((1, 8, 8), 10), {"width": [2, 4]}), "ranges: .*does not take width"),
-        (lambda: RandomWidth(small_convnet, {"width": [4, 4]}), r"ranges\.width: got \[4, 4\].*low < high"),
-        (lambda: RandomWidth(small_convnet, {"width": [4]}), r"ranges\.width: got \[4\]"),
-        (lambda: RandomWidth(small_convnet, {"width": [4, 8.5]}), r"ranges\.width: got \[4, 8\.5\]"),  # type: ignore[list-item]
-        (lambda: RandomWidth(small_convnet, {"width": [0, 4]}), "width: got 0"),
-        (lambda: RandomWidth(small_convnet, {"depth": [1, 5]}), "depth: 4"),
-        (lambda: RandomWidth(small_convnet, {}), "ranges: empty"),
-        (lambda: Mixture({}), "learners: empty"),
-        (lambda: Mixture({"a": small_mlp, "b": small_mlp}, {"a": 1.0}), "weights: .* b stands"),
-        (lambda: Mixture({"a": small_mlp}, {"a": 1.0, "c": 1.0}), "weights: .* c stands"),
-        (lambda: Mixture({"a": small_mlp}, {"a": 0.0}), r"weights\.a: got 0\.0.*positive"),
-        (lambda: Mixture({"a": small_mlp}, {"a": float("nan")}), r"weights\.a: got nan"),
-        (lambda: Fixed(dict).sample(torch.Generator()), "learner: made a dict"),  # type: ignore[arg-type]
+        (
+            lambda: RandomWidth(small_convnet, {"widht": [2, 4]}),
+            "ranges: expected keyword arguments of the learner, got widht .*'widht'",
+        ),
+        (
+            lambda: RandomWidth(lambda: MLP((1, 8, 8), 10), {"width": [2, 4]}),
+            "ranges: expected keyword arguments of the learner, got width",
+        ),
+        (lambda: RandomWidth(small_convnet, {"width": [4, 4]}), r"ranges\.width must be .*low < high .*, got \[4, 4\]"),
+        (lambda: RandomWidth(small_convnet, {"width": [4]}), r"ranges\.width must be .*, got \[4\]"),
+        (lambda: RandomWidth(small_convnet, {"width": [4, 8.5]}), r"ranges\.width must be .*, got \[4, 8\.5\]"),  # type: ignore[list-item]
+        (lambda: RandomWidth(small_convnet, {"width": [0, 4]}), "width must be .*, got 0"),
+        (lambda: RandomWidth(small_convnet, {"depth": [1, 5]}), "depth must be .*, got 4"),
+        (lambda: RandomWidth(small_convnet, {}), "ranges must .*, got none"),
+        (lambda: Mixture({}), "learners must .*, got none"),
+        (lambda: Mixture({"a": small_mlp, "b": small_mlp}, {"a": 1.0}), "weights must .* has b"),
+        (lambda: Mixture({"a": small_mlp}, {"a": 1.0, "c": 1.0}), "weights must .* has c"),
+        (lambda: Mixture({"a": small_mlp}, {"a": 0.0}), r"weights\.a must be above 0 .*, got 0\.0"),
+        (lambda: Mixture({"a": small_mlp}, {"a": float("nan")}), r"weights\.a must be .*, got nan"),
+        (lambda: Fixed(dict).sample(torch.Generator()), "learner must make a torch.nn.Module, got a dict"),  # type: ignore[arg-type]
         (lambda: Fixed(small_mlp()), r"Fixed: learner must be a class.* a network, MLP: give partial\(MLP, \.\.\.\)"),
         (lambda: Fixed(3), r"Fixed: learner must be a class, or a function, .*got a int"),  # type: ignore[arg-type]
         (
@@ -191,8 +197,11 @@ def test_what_is_no_distribution(given: object, message: str) -> None:
     [
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), r"Sequential has a LazyLinear, .*as in Linear"),
         (nn.Sequential(nn.LazyBatchNorm2d(affine=False)), r"Sequential has a LazyBatchNorm2d, .*as in BatchNorm2d"),
-        (torch.jit.script(nn.Linear(2, 3)), r"is or has a TorchScript module.*give the class"),
-        (nn.Sequential(torch.jit.trace(nn.Linear(2, 3), torch.zeros(1, 2))), r"Sequential is or has a TorchScript"),
+        (torch.jit.script(nn.Linear(2, 3)), r"is or contains a TorchScript module.*use the class"),
+        (
+            nn.Sequential(torch.jit.trace(nn.Linear(2, 3), torch.zeros(1, 2))),
+            r"Sequential is or contains a TorchScript",
+        ),
     ],
 )
 def test_networks_that_cannot_be_taught(learner: nn.Module, message: str) -> None:

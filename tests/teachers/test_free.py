@@ -74,10 +74,10 @@ def test_real_data_to_begin_with_keeps_inputs_and_targets_together() -> None:
         ({"samples": 12}, "FreeTensors.fields must be given"),
         ({"fields": ROWS}, "FreeTensors.samples must be given"),
         ({"fields": {}, "samples": 12}, "fields must name at least one field, got none"),
-        ({"fields": ROWS, "samples": 2}, "samples must be at least the 3 classes; got 2"),
-        ({"fields": NUMBERS, "samples": 0}, "samples must be at least 1; got 0"),
+        ({"fields": ROWS, "samples": 2}, "samples must be at least 3, the number of classes, got 2"),
+        ({"fields": NUMBERS, "samples": 0}, "samples must be at least 1, got 0"),
         ({"fields": {"inputs": Field("real")}, "samples": 2}, "the shape of a real field must be given here"),
-        ({"fields": ROWS, "samples": 12, "init": "ones"}, "init 'ones' is unknown: use noise or real"),
+        ({"fields": ROWS, "samples": 12, "init": "ones"}, "init must be noise or real, got .ones."),
     ],
 )
 def test_error_messages(arguments: dict[str, object], message: str) -> None:

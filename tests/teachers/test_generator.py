@@ -213,12 +213,15 @@ def test_without_grad_mode_there_is_no_graph() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image_shape": (1, 3, 8)}, r"\[1, 3, 8\] is too small.*at least 4 x 4 pixels; use the Pixels teacher"),
+        (
+            {"image_shape": (1, 3, 8)},
+            r"image_shape must be at least 4 x 4 pixels .*, got \[1, 3, 8\]: use the teacher Pixels",
+        ),
         ({"image_shape": (1, 8, 3)}, r"too small"),
         ({"image_shape": (8, 8)}, r"image_shape must be three numbers of at least 1.*got \[8, 8\]"),
         ({"image_shape": (0, 8, 8)}, r"image_shape must be three numbers of at least 1"),
-        ({"classes": 1}, r"classes must be at least 2; got 1"),
-        ({"noise": 0}, r"noise, hidden and channels must be at least 1; got noise 0"),
+        ({"classes": 1}, r"classes must be at least 2, got 1"),
+        ({"noise": 0}, r"noise, hidden and channels must be at least 1, got noise 0"),
         ({"channels": (4, 0)}, r"channels \[4, 0\]"),
     ],
 )
@@ -228,5 +231,5 @@ def test_error_messages(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_a_curriculum_without_noise_is_refused() -> None:
-    with pytest.raises(RecipeError, match="the curriculum gives no noise; set its noise"):
+    with pytest.raises(RecipeError, match="the curriculum gives no noise: set its noise"):
         small()(TeacherInput(torch.arange(4), torch.arange(4), None))

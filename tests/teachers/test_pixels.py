@@ -105,9 +105,9 @@ def test_no_request_no_batch() -> None:
 @pytest.mark.parametrize(
     ("shape", "classes", "images", "message"),
     [
-        ((1, 8, 8), 10, 9, "images must be at least the 10 classes; got 9"),
+        ((1, 8, 8), 10, 9, "images must be at least 10, the number of classes, got 9"),
         ((1, 8), 10, 20, "image_shape must be three numbers"),
-        ((1, 8, 8), 1, 20, "classes must be at least 2; got 1"),
+        ((1, 8, 8), 1, 20, "classes must be at least 2, got 1"),
     ],
 )
 def test_error_messages(shape: tuple[int, int, int], classes: int, images: int, message: str) -> None:
@@ -116,7 +116,7 @@ def test_error_messages(shape: tuple[int, int, int], classes: int, images: int, 
 
 
 def test_an_unknown_init_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"^Pixels: init 'zeros' is unknown: use noise or real"):
+    with pytest.raises(RecipeError, match=r"^Pixels: init must be noise or real, got .zeros."):
         Pixels((1, 8, 8), 10, 20, init="zeros")
 
 

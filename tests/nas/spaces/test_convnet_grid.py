@@ -105,7 +105,7 @@ def test_a_description_brings_the_grid_back() -> None:
             r"widths must be different whole numbers, at least one, got \[\]",
         ),
         (lambda: ConvNetGrid((1, 28, 28), 10, depths=[2, 2]), r"depths must be .*, got \[2, 2\]"),
-        (lambda: ConvNetGrid((1, 28, 28), 10, widths=[0]), "width: got 0"),
+        (lambda: ConvNetGrid((1, 28, 28), 10, widths=[0]), "width must be .*, got 0"),
         (lambda: ConvNetGrid((1, 8, 8), 10), "norm: 'instance'.*less depth"),
     ],
 )
