@@ -340,7 +340,7 @@ def test_truncation_differentiates_a_window(generator: bool, random_window: bool
     gtn = make_gtn(**teacher, inner_loop={"truncation": 1, "random_window": random_window})
     initial = weights(gtn)
     make_trainer(tmp_path, max_steps=8, callbacks=[recorder]).fit(gtn, DigitsData(32))
-    per_image = "curriculum.vectors" if generator else "teacher.tensors.inputs"
+    per_image = "curriculum.vectors" if generator else "teacher.free_inputs"
     reached = []
     for gradients in recorder.gradients:
         by_step = gradients[per_image].view(STEPS, BATCH, -1).abs().sum(dim=(1, 2))

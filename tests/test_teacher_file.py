@@ -92,8 +92,8 @@ def test_tensors_that_no_run_has_written(change: Callable[[Tensor], Tensor], mes
     with safe_open(saved, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(saved)
-    save_file({**tensors, "teacher.tensors.inputs": change(tensors["teacher.tensors.inputs"])}, saved, metadata)
-    with pytest.raises(RecipeError, match=rf"teacher.safetensors: teacher.tensors.inputs: {message}"):
+    save_file({**tensors, "teacher.free_inputs": change(tensors["teacher.free_inputs"])}, saved, metadata)
+    with pytest.raises(RecipeError, match=rf"teacher.safetensors: teacher.free_inputs: {message}"):
         GTN.from_teacher(saved)
 
 
@@ -109,9 +109,9 @@ def test_a_part_that_is_a_class_and_not_one_of_its_objects(saved: Path) -> None:
 
 def test_a_loaded_teacher_can_be_trained_further(saved: Path, tmp_path: Path) -> None:
     gtn = GTN.from_teacher(saved)
-    before = gtn.teacher.state_dict()["tensors.inputs"].clone()
+    before = gtn.teacher.state_dict()["free_inputs"].clone()
     make_trainer(tmp_path).fit(gtn, DigitsData(32))
-    assert not torch.equal(gtn.teacher.state_dict()["tensors.inputs"], before)
+    assert not torch.equal(gtn.teacher.state_dict()["free_inputs"], before)
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -157,10 +157,10 @@ def test_what_is_no_teacher_file(saved: Path, tmp_path: Path) -> None:
 def test_a_file_of_another_architecture(saved: Path) -> None:
     wider = make_gtn(teacher=Pixels((1, 8, 9), 10, STEPS * BATCH))
     with pytest.raises(
-        RecipeError, match=r"teacher.tensors.inputs is \[30, 1, 8, 8\] in the file and \[30, 1, 8, 9\] in the mod"
+        RecipeError, match=r"teacher.free_inputs is \[30, 1, 8, 8\] in the file and \[30, 1, 8, 9\] in the mod"
     ):
         load_weights(wider, saved)
-    with pytest.raises(RecipeError, match=r"tensors.targets is nothing in the file and \[30, 10\] in the model"):
+    with pytest.raises(RecipeError, match=r"free_targets is nothing in the file and \[30, 10\] in the model"):
         load_weights(make_gtn(teacher=Pixels(SHAPE, 10, STEPS * BATCH, soft_labels=True)), saved)
 
 
@@ -168,7 +168,7 @@ def test_a_recipe_that_its_tensors_do_not_fit(saved: Path) -> None:
     model = read_recipe(saved).model
     model["teacher"]["init_args"]["soft_labels"] = True
     save_file(load_file(saved), saved, {"format": FORMAT, "recipe": json.dumps({"model": model, "data": None})})
-    refused(saved, "belongs to another architecture: teacher.tensors.targets is nothing in the file")
+    refused(saved, "belongs to another architecture: teacher.free_targets is nothing in the file")
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:

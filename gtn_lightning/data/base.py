@@ -83,7 +83,7 @@ class TensorData(InMemoryData):
     def load(self) -> Splits:
         """Read the data. Called once in every process; the splits must not depend on ``seed``."""
 
-    def prepare(self, splits: tuple[Any, ...]) -> None:
+    def measure(self, splits: tuple[Any, ...]) -> None:
         """Check the splits, and compute the mean and standard deviation of each channel."""
         assert isinstance(splits, Splits)
         self._check(splits)
@@ -146,27 +146,9 @@ class TensorData(InMemoryData):
         mean, std = (value.to(images.device)[:, None, None] for value in (self.mean, self.std))
         return (images.float() - mean) / std
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """Augment and normalize on the device.
-
-        A training batch ``(images, labels, key)`` is augmented and normalized; ``(images, labels)`` of type uint8 is
-        only normalized; any other batch, such as a user's own floats, is returned unchanged.
-
-        Returns:
-            images ``[B, C, H, W]``, float32 or the type of the trainer's precision, and labels, int64 ``[B]``.
-        """
-        match batch:
-            case [Tensor(dtype=torch.uint8) as images, labels, int(key)]:
-                images = augment(images, key, self.crop, self.flip, self.rotate, self.scale, self.shift)
-                return self._as_input(images), labels
-            case [Tensor(dtype=torch.uint8) as images, labels]:
-                return self._as_input(images), labels
-        return batch
-
-    def _as_input(self, images: Tensor) -> Tensor:
-        images = self.normalize(images)
-        # The trainer has converted the batch to its precision already, but does not convert uint8.
-        return images if self.trainer is None else self.trainer.precision_plugin.convert_input(images)
+    def augment(self, inputs: Tensor, key: int) -> Tensor:
+        """Return images with random crops, flips, rotations, scales and shifts, as the arguments say."""
+        return augment(inputs, key, self.crop, self.flip, self.rotate, self.scale, self.shift)
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,20 +55,54 @@ class InMemoryData(LightningDataModule, ABC):
             and targets ``[N, ...]``; and the number of classes, None without classes.
         """
 
-    @abstractmethod
-    def prepare(self, splits: tuple[Any, ...]) -> None:
-        """Check what ``load`` returned, and compute the training split's statistics for ``normalize``."""
+    def measure(self, splits: tuple[Any, ...]) -> None:
+        """Check what ``load`` returned, and measure what ``normalize`` needs on the training split."""
+        return
 
     @abstractmethod
     def normalize(self, inputs: Tensor) -> Tensor:
         """Normalize raw inputs ``[N, ...]`` for a network, on any device."""
+
+    def augment(self, inputs: Tensor, key: int) -> Tensor:
+        """Return a training batch with random changes, here without.
+
+        Args:
+            inputs: raw inputs ``[B, ...]`` on the device.
+            key: seed of this batch's random changes.
+        """
+        return inputs
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        """Augment and normalize on the device.
+
+        ``(inputs, targets, key)`` comes from the training stream and is augmented. A pair of the raw inputs' kind,
+        whole numbers or floating point, is normalized. Anything else, such as a user's own floats beside raw whole
+        numbers, passes as it is.
+
+        Returns:
+            Inputs ``[B, ...]``, float32 or what the trainer's precision requires, and targets ``[B, ...]``.
+        """
+        match batch:
+            case [Tensor() as inputs, targets, int(key)]:
+                return self._as_input(self.augment(inputs, key)), targets
+            case [Tensor() as inputs, targets] if self._are_raw(inputs):
+                return self._as_input(inputs), targets
+        return batch
+
+    def _are_raw(self, inputs: Tensor) -> bool:
+        return self._splits is not None and inputs.is_floating_point() == self._splits[0][0].is_floating_point()
+
+    def _as_input(self, inputs: Tensor) -> Tensor:
+        inputs = self.normalize(inputs)
+        # The trainer converted the batch to its precision while it was raw, and leaves whole numbers alone.
+        return inputs if self.trainer is None else self.trainer.precision_plugin.convert_input(inputs)
 
     def setup(self, stage: str | None = None) -> None:
         """Load all splits at the first call, whatever its stage; later calls do nothing."""
         if self._splits is not None:
             return
         splits = self.load()
-        self.prepare(splits)
+        self.measure(splits)
         count = len(splits[0][1])
         if self.batch_size > count:
             raise RecipeError(

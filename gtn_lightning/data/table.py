@@ -1,29 +1,22 @@
 """Tables of numbers and categories, from a file, a data frame, or scikit-learn's bundled data sets."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from gtn_lightning.data.columns import check_columns, encode_inputs, encode_targets, statistics
 from gtn_lightning.data.hold_back import hold_back
 from gtn_lightning.data.in_memory import InMemoryData
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.files import is_file
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 BUNDLED = ("breast_cancer", "diabetes", "iris", "wine")
 """Tables that come with scikit-learn."""
-
-MAX_CATEGORIES = 100
-"""Maximum number of categories in a column; columns with more are likely names or row numbers."""
-
-MAX_CLASSES = 1000
-"""Maximum number of classes in the target; columns with more whole numbers are likely amounts."""
 
 
 class Rows(NamedTuple):
@@ -64,6 +57,9 @@ class TableData(InMemoryData):
     Attributes:
         shape: ``(D,)``, the shape of an encoded row.
         columns: the names of the encoded row's values.
+        mean, std: what was subtracted from an encoded row, and what it was then divided by, ``[D]`` each.
+        target_mean, target_std: the same of numbers to predict, ``[K]`` each.
+        class_names: the values of the target that the classes 0, 1, ... stand for; None if numbers are predicted.
 
     Raises:
         RecipeError: if a value is out of range; from ``setup``, if the table cannot be read or used.
@@ -80,9 +76,9 @@ class TableData(InMemoryData):
     def __init__(
         self,
         path: Any,
-        target: str | Sequence[str] | None = None,
+        target: str | list[str] | None = None,
         predicts: Literal["auto", "classes", "numbers"] = "auto",
-        ignore: Sequence[str] = (),
+        ignore: str | list[str] | None = None,
         val_share: float = 0.2,
         test_share: float = 0.2,
         batch_size: int = 64,
@@ -106,36 +102,22 @@ class TableData(InMemoryData):
 
     def load(self) -> TableSplits:
         """Read the table, encode its columns as numbers, and split its rows."""
-        frame, targets = self._read()
-        for name in (*targets, *self.ignore):
-            if name not in frame.columns:
-                raise RecipeError(
-                    f"data.{'target' if name in targets else 'ignore'}: {self._name} has no column {name!r}; it has "
-                    f"{', '.join(map(str, frame.columns))}"
-                )
-        for name in frame.columns:
-            if name not in self.ignore and (missing := int(frame[name].isna().sum())):
-                raise RecipeError(
-                    f"data.path: {self._name}: the column {name!r} has {missing} of {len(frame)} values missing: fill "
-                    "them in, drop these rows, or name the column in data.ignore"
-                )
-        values, classes = self._targets(frame[targets])
-        columns = [name for name in frame.columns if name not in (*targets, *self.ignore)]
-        inputs, self.columns, numeric = self._inputs(frame[columns])
-        labels = values if classes else torch.zeros(len(values), dtype=torch.int64)
-        train, val, test = self._rows(labels)
-        mean, std = statistics(inputs[train])
+        frame, target = self._read()
+        ignore = _listed(self.ignore)
+        check_columns(frame, target, ignore, self._name)
+        targets = encode_targets(frame[target], self.predicts, self._name)
+        inputs = encode_inputs(frame[[name for name in frame.columns if name not in (*target, *ignore)]], self._name)
+        train, val, test = self._rows(targets.values, targets.classes)
+        mean, std = statistics(inputs.values[train])
         # One-hot columns are not standardized.
-        mean, std = torch.where(numeric, mean, 0.0), torch.where(numeric, std, 1.0)
-        inputs = ((inputs - mean) / std).float()
-        if not classes:
-            mean, std = statistics(values[train])
-            values = ((values - mean) / std).float()
-        parts = [Rows(inputs[rows], values[rows]) for rows in (train, val, test)]
-        return TableSplits(parts[0], parts[1], parts[2], classes)
-
-    def prepare(self, splits: tuple[Any, ...]) -> None:
-        """Do nothing: ``load`` has checked and standardized the splits."""
+        self.mean, self.std = torch.where(inputs.numeric, mean, 0.0), torch.where(inputs.numeric, std, 1.0)
+        self.columns, self.class_names = inputs.names, targets.classes
+        rows, values = ((inputs.values - self.mean) / self.std).float(), targets.values
+        if targets.classes is None:
+            self.target_mean, self.target_std = statistics(values[train])
+            values = ((values - self.target_mean) / self.target_std).float()
+        parts = [Rows(rows[chosen], values[chosen]) for chosen in (train, val, test)]
+        return TableSplits(parts[0], parts[1], parts[2], None if targets.classes is None else len(targets.classes))
 
     def normalize(self, inputs: Tensor) -> Tensor:
         """Return the rows unchanged: ``load`` has standardized them."""
@@ -152,17 +134,6 @@ class TableData(InMemoryData):
         classes: int | None = self.splits[3]
         return classes
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """Remove the augmentation key of training batches.
-
-        Returns:
-            Inputs ``[B, D]`` and targets, int64 ``[B]`` or float ``[B, K]``.
-        """
-        match batch:
-            case [Tensor() as inputs, Tensor() as targets, int()]:
-                return inputs, targets
-        return batch
-
     @property
     def _name(self) -> str:
         return repr(self.path) if isinstance(self.path, str) else f"the {type(self.path).__name__}"
@@ -171,23 +142,23 @@ class TableData(InMemoryData):
         """Return the table, and the names of its targets."""
         import pandas  # takes half a second to import
 
-        targets = [self.target] if isinstance(self.target, str) else list(self.target or ())
+        target = _listed(self.target)
         if isinstance(self.path, pandas.DataFrame):
             frame = self.path
         elif self.path in BUNDLED:
             from sklearn import datasets  # takes a second to import
 
             frame = getattr(datasets, f"load_{self.path}")(as_frame=True).frame
-            targets = targets or ["target"]
+            target = target or ["target"]
         else:
             frame = self._read_file(pandas)
-        if not targets:
+        if not target:
             raise RecipeError(
                 f"data.target must name the column to predict; {self._name} has {', '.join(map(str, frame.columns))}"
             )
         if not len(frame):
             raise RecipeError(f"data.path: {self._name} has no rows")
-        return frame, targets
+        return frame, target
 
     def _read_file(self, pandas: Any) -> "DataFrame":
         path = Path(str(self.path)).expanduser()
@@ -200,109 +171,36 @@ class TableData(InMemoryData):
         try:
             # An open file, so that pandas neither opens a URL nor guesses a compression.
             with path.open("rb") as file:
-                frame: DataFrame = (pandas.read_csv if suffix == ".csv" else pandas.read_parquet)(file)
+                # Read whole: in chunks, pandas may give the values of one column several types.
+                frame: DataFrame = (
+                    pandas.read_csv(file, low_memory=False) if suffix == ".csv" else pandas.read_parquet(file)
+                )
         except Exception as error:
             raise RecipeError(f"data.path: {self.path!r} cannot be read: {first_line(error)}") from error
         return frame
 
-    def _targets(self, frame: "DataFrame") -> tuple[Tensor, int | None]:
-        """Return classes, int64 ``[N]``, and their number; or numbers, float64 ``[N, K]``, and None."""
-        from pandas.api import types
-
-        first = frame.iloc[:, 0]
-        numbers = all(types.is_numeric_dtype(frame[name]) and not _is_category(frame[name]) for name in frame.columns)
-        whole = types.is_integer_dtype(first)
-        if self.predicts == "numbers" or (self.predicts == "auto" and numbers and not whole):
-            if not numbers:
-                raise RecipeError(f"data.predicts is numbers, but the column {first.name!r} of {self._name} has none")
-            values = torch.from_numpy(frame.to_numpy(np.float64).copy())
-            _check_finite(values, list(map(str, frame.columns)), self._name)
-            return values, None
-        if len(frame.columns) > 1:
-            raise RecipeError(
-                f"data.target: expected one column of classes, got {len(frame.columns)}; for several numeric columns, "
-                "set data.predicts=numbers"
-            )
-        codes, names = _codes(first)
-        if not 2 <= len(names) <= MAX_CLASSES:
-            raise RecipeError(
-                f"data.target: the column {first.name!r} of {self._name} has {len(names)} values, expected 2 to "
-                f"{MAX_CLASSES} classes; for amounts, set data.predicts=numbers"
-            )
-        return codes, len(names)
-
-    def _inputs(self, frame: "DataFrame") -> tuple[Tensor, list[str], Tensor]:
-        """Return inputs, float64 ``[N, D]``, the names of their columns, and a mask of those to standardize."""
-        from pandas.api import types
-
-        parts: list[Tensor] = []
-        names: list[str] = []
-        numeric: list[bool] = []
-        for name in frame.columns:
-            column = frame[name]
-            if types.is_numeric_dtype(column) and not _is_category(column):
-                parts.append(torch.from_numpy(column.to_numpy(np.float64).copy())[:, None])
-                names.append(str(name))
-                numeric.append(True)
-            elif types.is_datetime64_any_dtype(column) or types.is_timedelta64_dtype(column):
-                raise RecipeError(
-                    f"data.path: {self._name}: the column {name!r} holds times: convert them to numbers, or name the "
-                    "column in data.ignore"
-                )
-            else:
-                codes, values = _codes(column)
-                if len(values) > MAX_CATEGORIES:
-                    raise RecipeError(
-                        f"data.path: {self._name}: the column {name!r} has {len(values)} different values, expected "
-                        f"at most {MAX_CATEGORIES} categories: name it in data.ignore, or convert it to numbers"
-                    )
-                parts.append(torch.nn.functional.one_hot(codes, len(values)).double())
-                names += [f"{name}={value}" for value in values]
-                numeric += [False] * len(values)
-        if not parts:
-            raise RecipeError(f"data.path: {self._name} has no columns to predict from")
-        inputs = torch.cat(parts, dim=1)
-        _check_finite(inputs, names, self._name)
-        return inputs, names, torch.tensor(numeric)
-
-    def _rows(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _rows(self, targets: Tensor, classes: list[Any] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rows for training, validation and testing."""
-        counts = [round(share * len(labels)) for share in (self.test_share, self.val_share)]
-        if min(counts) < 1:
+        count, least = len(targets), 1 if classes else 2
+        test_size, val_size = (round(share * count) for share in (self.test_share, self.val_share))
+        if min(test_size, val_size) < least:
             raise RecipeError(
-                f"data.path: {self._name} has {len(labels)} rows, too few for data.val_share and data.test_share: "
-                "expected at least one row to validate and one to test on"
+                f"data.path: {self._name} has {count} rows, too few for data.val_share and data.test_share: expected "
+                f"at least {least} to validate and {least} to test on"
             )
-        rest, test = hold_back(labels, counts[0], "test")
-        train, val = hold_back(labels[rest], counts[1], "validation")
+        labels = targets if classes else torch.zeros(count, dtype=torch.int64)
+        if classes and count - test_size - val_size < len(classes):
+            raise RecipeError(
+                f"data.target: {self._name} has {len(classes)} different values in {count} rows, too many classes to "
+                "keep a training row of each; for amounts, set data.predicts=numbers"
+            )
+        rest, test = hold_back(labels, test_size, "test")
+        train, val = hold_back(labels[rest], val_size, "validation")
         return rest[train], rest[val], test
 
 
-def statistics(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of every column, ``[D]`` each, with 1 for the deviation of a constant column.
-
-    Args:
-        values: ``[N, D]``.
-    """
-    std = values.std(dim=0, correction=0)
-    return values.mean(dim=0), torch.where(std > 0, std, 1.0)
-
-
-def _is_category(column: "Series[Any]") -> bool:
-    return bool(column.dtype.name in ("category", "bool", "boolean"))
-
-
-def _codes(column: "Series[Any]") -> tuple[Tensor, list[Any]]:
-    """Return the index of every value among the sorted different values, int64 ``[N]``, and these values."""
-    values = sorted(column.unique().tolist(), key=lambda value: (str(type(value)), value))
-    codes = {value: code for code, value in enumerate(values)}
-    return torch.tensor([codes[value] for value in column.tolist()], dtype=torch.int64), values
-
-
-def _check_finite(values: Tensor, names: list[str], source: str) -> None:
-    for name, column in zip(names, values.unbind(1), strict=True):
-        if wrong := int((~column.isfinite()).sum()):
-            raise RecipeError(
-                f"data.path: {source}: the column {name!r} has {wrong} of {len(column)} values that are infinite: "
-                "correct them, or name the column in data.ignore"
-            )
+def _listed(names: Any) -> list[Any]:
+    """Return one name or several as a list, None as an empty one."""
+    if names is None:
+        return []
+    return list(names) if isinstance(names, list | tuple | set) else [names]

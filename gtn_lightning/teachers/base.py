@@ -11,6 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch, Field, Fields, given
 
+LABELS = "labels"
+"""The entry of a batch for the classes that samples were made for, beside its fields."""
+
 
 class TeacherInput(NamedTuple):
     """A curriculum's request to the teacher for one inner step."""

@@ -10,7 +10,10 @@ from torch.nn import functional as F
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch, Field, Fields, given
 from gtn_lightning.labels import class_numbers
-from gtn_lightning.teachers.base import Teacher, TeacherInput, image_fields
+from gtn_lightning.teachers.base import LABELS, Teacher, TeacherInput, image_fields
+
+PREFIX = "free_"
+"""What the names of parameters begin with, before the field's."""
 
 SHARPNESS = 5.0
 """Initial logit of the true class of learned soft labels: 94 % of the mass among ten classes."""
@@ -56,7 +59,7 @@ class FreeTensors(Teacher):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.fields = _checked(name, given(fields, f"{name}.fields"))
+        self.fields = _checked(name, given(fields, f"{name}.fields"), soft_labels)
         self.samples = given(samples, f"{name}.samples")
         self.soft_labels = soft_labels
         self.init = init
@@ -67,15 +70,17 @@ class FreeTensors(Teacher):
             raise RecipeError(f"{name}: {self.samples_name} must be at least {least} got {self.samples}")
         if init not in ("noise", "real"):
             raise RecipeError(f"{name}: init must be noise or real, got {init!r}")
-        self.tensors = nn.ParameterDict()
-        """Learned tensors, by field: values, or logits relative to the samples' classes."""
         for key, field in self.fields.items():
             if field.kind == "real":
-                self.tensors[key] = nn.Parameter(torch.randn(self.samples, *field.sample_shape))
-            elif field.kind == "probabilities" or soft_labels:
-                assert field.classes is not None
-                self.tensors[key] = nn.Parameter(torch.zeros(self.samples, field.classes))
+                self.register_parameter(PREFIX + key, nn.Parameter(torch.randn(self.samples, *field.sample_shape)))
+            elif field.kind == "probabilities":
+                self.register_parameter(PREFIX + key, nn.Parameter(torch.zeros(self.samples, *field.sample_shape)))
         self.register_buffer("started", torch.tensor(int(init == "noise"), dtype=torch.uint8))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The learned tensors by field: values, or logits relative to the samples' classes."""
+        return {key: self.get_parameter(PREFIX + key) for key, field in self.fields.items() if field.kind != "classes"}
 
     def attach(self, real: Batch) -> None:
         """Initialize real fields with copies of real data, once.
@@ -136,7 +141,7 @@ class FreeTensors(Teacher):
                 else:
                     assert labels is not None
                     batch[key] = self._probabilities(gathered[key][step], labels) if key in gathered else labels
-            yield batch if labels is None else batch | {"labels": labels}
+            yield batch if labels is None else batch | {LABELS: labels}
 
     def _labels(self, request: TeacherInput) -> Tensor | None:
         if self.classes is None or request.labels is not None:
@@ -190,13 +195,23 @@ class Pixels(FreeTensors):
         return self.tensors["targets"] if self.soft_labels else None
 
 
-def _checked(name: str, fields: Mapping[str, Any]) -> Fields:
-    """Return fields, converted from the plain data of a teacher file if necessary.
+def _checked(name: str, fields: Mapping[str, Any], soft_labels: bool) -> Fields:
+    """Return fields, converted from the plain data of a teacher file if necessary, with soft labels if wanted.
 
     Raises:
-        RecipeError: if there are no fields, or the arguments of one are invalid.
+        RecipeError: if the fields are not such as free tensors can be.
     """
     made = {key: field if isinstance(field, Field) else Field(**field) for key, field in fields.items()}
     if not made:
         raise RecipeError(f"{name}: fields must name at least one field, got none")
+    for key in made:
+        if not key.isidentifier() or key == LABELS:
+            raise RecipeError(f"{name}: fields: expected names such as inputs, other than {LABELS}, got {key!r}")
+    classified = [key for key, field in made.items() if field.classes]
+    if len(classified) > 1:
+        raise RecipeError(f"{name}: fields must have classes in one field at most, got {' and '.join(classified)}")
+    if soft_labels and not classified:
+        raise RecipeError(f"{name}: soft_labels needs a field of classes, got {', '.join(map(str, made.values()))}")
+    if soft_labels:
+        made |= {key: Field("probabilities", classes=made[key].classes) for key in classified}
     return made

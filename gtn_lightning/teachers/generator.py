@@ -9,8 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.fields import Batch, Fields
-from gtn_lightning.teachers.base import Teacher, TeacherInput, image_fields, requested_labels
+from gtn_lightning.fields import Batch, Field, Fields
+from gtn_lightning.teachers.base import LABELS, Teacher, TeacherInput, image_fields, requested_labels
 from gtn_lightning.teachers.free import SHARPNESS
 
 CHUNK_BYTES = 2**26
@@ -94,6 +94,8 @@ class Generator(Teacher):
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
                 self.gains[name] = nn.Parameter(_norm(layer.weight.detach()).flatten())
+        if soft_labels:
+            self.fields["targets"] = Field("probabilities", classes=classes)
         self.label_logits = nn.Parameter(SHARPNESS * torch.eye(classes)) if soft_labels else None
 
     def weights(self) -> dict[str, Tensor]:
@@ -153,7 +155,7 @@ class Generator(Teacher):
 
     def _batch(self, images: Tensor, labels: Tensor) -> Batch:
         targets = labels if self.label_logits is None else self.label_logits[labels].softmax(dim=1)
-        return {"inputs": images, "targets": targets, "labels": labels}
+        return {"inputs": images, "targets": targets, LABELS: labels}
 
 
 def _requested_noise(request: TeacherInput) -> Tensor:

@@ -90,8 +90,8 @@ def test_the_best_and_the_last_are_kept(scripted, make_trainer, data, tmp_path):
     assert names(tmp_path / "checkpoints") == ["best-2.ckpt", "last.ckpt"]
     best, last = load(tmp_path / "checkpoints/best-2.ckpt"), load(tmp_path / "checkpoints/last.ckpt")
     assert (best["global_step"], last["global_step"]) == (2, 3)
-    torch.testing.assert_close(teacher_pixels(tmp_path), best["state_dict"]["teacher.tensors.inputs"], rtol=0, atol=0)
-    assert not torch.equal(teacher_pixels(tmp_path), last["state_dict"]["teacher.tensors.inputs"])
+    torch.testing.assert_close(teacher_pixels(tmp_path), best["state_dict"]["teacher.free_inputs"], rtol=0, atol=0)
+    assert not torch.equal(teacher_pixels(tmp_path), last["state_dict"]["teacher.free_inputs"])
 
 
 def test_the_last_meta_steps_are_kept_without_a_validation(scripted, make_trainer, data, tmp_path):
@@ -342,7 +342,7 @@ def test_a_run_that_averages_goes_on_from_its_own_weights(ended, make_gtn, make_
     for state in ("state_dict", "current_model_state"):
         assert all(torch.equal(tensor, resumed[state][name]) for name, tensor in whole[state].items()), state
     assert not torch.equal(
-        whole["state_dict"]["teacher.tensors.inputs"], whole["current_model_state"]["teacher.tensors.inputs"]
+        whole["state_dict"]["teacher.free_inputs"], whole["current_model_state"]["teacher.free_inputs"]
     )
 
 
@@ -360,7 +360,7 @@ def test_a_run_that_breaks_off_in_a_validation_keeps_its_own_weights(make_gtn, m
         trainer.fit(make_gtn(), data)
     state = load(tmp_path / "checkpoints/last.ckpt")
     assert state["global_step"] == 4
-    assert torch.equal(state["state_dict"]["teacher.tensors.inputs"], trained.pixels)
+    assert torch.equal(state["state_dict"]["teacher.free_inputs"], trained.pixels)
 
 
 class Spoils(pl.Callback):

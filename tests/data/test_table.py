@@ -134,12 +134,47 @@ def changed(**columns: Any) -> pd.DataFrame:
         ({"path": frame(2), "target": "kind", "ignore": ["row"]}, "2 rows, too few|1 values|2 of"),
         ({"path": frame(), "target": "kind", "ignore": ["row"], "batch_size": 100}, "data.batch_size must be at most"),
         ({"path": frame()[["kind"]], "target": "kind"}, "has no columns to predict from"),
+        ({"path": changed(age=[*range(59), "?"]), "target": "kind", "ignore": ["row"]}, "'age' holds numbers, but"),
+        ({"path": changed(age=list(map(str, range(60)))), "target": "kind", "ignore": ["row"]}, "numbers as text"),
+        ({"path": changed(**{"Unnamed: 0": range(60)}), "target": "kind", "ignore": ["row"]}, "numbers the rows"),
+        ({"path": pd.concat([frame(), frame()], axis=1), "target": "kind"}, "has several columns 'row'"),
+        ({"path": changed(age=[[1]] * 60), "target": "kind", "ignore": ["row"]}, "neither numbers nor text"),
+        ({"path": changed(age=1j), "target": "kind", "ignore": ["row"]}, "holds complex numbers"),
+        ({"path": frame(), "target": "kind", "ignore": ["row", "kind"]}, "data.ignore must not name the target"),
+        ({"path": frame(), "target": "constant", "predicts": "numbers", "ignore": "row"}, "is 7 in every row"),
+        ({"path": frame().assign(n=range(60)), "target": "n", "ignore": ["row"]}, "too many classes"),
+        ({"path": frame(20), "target": "income", "ignore": ["row"], "test_share": 0.05}, "at least 2 to validate"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
         read(TableData(**arguments))
     assert "\n" not in str(caught.value)
+
+
+def test_names_of_columns_need_not_be_text() -> None:
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 3)))
+    data = read(TableData(table, target=0, batch_size=20))  # type: ignore[arg-type]
+    assert (data.shape, data.columns) == ((2,), ["1", "2"])
+
+
+def test_a_column_that_only_rounding_changes_is_constant() -> None:
+    data = read(TableData(frame().assign(constant=0.1), batch_size=30, target="kind", ignore=["row", "income"]))
+    assert float(data.std[data.columns.index("constant")]) == 1
+
+
+def test_what_it_takes_to_read_a_row_as_a_network_does() -> None:
+    data = read(TableData(frame(), batch_size=30, target="kind", ignore=["row", "income"]))
+    assert data.class_names == ["a", "b"]
+    heights = torch.cat([data.split(name)[0] for name in ("train", "val", "test")])[:, 0] * data.std[0] + data.mean[0]
+    assert sorted(heights.tolist()) == pytest.approx(sorted(frame()["height"]), rel=1e-5)
+
+
+def test_a_file_that_commas_do_not_separate(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    frame().to_csv(path, index=False, sep=";")
+    with pytest.raises(RecipeError, match=r"has no column 'kind'; .*is it separated by commas\?"):
+        read(TableData(str(path), target="kind"))
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_in_the_end_it_stops_and_names_the_cause(tmp_path: Path) -> None:
         run(Recovery(max_consecutive_skips=2, max_rollbacks=1), set(range(1, 100)), tmp_path, max_steps=100)
     message = str(stopped.value)
     assert message.startswith("meta-step 5: ")
-    assert "the meta-gradient of teacher.tensors.inputs is not" in message
+    assert "the meta-gradient of teacher.free_inputs is not" in message
     assert "lower model.inner_optimizer's lr" in message
     assert "\n" not in message
 

@@ -21,7 +21,7 @@ def requests(classes: int | None) -> list[TeacherInput]:
 def test_real_fields_are_learned_and_classes_are_those_asked_for() -> None:
     teacher = FreeTensors(ROWS, 12)
     batches = list(teacher.batches(requests(3)))
-    assert list(dict(teacher.named_parameters())) == ["tensors.inputs"]
+    assert list(dict(teacher.named_parameters())) == ["free_inputs"]
     assert torch.equal(batches[1]["inputs"], teacher.tensors["inputs"][6:])
     assert batches[0]["targets"].tolist() == [0, 1, 2, 0, 1, 2]
 
@@ -47,6 +47,17 @@ def test_probabilities_begin_near_a_class_of_their_own_and_sum_to_one() -> None:
     torch.testing.assert_close(batch["actions"].sum(dim=1), torch.ones(4))
     assert batch["actions"].argmax(dim=1).tolist() == [0, 1, 0, 1]
     assert batch["actions"].requires_grad
+
+
+def test_soft_labels_are_a_field_of_probabilities() -> None:
+    assert FreeTensors(ROWS, 12, soft_labels=True).fields["targets"] == Field("probabilities", classes=3)
+    assert FreeTensors(ROWS, 12).fields == ROWS
+
+
+@pytest.mark.parametrize("name", ["values", "items", "get"])
+def test_fields_may_be_called_like_methods_of_a_dictionary(name: str) -> None:
+    (batch,) = FreeTensors({name: Field("real", (2,))}, 4).batches([TeacherInput(torch.arange(2), None, None)])
+    assert batch[name].shape == (2, 2)
 
 
 def test_one_batch_is_what_the_whole_loop_has() -> None:
@@ -77,6 +88,13 @@ def test_real_data_to_begin_with_keeps_inputs_and_targets_together() -> None:
         ({"fields": ROWS, "samples": 2}, "samples must be at least 3, the number of classes, got 2"),
         ({"fields": NUMBERS, "samples": 0}, "samples must be at least 1, got 0"),
         ({"fields": {"inputs": Field("real")}, "samples": 2}, "the shape of a real field must be given here"),
+        ({"fields": {"labels": ROWS["targets"]}, "samples": 12}, "expected names such as inputs, other than labels"),
+        ({"fields": {"a.b": ROWS["inputs"]}, "samples": 12}, "expected names such as inputs, .*got 'a.b'"),
+        (
+            {"fields": ROWS | {"more": Field("classes", classes=2)}, "samples": 12},
+            "in one field at most",
+        ),
+        ({"fields": NUMBERS, "samples": 12, "soft_labels": True}, "soft_labels needs a field of classes"),
         ({"fields": ROWS, "samples": 12, "init": "ones"}, "init must be noise or real, got .ones."),
     ],
 )
