@@ -1,4 +1,4 @@
-"""How fast the synthetic data teaches, beside real data."""
+"""Learning curves on synthetic data and of the baseline, as pictures and CSV files."""
 
 import csv
 from pathlib import Path
@@ -16,12 +16,11 @@ from gtn_lightning.task import TaskMetric
 
 
 class LearningCurve(Callback):
-    """Draws the task's leading metric against inner steps, for never-seen learners and the baseline beside them.
+    """Draws the task's leading metric against inner steps, for never-seen learners and their baseline.
 
-    The lines are means over the learners, the bands one standard deviation to either side. After each
-    validation the picture goes to ``<run folder>/pictures/learning_curve.png`` and to the logger, and the
-    numbers to ``learning_curve.csv`` in the run folder; after a test, to files of the same names with
-    ``test_`` before them.
+    The lines are means over the learners, the bands one standard deviation to either side. After each validation, the
+    picture is written to ``<run folder>/pictures/learning_curve.png`` and to the logger, and the numbers to
+    ``learning_curve.csv`` in the run folder; after a test, to files with the prefix ``test_``.
     """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -40,7 +39,7 @@ class LearningCurve(Callback):
         with unless_unwritable(trainer, f"{name}.csv"):
             write_curve(Path(trainer.default_root_dir) / f"{name}.csv", result)
         title = f"{len(result.synthetic)} never-seen learners, {split} split"
-        if trainer.global_step:  # unknown where a teacher was only loaded
+        if trainer.global_step:  # 0 if the teacher was loaded from a file
             title += f", after {trainer.global_step} meta-steps"
         figure = draw_curve(result, gtn.task.metrics()[0], title)
         save_figure(trainer, figure, name, trainer.global_step)
@@ -53,20 +52,20 @@ def curve_statistics(result: EvaluationResult) -> dict[str, list[float]]:
         result: scores of learners.
 
     Returns:
-        ``synthetic_mean`` and ``synthetic_std``, and the same of the baseline by its name, if there is one.
+        ``synthetic_mean`` and ``synthetic_std``, and with a baseline the same with its name as prefix.
     """
     statistics = {}
     for kind, scores in (("synthetic", result.synthetic), (result.baseline_name, result.baseline)):
         if scores is not None:
             scores = scores.double().cpu()
             statistics[f"{kind}_mean"] = scores.mean(0).tolist()
-            statistics[f"{kind}_std"] = scores.std(0, correction=0).tolist()  # as it is logged
+            statistics[f"{kind}_std"] = scores.std(0, correction=0).tolist()  # as in the logs
     return statistics
 
 
 def write_curve(path: Path, result: EvaluationResult) -> None:
-    """Write the curve as CSV, one row per point; the columns of what was not measured stay empty."""
-    columns = [f"{kind}_{what}" for kind in ("synthetic", result.baseline_name) for what in ("mean", "std")]
+    """Write the curve as CSV, one row per point; without a baseline, its columns are empty."""
+    columns = [f"{kind}_{statistic}" for kind in ("synthetic", result.baseline_name) for statistic in ("mean", "std")]
     statistics = curve_statistics(result)
     with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["steps", *columns])
@@ -80,8 +79,8 @@ def draw_curve(result: EvaluationResult, metric: TaskMetric, title: str) -> Figu
 
     Args:
         result: scores of learners, at several numbers of inner steps.
-        metric: what was measured, for the axis.
-        title: what stands above.
+        metric: the metric of the scores, for the axis.
+        title: title of the figure.
     """
     figure = Figure(figsize=(6, 3.8), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -98,7 +97,7 @@ def draw_curve(result: EvaluationResult, metric: TaskMetric, title: str) -> Figu
     axes.set_ylabel(metric.name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if metric.format == "share":
-        # A band may reach beyond what a share can be; the line at 100 % is to be seen whole.
+        # A band may leave the range of shares; the margin keeps a line at 100 % fully visible.
         bottom, top = axes.get_ylim()
         axes.set_ylim(max(bottom, 0.0), min(top, 1.02))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))

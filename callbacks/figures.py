@@ -1,4 +1,4 @@
-"""Figures, to the run folder and to whichever logger is on."""
+"""Write figures to the run folder and to the loggers."""
 
 from io import BytesIO
 from pathlib import Path
@@ -13,16 +13,16 @@ from gtn_lightning.lightning import TensorBoardLogger, Trainer, WandbLogger
 
 
 def save_figure(trainer: Trainer, figure: Figure, name: str, meta_step: int) -> None:
-    """Write a figure to ``<run folder>/pictures/<name>.png`` and send it to the loggers that take pictures.
+    """Write a figure to ``<run folder>/pictures/<name>.png`` and to the loggers that support pictures, on rank zero.
 
-    The file is the latest figure of that name; the loggers keep all of them. Does nothing but on rank zero.
+    The file is replaced each time; the loggers keep all figures.
 
     Args:
-        trainer: the trainer, whose ``default_root_dir`` is the run folder.
-        figure: a figure made without pyplot, which is not safe to use from several threads.
+        trainer: the trainer; its ``default_root_dir`` is the run folder.
+        figure: a figure made without pyplot, which is not thread-safe.
         name: name of the file and, after ``pictures/``, of the logged picture.
-        meta_step: the meta-step that the figure shows. W&B cannot use a metric as the axis of a panel of
-            pictures, so the number stands in the caption too.
+        meta_step: the meta-step of the figure. It is also in W&B's caption, since W&B cannot use a metric as the axis
+            of a panel of pictures.
     """
     if not trainer.is_global_zero:
         return

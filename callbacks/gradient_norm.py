@@ -1,4 +1,4 @@
-"""The meta-gradient's norm: logged, and held near its running mean."""
+"""Log the norm of the meta-gradient, and clip it by its running mean."""
 
 import math
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from gtn_lightning.meta_training.checkpoints import CheckpointError, misfit
 class GradientNorm(Callback):
     """Logs the norm of the meta-gradient as ``train/gradient_norm`` and clips it by its running mean.
 
-    The meta-gradients of long inner loops and of random windows (RaT-BPTT, Feng et al., arXiv 2311.06152) differ by
-    orders of magnitude from one meta-step to the next, and their usual size changes as training goes on: no fixed
-    threshold suits them. The mean is that of the clipped norms, so that a single outlier hardly raises it. Gradients
-    that are not finite are left to the module, which skips them; those of zero do not count.
+    Norms of meta-gradients of long inner loops and of random windows (RaT-BPTT, Feng et al., arXiv 2311.06152) differ
+    by orders of magnitude between meta-steps, and their scale changes during training, so no fixed threshold is
+    suitable. The running mean is of the clipped norms, so that a single outlier hardly raises it. Non-finite gradients
+    are not counted, since the module skips them; neither are zero gradients.
 
-    The running mean is kept in checkpoints. Gradients are averaged over processes before, so that all clip alike.
+    The running mean is stored in checkpoints. Gradients are already averaged over processes, so all clip equally.
 
     Args:
-        clip: a norm above this many times the running mean is reduced to it; None logs only.
-        decay: how much of the running mean a meta-step keeps; 0.99 averages over about a hundred.
+        clip: norms above this multiple of the running mean are clipped to it; None logs only.
+        decay: decay factor of the running mean per meta-step; 0.99 averages over about a hundred.
 
     Raises:
         RecipeError: if a value is out of range.
@@ -32,9 +32,9 @@ class GradientNorm(Callback):
 
     def __init__(self, clip: float | None = 2.0, decay: float = 0.99) -> None:
         if clip is not None and not clip > 1:
-            raise RecipeError(f"GradientNorm.clip: got {clip}; expected more than 1, or null to log only")
+            raise RecipeError(f"GradientNorm.clip must be above 1, or null to log only, got {clip}")
         if not 0 <= decay < 1:
-            raise RecipeError(f"GradientNorm.decay: got {decay}; expected a number from 0 to below 1")
+            raise RecipeError(f"GradientNorm.decay must be at least 0 and below 1, got {decay}")
         self.clip = clip
         self.decay = decay
         self._sum = 0.0
@@ -67,7 +67,7 @@ class GradientNorm(Callback):
         return {"sum": self._sum, "weight": self._weight}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's running mean.
+        """Restore a checkpoint's running mean.
 
         Raises:
             CheckpointError: if it is not what `state_dict` returns.
@@ -80,7 +80,7 @@ class GradientNorm(Callback):
 def _norm(gradients: Sequence[Tensor]) -> float:
     if not gradients:
         return 0.0
-    # By the largest entry, whose square may be beyond float32 where it is not itself.
+    # Scaled by the largest entry, whose square may overflow float32.
     largest = float(torch.stack([gradient.abs().max() for gradient in gradients]).max())
     if largest == 0 or not math.isfinite(largest):
         return largest

@@ -1,4 +1,4 @@
-"""What the teacher makes, as a picture."""
+"""Pictures of the synthetic data and of the learned hyperparameters."""
 
 from collections.abc import Sequence
 from textwrap import wrap
@@ -26,24 +26,24 @@ UNLABELLED_ROWS = 10
 CELL_INCHES = 0.46
 POINTS_INCHES = 4.2
 MAX_REAL_POINTS = 500
-# Of the smallest letters, on average and with something to spare.
+# Average width of the smallest letters, with a margin.
 CHARACTER_INCHES = 0.068
 
 
 class SampleGrid(Callback):
-    """Draws the synthetic data beside the learned hyperparameters, as the task says.
+    """Draws the synthetic data in the form of ``Task.shown``, next to plots of the learned hyperparameters.
 
-    Images stand in a grid. Each column is one inner step of the learner, from the first to the last; each row is one
-    class, of which the first image in that step's batch is shown. A cell is gray where a batch has no image of a
-    class. All images share one scale. Rows of a table are points in the plane of the two principal components of real
-    training data, which stands behind them where the data module keeps it in memory.
+    Images form a grid. Each column is an inner step of the learner, from the first to the last; each row is a class,
+    with the first image of that class in the step's batch, or a gray cell if there is none. All images share one gray
+    scale. Rows of a table are points in the plane of the first two principal components of real training data, whose
+    points are drawn behind them if the data module is an `InMemoryData`.
 
     The picture is written to ``<run folder>/pictures/samples.png`` and to the logger after validations and at the end
     of ``fit``.
 
     Args:
-        every_n_validations: how many validations there are between two pictures.
-        max_columns: how many inner steps are shown at most, evenly chosen; the first and the last always are.
+        every_n_validations: number of validations between two pictures.
+        max_columns: maximum number of inner steps shown, evenly spaced, with the first and the last.
 
     Raises:
         RecipeError: if ``every_n_validations`` is below 1 or ``max_columns`` below 2.
@@ -51,10 +51,10 @@ class SampleGrid(Callback):
 
     def __init__(self, every_n_validations: int = 1, max_columns: int = 10) -> None:
         if every_n_validations < 1:
-            raise RecipeError(f"SampleGrid.every_n_validations is {every_n_validations}; give 1 or more")
+            raise RecipeError(f"SampleGrid.every_n_validations must be at least 1, got {every_n_validations}")
         if max_columns < 2:
             raise RecipeError(
-                f"SampleGrid.max_columns is {max_columns}; give 2 or more, for the first and the last step"
+                f"SampleGrid.max_columns must be at least 2, for the first and the last step, got {max_columns}"
             )
         self.every_n_validations = every_n_validations
         self.max_columns = max_columns
@@ -62,7 +62,7 @@ class SampleGrid(Callback):
         self._drawn_at = -1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, if it is time."""
+        """Draw after every ``every_n_validations`` validations."""
         if trainer.sanity_checking:
             return
         self._validations += 1
@@ -81,7 +81,7 @@ class SampleGrid(Callback):
         steps = evenly_chosen(gtn.inner_loop.steps, self.max_columns)
         batches = [gtn.synthetic_batch(step) for step in steps]
         title = "Synthetic data"
-        if trainer.global_step:  # unknown where a teacher was only loaded
+        if trainer.global_step:  # 0 if the teacher was loaded from a file
             title += f" after {trainer.global_step} meta-steps"
         metric = gtn.task.metrics()[0]
         if (value := trainer.callback_metrics.get(f"val/{metric.name}")) is not None:
@@ -103,14 +103,14 @@ def evenly_chosen(count: int, at_most: int) -> list[int]:
 
 
 def draw_images(columns: Sequence[Images], steps: list[int], schedules: dict[str, Tensor], title: str) -> Figure:
-    """Draw images in a grid, classes by inner steps, beside the schedules of the hyperparameters.
+    """Draw images in a grid, classes by inner steps, next to the schedules of the hyperparameters.
 
     Args:
-        columns: one batch of images per column; the first few of each are drawn where they have no classes.
-        steps: the columns' names, counted from 1.
-        schedules: each hyperparameter's value at every inner step, float [T]. One that changes is drawn as a
-            line, one that does not is written below.
-        title: what stands above.
+        columns: one batch of images per column; without classes, the first few of each are drawn.
+        steps: the columns' inner steps, counted from 1.
+        schedules: each hyperparameter's value at every inner step, float ``[T]``, drawn as a line; a constant one is
+            written below the images.
+        title: title of the figure.
     """
     labeled = all(batch.labels is not None for batch in columns)
     labels = [
@@ -134,14 +134,14 @@ def draw_images(columns: Sequence[Images], steps: list[int], schedules: dict[str
 
 
 def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[str, Tensor], title: str) -> Figure:
-    """Draw rows as points of the plane of two principal components, beside the schedules of the hyperparameters.
+    """Draw rows as points in the plane of two principal components, next to the schedules of the hyperparameters.
 
     Args:
         batches: the synthetic rows of some inner steps.
-        real: real rows, whose principal components are taken, and which stand behind; None to take the synthetic
-            rows' components.
+        real: real rows, which define the principal components and are drawn behind; None for the components of the
+            synthetic rows.
         schedules: see `draw_images`.
-        title: what stands above.
+        title: title of the figure.
     """
     rows = torch.cat([batch.rows for batch in batches]).detach().double().cpu()
     values = torch.cat([batch.values for batch in batches]).detach().cpu()
@@ -195,21 +195,20 @@ def _beside_schedules(size: tuple[float, float], schedules: dict[str, Tensor], t
     Args:
         size: width and height of these axes in inches.
         schedules: see `draw_images`.
-        title: what stands above.
+        title: title of the figure.
     """
     lines = {name: values for name, values in schedules.items() if float(values.max()) > float(values.min())}
-    # A hyperparameter that is zero at every step has no part in the training.
+    # A hyperparameter that is zero at every step is not used.
     constants = {name: float(values[0]) for name, values in schedules.items() if name not in lines and values.any()}
 
-    # Laid out by hand, in inches from the top left: the automatic layouts lose labels beside a picture of
-    # fixed aspect.
+    # Positions in inches from the top left: the automatic layouts cut off labels next to a picture of fixed aspect.
     grid_width, grid_height = size
     panel_left = 0.6 + grid_width + 0.7
     content = max(grid_height, 1.7 * len(lines))
-    # A title wants some width even over a grid of two columns.
+    # Wide enough for the title, even with a grid of two columns.
     width = max(panel_left + 3.2 if lines else 0.6 + grid_width + 0.2, 5.0)
     grid_left = 0.6 if lines else (width - grid_width) / 2
-    # Lines are not broken at spaces of this kind.
+    # No line breaks between a name and its value.
     below = [
         f"{_spelled_out(name)} {value:.3g}".replace(" ", "\N{NO-BREAK SPACE}") for name, value in constants.items()
     ]
@@ -239,7 +238,7 @@ def _beside_schedules(size: tuple[float, float], schedules: dict[str, Tensor], t
 
 
 def _as_pixels(images: Tensor) -> NDArray[np.float32]:
-    """Return images [B, C, H, W] as [B, H, W, 3], gray if they have not three channels."""
+    """Return images ``[B, C, H, W]`` as ``[B, H, W, 3]``, gray unless they have three channels."""
     images = images.detach().float().cpu()
     if images.shape[1] != 3:
         images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
@@ -250,18 +249,18 @@ def _as_pixels(images: Tensor) -> NDArray[np.float32]:
 def _mosaic(
     columns: list[NDArray[np.float32]], labels: list[Tensor], classes: list[int]
 ) -> tuple[NDArray[np.float32], list[float], list[float]]:
-    """Return one image per class and column as a picture [H, W, 3], and the centers of columns and rows."""
+    """Return a picture ``[H, W, 3]`` of one image per class and column, and the centers of columns and rows."""
     _, height, width, _ = columns[0].shape
     gap = max(1, round(0.08 * max(height, width)))
     picture = np.ones((len(classes) * (height + gap) - gap, len(columns) * (width + gap) - gap, 3), np.float32)
-    # A few stray pixels must not take the contrast from all the others, hence not the minimum and maximum.
+    # Quantiles instead of minimum and maximum, so that a few outliers do not reduce the contrast.
     low, high = np.quantile(np.concatenate(columns), [0.005, 0.995])
     for x, (pixels, column_labels) in enumerate(zip(columns, labels, strict=True)):
         for y, label in enumerate(classes):
-            found = (column_labels == label).nonzero().flatten()
+            rows = (column_labels == label).nonzero().flatten()
             cell: Any = 0.9
-            if len(found):
-                cell = ((pixels[int(found[0])] - low) / max(float(high - low), 1e-12)).clip(0, 1)
+            if len(rows):
+                cell = ((pixels[int(rows[0])] - low) / max(float(high - low), 1e-12)).clip(0, 1)
             top, left = y * (height + gap), x * (width + gap)
             picture[top : top + height, left : left + width] = cell
     centres_x = [x * (width + gap) + (width - 1) / 2 for x in range(len(columns))]

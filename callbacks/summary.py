@@ -1,4 +1,4 @@
-"""What came out, in a few lines at the end."""
+"""Print the result of a run and the paths of its files."""
 
 import shlex
 import sys
@@ -22,19 +22,19 @@ SPLITS = {"fit": "validation", "validate": "validation", "test": "test"}
 
 
 class RunSummary(Callback):
-    """Prints the result of a run: synthetic against real data, and where everything lies.
+    """Prints the scores of a run, on synthetic data and of the baseline, and the paths of its files.
 
     The last line is ``run folder: <path>``.
     """
 
-    # Not at the end of a stage: Lightning prints its table of test metrics, and the progress bar its last
-    # state, later.
+    # Not in a hook at the end of a stage: Lightning's table of test metrics and the progress bar's last state come
+    # later.
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the result."""
         if not trainer.is_global_zero:
             return
         if trainer.progress_bar_callback is not None:
-            # A bar that is still alive would be drawn once more, below.
+            # A bar that is still active would be drawn again, below the summary.
             trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
         console = Console(highlight=False, file=cast(IO[str], Escaping(sys.stdout)))
         gtn: Any = pl_module
@@ -57,9 +57,9 @@ class RunSummary(Callback):
             if isinstance(logger, WandbLogger):
                 lines += _wandb_commands(logger)
         lines.append(("run folder", folder))
-        for name, what in lines:
-            # A path must stay on one line, to be copied.
-            console.print(f"{name}: {what}", markup=False, soft_wrap=True)
+        for name, value in lines:
+            # Paths are not wrapped, so that they can be copied.
+            console.print(f"{name}: {value}", markup=False, soft_wrap=True)
 
 
 def _result_table(result: EvaluationResult, metric: TaskMetric) -> Table:

@@ -1,4 +1,4 @@
-"""The synthetic data as a file that any program can read."""
+"""Write the synthetic data to a safetensors file."""
 
 import json
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ FORMAT = "gtn-lightning synthetic data 1"
 """Value of the metadata key ``format``."""
 
 MEANINGS = {
-    "inputs": "the inputs of the T inner steps in order, as a network sees them",
-    "targets": "what the loss compares with: classes int64 [T, B], class probabilities [T, B, classes], or numbers",
+    "inputs": "the inputs of the T inner steps in order, normalized as for a network",
+    "targets": "the targets of the loss: classes int64 [T, B], class probabilities [T, B, classes], or numbers",
     "labels": "the class that each sample was made for",
 }
-"""What the tensors of these names are."""
+"""Descriptions of tensors, by name, for the file's metadata."""
 
 
 class SyntheticData(BasePredictionWriter):
-    """Writes what ``gtn predict`` makes, with the learned rates, to ``<run folder>/synthetic.safetensors``.
+    """Writes the synthetic data of ``gtn predict`` and the learned rates to ``<run folder>/synthetic.safetensors``.
 
-    The file holds every field of the T inner steps in order, for instance ``inputs`` [T, B, C, H, W] and ``targets``,
-    and each hyperparameter of the inner optimizer under its own name, float [T]; the metadata's ``description``
-    says so as JSON. Under DDP every rank makes its share of the steps and rank zero writes them all.
+    The file holds every field of the T inner steps in order, for instance ``inputs`` ``[T, B, C, H, W]`` and
+    ``targets``, and each hyperparameter of the inner optimizer by its name, float ``[T]``. The metadata's
+    ``description`` describes them as JSON. Under DDP every rank makes its share of the steps, and rank zero writes all.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class SyntheticData(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Bring the steps of all ranks together and write them."""
+        """Gather the steps of all ranks and write them."""
         shares: list[Any] = [predictions]
         if trainer.world_size > 1:
             shares = [None] * trainer.world_size
@@ -59,15 +59,15 @@ class SyntheticData(BasePredictionWriter):
             for name in batches[steps[0]]
             if name != "step"
         }
-        # Whatever the trainer's precision is, the file is what it says it is.
-        tensors = {name: made.float() if made.is_floating_point() else made for name, made in tensors.items()}
+        # float32, whatever the trainer's precision.
+        tensors = {name: field.float() if field.is_floating_point() else field for name, field in tensors.items()}
         gtn: Any = pl_module
         schedules = gtn.inner_optimizer.schedules(gtn.inner_loop.steps)
         learned = {name: values[steps].float().cpu() for name, values in schedules.items()}
         meanings = {
-            name: f"{str(made.dtype).removeprefix('torch.')} [{', '.join(['T', 'B', *map(str, made.shape[2:])])}], "
+            name: f"{str(field.dtype).removeprefix('torch.')} [{', '.join(['T', 'B', *map(str, field.shape[2:])])}], "
             f"{MEANINGS.get(name, 'a field of the batches')}"
-            for name, made in tensors.items()
+            for name, field in tensors.items()
         }
         meanings |= dict.fromkeys(schedules, "float32 [T], the inner optimizer's value at each step")
         metadata = {
@@ -75,7 +75,7 @@ class SyntheticData(BasePredictionWriter):
             "optimizer": type(gtn.inner_optimizer).__name__,
             "description": json.dumps(meanings),
         }
-        # Serialized in memory: the library's own writer hides the system's reason when it fails.
+        # Serialized in memory: safetensors' writer hides the system's error.
         path = Path(trainer.default_root_dir) / DATA_FILE
         with unless_unwritable(trainer, path.name), whole_file(path) as part:
             part.write_bytes(save(tensors | learned, metadata))

@@ -1,4 +1,4 @@
-"""What a run does if a file cannot be written: the policy of its TeacherCheckpoint, for everything that it writes."""
+"""Handling of write errors for all files and logs of a run, by the policy ``TeacherCheckpoint(on_write_error=...)``."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,55 +12,55 @@ from gtn_lightning.lightning import Trainer, rank_zero_warn
 LOGGING = ("log_metrics", "log_hyperparams", "after_save_checkpoint", "save", "finalize")
 """The methods of a logger that write."""
 
-_said: WeakKeyDictionary[Trainer, set[str]] = WeakKeyDictionary()
-"""What each run has warned of since it was last written."""
+_warned: WeakKeyDictionary[Trainer, set[str]] = WeakKeyDictionary()
+"""The files and logs of each run with a warning since the last successful write."""
 
 
 def goes_on(trainer: Trainer) -> bool:
-    """Return whether the run goes on if a file cannot be written."""
+    """Return whether the run continues after a write error."""
     return any(getattr(callback, "on_write_error", None) == "warn" for callback in trainer.checkpoint_callbacks)
 
 
 @contextmanager
 def unless_unwritable(trainer: Trainer, what: str, loss: str = "") -> Iterator[None]:
-    """Warn if the block cannot write and ``TeacherCheckpoint`` has ``on_write_error="warn"``; raise otherwise.
+    """Turn write errors of a block into a warning if ``TeacherCheckpoint`` has ``on_write_error="warn"``.
 
-    The block should do nothing but write. No second warning of the same thing follows until the block has succeeded.
+    The block should only write. The warning is not repeated until the same file or log has been written.
 
     Args:
         trainer: the trainer of the run.
-        what: what is written.
-        loss: what the warning says; by default that it is not written.
+        what: name of the file or log.
+        loss: beginning of the warning; by default that ``what`` is not written.
 
     Raises:
-        OSError, UnwritableError: if the block raises it and the run is to stop.
+        OSError, UnwritableError: if the block raises it and the policy is to stop.
     """
-    said = _said.setdefault(trainer, set())
+    warned = _warned.setdefault(trainer, set())
     try:
         yield
     except Exception as error:
         reason = _reason(error)
         if reason is None or not goes_on(trainer):
             raise
-        if what not in said:
-            said.add(what)
+        if what not in warned:
+            warned.add(what)
             rank_zero_warn(f"{loss or f'{what} is not written'}: {' '.join(str(reason).split())}")
     else:
-        said.discard(what)
+        warned.discard(what)
 
 
 def _reason(error: BaseException | None) -> BaseException | None:
-    """Return the error of writing behind an error, or None: loggers raise their own about that of the system."""
+    """Return the write error that caused an error, or None; loggers wrap the system's errors in their own."""
     while error is not None and not isinstance(error, OSError | UnwritableError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def keep_loggers_going(trainer: Trainer) -> None:
-    """Have the loggers of a run do as `unless_unwritable` does.
+    """Apply `unless_unwritable` to the loggers of a run.
 
-    Lightning calls loggers from many places and has no hook around them, so the methods of these instances are
-    replaced.
+    The methods of the logger instances are replaced, since Lightning calls loggers in many places and has no hook
+    around them.
 
     Args:
         trainer: the trainer of the run.

@@ -1,4 +1,4 @@
-"""What learners reach without a teacher."""
+"""Baselines: training of the same learners without a teacher."""
 
 import torch
 from torch import nn
@@ -11,12 +11,12 @@ from gtn_lightning.teaching import teach_at_best_rate
 
 
 class RealDataBaseline(Baseline):
-    """As many inner steps on real data, at the best of several constant rates.
+    """The same number of inner steps on real data, with the best of several constant learning rates.
 
-    Everything else about the inner optimizer is at its initial value.
+    All other hyperparameters of the inner optimizer have their initial values.
 
     Args:
-        task: what is taught.
+        task: the learners' task.
         setting: data, optimizer and steps.
     """
 

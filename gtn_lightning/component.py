@@ -1,17 +1,17 @@
-"""What a teacher file may describe and a recipe may name, beside modules of torch."""
+"""Base class of components that teacher files describe and recipes name, other than ``torch.nn.Module``s."""
 
 
 class Component:
-    """Base class of the parts of a GTN that are no modules of torch: tasks, learner distributions, search spaces.
+    """Base class of the parts of a GTN that are not ``torch.nn.Module``s: tasks, learner distributions, search spaces.
 
-    A component stores its constructor's arguments under their own names, so that a file can describe it.
+    A component stores its constructor's arguments as attributes of the same names, from which a file describes it.
 
     Attributes:
-        makes_networks: whether classes of networks among its arguments stand for what makes networks.
+        makes_networks: whether network classes among its arguments are factories of networks.
     """
 
     makes_networks: bool = False
 
     def described_as(self) -> "Component":
-        """Return what stands for it in a file: itself, or something that needs less where the file is read."""
+        """Return the component to write to a file: itself, or an equivalent one that needs less to be rebuilt."""
         return self

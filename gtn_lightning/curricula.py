@@ -1,14 +1,14 @@
-"""Curricula: which teacher input each inner step sees, and in which order (the paper's section 3.2).
+"""Curricula: the teacher's input at each inner step (section 3.2 of Such et al., arXiv 1912.07768).
 
-The first three hold a pool of ``steps x batch_size`` samples, with their labels where there are classes and, for
-teachers that take noise, their noise:
+The first three have a pool of ``steps x batch_size`` samples, with labels if there are classes and noise for teachers
+that take noise:
 
 * ``Full``: step t always sees batch t; the order is learned with the data.
 * ``ShuffledBatches``: the batches of ``Full`` in random order.
 * ``ShuffledAll``: batches drawn at random from the pool.
 * ``NoCurriculum``: no pool; fresh noise at every step.
 
-``ShuffledPasses`` is the order of ordinary training, for teachers that hold a data set of any size.
+``ShuffledPasses`` is the order of ordinary training, for teachers with a data set of any size.
 """
 
 from abc import ABC, abstractmethod
@@ -25,14 +25,14 @@ class Curriculum(nn.Module, ABC):
     """Base class of curricula.
 
     Args:
-        steps: number of inner steps T; a recipe may leave it to ``inner_loop``.
+        steps: number of inner steps T; a recipe may omit it, ``inner_loop`` then sets it.
         batch_size: samples per inner step B.
-        classes: number of classes; labels are spread evenly, sample i is of class i modulo classes. None for data
-            without classes; a recipe may leave it to its task.
-        noise: size of the noise vector that the teacher takes, 0 for none; a recipe may leave it to its teacher.
+        classes: number of classes; sample i is of class i modulo classes, so all are equally frequent. None for data
+            without classes; a recipe may omit it, the task then sets it.
+        noise: size of the teacher's noise vector, 0 for none; a recipe may omit it, the teacher then sets it.
 
     Raises:
-        RecipeError: if a number cannot work.
+        RecipeError: if a number is out of range.
     """
 
     def __init__(
@@ -46,18 +46,14 @@ class Curriculum(nn.Module, ABC):
         name = type(self).__name__
         steps, noise = given(steps, f"{name}.steps"), noise or 0
         if steps < 1:
-            raise RecipeError(f"{name}: steps, the number of inner steps, must be at least 1; got {steps}")
+            raise RecipeError(f"{name}: steps, the number of inner steps, must be at least 1, got {steps}")
         if classes is not None and classes < 2:
-            raise RecipeError(f"{name}: classes must be at least 2; got {classes}")
+            raise RecipeError(f"{name}: classes must be at least 2, got {classes}")
         if batch_size < (classes or 1):
-            raise RecipeError(
-                f"{name}: a batch_size of {batch_size} cannot show all {classes} classes in an inner step: "
-                f"use at least {classes}"
-                if classes
-                else f"{name}: batch_size must be at least 1, got {batch_size}"
-            )
+            least = f"{classes}, so that every inner step has all classes," if classes else "1,"
+            raise RecipeError(f"{name}: batch_size must be at least {least} got {batch_size}")
         if noise < 0:
-            raise RecipeError(f"{name}: noise must be at least 0; got {noise}")
+            raise RecipeError(f"{name}: noise must be at least 0, got {noise}")
         self.steps = steps
         self.batch_size = batch_size
         self.classes = classes
@@ -66,31 +62,31 @@ class Curriculum(nn.Module, ABC):
     @property
     @abstractmethod
     def pool(self) -> int | None:
-        """Number of different samples it asks for, or None without a bound."""
+        """Number of different samples in its requests, None if unbounded."""
 
     @abstractmethod
     def requests(self, generator: torch.Generator, device: torch.device) -> list[TeacherInput]:
-        """Return what to ask of the teacher at each inner step.
+        """Return the requests to the teacher, one per inner step.
 
         Args:
-            generator: where random choices come from, on the CPU.
-            device: where the tensors are wanted.
+            generator: a CPU generator for random choices.
+            device: device of the returned tensors.
         """
 
     def labels(self, index: Tensor) -> Tensor | None:
-        """Return the class of each sample, int64 of the same shape as its number; None without classes."""
+        """Return the class of each sample, int64 of the shape of ``index``; None without classes."""
         return None if self.classes is None else index % self.classes
 
 
 class Full(Curriculum):
-    """Every inner step has its own batch, always the same: the full curriculum, the paper's best.
+    """The paper's best curriculum: every inner step has its own batch, the same in every meta-step.
 
     Args:
         steps, batch_size, classes, noise: see `Curriculum`.
-        learned: whether the noise is learned with the teacher or stays as it was drawn.
+        learned: whether the noise is meta-learned, or fixed at its initial value.
 
     Raises:
-        RecipeError: if a number cannot work.
+        RecipeError: if a number is out of range.
     """
 
     def __init__(
@@ -113,19 +109,19 @@ class Full(Curriculum):
         return self.steps * self.batch_size
 
     def order(self, generator: torch.Generator) -> Tensor:
-        """Return the samples that each inner step sees, int64 ``[steps, batch_size]``."""
+        """Return the samples of each inner step, int64 ``[steps, batch_size]``."""
         return torch.arange(self.pool).view(self.steps, self.batch_size)
 
     def requests(self, generator: torch.Generator, device: torch.device) -> list[TeacherInput]:
         """Return the requests of one inner loop; see the base class."""
         index = self.order(generator).to(device)
-        # One gather for the whole loop: the derivative of every gather is as large as the pool.
+        # One gather for the whole loop: the gradient of every gather is as large as the pool.
         noise = [None] * self.steps if self.vectors is None else self.vectors[index].unbind()
         return [TeacherInput(rows, self.labels(rows), vectors) for rows, vectors in zip(index, noise, strict=True)]
 
 
 class ShuffledBatches(Full):
-    """The batches of ``Full``, in a random order at every meta-step; arguments as there."""
+    """The batches of ``Full``, in a new random order at every meta-step; arguments as for ``Full``."""
 
     def order(self, generator: torch.Generator) -> Tensor:
         """Return the batches in a random order."""
@@ -133,9 +129,9 @@ class ShuffledBatches(Full):
 
 
 class ShuffledAll(Full):
-    """Samples of the pool of ``Full``, in random batches at every meta-step; arguments as there.
+    """The samples of ``Full``, in new random batches at every meta-step; arguments as for ``Full``.
 
-    Each sample is seen once per inner loop, as an epoch over a small data set.
+    An inner loop is one epoch over the pool.
     """
 
     def order(self, generator: torch.Generator) -> Tensor:
@@ -144,17 +140,17 @@ class ShuffledAll(Full):
 
 
 class ShuffledPasses(Curriculum):
-    """The order in which ordinary training sees a data set: pass after pass, each in a random order of its own.
+    """Pass after pass over a data set, each in a new random order, as in ordinary training.
 
-    Every inner loop begins a pass. A pass shows every sample once; the next one follows without a gap, also in the
-    middle of a batch.
+    Every inner loop begins with a new pass. A pass has every sample once; a batch may contain the end of one pass and
+    the beginning of the next.
 
     Args:
         steps, batch_size, classes: see `Curriculum`.
         images: number of samples in the data set.
 
     Raises:
-        RecipeError: if a number cannot work.
+        RecipeError: if a number is out of range.
     """
 
     def __init__(
@@ -167,7 +163,7 @@ class ShuffledPasses(Curriculum):
         super().__init__(steps, batch_size, classes)
         images = given(images, "ShuffledPasses.images")
         if images < 1:
-            raise RecipeError(f"ShuffledPasses: images must be at least 1; got {images}")
+            raise RecipeError(f"ShuffledPasses: images must be at least 1, got {images}")
         self.images = images
 
     @property
@@ -176,15 +172,15 @@ class ShuffledPasses(Curriculum):
         return self.images
 
     def requests(self, generator: torch.Generator, device: torch.device) -> list[TeacherInput]:
-        """Return the rows of shuffled passes, for teachers that take no noise; see the base class."""
-        asked = self.steps * self.batch_size
-        passes = [torch.randperm(self.images, generator=generator) for _ in range(-(-asked // self.images))]
-        index = torch.cat(passes)[:asked].view(self.steps, self.batch_size).to(device)
+        """Return the samples of shuffled passes, without noise; see the base class."""
+        count = self.steps * self.batch_size
+        passes = [torch.randperm(self.images, generator=generator) for _ in range(-(-count // self.images))]
+        index = torch.cat(passes)[:count].view(self.steps, self.batch_size).to(device)
         return [TeacherInput(rows, self.labels(rows), None) for rows in index]
 
 
 class NoCurriculum(Curriculum):
-    """Fresh noise at every inner step of every meta-step: the teacher must turn any noise into something that teaches.
+    """Fresh noise at every inner step of every meta-step; the teacher must make useful data from any noise.
 
     Args:
         steps, batch_size, classes, noise: see `Curriculum`.
@@ -192,7 +188,7 @@ class NoCurriculum(Curriculum):
 
     @property
     def pool(self) -> None:
-        """There is no pool."""
+        """None: the number of different samples is unbounded."""
         return
 
     def requests(self, generator: torch.Generator, device: torch.device) -> list[TeacherInput]:

@@ -1,4 +1,4 @@
-"""Evaluation: teach never-seen learners, score them on real data, and the baseline beside them."""
+"""Evaluation: teach never-seen learners, score them on real data, and compare with the baseline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,20 +20,20 @@ from gtn_lightning.teachers import RealData
 from gtn_lightning.teaching import synthetic_batch, teach
 
 REAL_SAMPLES = 10_000
-"""The largest number of real training samples for the baseline and for a RealData teacher."""
+"""Maximum number of real training samples for the baseline and for a RealData teacher."""
 
 TUNING_SAMPLES = 1_000
-"""The largest number of validation samples that decide on the baseline's rate."""
+"""Maximum number of validation samples on which the baseline's learning rate is chosen."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a teacher is evaluated.
+    """Settings of the evaluation of a teacher.
 
     Args:
         learners: number of learners K taught at validation and test.
-        steps: numbers of inner steps at which they are scored; T is always among them. None for about five up to T.
-        real_rates: the learning rates from which the real-data baseline takes the best.
+        steps: numbers of inner steps after which they are scored; T is always added. None for about five up to T.
+        real_rates: the learning rates from which the real-data baseline chooses the best.
 
     Raises:
         RecipeError: if a value is out of range.
@@ -54,34 +54,34 @@ class Evaluation:
             )
 
     def scored_steps(self, steps: int) -> list[int]:
-        """Return the numbers of inner steps, out of ``steps``, at which learners are scored, ascending."""
+        """Return the numbers of inner steps, at most ``steps``, after which learners are scored, ascending."""
         if self.steps is None:
             return sorted({-(-steps // 2**power) for power in range(5)})
         return sorted({*self.steps, steps})
 
 
 EVALUATION = Evaluation()
-"""How a teacher is evaluated by default."""
+"""The default settings."""
 
 
 @dataclass
 class EvaluationResult:
-    """How well learners do against the number of inner steps they were taught for."""
+    """Scores of learners after several numbers of inner steps, on synthetic data and of the baseline."""
 
     steps: list[int]
     """Numbers of inner steps, ascending; the last is the whole inner loop."""
     metrics: dict[str, Tensor]
-    """The task's metrics after these steps on synthetic data, ``[learners, len(steps)]`` each, the leading first."""
+    """The task's metrics after these steps on synthetic data, ``[learners, len(steps)]`` each, in the task's order."""
     baselines: dict[str, Tensor] | None
-    """The same of the same learners without the teacher; None where there is no baseline."""
+    """The baseline's metrics of the same learners; None without a baseline."""
     losses: Tensor
     """The task's loss after the last step on synthetic data, ``[learners]``."""
     baseline_name: str = "real"
-    """What the baseline is called in logs."""
+    """The baseline's name in logs."""
     baseline_title: str = "real data"
-    """What pictures and tables call it."""
+    """The baseline's name in pictures and tables."""
     axis: str = "inner steps"
-    """What the steps count."""
+    """The unit of the steps, for the axis of pictures."""
 
     @property
     def synthetic(self) -> Tensor:
@@ -90,11 +90,11 @@ class EvaluationResult:
 
     @property
     def baseline(self) -> Tensor | None:
-        """The leading metric of the baseline, ``[learners, len(steps)]``; None where there is none."""
+        """The leading metric of the baseline, ``[learners, len(steps)]``; None without a baseline."""
         return None if self.baselines is None else next(iter(self.baselines.values()))
 
     def logged(self) -> dict[str, Tensor]:
-        """Return the numbers to log: means and standard deviations over learners after the last step."""
+        """Return the values to log: means and standard deviations over learners after the last step."""
         logged: dict[str, Tensor] = {}
         for suffix, metrics in (("", self.metrics), (f"_{self.baseline_name}", self.baselines or {})):
             for name, values in metrics.items():
@@ -105,7 +105,7 @@ class EvaluationResult:
 
 @dataclass
 class _Learner:
-    """A taught learner while it is being scored."""
+    """A taught learner and the metrics of its scoring."""
 
     learner: Functional
     snapshots: dict[int, Snapshot]
@@ -114,15 +114,16 @@ class _Learner:
 
 
 class Scores:
-    """Scores taught learners on real data, batch by batch, at several numbers of inner steps.
+    """Scores taught learners on real data, batch by batch, after several numbers of inner steps.
 
-    Under DDP each process scores its own share of the learners on all of the data; the tables of all processes add up.
+    Under DDP each process scores its own share of the learners on all of the data; the result is the sum of the tables
+    of all processes.
 
     Args:
-        task: what the learners were taught.
+        task: the learners' task.
         learners: number of learners over all processes.
-        steps: the numbers of inner steps at which they are scored, ascending.
-        device: where the metrics live.
+        steps: the numbers of inner steps after which they are scored, ascending.
+        device: device of the metrics.
     """
 
     def __init__(self, task: Task, learners: int, steps: Sequence[int], device: torch.device) -> None:
@@ -134,26 +135,26 @@ class Scores:
         self._learners: dict[int, _Learner] = {}
 
     def add(self, number: int, learner: nn.Module, snapshots: dict[int, Snapshot]) -> None:
-        """Enter learner ``number`` as it was after each number of steps."""
+        """Add learner ``number`` with its snapshots after each number of steps."""
         entry = _Learner(Functional(learner), snapshots)
         entry.metrics = {step: [metric.make().to(self._device) for metric in self._metrics] for step in self._steps}
         entry.loss.to(self._device)
         self._learners[number] = entry
 
     def update(self, batch: Sequence[Any]) -> None:
-        """Score every learner entered on one batch of real data."""
+        """Score every added learner on one batch of real data."""
         for entry in self._learners.values():
             for step in self._steps:
                 params, buffers = entry.snapshots[step]
                 loss = self._task.score(entry.learner, params, buffers, batch, entry.metrics[step])
-            # The loss after the last step alone is reported.
+            # Only the loss after the last step is reported.
             entry.loss.update(loss, weight=len(batch[0]))
 
     def table(self) -> Tensor:
-        """Return every learner's scores: each metric at every number of steps, and at last the loss.
+        """Return every learner's scores: each metric after every number of steps, then the loss.
 
         Returns:
-            ``[learners, metrics * len(steps) + 1]``, with rows of zeros for learners that were not entered here.
+            ``[learners, metrics * len(steps) + 1]``, with rows of zeros for learners of other processes.
         """
         width = len(self._metrics) * len(self._steps) + 1
         table = torch.zeros(self._size, width, dtype=torch.float64, device=self._device)
@@ -171,13 +172,13 @@ class Scores:
 
 
 class Evaluator:
-    """Teaches never-seen learners on synthetic data, and beside it on as many steps of real data.
+    """Teaches never-seen learners on synthetic data, and scores them and the task's baseline on real data.
 
-    The learners are keyed by the seed alone and shared out over the processes.
+    The learners depend on the seed alone; each process teaches a share of them.
 
     Args:
         parts: the parts of a GTN.
-        evaluation: how many learners are taught, and where they are scored.
+        evaluation: the settings.
 
     Raises:
         RecipeError: if learners are to be scored after more inner steps than there are.
@@ -206,7 +207,7 @@ class Evaluator:
         self._data.reset()
 
     def prepare(self, module: pl.LightningModule) -> None:
-        """Fetch real data for baseline and teacher, and check that all parts fit, once per run.
+        """Fetch real data for baseline and teacher, and check that it fits all parts, once per run.
 
         Args:
             module: the module that a trainer runs.
@@ -219,7 +220,7 @@ class Evaluator:
         with torch.inference_mode(False), module.trainer.precision_plugin.forward_context():
             train = self._data.take(module, "train", REAL_SAMPLES)
             tuning = self._data.take(module, "val", TUNING_SAMPLES)
-            # A test on a lone DataLoader goes on with the real data that was trained on.
+            # A test on a DataLoader alone keeps the baseline and the teacher's data of the fit before.
             if train is not None and tuning is not None:
                 self._baseline = self._parts.task.baseline(self._setting(train, tuning))
             if train is not None:
@@ -229,10 +230,10 @@ class Evaluator:
                     raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
                 if (self._parts.curriculum.pool or 0) > self._parts.teacher.size:
                     raise RecipeError(
-                        f"model.curriculum asks for {self._parts.curriculum.pool} different samples but the RealData "
-                        f"teacher has {self._parts.teacher.size} real ones: ask for no more than that"
+                        f"model.curriculum must request at most {self._parts.teacher.size} different samples, the size "
+                        f"of the RealData teacher, got {self._parts.curriculum.pool}"
                     )
-        # Without a data module the training data comes later than the sanity check.
+        # Without a data module, there is no training data yet at the sanity check.
         self._prepared = train is not None
 
     def _setting(self, train: Batch, tuning: Batch) -> BaselineSetting:
@@ -258,7 +259,7 @@ class Evaluator:
         self._data.check_split(module, split, lambda: self._synthetic(module.device))
         trainer, size = module.trainer, self._settings.learners
         self._scores = {"synthetic": Scores(self._parts.task, size, self._steps, module.device)}
-        # The baseline does not change during a fit: the learners and the real data are keyed by the seed alone.
+        # The baseline does not change during a fit: learners and real data depend on the seed alone.
         if self._baseline is not None and split not in self._baselines and not trainer.sanity_checking:
             self._scores["baseline"] = Scores(self._parts.task, size, self._steps, module.device)
         for number in range(trainer.global_rank, size, trainer.world_size):
@@ -266,7 +267,7 @@ class Evaluator:
 
     def _teach(self, module: pl.LightningModule, split: str, number: int) -> None:
         key = (split, number)
-        # In the hook that this is called from the trainer's precision is not set yet, as it is in training_step.
+        # Lightning sets the trainer's precision in training_step, but not in the hook that calls this.
         precision = module.trainer.precision_plugin.forward_context()
         with torch.inference_mode(False), precision, keyed_rng(self._parts.seed, *key, device=module.device):
             generator = keyed_generator(self._parts.seed, *key)
@@ -283,14 +284,14 @@ class Evaluator:
                 self._scores["baseline"].add(number, learner, self._baseline.teach(learner, generator))
 
     def _synthetic(self, device: torch.device) -> list[Tensor]:
-        made = synthetic_batch(self._parts.teacher, self._parts.curriculum, self._parts.seed, 0, device)
-        return [made[name] for name in self._parts.task.fields]
+        batch = synthetic_batch(self._parts.teacher, self._parts.curriculum, self._parts.seed, 0, device)
+        return [batch[name] for name in self._parts.task.fields]
 
     def score(self, batch: Any, split: str) -> None:
         """Score the taught learners on a batch of real data.
 
         Raises:
-            RecipeError: if they cannot be scored on it.
+            RecipeError: if the batch does not fit learners and task.
         """
         batch = self._data.scorable(batch, split)
         for scores in self._scores.values():
@@ -303,7 +304,7 @@ class Evaluator:
             module: the module that a trainer runs.
             split: ``val`` or ``test``.
         """
-        # Every process has a share of the rows and zeros in the others.
+        # Each process has the rows of its learners, and zeros in the other rows.
         tables = {
             source: module.trainer.strategy.reduce(scores.table(), reduce_op="sum").cpu()
             for source, scores in self._scores.items()

@@ -1,4 +1,4 @@
-"""Fields: the named tensors that a batch of synthetic data consists of."""
+"""Fields: the named tensors of a batch of synthetic data."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -12,22 +12,22 @@ Batch = dict[str, Tensor]
 """Named tensors, each ``[B, *shape]``."""
 
 KINDS = ("real", "classes", "probabilities")
-"""What the values of a field may be."""
+"""Kinds of values in a field."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Field(Component):
-    """A named tensor of a batch: what a teacher makes, or what a task takes.
+    """The type of a named tensor in a batch, made by a teacher or taken by a task.
 
     Args:
         kind: ``real`` numbers; ``classes``, int64; or ``probabilities`` of classes, which sum to 1.
-        shape: shape of one sample, ``()`` for a number; None for any. Classes and probabilities have none.
-        classes: number of classes, for the kinds ``classes`` and ``probabilities``.
+        shape: shape of one sample, ``()`` for a number; None for any. Only for the kind ``real``.
+        classes: number of classes, only for the kinds ``classes`` and ``probabilities``.
 
     Raises:
-        RecipeError: if a value cannot work.
+        RecipeError: if a value is out of range or does not belong to the kind.
 
     Example:
         >>> Field("real", (1, 28, 28)), Field("classes", classes=10)
@@ -41,24 +41,25 @@ class Field(Component):
         if self.kind not in KINDS:
             raise RecipeError(f"Field: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if self.shape is not None:
-            object.__setattr__(self, "shape", tuple(self.shape))  # a file has lists
+            object.__setattr__(self, "shape", tuple(self.shape))  # a list, if it comes from a file
             if any(size < 1 for size in self.shape):
                 raise RecipeError(f"Field: shape must consist of numbers of at least 1, got {list(self.shape)}")
         if (self.kind == "real") != (self.classes is None):
             raise RecipeError(
-                f"Field: a field of kind {self.kind} has {'no' if self.classes else 'a number of'} classes"
+                f"Field: a field of kind {self.kind} must have {'no' if self.classes else 'a number of'} classes, got "
+                f"{self.classes}"
             )
         if self.classes is not None and self.classes < 2:
             raise RecipeError(f"Field: classes must be at least 2, got {self.classes}")
         if self.classes is not None and self.shape:
-            raise RecipeError(f"Field: a field of kind {self.kind} has no shape, got {list(self.shape)}")
+            raise RecipeError(f"Field: a field of kind {self.kind} must have no shape, got {list(self.shape)}")
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample, of probabilities too.
+        """Shape of one sample, for every kind.
 
         Raises:
-            RecipeError: if it is not known.
+            RecipeError: if the field is of kind ``real`` and has no shape.
         """
         if self.kind == "probabilities":
             assert self.classes is not None
@@ -80,7 +81,7 @@ Fields = dict[str, Field]
 
 
 def given(value: T | None, key: str) -> T:
-    """Return a value that a recipe may leave to its task or inner loop, but a script has to give.
+    """Check that an argument has a value, which a recipe may take from its task or inner loop, and return it.
 
     Args:
         value: the value.
@@ -90,5 +91,5 @@ def given(value: T | None, key: str) -> T:
         RecipeError: if it is None.
     """
     if value is None:
-        raise RecipeError(f"{key} must be given: here, or once for all in the recipe's task or inner loop")
+        raise RecipeError(f"{key} must be given, here or in the recipe's task or inner loop, got none")
     return value

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writes of files: a file is complete or not there."""
 
 import glob
 import os
@@ -16,11 +16,11 @@ class UnwritableError(RecipeError):
 
 
 ABANDONED = 3600.0
-"""Seconds after which what a killed process has left half written is removed."""
+"""Seconds after which an incomplete file of a killed process is removed."""
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is such a file; False for a name that no file can have."""
+    """Return whether a file exists; False for a name that is not valid for a file."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -29,30 +29,30 @@ def is_file(path: Path) -> bool:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a name to write to, which takes the place of ``path`` once the block has ended without error.
+    """Yield a temporary path to write to, which replaces ``path`` when the block ends without error.
 
-    The name lies in the same folder, so that the last move is atomic; whatever goes wrong before it, a full
-    disk or a kill, leaves an earlier file of that path as it was.
+    The temporary path is in the same folder, so that the replacement is atomic. After any failure before it, such as a
+    full disk or a kill, an earlier file at ``path`` is unchanged.
 
     Args:
-        path: where the file belongs; its folder is made if there is none.
+        path: path of the file; its folder is made if it does not exist.
 
     Raises:
         UnwritableError: if the file system refuses, for instance because the disk is full.
     """
-    # A name of its own for every writer: several may write the same file at once.
+    # A different name for every writer, since several may write the same file at once.
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         yield part
         with part.open("rb+") as file:
-            os.fsync(file.fileno())  # network file systems report a full disk no earlier than here
+            os.fsync(file.fileno())  # network file systems report a full disk only here
         os.replace(part, path)
     except OSError as error:
         raise UnwritableError(
-            f"cannot write {path}: {error.strerror or error}; see that its folder is writable and has space "
-            "left, or choose another folder"
+            f"cannot write {path}: {error.strerror or error}: check that its folder is writable and has space left, "
+            "or choose another folder"
         ) from error
     finally:
         with suppress(OSError):

@@ -6,11 +6,11 @@ from torch import Tensor
 from gtn_lightning.errors import RecipeError
 
 ROUNDING = 0.01
-"""By how much the probabilities of an image may miss 1 in sum: a little more than bfloat16 rounds them by."""
+"""Tolerance of the sum of an image's probabilities, a little above the rounding error of bfloat16."""
 
 
 def class_numbers(labels: Tensor) -> Tensor:
-    """Return the class of every image, int64 ``[N]``: the most probable one where labels are probabilities.
+    """Return the class of every image, int64 ``[N]``; for probabilities, the most probable class.
 
     Args:
         labels: int64 ``[N]``, or class probabilities, float ``[N, classes]``.
@@ -23,24 +23,24 @@ def check_labels(images: Tensor, labels: Tensor, classes: int, where: str = "the
 
     Args:
         images: ``[N, ...]``.
-        labels: what stands beside them.
-        classes: number of classes that there are.
-        where: which data this is, in words for an error.
+        labels: the labels to check.
+        classes: number of classes.
+        where: name of the data, for error messages.
     """
-    count, given = len(images), f"{_name(labels)} {list(labels.shape)}"
+    count, actual = len(images), f"{_name(labels)} {list(labels.shape)}"
     expected = f"expected classes, int64 [{count}], or class probabilities, float [{count}, {classes}]"
     if labels.dim() == 0 or len(labels) != count:
-        raise RecipeError(f"{where} has labels that are {given} for {count} images, {expected}: give one to each image")
+        raise RecipeError(f"{where} has labels that are {actual} for {count} images, {expected}: use one per image")
     floating = labels.is_floating_point()
     if labels.dim() == 2 and labels.shape[1] == 1:
         advice = (
-            "take the last dimension away with .squeeze(1)"
+            "remove the last dimension with .squeeze(1)"
             if labels.dtype == torch.int64
-            else ("convert them with .squeeze(1).long()")
+            else "convert them with .squeeze(1).long()"
         )
     elif labels.dim() == 2 and floating and labels.shape[1] != classes:
         raise RecipeError(
-            f"{where} has labels that are {given}, probabilities of {labels.shape[1]} classes, but task.classes is "
+            f"{where} has labels that are {actual}, probabilities of {labels.shape[1]} classes, but task.classes is "
             f"{classes}: set classes to {labels.shape[1]} or correct the data"
         )
     elif labels.dim() == 2 and not floating and labels.shape[1] == classes:
@@ -48,11 +48,11 @@ def check_labels(images: Tensor, labels: Tensor, classes: int, where: str = "the
     elif labels.dim() == 1 and labels.dtype != torch.int64:
         advice = "convert them with .long()"
     elif labels.dim() > 2 or (labels.dim() == 2 and not floating):
-        advice = "give one class to each image"
+        advice = "use one class per image"
     else:
         _check_values(labels, classes, where)
         return
-    raise RecipeError(f"{where} has labels that are {given}, {expected}: {advice}")
+    raise RecipeError(f"{where} has labels that are {actual}, {expected}: {advice}")
 
 
 def _check_values(labels: Tensor, classes: int, where: str) -> None:
@@ -62,16 +62,16 @@ def _check_values(labels: Tensor, classes: int, where: str) -> None:
         if wrong.any():
             row = int(wrong.nonzero()[0, 0])
             raise RecipeError(
-                f"{where} has labels that are no class probabilities, such as {_shown(labels[row])}: expected numbers "
-                "of at least 0 that add up to 1; divide each row by its sum, or give class numbers"
+                f"{where} has labels that are no class probabilities, such as {_shown(labels[row])}, expected numbers "
+                "of at least 0 with sum 1: divide each row by its sum, or use class numbers"
             )
         return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         advice = "leave out images without a class" if low < 0 else f"set classes to {high + 1} or correct the data"
         raise RecipeError(
-            f"{where} has labels from {low} to {high} but task.classes is {classes}: "
-            f"expected labels 0 to {classes - 1}; {advice}"
+            f"{where} has labels from {low} to {high} but task.classes is {classes}, "
+            f"expected labels 0 to {classes - 1}: {advice}"
         )
 
 

@@ -46,35 +46,35 @@ class GTN(pl.LightningModule):
     """A Generative Teaching Network (Such et al., arXiv 1912.07768).
 
     Each meta-step samples a fresh learner, trains it for ``inner_loop.steps`` steps on the teacher's data, and returns
-    its loss on the real batch that Lightning hands over. Optimization is automatic, so that DDP, gradient clipping,
-    accumulation and mixed precision work as for any module.
+    its loss on Lightning's batch of real data. Optimization is automatic, so that DDP, gradient clipping, accumulation
+    and mixed precision work as for any module.
 
-    Validation and test teach learners never seen before, keyed by the seed alone and shared out over the processes,
-    on synthetic data and beside it on as many steps of real data, for which each learner's rate is tuned on
-    validation data.
+    Validation and test teach never-seen learners on synthetic data, and on the same number of steps of real data with
+    the best of several learning rates on validation data. The learners depend on the seed alone; each process teaches
+    a share of them.
 
-    Logged: ``train/meta_loss``, ``train/inner_loss`` (of the last inner step), ``train/skipped`` (meta-steps without
-    a finite gradient so far), ``time/meta_step`` (seconds), and for ``val`` and ``test`` the task's metric, for
-    instance ``val/accuracy`` (mean over learners), ``val/accuracy_std``, ``val/accuracy_real``,
+    Logged: ``train/meta_loss``, ``train/inner_loss`` (of the last inner step), ``train/skipped`` (number of meta-steps
+    with a non-finite gradient so far), ``time/meta_step`` (seconds), and for ``val`` and ``test`` the task's metrics,
+    for instance ``val/accuracy`` (mean over learners), ``val/accuracy_std``, ``val/accuracy_real``,
     ``val/accuracy_real_std`` and ``val/loss``.
 
     Args:
         teacher: makes the data.
-        curriculum: which teacher input each inner step sees.
+        curriculum: makes the teacher's input at each inner step.
         learners: the distribution of the networks that are taught.
-        inner_optimizer: the inner optimizer, with what is learned about it.
-        task: what is taught.
-        inner_loop: how many inner steps there are, and how they are differentiated.
+        inner_optimizer: the inner optimizer, with its learned hyperparameters.
+        task: losses and metrics of the learners.
+        inner_loop: number of inner steps, and how they are differentiated.
         outer_optimizer: makes the outer optimizer from the meta-parameters; default Adam with rate 0.01.
-        outer_lr_scheduler: makes the outer rate's schedule, stepped after every meta-step.
-        outer_groups: options of the outer optimizer for a part of what is meta-learned, by its name: ``teacher``,
-            ``curriculum`` or ``inner_optimizer``, for instance ``{inner_optimizer: {lr: 0.001}}``. A weight decay acts
-            on the teacher alone, unless it is given here.
-        population: number of learners taught in a meta-step on the same data, of one architecture unless the learners'
-            distribution says otherwise; the meta-loss is their mean, or what the distribution makes of them. Learners
-            that differ in something else than parameters and buffers are taught one after the other.
-        recovery: what is done about meta-gradients that are not finite; None for `Recovery` with its defaults.
-        evaluation: how the teacher is evaluated.
+        outer_lr_scheduler: makes the schedule of the outer learning rate, stepped after every meta-step.
+        outer_groups: options of the outer optimizer for one part of the meta-parameters, by its name: ``teacher``,
+            ``curriculum`` or ``inner_optimizer``, for instance ``{inner_optimizer: {lr: 0.001}}``. By default, weight
+            decay acts on the teacher only.
+        population: number of learners taught on the same data per meta-step, of one architecture by default; the
+            distribution can change this, and how their losses are combined, by default by their mean. Learners that
+            differ in more than parameters and buffers are taught one after the other.
+        recovery: handling of non-finite meta-gradients; None for `Recovery` with its defaults.
+        evaluation: settings of the evaluation.
         seed: seed of every random choice.
 
     Raises:
@@ -119,7 +119,7 @@ class GTN(pl.LightningModule):
         """Scores of the last validation or test, on every process."""
         self._cost = Cost()
         self._resumption = Resumption(self.recovery, self._cost)
-        with suppress(RecipeError, ValueError):  # a part that no file can describe is refused no earlier than by `fit`
+        with suppress(RecipeError, ValueError):  # a part that no file can describe is an error only for `gtn fit`
             self.save_hyperparameters({"model": self.description()})
         self._meta_loss: Tensor | None = None
         self._step_began = 0.0
@@ -132,11 +132,11 @@ class GTN(pl.LightningModule):
 
         Args:
             path: the teacher file.
-            trust: classes that the file may name beside this package's, or names of them or of their modules. What
-                this user's own runs have written needs none.
+            trust: allowed classes in addition to this package's, or names of them or of their modules. Files of this
+                user's own runs need none.
 
         Raises:
-            RecipeError: if it is no teacher file, is damaged, or names a class that is not allowed.
+            RecipeError: if it is not a teacher file, is damaged, or names a class that is not allowed.
         """
         recipe = read_recipe(path, trust)
         check_sizes(recipe.model, read_shapes(path), str(path), recipe.trust)
@@ -148,15 +148,15 @@ class GTN(pl.LightningModule):
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes arguments of any kind
         cls, checkpoint_path: str | Path, map_location: Any = None, trust: Trusted = ()
     ) -> "GTN":
-        """Load a checkpoint, with the parts that it was made with; without what only training needs.
+        """Load the module of a checkpoint, without the arguments that only training needs.
 
         Args:
             checkpoint_path: the checkpoint.
-            map_location: the device that its tensors are wanted on; None for the CPU.
-            trust: classes that it may name beside this package's, or names of them or of their modules.
+            map_location: device of its tensors; None for the CPU.
+            trust: allowed classes in addition to this package's, or names of them or of their modules.
 
         Raises:
-            RecipeError: if it is no checkpoint of a GTN, is damaged, or names a class that is not allowed.
+            RecipeError: if it is not a checkpoint of a GTN, is damaged, or names a class that is not allowed.
         """
         description, state = read_module(checkpoint_path, trust)
         check_sizes(description, state, str(checkpoint_path), trust)
@@ -167,14 +167,14 @@ class GTN(pl.LightningModule):
 
     @classmethod
     def from_description(cls, description: dict[str, Any], trust: Trusted = ()) -> "GTN":
-        """Return a GTN that is not meta-trained yet, from what ``description`` says of one.
+        """Build a GTN from a description, with initial weights.
 
         Args:
-            description: what `description` returned.
+            description: the return value of `description`.
             trust: see `from_teacher`.
 
         Raises:
-            RecipeError: if it is damaged, or names a class that is not allowed.
+            RecipeError: if the description is damaged, or names a class that is not allowed.
         """
         arguments = {str(name): build(value, trust) for name, value in description.items()}
         try:
@@ -185,7 +185,7 @@ class GTN(pl.LightningModule):
             raise RecipeError(f"the file does not describe a GTN ({' '.join(str(error).split())})") from error
 
     def description(self) -> dict[str, Any]:
-        """Return this module's arguments as plain data, without those that only training needs."""
+        """Return this module's arguments as plain data, except those that only training needs."""
         names = ("teacher", "curriculum", "learners", "inner_optimizer", "task", "seed")
         described = {name: describe(getattr(self, name)) for name in names}
         return described | {"inner_loop": {"steps": self.inner_loop.steps}, "evaluation": asdict(self.evaluation)}
@@ -193,12 +193,12 @@ class GTN(pl.LightningModule):
     def save_teacher(
         self, path: str | Path, data: dict[str, Any] | None = None, state: dict[str, Tensor] | None = None
     ) -> None:
-        """Write a teacher file; a file of that name is replaced only when the new one is complete.
+        """Write a teacher file; an existing file is replaced only when the new one is complete.
 
         Args:
-            path: where to write.
+            path: path of the file.
             data: description of the data module, so that the file alone suffices for ``gtn test``.
-            state: the module's tensors if they are others than it holds now.
+            state: tensors to write instead of the module's present ones.
 
         Raises:
             RecipeError: if a component does not store its constructor's arguments, or the file cannot be written.
@@ -206,18 +206,18 @@ class GTN(pl.LightningModule):
         write_teacher(path, state or self.state_dict(), self.description(), data, self.meta_training())
 
     def meta_training(self) -> dict[str, float]:
-        """Return the ``seconds``, ``meta_steps`` and ``processes`` of meta-training so far, earlier runs included."""
+        """Return ``seconds``, ``meta_steps`` and ``processes`` of meta-training so far, including resumed runs."""
         return self._cost.so_far(self._trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put what a resumed run needs beside the weights."""
+        """Add the state for resumption to a checkpoint."""
         self._resumption.save(checkpoint, self._trainer, self._outer())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint that belongs to this module, see `check_checkpoint`."""
-        going_on = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        self.check_checkpoint(checkpoint, self._trainer if going_on else None)
-        self._resumption.load(checkpoint, self._outer() if going_on else None, going_on)
+        """Resume from a checkpoint of this module, see `check_checkpoint`."""
+        resuming = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        self.check_checkpoint(checkpoint, self._trainer if resuming else None)
+        self._resumption.load(checkpoint, self._outer() if resuming else None, resuming)
 
     def check_checkpoint(
         self, checkpoint: dict[str, Any], trainer: pl.Trainer | None = None, source: str = "the checkpoint"
@@ -229,16 +229,16 @@ class GTN(pl.LightningModule):
     # ------------------------------------------------------------------------------------------------- meta-training
 
     def setup(self, stage: str) -> None:
-        """See that the trainer can run a GTN, and forget the data of an earlier run."""
+        """Check that the trainer can run a GTN, and drop the data of an earlier run."""
         self._evaluator.reset()
         check_trainer(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Put one outer optimizer over everything that is meta-learned: teacher, curriculum, inner hyperparameters."""
+        """Return one outer optimizer for all meta-parameters: teacher, curriculum, inner hyperparameters."""
         return self._own_outer().configure()
 
     def _outer(self) -> OuterOptimization | None:
-        """Return the outer optimizer and its schedule as the arguments say, None if a subclass makes its own."""
+        """Return the outer optimizer and schedule of the arguments, None if a subclass makes its own."""
         return self._own_outer() if type(self).configure_optimizers is GTN.configure_optimizers else None
 
     def _own_outer(self) -> OuterOptimization:
@@ -246,14 +246,14 @@ class GTN(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Check that data, teacher, learners and task fit together before the first meta-step."""
-        # No earlier: loaders that are given to the trainer without a data module are not there before.
+        # Not earlier: without a data module, the trainer's loaders are not available before.
         self._evaluator.prepare(self)
         self._resumption.begin(self.trainer, self._outer())
         self.recovery.remember(self.trainer, self)
         self._cost.begin()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Start the clock of a meta-step."""
+        """Start the timer of a meta-step."""
         self._step_began = time.perf_counter()
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
@@ -266,29 +266,29 @@ class GTN(pl.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Skip a meta-step whose gradient, averaged over the processes by now, is not finite."""
+        """Skip a meta-step with a non-finite gradient; here it is already averaged over the processes."""
         if not self.recovery.examine(self, self._meta_loss):
             optimizer.zero_grad()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log how long the meta-step took and how many were skipped."""
+        """Log the duration of the meta-step and the number of skipped ones."""
         self.log("time/meta_step", time.perf_counter() - self._step_began)
         self.log("train/skipped", float(self.recovery.skipped))
         self.recovery.act(self.trainer, self)
 
     def on_train_end(self) -> None:
-        """Stop counting what meta-training costs."""
+        """Stop the timer of meta-training."""
         self._cost.end()
 
     # ---------------------------------------------------------------------------------------------------- evaluation
 
     def on_validation_start(self) -> None:
-        """Remember the state of meta-training; callbacks that average weights put theirs in place after this."""
+        """Store the state of meta-training for `Recovery`, before callbacks that average weights replace them."""
         if not self.trainer.sanity_checking and self.trainer.state.fn == TrainerFn.FITTING:
             self.recovery.remember(self.trainer, self)
 
     def on_validation_epoch_start(self) -> None:
-        """See that all processes have the same teacher, and teach the validation learners."""
+        """Check that all processes have the same teacher, and teach the validation learners."""
         check_agreement(self)
         self._evaluator.begin(self, "val")
 
@@ -297,11 +297,11 @@ class GTN(pl.LightningModule):
         self._evaluator.begin(self, "test")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Score the taught learners on a batch of the validation split, of which there is one loader."""
+        """Score the taught learners on a batch of the validation split, which has one loader."""
         self._evaluator.score(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Score the taught learners on a batch of the test split, of which there is one loader."""
+        """Score the taught learners on a batch of the test split, which has one loader."""
         self._evaluator.score(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
@@ -322,21 +322,21 @@ class GTN(pl.LightningModule):
     # -------------------------------------------------------------------------------------------------- synthetic data
 
     def synthetic_batch(self, step: int) -> Batch:
-        """Return the batch that the teacher makes for an inner step, counted from zero; see `teaching`."""
-        # Callbacks ask from where the trainer's precision is not set.
+        """Return the teacher's batch for an inner step, counted from zero; see `teaching.synthetic_batch`."""
+        # Callbacks call this from hooks in which the trainer's precision is not set.
         precision = nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
         with precision:
             return synthetic_batch(self.teacher, self.curriculum, self.seed, step, self.device)
 
     def predict_dataloader(self) -> DataLoader[int]:
-        """Return the numbers of the inner steps, one at a time."""
+        """Return a loader of the numbers of the inner steps, one per batch."""
         return DataLoader(range(self.inner_loop.steps), batch_size=1)  # type: ignore[arg-type]
 
     def on_predict_start(self) -> None:
-        """Give a real-data teacher its images."""
+        """Pass real data to a teacher of real data."""
         if isinstance(self.teacher, RealData):
             self._evaluator.prepare(self)
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Return ``step``, a scalar, and the fields that the teacher makes for it, each ``[B, ...]``."""
+        """Return ``step``, a scalar, and the teacher's fields for it, each ``[B, ...]``."""
         return {"step": batch[0], **self.synthetic_batch(int(batch))}

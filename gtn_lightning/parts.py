@@ -1,4 +1,4 @@
-"""The parts that a GTN is made of, and whether they fit together."""
+"""The parts of a GTN, and checks that they fit together."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Parts:
     """The parts of a GTN; see `gtn_lightning.GTN` for each.
 
     Raises:
-        RecipeError: if one is of the wrong kind, or they do not fit together, naming the keys that disagree.
+        RecipeError: if one is of the wrong type, or two do not fit together; the message names their keys.
     """
 
     teacher: Teacher
@@ -46,7 +46,7 @@ class Parts:
 
 
 def check_steps(steps: int, curriculum: Curriculum, optimizer: InnerOptimizer) -> None:
-    """See that curriculum and learned schedules are as long as the inner loop.
+    """Check that curriculum and learned schedules are as long as the inner loop.
 
     Raises:
         RecipeError: if not.
@@ -62,7 +62,7 @@ def check_steps(steps: int, curriculum: Curriculum, optimizer: InnerOptimizer) -
 
 
 def check_inputs(teacher: Teacher, curriculum: Curriculum) -> None:
-    """See that a curriculum gives the noise that a teacher takes, and asks for as many samples as it holds.
+    """Check that curriculum and teacher agree on the size of the noise and on the number of samples.
 
     Raises:
         RecipeError: if not.
@@ -73,36 +73,36 @@ def check_inputs(teacher: Teacher, curriculum: Curriculum) -> None:
             "make their noise agree"
         )
     if teacher.pool is not None and teacher.pool != curriculum.pool:
-        asked = "an unbounded number" if curriculum.pool is None else str(curriculum.pool)
+        requested = "an unbounded number" if curriculum.pool is None else str(curriculum.pool)
         raise RecipeError(
-            f"model.teacher holds {teacher.pool} samples but model.curriculum asks for {asked}: set the teacher's "
+            f"model.teacher has {teacher.pool} samples but model.curriculum requests {requested}: set the teacher's "
             "number to steps times batch_size, and use a curriculum with a pool"
         )
 
 
 def check_fields(teacher: Teacher, curriculum: Curriculum, task: Task) -> None:
-    """See that a teacher makes what a task takes, of the classes that a curriculum names.
+    """Check that a teacher makes the task's fields, with the task's and the curriculum's number of classes.
 
     Raises:
-        RecipeError: if not, naming the keys that disagree.
+        RecipeError: if not; the message names the keys that disagree.
     """
-    for name, wanted in task.fields.items():
+    for name, required in task.fields.items():
         made = teacher.fields.get(name)
         if made is None:
-            if teacher.fields:  # real data is whatever the data module hands over
+            if teacher.fields:  # a teacher of real data has none
                 raise RecipeError(
                     f"model.teacher makes {', '.join(teacher.fields)} but model.task takes {', '.join(task.fields)}: "
                     "use a teacher that makes these"
                 )
-        elif made.classes != wanted.classes:
+        elif made.classes != required.classes:
             raise RecipeError(
-                f"model.teacher has {made.classes or 'no'} classes but model.task {wanted.classes or 'no'}: make them "
-                "agree"
+                f"model.teacher has {made.classes or 'no'} classes but model.task {required.classes or 'no'}: make "
+                "them agree"
             )
-        elif None not in (made.shape, wanted.shape) and made.shape != wanted.shape:
+        elif None not in (made.shape, required.shape) and made.shape != required.shape:
             raise RecipeError(
                 f"model.teacher makes {name} of shape {list(made.sample_shape)} but model.task takes "
-                f"{list(wanted.sample_shape)}: make them agree"
+                f"{list(required.sample_shape)}: make them agree"
             )
     classes = next((field for field in task.fields.values() if field.classes), None)
     if curriculum.classes is not None and (classes is None or classes.classes != curriculum.classes):

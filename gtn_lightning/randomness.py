@@ -1,8 +1,8 @@
-"""Random numbers keyed by what they are for.
+"""Random numbers keyed by their purpose.
 
-Every draw in meta-training is a function of a key such as (seed, rank, meta-step), never of how many draws came
-before it. Ranks therefore teach different learners, validation teaches the same learners on any number of processes,
-and a resumed run repeats the very next meta-step.
+Every random choice in meta-training is a function of a key such as (seed, rank, meta-step), and independent of earlier
+ones. Therefore ranks teach different learners, validation teaches the same learners on any number of processes, and a
+resumed run continues with the same meta-steps as an uninterrupted one.
 """
 
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ import torch
 
 
 def keyed_seed(seed: int, *key: int | str) -> int:
-    """Return a 63-bit seed that depends on the run's seed and every part of the key, and on their order."""
+    """Return a 63-bit seed that is a function of the run's seed and of the key's parts in their order."""
     words: list[int] = [seed]
     for part in key:
-        # The leading tag and length keep ("ab", "c") apart from ("a", "bc"), and 7 apart from "7".
+        # The tag and the length distinguish ("ab", "c") from ("a", "bc"), and 7 from "7".
         encoded = part.encode() if isinstance(part, str) else str(part).encode()
         words += [1 if isinstance(part, str) else 2, len(encoded), *encoded]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -29,12 +29,12 @@ def keyed_generator(seed: int, *key: int | str) -> torch.Generator:
 
 @contextmanager
 def keyed_rng(seed: int, *key: int | str, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random state by the key for the duration of the block, then restore what was there before.
+    """Seed torch's global random state by the key within a block, then restore the earlier state.
 
     Args:
         seed: the run's seed.
-        key: what the random numbers are for, for instance ``("train", rank, meta_step)``.
-        device: the device whose state is seeded beside the CPU's.
+        key: purpose of the random numbers, for instance ``("train", rank, meta_step)``.
+        device: the device to seed in addition to the CPU.
     """
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):

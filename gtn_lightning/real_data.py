@@ -1,4 +1,4 @@
-"""The real data of a run: fetched through its trainer, and checked against learners and task."""
+"""Fetch the real data of a run through its trainer, and check it against learners and task."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,14 +17,14 @@ from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator
 
 LOADERS = {"train": "training", "val": "validation", "test": "test"}
-"""What errors call the loaders of the splits."""
+"""The loaders of the splits, in error messages."""
 
 DATA = {"train": "the data", "val": "the validation data", "test": "the test data"}
-"""What errors call the data of the splits."""
+"""The data of the splits, in error messages."""
 
 
 class TrainerData:
-    """The real data that a trainer offers a module, checked once per run.
+    """The real data of a trainer, checked once per run.
 
     Args:
         parts: the parts of a GTN.
@@ -33,23 +33,23 @@ class TrainerData:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         inputs = next(iter(parts.task.fields))
-        made = parts.teacher.fields.get(inputs)
-        # What the teacher makes, for the inputs of a task may have any shape.
-        self._shape = parts.task.fields[inputs].shape if made is None else made.shape
+        teacher_field = parts.teacher.fields.get(inputs)
+        # The teacher's shape, since the task's inputs may have any shape.
+        self._shape = parts.task.fields[inputs].shape if teacher_field is None else teacher_field.shape
         self.reset()
 
     def reset(self) -> None:
-        """Check everything again: a new run may have other data."""
+        """Forget the checks: a new run may have other data."""
         self._learners_fit = False
         self._splits_fit: set[str] = set()
 
     def take(self, module: pl.LightningModule, split: str, count: int) -> Batch | None:
-        """Return real data of a split as the learners see it, the same on every process.
+        """Return real data of a split, normalized as for the learners, the same on every process.
 
         Args:
             module: the module that a trainer runs.
             split: ``train``, ``val`` or ``test``.
-            count: the largest number of samples.
+            count: maximum number of samples.
 
         Returns:
             The task's fields on the module's device; None if the split has no loader.
@@ -63,32 +63,33 @@ class TrainerData:
             loader = trainer.train_dataloader if split == "train" else trainer.val_dataloaders
         else:
             if trainer.state.fn != TrainerFn.FITTING:
-                data.setup("fit")  # a second time, a data module that splits at random would split otherwise
+                data.setup("fit")  # not twice in a fit: a data module with a random split would split differently
             if isinstance(data, InMemoryData):
-                # Straight from memory: the same samples on every process and after every restart.
+                # From memory: the same samples on every process and after every restart.
                 return self._fitting(module, _on_device(module, data.some(split, count, self._parts.seed)), split)
             name = f"{split}_dataloader"
             loader = getattr(data, name)() if is_overridden(name, data) else None
         loader = only_loader(loader, LOADERS[split], structured=split == "train")
         if loader is None:
             return None
-        parts, found = [], 0
+        batches, total = [], 0
         for batch in batches_of(loader, LOADERS[split]):
-            parts.append(check_pair(_handed_over(module, batch), self._shape, DATA[split]))
-            found += len(parts[-1][1])
-            if found >= count:
+            batches.append(check_pair(_transferred(module, batch), self._shape, DATA[split]))
+            total += len(batches[-1][1])
+            if total >= count:
                 break
-        # Every process draws its own training data; the baseline must be the same on all.
-        tensors = trainer.strategy.broadcast([torch.cat(part)[:count] for part in zip(*parts, strict=True)])
+        # Each process draws its own training data, but the baseline must be the same on all.
+        tensors = trainer.strategy.broadcast([torch.cat(part)[:count] for part in zip(*batches, strict=True)])
         return self._fitting(module, _on_device(module, tensors), split)
 
     def check_split(self, module: pl.LightningModule, split: str, synthetic: Callable[[], list[Tensor]]) -> None:
-        """Check the loader of a split, and its first batch, before any learner is taught for it.
+        """Check the loader of a split and its first batch, before learners are taught for it.
 
         Args:
             module: the module that a trainer runs.
             split: ``val`` or ``test``.
-            synthetic: makes data that stands in for that of a stream, which might not begin anew.
+            synthetic: returns a batch to check the learners on if the loader is a stream, which may not be iterable
+                twice.
 
         Raises:
             RecipeError: if data, learners and task do not fit together.
@@ -99,25 +100,25 @@ class TrainerData:
         sampler = getattr(loader, "sampler", None)
         if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
             raise RecipeError(
-                f"the {split} DataLoader shows each process a part of its data, but learners are shared out and not "
-                "data: pass use_distributed_sampler=False to the Trainer, and give the training DataLoader a "
-                "DistributedSampler of its own"
+                f"the {split} DataLoader gives each process a part of its data, expected all of it, since processes "
+                "share out learners and not data: pass use_distributed_sampler=False to the Trainer, and give the "
+                "training DataLoader a DistributedSampler"
             )
         if split in self._splits_fit:
             return
         with (
             torch.inference_mode(False),
             trainer.precision_plugin.forward_context(),
-            isolate_rng(),  # what is drawn for a batch is drawn again
+            isolate_rng(),  # the random numbers for this batch are drawn again later
         ):
             if has_length(loader):
-                batch = _handed_over(module, next(batches_of(loader, LOADERS[split])))
+                batch = _transferred(module, next(batches_of(loader, LOADERS[split])))
                 self._fitting(module, check_pair(batch, self._shape, DATA[split]), split)
             elif not self._learners_fit:
                 self._check_learners(module, synthetic())
 
     def scorable(self, batch: Any, split: str) -> Sequence[Tensor]:
-        """Return a batch of real data, once it is known that learners can be scored on it.
+        """Check that learners can be scored on a batch of real data, and return it.
 
         Raises:
             RecipeError: if they cannot.
@@ -144,8 +145,8 @@ class TrainerData:
         self._learners_fit = True
 
 
-def _handed_over(module: pl.LightningModule, batch: Any) -> Any:
-    """Return a loader's batch as Lightning hands it to a step: in the trainer's precision, through the hooks."""
+def _transferred(module: pl.LightningModule, batch: Any) -> Any:
+    """Return a loader's batch as Lightning passes it to a step: in the trainer's precision, after all hooks."""
     data = module.trainer.datamodule  # type: ignore[attr-defined]
 
     def hook(name: str) -> Any:

@@ -1,13 +1,13 @@
-"""Output that does not fail because of a character that its stream cannot encode."""
+"""Text output that escapes characters that its stream cannot encode."""
 
 from contextlib import suppress
 from typing import Any
 
 
 class Escaping:
-    """A text stream that writes what it cannot encode as Python's escapes, such as ``\\xb1`` for a plus-minus sign.
+    """A wrapper of a text stream that escapes what it cannot encode, such as ``\\xb1`` for a plus-minus sign.
 
-    Everything else is that of the stream.
+    All other attributes are those of the stream.
 
     Args:
         stream: the stream, for instance ``sys.stdout``.
@@ -24,15 +24,15 @@ class Escaping:
         return int(self._stream.write(text))
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the stream has of that name."""
+        """Return the stream's attribute of that name."""
         return getattr(self._stream, name)
 
 
 def escape_unencodable(*streams: Any) -> None:
-    """Have text streams write what they cannot encode as Python's escapes, as ``sys.stderr`` does by itself.
+    """Make text streams escape what they cannot encode, as ``sys.stderr`` does by default.
 
     Args:
-        streams: the streams; those that are closed, or that are no files, stay as they are.
+        streams: the streams; closed ones, and objects that are not files, are not changed.
     """
     for stream in streams:
         with suppress(AttributeError, ValueError, OSError):

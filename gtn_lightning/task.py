@@ -1,4 +1,4 @@
-"""What "taught" means: the interface between the meta-loop and whatever a learner is to learn."""
+"""The interface of tasks: losses, metrics and baseline, by which the rest of the package knows a task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,30 +16,30 @@ from gtn_lightning.inner_loop import Buffers, Functional, InnerOptimizer, LossFn
 
 @dataclass(frozen=True)
 class TaskMetric:
-    """A measure of how well a learner was taught."""
+    """A metric of taught learners, with its direction and format."""
 
     name: str
-    """Name under which it is logged, such as ``accuracy``."""
+    """Name in logs, such as ``accuracy``."""
     make: Callable[[], Metric]
-    """Makes a fresh scalar metric. It is never synchronized: every learner is scored by one process."""
+    """Returns a fresh scalar metric. It is never synchronized: every learner is scored by one process."""
     higher_is_better: bool = True
-    """Whether more of it is better."""
+    """Whether higher values are better."""
     format: Literal["share", "number"] = "number"
-    """How a value is printed: a ``share`` in per cent, a ``number`` as it is."""
+    """Format of printed values: a ``share`` in per cent, or a plain ``number``."""
 
     def text(self, value: float) -> str:
-        """Return a value as people read it."""
+        """Return a value as text, in the metric's format."""
         return f"{100 * value:.1f} %" if self.format == "share" else f"{value:.4g}"
 
 
 @dataclass(frozen=True)
 class BaselineSetting:
-    """What a baseline may use."""
+    """Data and settings for a baseline."""
 
     train: Batch
     """Real training data."""
     tuning: Batch
-    """Real data, none that is reported on, that decides between learning rates."""
+    """Real data to choose the learning rate on, disjoint from the test split."""
     optimizer: InnerOptimizer
     """The inner optimizer."""
     batch_size: int
@@ -47,7 +47,7 @@ class BaselineSetting:
     steps: int
     """Number of inner steps."""
     scored_steps: list[int]
-    """Numbers of inner steps after which learners are wanted."""
+    """Numbers of inner steps after which learners are scored."""
     rates: list[float]
     """Learning rates to choose from."""
     mode: str
@@ -55,12 +55,12 @@ class BaselineSetting:
 
 
 class Baseline(ABC):
-    """What a learner reaches without the teacher, at the same cost.
+    """Training of a learner without the teacher, at the same cost.
 
     Attributes:
-        name: suffix of what is logged, as in ``val/accuracy_real``.
-        title: what pictures and tables call it.
-        axis: what its cost is counted in, the horizontal axis of learning curves.
+        name: suffix of its metrics in logs, as in ``val/accuracy_real``.
+        title: its name in pictures and tables.
+        axis: unit of its cost, the horizontal axis of learning curves.
     """
 
     name: str = "real"
@@ -72,27 +72,27 @@ class Baseline(ABC):
         """Train a learner.
 
         Args:
-            learner: the learner, left as it is.
-            generator: where random choices come from, on the CPU.
+            learner: the learner, not changed.
+            generator: a CPU generator for random choices.
 
         Returns:
-            The learner at the wanted points of the axis, without any graph.
+            The learner after each of the setting's ``scored_steps``, detached from any graph.
         """
 
 
 @dataclass(frozen=True)
 class Images:
-    """A batch that is shown as images."""
+    """A batch to draw as images."""
 
     pixels: Tensor
     """``[B, C, H, W]``."""
     labels: Tensor | None
-    """The class of each, int64 ``[B]``, by which they are sorted into rows; None for an unsorted grid."""
+    """The class of each, int64 ``[B]``, by which the rows of the grid are sorted; None for an unsorted grid."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """A batch that is shown as points of a plane, colored by a value."""
+    """A batch to draw as points in a plane, colored by a value."""
 
     rows: Tensor
     """``[B, D]``."""
@@ -101,27 +101,30 @@ class Points:
 
 
 class Task(Component, ABC):
-    """An inner loss on synthetic data, a meta-loss on real data, and metrics of how well a learner was taught.
+    """An inner loss on synthetic data, a meta-loss on real data, and metrics of taught learners.
 
-    The module, the callbacks and the inner loop know a task by these methods alone.
+    The module and the callbacks use a task through these methods only.
     """
 
     @property
     @abstractmethod
     def fields(self) -> Fields:
-        """What a teacher has to make, in the order in which the inner loss takes it."""
+        """The fields of the inner loss, in the order of its arguments; the teacher must make them."""
 
     @abstractmethod
     def inner_loss(self, learner: Functional) -> LossFn:
-        """Return the loss that the learner descends: ``(params, buffers, *fields) -> (loss, buffers)``."""
+        """Return the learner's loss on synthetic data: ``(params, buffers, *fields) -> (loss, buffers)``."""
 
     @abstractmethod
     def meta_loss(self, learner: Functional) -> LossFn:
-        """Return the loss that the teacher descends: ``(params, buffers, *real batch) -> (loss, buffers)``."""
+        """Return the learner's loss on real data, which trains the teacher.
+
+        It is a function ``(params, buffers, *real batch) -> (loss, buffers)``.
+        """
 
     @abstractmethod
     def meta_steps(self, steps: int) -> list[int]:
-        """Return after which numbers of inner steps, out of ``steps``, the meta-loss is taken, ascending."""
+        """Return the numbers of inner steps, at most ``steps``, after which the meta-loss is taken, ascending."""
 
     def experience(
         self,
@@ -131,22 +134,22 @@ class Task(Component, ABC):
         batch: Sequence[Any],
         generator: torch.Generator,
     ) -> Sequence[Any]:
-        """Return the real data that the meta-loss of a taught learner is taken on; called without gradient.
+        """Return the real data for the meta-loss of a taught learner; called without gradient.
 
-        Here a task of reinforcement learning lets the taught learner act. Others take the batch as it is, as here.
+        By default, it is the batch of the data module. A task of reinforcement learning would let the learner act here.
 
         Args:
             learner: the learner as a pure function.
             params: its trained parameters.
             buffers: its buffers.
-            batch: what the data module has handed over.
-            generator: where random choices come from, on the CPU.
+            batch: a batch of the data module.
+            generator: a CPU generator for random choices.
         """
         return batch
 
     @abstractmethod
     def metrics(self) -> list[TaskMetric]:
-        """Return the metrics; the first decides between checkpoints, and stands in pictures and tables."""
+        """Return the metrics; the first selects the checkpoint, and is the one in pictures and tables."""
 
     @abstractmethod
     def score(
@@ -164,31 +167,31 @@ class Task(Component, ABC):
             params: its trained parameters.
             buffers: its buffers.
             batch: a batch of real data.
-            metrics: what the metrics made, in their order; the batch is added to each.
+            metrics: made by `metrics`, in the same order; each is updated with the batch.
 
         Returns:
             The mean loss on the batch, a scalar.
         """
 
     def baseline(self, setting: BaselineSetting) -> Baseline | None:
-        """Return what the same learners are compared with; None, as here, for nothing."""
+        """Return the baseline for the same learners; by default None, for no baseline."""
         return None
 
     def shown(self, batch: Batch) -> Images | Points | None:
-        """Return how a batch of synthetic data is drawn; None, as here, if it is not."""
+        """Return a batch of synthetic data in a form to draw; by default None, for no picture."""
         return None
 
     def check_batch(self, batch: Sequence[Any], where: str) -> None:
-        """Raise ``RecipeError`` if learners cannot be scored on a batch of real data, saying what to change.
+        """Raise ``RecipeError`` if learners cannot be scored on a batch of real data; by default, accept all batches.
 
-        Called with every batch of validation and testing. A task that does not say takes all of them.
+        Called with every batch of validation and testing. The message says what to change.
 
         Args:
             batch: a batch of real data.
-            where: which data this is, in words for an error.
+            where: name of the data, for error messages.
         """
         return
 
     @abstractmethod
     def check(self, learner: nn.Module, batch: Sequence[Any]) -> None:
-        """Raise ``RecipeError`` if the learner cannot work on such a batch of real data, saying what to change."""
+        """Raise ``RecipeError``, which says what to change, if learner and batch of real data do not fit together."""

@@ -1,7 +1,7 @@
 """The teacher file: a meta-trained teacher, its curriculum and learned rates, with the recipe to rebuild them.
 
-It is a safetensors file. The tensors are the module's state; the metadata holds the recipe as JSON. The recipe names
-classes; which of them are allowed says `gtn_lightning.trust`.
+It is a safetensors file. Its tensors are the module's state, its metadata holds the recipe as JSON. The recipe names
+classes; `gtn_lightning.trust` decides which of them are allowed.
 """
 
 import json
@@ -23,18 +23,18 @@ FORMAT = "gtn-lightning teacher 4"
 """Value of the metadata key ``format``."""
 
 DEPTH = 100
-"""The deepest nesting of a recipe that is read."""
+"""Maximum nesting depth of a recipe."""
 
 
 class TeacherRecipe(NamedTuple):
-    """What a teacher file says of the module that it belongs to."""
+    """The recipe in a teacher file."""
 
     model: dict[str, Any]
     """The arguments of ``GTN`` as plain data, see `describe`."""
     data: dict[str, Any] | None
-    """The data module that it was meta-trained on, if it can be described."""
+    """Description of the data module of its meta-training, None if it cannot be described."""
     trust: list[str | type]
-    """The classes beside this package's that may be built."""
+    """Allowed classes in addition to this package's."""
     own: bool
     """Whether this user wrote the file."""
 
@@ -46,50 +46,50 @@ def write_teacher(
     data: dict[str, Any] | None,
     meta_training: Mapping[str, float],
 ) -> None:
-    """Write a teacher file; a file of that name is replaced only when the new one is complete.
+    """Write a teacher file; an existing file is replaced only when the new one is complete.
 
     Args:
-        path: where to write.
+        path: path of the file.
         tensors: the module's state.
         model: the module's description.
         data: description of the data module, so that the file alone suffices for ``gtn test``.
-        meta_training: what meta-training cost.
+        meta_training: the cost of meta-training, see ``GTN.meta_training``.
 
     Raises:
         RecipeError: if the file cannot be written.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     recipe = json.dumps({"model": model, "data": data}, allow_nan=False)
-    _write(path, kept, {"format": FORMAT, "recipe": recipe, "meta_training": json.dumps(dict(meta_training))})
+    _write(path, state, {"format": FORMAT, "recipe": recipe, "meta_training": json.dumps(dict(meta_training))})
     trusted.remember(recipe)
 
 
 def record_meta_training(path: str | Path, spent: Mapping[str, float]) -> None:
-    """Put into a teacher file what the whole of its meta-training cost, of which it may have been the best moment.
+    """Store the cost of the whole meta-training in a teacher file, which may be of an earlier meta-step.
 
     Args:
         path: the teacher file.
-        spent: what ``GTN.meta_training`` returns.
+        spent: the cost, see ``GTN.meta_training``.
 
     Raises:
-        RecipeError: if the file is no teacher file or cannot be written.
+        RecipeError: if the file is not a teacher file or cannot be written.
     """
     tensors, metadata = _read(path)
     _write(path, tensors, {**metadata, "meta_training": json.dumps(dict(spent))})
 
 
 def read_meta_training(path: str | Path) -> dict[str, float] | None:
-    """Return what the meta-training of a teacher file cost, see ``GTN.meta_training``; None where the file is silent.
+    """Return the cost of meta-training in a teacher file, see ``GTN.meta_training``; None if the file has none.
 
     Raises:
-        RecipeError: if there is no such file or it is no teacher file.
+        RecipeError: if the file does not exist or is not a teacher file.
     """
     text = _metadata(path).get("meta_training")
     if text is None:
         return None
     spent = _parsed(text, path, "meta_training")
     if not isinstance(spent, dict) or "seconds" not in spent or not all(map(_is_amount, spent.values())):
-        raise RecipeError(f"{path} is damaged: its meta_training is no mapping of amounts: take a whole teacher file")
+        raise RecipeError(f"{path} is damaged: its meta_training is not a mapping of amounts: use an undamaged file")
     return dict(spent)
 
 
@@ -98,7 +98,7 @@ def _is_amount(value: Any) -> bool:
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors and metadata of what is a teacher file."""
+    """Return tensors and metadata of a teacher file."""
     metadata = _metadata(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -106,29 +106,29 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    # Serialized in memory: the library's own writer hides the system's reason when it fails, and lets nobody else read.
+    # Serialized in memory: safetensors' writer hides the system's error, and makes files that only the owner can read.
     with whole_file(Path(path)) as part:
         part.write_bytes(save(tensors, metadata))
 
 
 def read_recipe(path: str | Path, trust: trusted.Trusted = ()) -> TeacherRecipe:
-    """Return the recipe in a teacher file, once all classes that it names are known to be allowed.
+    """Check that all classes in a teacher file's recipe are allowed, and return the recipe.
 
     Args:
         path: the teacher file.
-        trust: classes beside this package's that may be built, or names of them or of their modules.
+        trust: allowed classes in addition to this package's, or names of them or of their modules.
 
     Raises:
-        RecipeError: if there is no such file, it is damaged or no teacher file, or it names a class that is not
+        RecipeError: if the file does not exist, is damaged, is not a teacher file, or names a class that is not
             allowed.
     """
     text = _metadata(path).get("recipe")
     recipe = _parsed(text, path, "recipe")
     if not isinstance(recipe, dict) or not isinstance(recipe.get("model"), dict):
-        raise RecipeError(f"{path}: the recipe in the file has no model: take a whole file")
+        raise RecipeError(f"{path} is damaged: its recipe has no model: use an undamaged file")
     data = recipe.get("data")
     if not (data is None or isinstance(data, dict)):
-        raise RecipeError(f"{path}: the data in the file's recipe is no mapping: take a whole file")
+        raise RecipeError(f"{path} is damaged: the data in its recipe is not a mapping: use an undamaged file")
     own = trusted.own_classes(str(text))
     trusted.look_in_working_folder([*own, *(name for name in trust if isinstance(name, str))])
     allowed = [*trust, *own]
@@ -140,7 +140,7 @@ def read_shapes(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a teacher file without their contents, on the device ``meta``.
 
     Raises:
-        RecipeError: if there is no such file or it is no teacher file.
+        RecipeError: if the file does not exist or is not a teacher file.
     """
     _metadata(path)
     with safe_open(path, framework="pt") as file:
@@ -149,14 +149,14 @@ def read_shapes(path: str | Path) -> dict[str, Tensor]:
 
 
 def _parsed(text: str | None, path: str | Path, name: str) -> Any:
-    """Return an entry of the metadata as plain data of a bounded depth."""
+    """Return an entry of the metadata as plain data, of at most ``DEPTH`` levels."""
     if text is None:
-        raise RecipeError(f"{path} is damaged: its metadata has no {name}: take a whole teacher file")
+        raise RecipeError(f"{path} is damaged: its metadata has no {name}: use an undamaged file")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RecipeError(f"{path} is damaged: its {name} is no JSON ({reason}): take a whole teacher file") from error
+        raise RecipeError(f"{path} is damaged: its {name} is not JSON ({reason}): use an undamaged file") from error
     level = [value]
     for _ in range(DEPTH):
         level = [
@@ -167,11 +167,11 @@ def _parsed(text: str | None, path: str | Path, name: str) -> Any:
         ]
         if not level:
             return value
-    raise RecipeError(f"{path} is damaged: its {name} is nested more than {DEPTH} levels deep: take a whole file")
+    raise RecipeError(f"{path} is damaged: its {name} has more than {DEPTH} nested levels: use an undamaged file")
 
 
 def _metadata(path: str | Path) -> dict[str, str]:
-    """Return the metadata of what is a teacher file; see `read_recipe`."""
+    """Return the metadata of a teacher file; see `read_recipe`."""
     if not Path(path).is_file():
         raise RecipeError(
             f"there is no teacher file {path}: give the path of a teacher.safetensors that `gtn fit` wrote"
@@ -192,16 +192,16 @@ def _metadata(path: str | Path) -> dict[str, str]:
 
 
 def check_sizes(model: Mapping[str, Any], held: Mapping[str, Tensor], source: str, trust: trusted.Trusted) -> None:
-    """See that a description makes no larger tensors than its file holds, before any memory is taken.
+    """Check that a description's tensors have the shapes of those in its file, before memory is allocated for them.
 
     Args:
         model: the description of a module.
         held: the tensors of the file, with or without contents.
-        source: what errors call the file.
-        trust: the classes beside this package's that may be built.
+        source: the file, for error messages.
+        trust: allowed classes in addition to this package's.
 
     Raises:
-        RecipeError: if it is another architecture's.
+        RecipeError: if a shape differs.
     """
     for part in ("teacher", "curriculum", "inner_optimizer"):
         with torch.device("meta"):
@@ -210,9 +210,9 @@ def check_sizes(model: Mapping[str, Any], held: Mapping[str, Tensor], source: st
             except (RecipeError, AttributeError, TypeError) as error:
                 if trusted.is_known(model.get(part)):
                     raise RecipeError(f"{source}: {part}: {' '.join(str(error).split())}") from error
-                continue  # a class of the user's own that looks at values: it is built as it is
+                continue  # a user's class that reads values of tensors, which the device meta does not have
         for name, tensor in state.items():
-            # What is in the one only is said by `load_weights`.
+            # `load_weights` reports tensors that only one of them has.
             shape = held[f"{part}.{name}"].shape if f"{part}.{name}" in held else None
             if shape is not None and shape != tensor.shape:
                 raise RecipeError(
@@ -225,7 +225,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     """Load a teacher file's tensors into a module of the same recipe.
 
     Raises:
-        RecipeError: if the file is no teacher file or was written for another architecture.
+        RecipeError: if the file is not a teacher file or was written for another architecture.
     """
     tensors, _ = _read(path)
     check_state(module.state_dict(), tensors, str(path))
@@ -233,15 +233,15 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 
 
 def check_state(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
-    """See that tensors are such as a module holds.
+    """Check that tensors have a module's names, shapes and kinds of types, and are finite.
 
     Args:
         own: the module's state.
         tensors: the tensors of a file.
-        source: what errors call the file.
+        source: the file, for error messages.
 
     Raises:
-        RecipeError: if they are not, naming the first difference.
+        RecipeError: if not; the message names the first difference.
     """
     for name in sorted(own.keys() | tensors.keys()):
         shapes = [list(state[name].shape) if name in state else "nothing" for state in (tensors, own)]
@@ -250,10 +250,10 @@ def check_state(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source
                 f"{source} belongs to another architecture: {name} is {shapes[0]} in the file and "
                 f"{shapes[1]} in the model; use the recipe that it was made with"
             )
-        given, expected = tensors[name], own[name].dtype
-        if given.is_floating_point() != expected.is_floating_point or given.is_complex() != expected.is_complex:
+        tensor, expected = tensors[name], own[name].dtype
+        if tensor.is_floating_point() != expected.is_floating_point or tensor.is_complex() != expected.is_complex:
             raise RecipeError(
-                f"{source}: {name}: expected a tensor of {expected}, got {given.dtype}: take a whole file"
+                f"{source}: {name}: expected a tensor of {expected}, got {tensor.dtype}: use an undamaged file"
             )
-        if given.is_floating_point() and not given.isfinite().all():
-            raise RecipeError(f"{source}: {name}: expected finite numbers, got others: take a whole file")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise RecipeError(f"{source}: {name}: expected finite numbers, got NaN or infinity: use an undamaged file")

@@ -19,9 +19,9 @@ class Lesson(NamedTuple):
     """A learner after an inner step."""
 
     step: int
-    """The number of inner steps so far, from 1."""
+    """Number of inner steps so far, from 1."""
     loss: Tensor
-    """The inner loss, a scalar, that the step descended."""
+    """Inner loss of the step, a scalar."""
     learner: Snapshot
     """The learner's parameters and buffers."""
 
@@ -34,12 +34,12 @@ def lessons(
     optimizer: InnerOptimizer,
     mode: str = "auto",
 ) -> Iterator[Lesson]:
-    """Train a learner on a teacher's data, one step each time that the next lesson is asked for.
+    """Train a learner on a teacher's data, and yield it after every inner step.
 
     Args:
-        learner: the learner, left as it is.
-        task: what it is to learn.
-        teacher: where its data comes from.
+        learner: the learner, not changed.
+        task: the learner's task.
+        teacher: makes the data.
         requests: the curriculum's requests, one per inner step.
         optimizer: the inner optimizer.
         mode: how the inner gradient is computed, a key of ``gtn_lightning.inner_loop.MODES``.
@@ -49,14 +49,14 @@ def lessons(
     batches = teacher.batches(requests)
     params, buffers = functional.init()
     with torch.inference_mode(False), torch.no_grad():
-        at = InnerState(params, buffers, optimizer.init(params))
+        state = InnerState(params, buffers, optimizer.init(params))
     for step in range(len(requests)):
-        # Lightning evaluates under inference_mode, in which an inner loop cannot run. Entered anew for every step: the
-        # caller has modes of its own between two of them.
+        # Lightning evaluates in inference_mode, in which an inner loop cannot run. Entered for every step separately,
+        # so that the caller's modes apply between the steps.
         with torch.inference_mode(False), torch.no_grad():
             batch = next(batches)
-            at, loss = inner_step(inner_loss, at, [batch[name] for name in fields], optimizer, step, mode)
-        yield Lesson(step + 1, loss, Snapshot(at.params, at.buffers))
+            state, loss = inner_step(inner_loss, state, [batch[name] for name in fields], optimizer, step, mode)
+        yield Lesson(step + 1, loss, Snapshot(state.params, state.buffers))
 
 
 def teach(
@@ -71,16 +71,16 @@ def teach(
     """Train a learner on a teacher's data.
 
     Args:
-        learner: the learner, left as it is.
-        task: what it is to learn.
-        teacher: where its data comes from.
+        learner: the learner, not changed.
+        task: the learner's task.
+        teacher: makes the data.
         requests: the curriculum's requests, one per inner step.
         optimizer: the inner optimizer.
-        steps: numbers of inner steps after which the learner is wanted.
+        steps: numbers of inner steps after which the learner is returned.
         mode: how the inner gradient is computed, a key of ``gtn_lightning.inner_loop.MODES``.
 
     Returns:
-        The learner after these numbers of steps, without any graph.
+        The learner after each of ``steps``, detached from any graph.
     """
     taught = {0: Snapshot(*Functional(learner).init())} if 0 in steps else {}
     for lesson in lessons(learner, task, teacher, requests[: max(steps)], optimizer, mode):
@@ -100,16 +100,16 @@ def teach_at_best_rate(
     tuning_batch: Sequence[Any],
     mode: str = "auto",
 ) -> tuple[float, dict[int, Snapshot]]:
-    """Train a learner with each of several constant rates and keep the one that scores best after the last step.
+    """Train a learner with each of several constant learning rates and return the one that scores best at the end.
 
     Args:
         learner, task, teacher, requests, steps, mode: as for ``teach``.
-        optimizer: the inner optimizer; everything but its rate stays at its initial value.
+        optimizer: the inner optimizer; its other hyperparameters have their initial values.
         rates: the learning rates to try.
-        tuning_batch: real data, not the data to be reported on, that decides between the rates.
+        tuning_batch: real data on which the rate is chosen, disjoint from the data of reported scores.
 
     Returns:
-        The best rate and the learner after the wanted numbers of steps with it.
+        The best rate, and the learner trained with it after each of ``steps``.
     """
     functional, leading = Functional(learner), task.metrics()[0]
     best: tuple[float, float, dict[int, Snapshot]] | None = None
@@ -120,7 +120,7 @@ def teach_at_best_rate(
         with torch.no_grad():
             task.score(functional, last.params, last.buffers, tuning_batch, [metric])
         score = float(metric.compute()) * (1 if leading.higher_is_better else -1)
-        if math.isnan(score):  # a diverged learner; nothing would ever be better than NaN
+        if math.isnan(score):  # a diverged learner; no score compares as better than NaN
             score = -math.inf
         if best is None or score > best[0]:
             best = (score, rate, snapshots)
@@ -129,16 +129,16 @@ def teach_at_best_rate(
 
 
 def synthetic_batch(teacher: Teacher, curriculum: Curriculum, seed: int, step: int, device: torch.device) -> Batch:
-    """Return the batch that a teacher makes for an inner step, without gradient.
+    """Return a teacher's batch for an inner step, without gradient.
 
-    With a shuffled curriculum, or none, it is one keyed draw of many possible ones.
+    With a random curriculum, it is one sample of the batches at this step.
 
     Args:
         teacher: makes the batch.
-        curriculum: what is asked of the teacher.
-        seed: seed of that draw.
-        step: which inner step, counted from zero.
-        device: where the batch is wanted.
+        curriculum: makes the requests.
+        seed: seed of the sample.
+        step: the inner step, counted from zero.
+        device: device of the batch.
     """
     with torch.no_grad():
         requests = curriculum.requests(keyed_generator(seed, "predict"), device)

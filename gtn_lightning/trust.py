@@ -1,10 +1,10 @@
-"""Which classes a file may name: a teacher file, or a recipe under ``--trusted-only``.
+"""The classes that a teacher file, or a recipe under ``--trusted-only``, may name.
 
-A name in a file becomes a class here and nowhere else. Allowed are the classes in `KNOWN`, by identity: a name is
-looked up in that table and never followed through modules or attributes. Other classes are allowed
+Names in files are resolved to classes only here. The classes in `KNOWN` are allowed: a name is looked up in that table
+and never resolved through modules or attributes. Other classes are allowed
 
 * if the caller passes or names them (``GTN.from_teacher(path, trust=[...])``, ``--trust``, `trusting`), or
-* if this user wrote the file: `remember` keeps what `save_teacher` wrote, and `is_own` recognizes it.
+* if this user wrote the file: `remember` records the recipe of a written file, and `own_classes` recognizes it.
 """
 
 import hashlib
@@ -65,10 +65,10 @@ KNOWN: dict[str, tuple[str, ...]] = {
         *("MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "StepLR"),
     ),
 }
-"""The classes that any file may name, by the module that offers them."""
+"""The classes that any file may name, by the module that exports them."""
 
 Trusted = Sequence[str | type]
-"""Classes, or names of classes and modules, that are allowed beside `KNOWN`."""
+"""Classes, or names of classes and modules, that are allowed in addition to `KNOWN`."""
 
 _TRUSTED: ContextVar[tuple[str | type, ...]] = ContextVar("trusted", default=())
 
@@ -81,7 +81,7 @@ def trusting(*names: str | type) -> Iterator[None]:
         names: classes, dotted names of classes, or names of modules, which allow the classes that they define.
 
     Raises:
-        RecipeError: if a name is no dotted name.
+        RecipeError: if a name is not a dotted name.
     """
     for name in names:
         if isinstance(name, str) and not _is_dotted(name):
@@ -96,11 +96,11 @@ def trusting(*names: str | type) -> Iterator[None]:
 
 
 def find(path: str, trust: Trusted = ()) -> type | None:
-    """Return the class that a name stands for, or None if it is not allowed. Nothing else is imported.
+    """Return the class of a name, or None if it is not allowed. Only modules of allowed classes are imported.
 
     Args:
-        path: the dotted name, where the class is defined or where it is offered.
-        trust: classes and names that are allowed beside `KNOWN`.
+        path: the dotted name, in the module that defines the class or in one that exports it.
+        trust: classes and names that are allowed in addition to `KNOWN`.
 
     Raises:
         ImportError: if the class is allowed but its module cannot be imported.
@@ -114,34 +114,36 @@ def find(path: str, trust: Trusted = ()) -> type | None:
                 return allowed
         elif (path == allowed or path.startswith(f"{allowed}.")) and _is_dotted(path):
             found = resolve(path)
-            # A module also offers what it imports: that is code from elsewhere.
+            # A module also has the names that it imports, which are code of other modules.
             if inspect.isclass(found) and _lies_in(canonical(found), str(allowed)):
                 return found
     return None
 
 
 def known_paths() -> list[str]:
-    """Return every name of every class in `KNOWN`: where it is offered, and where it is defined."""
+    """Return all dotted names of the classes in `KNOWN`, in the modules that export and that define them."""
     paths = []
     for module, names in KNOWN.items():
-        offered = importlib.import_module(module)
+        exporting = importlib.import_module(module)
         for name in names:
-            paths += [f"{module}.{name}", canonical(getattr(offered, name))]
+            paths += [f"{module}.{name}", canonical(getattr(exporting, name))]
     return list(dict.fromkeys(paths))
 
 
 def canonical(cls: type) -> str:
-    """Return where a class is defined."""
+    """Return the dotted name of a class in the module that defines it."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def resolve(path: str) -> Any:
-    """Return what a path names, in a module or in a class of one. It imports the module: ask `find` about strangers'.
+    """Return the object of a dotted name, in a module or in a class of it; use `find` for names in untrusted files.
+
+    It imports the module.
 
     Raises:
         ImportError: if there is no such module.
         AttributeError: if the module has no such name.
-        ValueError: if the path is no dotted name.
+        ValueError: if the path is not a dotted name.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -156,7 +158,7 @@ def resolve(path: str) -> Any:
 
 
 def names_in(description: Any) -> Iterator[str]:
-    """Yield the classes that a description names, see `describe`."""
+    """Yield the names of the classes in a description, see `describe`."""
     if isinstance(description, list):
         for item in description:
             yield from names_in(item)
@@ -169,28 +171,28 @@ def names_in(description: Any) -> Iterator[str]:
 
 
 def is_known(description: Any) -> bool:
-    """Return whether a description names classes of `KNOWN` alone."""
+    """Return whether a description names only classes of `KNOWN`."""
     return all(_known(path) is not None for path in names_in(description))
 
 
 def check(description: Any, source: str, trust: Trusted = ()) -> None:
-    """See that all classes in a description are allowed and can be imported.
+    """Check that all classes in a description are allowed and can be imported.
 
     Args:
         description: a teacher file's recipe, or a part of it.
-        source: the file, for the error.
-        trust: classes and names that are allowed beside `KNOWN`.
+        source: the file, for error messages.
+        trust: classes and names that are allowed in addition to `KNOWN`.
 
     Raises:
-        RecipeError: if one is not; the line says how to allow it.
+        RecipeError: if one is not; the message says how to allow it.
     """
     for path in dict.fromkeys(names_in(description)):
         try:
             found = find(path, trust)
         except (ImportError, AttributeError, ValueError) as error:
             raise RecipeError(
-                f"{source}: the class {path} cannot be imported ({error}): put its module on PYTHONPATH, or run in the "
-                "folder where it lies"
+                f"{source}: the class {path} cannot be imported ({error}): put its module on PYTHONPATH, or run in its "
+                "folder"
             ) from error
         if found is None:
             raise refusal(source, path)
@@ -200,25 +202,25 @@ def refusal(source: str, path: str) -> RecipeError:
     """Return the error for a file that names a class that is not allowed."""
     module = path.rpartition(".")[0] or path
     if module.partition(".")[0] == "gtn_lightning":
-        return RecipeError(f"{source} names {path}, which is no component of this version of gtn-lightning")
+        return RecipeError(f"{source} names {path}, which is not a component of this version of gtn-lightning")
     return RecipeError(
         f"{source} names {path}, which is not a class of gtn-lightning and could run any code: read that code, then "
         f"allow it with --trust {module}, in Python with trust=[{module!r}]"
     )
 
 
-# ---------------------------------------------------------------------------------------------------- one's own files
+# ------------------------------------------------------------------------------------------------ the user's own files
 
 
 def remember(recipe: str) -> None:
-    """Keep that this user wrote a file with a recipe, so that it is recognized later. Failing is no error.
+    """Record that this user wrote a file with a recipe, so that `own_classes` recognizes it. Failures are ignored.
 
     Args:
-        recipe: the recipe as JSON, as it stands in the file.
+        recipe: the recipe as the JSON text of the file.
     """
     foreign = [path for path in dict.fromkeys(names_in(json.loads(recipe))) if _known(path) is None]
     if not foreign:
-        return  # the file needs no more trust than a stranger's
+        return  # the file needs no further trust
     entry = _entry(recipe)
     with suppress(OSError, RecipeError):
         if entry.is_file():
@@ -228,16 +230,16 @@ def remember(recipe: str) -> None:
         origins = {path.partition(".")[0]: _origin(path.partition(".")[0]) for path in foreign}
         with whole_file(entry) as part:
             part.write_text(json.dumps({"classes": foreign, "origins": origins}), encoding="utf-8")
-            part.chmod(0o600)  # whatever the umask: what a group can write to is not recognized, see `own_classes`
+            part.chmod(0o600)  # whatever the umask: `own_classes` ignores files that a group can write to
 
 
 def own_classes(recipe: str) -> list[str]:
-    """Return the classes outside `KNOWN` that a file's recipe names, if this user wrote it; else nothing.
+    """Return the names of classes outside `KNOWN` in a file's recipe if this user wrote it, else an empty list.
 
-    The modules have to lie where they lay when the file was written.
+    The modules must be in the same place as when the file was written.
 
     Args:
-        recipe: the recipe as JSON, as it stands in the file.
+        recipe: the recipe as the JSON text of the file.
     """
     entry = _entry(recipe)
     try:
@@ -261,7 +263,7 @@ def _entry(recipe: str) -> Path:
 
 
 def _known(path: str) -> type | None:
-    """Return the class of `KNOWN` that has a name, where it is offered or where it is defined."""
+    """Return the class of `KNOWN` with a dotted name, in the module that exports or that defines it."""
     name = path.rpartition(".")[2]
     for module, names in KNOWN.items():
         if name in names and path.startswith(f"{module}."):
@@ -272,7 +274,7 @@ def _known(path: str) -> type | None:
 
 
 def _origin(module: str) -> str | list[str]:
-    """Return the file, or the folders, of a top-level module, which is looked for and not imported."""
+    """Return the file, or the folders, of a top-level module without importing it."""
     loaded = sys.modules.get(module)
     if loaded is not None:
         file = getattr(loaded, "__file__", None)
@@ -291,14 +293,14 @@ def _spec(module: str) -> Any:
     with suppress(ImportError, ValueError):
         if found := importlib.util.find_spec(module):
             return found
-    # The working folder is not on the path; one's own classes may lie in it.
+    # The working folder is not on the path, but may hold the user's own classes.
     return importlib.machinery.PathFinder.find_spec(module, [os.getcwd()])
 
 
 class _TrustedModules(importlib.abc.MetaPathFinder):
-    """Finds modules of one folder that is not on the path: trusted ones, and what these import themselves.
+    """Finds modules in a folder that is not on the path: trusted ones, and those that these import themselves.
 
-    What libraries look for is not found there, such as an optional package of which the folder has one by that name.
+    Imports by libraries are not found there, such as those of an optional package of the same name as a file.
 
     Args:
         folder: the folder.
@@ -310,17 +312,17 @@ class _TrustedModules(importlib.abc.MetaPathFinder):
         """The top-level modules that may be found."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """Return where a module is, None if it is not to be found here."""
+        """Return the spec of a module, None if it may not be found here."""
         if path is not None or os.getcwd() != self.folder:
             return None
-        if fullname not in self.names and not self._asked_by_trusted():
+        if fullname not in self.names and not self._imported_by_trusted():
             return None
         found = importlib.machinery.PathFinder.find_spec(fullname, [self.folder])
         if found is not None:
             self.names.add(fullname)
         return found
 
-    def _asked_by_trusted(self) -> bool:
+    def _imported_by_trusted(self) -> bool:
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             module = str(frame.f_globals.get("__name__")).partition(".")[0]
@@ -331,7 +333,7 @@ class _TrustedModules(importlib.abc.MetaPathFinder):
 
 
 def look_in_working_folder(names: Iterable[str]) -> None:
-    """Let modules be found in the working folder that the user trusts, if they are found there only.
+    """Make trusted modules of the working folder importable if they are not found elsewhere.
 
     Args:
         names: dotted names of classes and modules that the user trusts.

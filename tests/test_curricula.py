@@ -148,10 +148,10 @@ def test_pool() -> None:
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ((0, 20, 10), r"steps, the number of inner steps, must be at least 1; got 0"),
-        ((4, 20, 1), r"classes must be at least 2; got 1"),
-        ((4, 9, 10), r"a batch_size of 9 cannot show all 10 classes in an inner step: use at least 10"),
-        ((4, 20, 10, -1), r"noise must be at least 0; got -1"),
+        ((0, 20, 10), r"steps, the number of inner steps, must be at least 1, got 0"),
+        ((4, 20, 1), r"classes must be at least 2, got 1"),
+        ((4, 9, 10), r"batch_size must be at least 10, so that every inner step has all classes, got 9"),
+        ((4, 20, 10, -1), r"noise must be at least 0, got -1"),
     ],
 )
 def test_error_messages(cls: type[Curriculum], numbers: tuple[int, ...], message: str) -> None:
@@ -160,5 +160,5 @@ def test_error_messages(cls: type[Curriculum], numbers: tuple[int, ...], message
 
 
 def test_shuffled_passes_need_images() -> None:
-    with pytest.raises(RecipeError, match=r"^ShuffledPasses: images must be at least 1; got 0$"):
+    with pytest.raises(RecipeError, match=r"^ShuffledPasses: images must be at least 1, got 0$"):
         ShuffledPasses(STEPS, BATCH, CLASSES, 0)

@@ -379,7 +379,7 @@ def named(path: str, **arguments: Any) -> dict[str, Any]:
         (named("no_such_module.Net"), r"the class no_such_module.Net named in the file cannot be imported.*PYTHONPATH"),
         (
             named("gtn_lightning.teachers.Nonsense"),
-            r"names gtn_lightning.teachers.Nonsense, which is no component of this version",
+            r"names gtn_lightning.teachers.Nonsense, which is not a component of this version",
         ),
         (named("Net"), r"the file names Net, which is not a class of gtn-lightning"),
         (named("os.system", command="true"), r"the file names os.system, which is not a class"),

@@ -28,10 +28,10 @@ def test_a_field_from_a_file_is_the_same() -> None:
     [
         ({"kind": "words"}, "kind must be one of real, classes, probabilities, got 'words'"),
         ({"kind": "real", "shape": (3, 0)}, r"shape must consist of numbers of at least 1, got \[3, 0\]"),
-        ({"kind": "real", "classes": 3}, "a field of kind real has no classes"),
-        ({"kind": "classes"}, "a field of kind classes has a number of classes"),
+        ({"kind": "real", "classes": 3}, "a field of kind real must have no classes, got 3"),
+        ({"kind": "classes"}, "a field of kind classes must have a number of classes, got None"),
         ({"kind": "classes", "classes": 1}, "classes must be at least 2, got 1"),
-        ({"kind": "classes", "classes": 3, "shape": (2,)}, r"a field of kind classes has no shape, got \[2\]"),
+        ({"kind": "classes", "classes": 3, "shape": (2,)}, r"a field of kind classes must have no shape, got \[2\]"),
     ],
 )
 def test_what_cannot_be_a_field(arguments: dict[str, object], message: str) -> None:

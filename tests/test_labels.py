@@ -46,7 +46,7 @@ def test_what_is_right_passes(labels: Tensor) -> None:
         (CLASSES[:3], r"int64 \[3\] for 4 images, .*one to each image"),
         (torch.tensor(1), r"int64 \[\] for 4 images"),
         (torch.full((4, 5), 0.2), r"float32 \[4, 5\], probabilities of 5 classes, .* is 3: set classes to 5"),
-        (2.0 * ONE_HOT, r"no class probabilities, such as \[2, 0, 0\]: .*add up to 1"),
+        (2.0 * ONE_HOT, r"no class probabilities, such as \[2, 0, 0\], .*with sum 1"),
         (ONE_HOT * 2.5 - 0.5, r"no class probabilities, such as \[2, -0.5, -0.5\]"),
         (ONE_HOT * torch.tensor([1, torch.nan, 1]), r"no class probabilities, such as \[1, nan, 0\]"),
         (CLASSES + 1, r"labels from 1 to 3 but task.classes is 3: .*set classes to 4"),

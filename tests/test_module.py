@@ -801,11 +801,11 @@ def test_no_split_but_the_one_at_hand_is_needed(tmp_path: Path) -> None:
         ({"task": Classification(5)}, r"teacher has 10 classes but model.task 5: make them agree"),
         (
             {"teacher": Pixels(SHAPE, 10, 20)},
-            r"teacher holds 20 samples but model.curriculum asks for 30: set the teacher's",
+            r"teacher has 20 samples but model.curriculum requests 30: set the teacher's",
         ),
         (
             {"curriculum": NoCurriculum(STEPS, BATCH, 10)},
-            r"teacher holds 30 samples but model.curriculum asks for an unbounded number: .*use a curriculum",
+            r"teacher has 30 samples but model.curriculum requests an unbounded number: .*use a curriculum",
         ),
         ({"population": 0}, r"population must be at least 1, got 0"),
         ({"evaluation": {"steps": [1, 4]}}, r"evaluation.steps must be at most model.inner_loop.steps, 3, got 4"),
@@ -939,7 +939,7 @@ def test_a_negative_clipping_threshold_is_refused(tmp_path: Path) -> None:
 
 def test_a_real_data_teacher_with_fewer_images_than_are_asked_for(tmp_path: Path) -> None:
     gtn = make_gtn(teacher=RealData(), curriculum=ShuffledPasses(STEPS, BATCH, 10, images=1198))
-    message = r"^model.curriculum asks for 1198 different samples but the RealData teacher has 1197 real ones"
+    message = r"^model.curriculum must request at most 1197 different samples, .*, got 1198"
     with pytest.raises(RecipeError, match=message):
         make_trainer(tmp_path).fit(gtn, DigitsData(32))
 

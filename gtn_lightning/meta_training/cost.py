@@ -1,4 +1,4 @@
-"""What meta-training costs."""
+"""The cost of meta-training: wall-clock time, meta-steps, processes."""
 
 import time
 
@@ -6,7 +6,7 @@ from gtn_lightning.lightning import pl
 
 
 class Cost:
-    """Counts the wall clock of meta-training, over all runs that were resumed."""
+    """Measures the wall-clock time of meta-training, including earlier runs that this one resumes."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -23,7 +23,7 @@ class Cost:
         self._began = None
 
     def so_far(self, trainer: pl.Trainer | None) -> dict[str, float]:
-        """Return ``seconds`` of wall clock, validations included; ``meta_steps``; and the number of ``processes``.
+        """Return ``seconds`` of wall-clock time including validations, ``meta_steps``, and the number of ``processes``.
 
         Args:
             trainer: the trainer of the run, if there is one.

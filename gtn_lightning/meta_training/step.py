@@ -1,4 +1,4 @@
-"""One meta-step: sample learners, teach them, take their meta-loss."""
+"""One meta-step: sample learners, teach them, compute their meta-loss."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,31 +16,31 @@ from gtn_lightning.teachers import TeacherInput
 def meta_step(
     parts: Parts, population: int, batch: Sequence[Any], place: tuple[int, int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Sample fresh learners, teach them on the teacher's data, and take their loss on real data.
+    """Sample fresh learners, teach them on the teacher's data, and compute their loss on real data.
 
     Args:
         parts: the parts of a GTN.
         population: number of learners.
         batch: a batch of real data.
-        place: rank of the process, number of the meta-step, and number of the batch, which key what is random.
-        device: where the learners are wanted.
+        place: rank of the process, number of the meta-step and number of the batch: the key of all random numbers.
+        device: device of the learners.
 
     Returns:
-        The meta-loss, a scalar with its graph, and the mean inner loss of the last inner step, without.
+        The meta-loss, a scalar with its graph, and the mean inner loss of the last inner step, a scalar without graph.
     """
     generator, loop = keyed_generator(parts.seed, "train", *place), parts.inner_loop
     with keyed_rng(parts.seed, "train", *place, device=device):
-        # Never attributes of a module: DDP would wait for gradients of their parameters. Made on the CPU, where the
-        # generator is, so that a seed means the same learners on every device.
+        # Not attributes of a module, since DDP would wait for gradients of their parameters. Made on the CPU with a CPU
+        # generator, so that a seed gives the same learners on every device.
         with record_function("learner"):
-            made = parts.learners.population(generator, population)
-            learners = [Functional(learner.to(device)) for learner in made]
-        # The same on all processes.
+            networks = parts.learners.population(generator, population)
+            learners = [Functional(network.to(device)) for network in networks]
+        # Keyed without the rank: the same window on all processes.
         window = loop.window(keyed_generator(parts.seed, "window", *place[1:]))
         meta_steps = parts.task.meta_steps(window[1])
         inner_losses = [parts.task.inner_loss(learner) for learner in learners]
         taught = unroll_population(
-            inner_losses[0] if parts.learners.one_architecture and are_one_function(made) else inner_losses,
+            inner_losses[0] if parts.learners.one_architecture and are_one_function(networks) else inner_losses,
             [learner.init() for learner in learners],
             _batches(parts, parts.curriculum.requests(generator, device)),
             parts.inner_optimizer,
@@ -59,12 +59,12 @@ def meta_step(
             ]
             for learner, unrolled in zip(learners, taught, strict=True)
         ]
-        loss = parts.learners.meta_loss(made, torch.stack([torch.stack(row).mean() for row in losses]))
+        loss = parts.learners.meta_loss(networks, torch.stack([torch.stack(row).mean() for row in losses]))
     return loss, torch.stack([unrolled.losses[-1].detach() for unrolled in taught]).mean()
 
 
 def are_one_function(learners: Sequence[nn.Module]) -> bool:
-    """Return whether learners differ in parameters and buffers alone, so that one loss holds for all."""
+    """Return whether learners differ only in parameters and buffers, so that one loss function serves all."""
     return all(difference(learners[0], learner) is None for learner in learners[1:])
 
 

@@ -1,4 +1,4 @@
-"""Options of a trainer that do not work with a GTN."""
+"""Checks for options of a trainer that do not work with a GTN."""
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.lightning import BatchSizeFinder, LearningRateFinder, pl
@@ -8,13 +8,13 @@ STRATEGIES = {
     "ModelParallelStrategy": "shards parameters",
     "DeepSpeedStrategy": "shards parameters and optimizer states",
 }
-"""Strategies of Lightning that cannot run a GTN, with the reason."""
+"""Lightning's strategies that cannot run a GTN, with the reason."""
 
 CALLBACKS = {
     BatchSizeFinder: "the batch size of a meta-loss is a choice, not what fits into memory: set data.batch_size",
     LearningRateFinder: "it tries one rate per meta-step on a teacher that changes: set model.outer_optimizer's lr",
 }
-"""Callbacks of Lightning that would spoil a run, with the reason and what to do."""
+"""Lightning's callbacks that do not work with a GTN, with the reason and what to do."""
 
 
 def check_trainer(trainer: pl.Trainer) -> None:
@@ -27,8 +27,8 @@ def check_trainer(trainer: pl.Trainer) -> None:
     for name, reason in STRATEGIES.items():
         if name in names:
             raise RecipeError(
-                f"trainer.strategy: {name} {reason}, but every process teaches a learner of its own with the whole "
-                "teacher, which is small: use ddp"
+                f"trainer.strategy: {name} {reason}, but every process needs the whole teacher to teach its own "
+                "learner: use ddp"
             )
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
     for callback in callbacks:
@@ -37,4 +37,4 @@ def check_trainer(trainer: pl.Trainer) -> None:
                 raise RecipeError(f"trainer.callbacks: {kind.__name__} does not work with a GTN: {reason}")
     clip = trainer.gradient_clip_val
     if clip is not None and clip < 0:  # Lightning treats it as no clipping
-        raise RecipeError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping; got {clip}")
+        raise RecipeError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping, got {clip}")

@@ -1,4 +1,4 @@
-"""Tasks: what a learner is taught to do."""
+"""Tasks that learners are taught: classification and regression."""
 
 from gtn_lightning.task import Task
 from gtn_lightning.tasks.classification import Classification

@@ -1,4 +1,4 @@
-"""Classification."""
+"""The task of classification."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,29 +17,29 @@ from gtn_lightning.tasks.supervised import Supervised
 
 
 class Classification(Supervised):
-    """Cross-entropy inside and outside, accuracy as the metric.
+    """Classification with cross-entropy as inner loss and meta-loss, and accuracy as metric.
 
     Args:
         classes: number of classes.
-        meta_every: distance in inner steps between the points at which the meta-loss is taken; 0 for the last step
-            alone. See `Supervised`.
-        shape: shape of one input, such as ``[1, 28, 28]``; None for whatever the teacher makes.
+        meta_every: number of inner steps between two meta-losses; 0 for a meta-loss after the last step only. See
+            `Supervised`.
+        shape: shape of one input, such as ``[1, 28, 28]``; None for the teacher's.
 
     Raises:
-        RecipeError: if a number cannot work.
+        RecipeError: if a number is out of range.
     """
 
     output_name = "classes"
 
     def __init__(self, classes: int, meta_every: int = 0, shape: tuple[int, ...] | None = None) -> None:
         if classes < 2:
-            raise RecipeError(f"Classification: classes must be at least 2; got {classes}")
+            raise RecipeError(f"Classification: classes must be at least 2, got {classes}")
         super().__init__(shape, classes, meta_every)
         self.classes = classes
 
     @property
     def fields(self) -> Fields:
-        """Inputs, and classes as targets, for which probabilities will do."""
+        """Inputs, and classes as targets; a teacher may make class probabilities instead."""
         return {"inputs": Field("real", self.shape), "targets": Field("classes", classes=self.classes)}
 
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Classification(Supervised):
         return outputs, class_numbers(targets)
 
     def metrics(self) -> list[TaskMetric]:
-        """Return the accuracy, each sample counting the same."""
+        """Return the accuracy, micro-averaged over all samples."""
         make = partial(MulticlassAccuracy, num_classes=self.classes, average="micro", sync_on_compute=False)
         return [TaskMetric("accuracy", make, format="share")]
 
@@ -63,7 +63,7 @@ class Classification(Supervised):
     def _wrong_outputs(self, learner: str, inputs: str, outputs: Tensor) -> str:
         return (
             f"the learner {learner} returns a tensor of shape {list(outputs.shape)} for {inputs} but the "
-            f"task has {self.classes} classes: expected [{inputs.split()[0]}, {self.classes}]; make the "
+            f"task has {self.classes} classes, expected [{inputs.split()[0]}, {self.classes}]: make the "
             "learner's classes agree with task.classes"
         )
 
@@ -71,7 +71,8 @@ class Classification(Supervised):
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy against classes, int64 ``[B]``, or class probabilities, float ``[B, classes]``.
 
-    Probabilities need not have the logits' type, but half precision computes with wider ones in theirs.
+    Probabilities may have another type than the logits; half-precision logits are converted to a wider type of the
+    probabilities.
     """
     if targets.is_floating_point():
         narrow = torch.finfo(logits.dtype).bits < 32

@@ -1,4 +1,4 @@
-"""Regression."""
+"""The task of regression."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,16 +15,16 @@ from gtn_lightning.tasks.supervised import Supervised
 
 
 class Regression(Supervised):
-    """Squared error inside and outside; the root of its mean, and the coefficient of determination, as metrics.
+    """Regression with mean squared error as inner loss and meta-loss, and RMSE and R2 as metrics.
 
     Args:
-        outputs: number of values to predict for an input.
-        meta_every: distance in inner steps between the points at which the meta-loss is taken; 0 for the last step
-            alone. See `Supervised`.
-        shape: shape of one input, such as ``[13]``; None for whatever the teacher makes.
+        outputs: number of values to predict per input.
+        meta_every: number of inner steps between two meta-losses; 0 for a meta-loss after the last step only. See
+            `Supervised`.
+        shape: shape of one input, such as ``[13]``; None for the teacher's.
 
     Raises:
-        RecipeError: if a number cannot work.
+        RecipeError: if a number is out of range.
     """
 
     def __init__(self, outputs: int = 1, meta_every: int = 0, shape: tuple[int, ...] | None = None) -> None:
@@ -42,7 +42,7 @@ class Regression(Supervised):
         return F.mse_loss(outputs, targets.to(outputs.dtype))
 
     def metrics(self) -> list[TaskMetric]:
-        """Return ``rmse``, the root of the mean squared error in the targets' unit, and ``r2``."""
+        """Return ``rmse``, the root mean squared error, and ``r2``, the coefficient of determination."""
         error = partial(MeanSquaredError, squared=False, sync_on_compute=False)
         explained = partial(R2Score, sync_on_compute=False)
         return [TaskMetric("rmse", error, higher_is_better=False), TaskMetric("r2", explained)]
@@ -50,8 +50,8 @@ class Regression(Supervised):
     def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs and targets in full precision, flat if there is one value per input."""
         parts = (part.float().squeeze(1) if self.outputs == 1 else part.float() for part in (outputs, targets))
-        predicted, wanted = parts
-        return predicted.contiguous(), wanted.contiguous()
+        outputs, targets = parts
+        return outputs.contiguous(), targets.contiguous()
 
     def check_batch(self, batch: Sequence[Any], where: str) -> None:
         """Raise ``RecipeError`` unless targets are finite numbers ``[B, outputs]``; see the base class."""
@@ -65,6 +65,6 @@ class Regression(Supervised):
         if not targets.isfinite().all():
             wrong = int((~targets.isfinite()).any(dim=1).sum())
             raise RecipeError(
-                f"{where} has targets with NaN or infinity, {wrong} of {len(targets)} that were looked at: leave them "
+                f"{where} has targets with NaN or infinity, {wrong} of {len(targets)} that were checked: leave them "
                 "out or correct them"
             )

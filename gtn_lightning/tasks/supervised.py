@@ -1,4 +1,4 @@
-"""What tasks of inputs and targets have in common: the losses, the score, the baseline of real data."""
+"""Base class of tasks with inputs and targets: losses, scores, and the baseline of real data."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,22 @@ from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task
 
 
 class Supervised(Task):
-    """Inputs and targets, one criterion for the inner loss and the meta-loss.
+    """A task with inputs and targets, and one criterion for both the inner loss and the meta-loss.
 
-    The meta-loss is the real-data loss of the learner after its last inner step, averaged with the losses after every
-    ``meta_every``-th step before it: the paper takes every step on MNIST and every 16th on CIFAR-10.
+    The meta-loss is the mean of the real-data losses after every ``meta_every``-th inner step and after the last one.
+    The paper uses every step on MNIST and every 16th on CIFAR-10.
 
     Args:
-        shape: shape of one input, such as ``[1, 28, 28]``; None for whatever the teacher makes.
-        outputs: how many numbers the learner returns for an input.
-        meta_every: distance in inner steps between the points at which the meta-loss is taken; 0 for the last step
-            alone.
+        shape: shape of one input, such as ``[1, 28, 28]``; None for the teacher's.
+        outputs: number of values that the learner returns per input.
+        meta_every: number of inner steps between two meta-losses; 0 for a meta-loss after the last step only.
 
     Raises:
-        RecipeError: if a number cannot work.
+        RecipeError: if a number is out of range.
     """
 
     output_name: str = "outputs"
-    """What errors call the numbers that the learner returns."""
+    """The word for the learner's outputs in messages."""
 
     def __init__(self, shape: tuple[int, ...] | None, outputs: int, meta_every: int) -> None:
         if meta_every < 0:
@@ -47,12 +46,12 @@ class Supervised(Task):
         """Return the mean loss of a batch, a scalar.
 
         Args:
-            outputs: what the learner returns, ``[B, outputs]``.
+            outputs: the learner's outputs, ``[B, outputs]``.
             targets: the targets of the batch.
         """
 
     def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the metrics compare: outputs and targets, here as they are."""
+        """Return the arguments of the metrics' ``update``; by default, outputs and targets unchanged."""
         return outputs, targets
 
     def inner_loss(self, learner: Functional) -> LossFn:
@@ -69,7 +68,8 @@ class Supervised(Task):
     def meta_loss(self, learner: Functional) -> LossFn:
         """Return the criterion on real data, the learner in training mode.
 
-        In training mode batch normalization uses the batch's own statistics, through which the meta-gradient is exact.
+        In training mode batch normalization uses the batch's statistics, through which gradients flow; running
+        statistics carry none.
         """
         return self.inner_loss(learner)
 
@@ -94,11 +94,11 @@ class Supervised(Task):
         return self.criterion(outputs, targets)
 
     def baseline(self, setting: BaselineSetting) -> Baseline:
-        """Return as many steps on real data, at the best of several rates."""
+        """Return the baseline of as many steps on real data, with the best of several learning rates."""
         return RealDataBaseline(self, setting)
 
     def shown(self, batch: Batch) -> Images | Points | None:
-        """Show images in a grid by their class, and rows of a table as points colored by their target."""
+        """Return images with their classes, and rows of a table as points colored by their target."""
         inputs, targets = batch["inputs"], batch["targets"]
         labels = batch.get("labels")
         if labels is None:
@@ -111,18 +111,18 @@ class Supervised(Task):
         """Raise ``RecipeError`` if inputs, targets and the learner's outputs do not fit together."""
         self.check_batch(batch, "the data")
         inputs = batch[0][:2]
-        if len(inputs) == 1:  # batch normalization cannot train on a single one
+        if len(inputs) == 1:  # batch normalization cannot train on a single sample
             inputs = torch.cat([inputs, inputs])
-        name, what = type(learner).__name__, "images" if inputs.dim() == 4 else "inputs"
+        name, noun = type(learner).__name__, "images" if inputs.dim() == 4 else "inputs"
         try:
             with torch.no_grad():
                 outputs = learner(inputs)
         except Exception as error:
-            raise RecipeError(_why(learner, inputs, what, error)) from error
+            raise RecipeError(_failure(learner, inputs, noun, error)) from error
         expected = f"expected one tensor of {self.output_name}, [{len(inputs)}, {self.outputs}]"
         if not isinstance(outputs, Tensor):
             raise RecipeError(
-                f"the learner {name} returns a {type(outputs).__name__} for {len(inputs)} {what}, {expected}: "
+                f"the learner {name} returns a {type(outputs).__name__} for {len(inputs)} {noun}, {expected}: "
                 f"{_advice_on_output(outputs)}"
             )
         if not outputs.is_floating_point():
@@ -131,43 +131,43 @@ class Supervised(Task):
                 "return the scores before argmax, as floating point numbers"
             )
         if outputs.shape != (len(inputs), self.outputs):
-            raise RecipeError(self._wrong_outputs(name, f"{len(inputs)} {what}", outputs))
+            raise RecipeError(self._wrong_outputs(name, f"{len(inputs)} {noun}", outputs))
         if not outputs.isfinite().all():
             raise RecipeError(
-                f"the learner {name} returns NaN or infinity for {what} of the data before its first step: correct "
-                "its forward, or how its parameters begin"
+                f"the learner {name} returns NaN or infinity for {noun} of the data before its first step: correct "
+                "its forward or its initialization"
             )
 
     def _wrong_outputs(self, learner: str, inputs: str, outputs: Tensor) -> str:
         return (
             f"the learner {learner} returns a tensor of shape {list(outputs.shape)} for {inputs} but the task has "
-            f"{self.outputs} {self.output_name}: expected [{inputs.split()[0]}, {self.outputs}]; make the learner's "
+            f"{self.outputs} {self.output_name}, expected [{inputs.split()[0]}, {self.outputs}]: make the learner's "
             "outputs agree with the task's"
         )
 
 
-def _why(learner: nn.Module, inputs: Tensor, what: str, error: Exception) -> str:
-    """Say in one line why a learner fails on inputs, and what to change."""
+def _failure(learner: nn.Module, inputs: Tensor, noun: str, error: Exception) -> str:
+    """Return a message of one line: why a learner fails on inputs, and what to change."""
     name, shape = type(learner).__name__, list(inputs.shape[1:])
     types = {parameter.dtype for parameter in learner.parameters() if parameter.is_floating_point()}
     if types and inputs.dtype not in types:
-        own, given = (str(dtype).removeprefix("torch.") for dtype in (next(iter(types)), inputs.dtype))
+        own_type, input_type = (str(dtype).removeprefix("torch.") for dtype in (next(iter(types)), inputs.dtype))
         return (
-            f"the learner {name} has parameters of type {own} but the trainer's precision makes {what} {given}: leave "
-            "out what converts the learner, or set trainer.precision"
+            f"the learner {name} has parameters of type {own_type} but the trainer's precision makes {noun} "
+            f"{input_type}: do not convert the learner, or set trainer.precision"
         )
     key = "image_shape" if hasattr(learner, "image_shape") else "shape"
     own_shape = getattr(learner, key, None)
-    advice = f"make its layers fit {what} of this shape"
+    advice = f"make its layers fit {noun} of this shape"
     if isinstance(error, TypeError | NotImplementedError):
-        advice = f"give it a forward that takes a batch of {what} alone"
+        advice = f"give it a forward that takes only a batch of {noun}"
     elif own_shape is not None and list(own_shape) != shape:
         advice = f"set its {key} to the data's"
-    return f"the learner {name} cannot take {what} of shape {shape}: {first_line(error)}; {advice}"
+    return f"the learner {name} cannot take {noun} of shape {shape}: {first_line(error)}: {advice}"
 
 
 def _advice_on_output(output: Any) -> str:
-    """Say what to return instead of something that is no tensor."""
+    """Return advice for a learner that does not return a tensor."""
     if hasattr(output, "logits") or (isinstance(output, Mapping) and "logits" in output):
         return "return its logits alone"
     if isinstance(output, Sequence | Mapping):

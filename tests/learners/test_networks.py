@@ -96,7 +96,7 @@ def test_unnormalized_resnet_keeps_its_scale_whatever_its_depth(norm: str, depth
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ConvNet((1, 8, 8), 10, depth=4), r"depth: 4 .*image_shape \[1, 8, 8\].*at most 3"),
+        (lambda: ConvNet((1, 8, 8), 10, depth=4), r"depth must be at most 3 .*image_shape \[1, 8, 8\], got 4"),
         (lambda: ConvNet((1, 8, 8), 10, depth=4, pooling="stride"), "depth must be at most 3 .*, got 4"),
         (
             lambda: ConvNet((1, 32, 4), 10, depth=4, pooling="global"),

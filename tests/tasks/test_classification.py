@@ -135,7 +135,7 @@ class TwoInputs(nn.Module):
         (Returning(lambda logits: logits.argmax(1)), r"returns numbers of type int64.*the scores before argmax"),
         (Returning(lambda logits: logits * torch.nan), r"returns NaN or infinity .*before its first step"),
         (MLP(SHAPE, 3).double(), r"MLP has parameters of type float64 but .*float32: leave out what converts"),
-        (TwoInputs(), r"TwoInputs cannot take images .*give it a forward that takes a batch of images alone"),
+        (TwoInputs(), r"TwoInputs cannot take images .*give it a forward that takes only a batch of images"),
         (Returning(lambda logits: logits @ torch.ones(4, 3)), r"Returning cannot take .*make its layers fit"),
     ],
 )
@@ -164,7 +164,7 @@ def test_what_does_not_fit_together(learner: nn.Module, labels: list[int], messa
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((1,), r"classes must be at least 2; got 1"), ((10, -1), r"meta_every must be at least 0, got -1")],
+    [((1,), r"classes must be at least 2, got 1"), ((10, -1), r"meta_every must be at least 0, got -1")],
 )
 def test_error_messages(arguments: tuple[int, ...], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
