@@ -54,8 +54,9 @@ class TeacherCheckpoint(ModelCheckpoint):
     Args:
         dirpath: folder of the checkpoints; ``<run folder>/checkpoints`` by default.
         filename: name of the best checkpoints, a template of ``step``, ``epoch`` and logged names.
-        monitor: the logged name that decides which is best.
-        mode: ``max`` if more of it is better, ``min`` if less is.
+        monitor: the logged name that decides which is best; None for the task's leading metric.
+        mode: ``max`` if more of it is better, ``min`` if less is; None for the direction that the task gives its
+            metric, ``min`` for losses, and ``max`` for other names.
         save_top_k: how many of the best checkpoints are kept; -1 keeps one per validation.
         on_write_error: what happens if a file of the run cannot be written, for instance on a full disk: ``raise`` ends
             the run with an error, ``warn`` warns and tries again next time. It also holds for this package's other
@@ -88,7 +89,7 @@ class TeacherCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.on_write_error = on_write_error
-        self._by_task = monitor is None
+        self._given_monitor = monitor
         self._given_mode = mode
         self._saved_at = 0
         self._training_began = False
@@ -112,8 +113,7 @@ class TeacherCheckpoint(ModelCheckpoint):
                 _described_data(trainer)
             except (RecipeError, ValueError) as error:  # a user's data module need not be describable
                 rank_zero_warn(f"the teacher file will not name its data, to use it again give --data ({error})")
-        if self._by_task:
-            self._monitor_the_task(pl_module)
+        self._monitor_the_task(pl_module)
         if self.on_write_error == "warn":
             keep_loggers_going(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -123,10 +123,11 @@ class TeacherCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def _monitor_the_task(self, gtn: Any) -> None:
-        """Let the task's leading metric decide which checkpoint is best."""
-        metric = gtn.task.metrics()[0]
-        self.monitor = f"val/{metric.name}"
-        self.mode = self._given_mode or ("max" if metric.higher_is_better else "min")
+        """Let the task's leading metric decide which checkpoint is best, and the task which direction is better."""
+        metrics = {f"val/{metric.name}": metric for metric in gtn.task.metrics()}
+        self.monitor = self._given_monitor or next(iter(metrics))
+        higher = metrics[self.monitor].higher_is_better if self.monitor in metrics else "loss" not in self.monitor
+        self.mode = self._given_mode or ("max" if higher else "min")
         if not self.best_k_models:
             self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
 

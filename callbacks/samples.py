@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from gtn_lightning.callbacks.figures import save_figure
 from gtn_lightning.data import InMemoryData
@@ -145,16 +146,20 @@ def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[
     """
     rows = torch.cat([batch.rows for batch in batches]).detach().double().cpu()
     values = torch.cat([batch.values for batch in batches]).detach().cpu()
+    finite = rows.isfinite().all(dim=1)
+    rows, values = rows[finite], values[finite]
     behind = rows if real is None else real.rows.double().cpu()
-    center = behind.mean(0)
+    center = behind.mean(0) if len(behind) else torch.zeros(rows.shape[1], dtype=torch.float64)
     axes_of_plane = torch.linalg.svd(behind - center, full_matrices=False).Vh[:2].T
+    axes_of_plane = F.pad(axes_of_plane, (0, 2 - axes_of_plane.shape[1]))  # a single column, or a single row
     figure, axes = _beside_schedules((POINTS_INCHES, POINTS_INCHES), schedules, title)
     every = values if real is None else torch.cat([values.double(), real.values.double().cpu()])
     if values.is_floating_point():
-        low, high = torch.quantile(every.double(), torch.tensor([0.02, 0.98], dtype=torch.float64)).tolist()
+        shares = torch.tensor([0.02, 0.98], dtype=torch.float64)
+        low, high = torch.quantile(every.double(), shares).tolist() if len(every) else (0.0, 1.0)
         colors: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high}
     else:
-        colors = {"cmap": "tab10", "vmin": 0, "vmax": max(10, int(every.max()) + 1)}
+        colors = {"cmap": "tab10", "vmin": 0, "vmax": max([9, *every.long().tolist()]) + 1}
     if real is not None:
         x, y = ((behind - center) @ axes_of_plane).numpy().T
         axes.scatter(x, y, c=real.values.cpu().numpy(), s=10, alpha=0.35, linewidths=0, **colors)

@@ -137,7 +137,7 @@ class Scores:
     def add(self, number: int, learner: nn.Module, snapshots: dict[int, Snapshot]) -> None:
         """Add learner ``number`` with its snapshots after each number of steps."""
         entry = _Learner(Functional(learner), snapshots)
-        entry.metrics = {step: [metric.make().to(self._device) for metric in self._metrics] for step in self._steps}
+        entry.metrics = {step: [metric.fresh(self._device) for metric in self._metrics] for step in self._steps}
         entry.loss.to(self._device)
         self._learners[number] = entry
 
@@ -223,6 +223,8 @@ class Evaluator:
             # A test on a DataLoader alone keeps the baseline and the teacher's data of the fit before.
             if train is not None and tuning is not None:
                 self._baseline = self._parts.task.baseline(self._setting(train, tuning))
+            elif module.trainer.datamodule is not None:  # type: ignore[attr-defined]  # other data than that of the fit
+                self._baseline = None
             if train is not None:
                 self._parts.teacher.attach(train)
             if isinstance(self._parts.teacher, RealData):

@@ -80,6 +80,20 @@ Fields = dict[str, Field]
 """The fields of a batch by name, in the order in which an inner loss takes them."""
 
 
+def chosen(batch: Batch, fields: Fields) -> list[Tensor]:
+    """Return the fields of a batch in the order in which an inner loss takes them.
+
+    Raises:
+        RecipeError: if one is missing.
+    """
+    if missing := [name for name in fields if name not in batch]:
+        raise RecipeError(
+            f"model.teacher makes a batch of {', '.join(batch)}, but model.task takes {', '.join(fields)}: it lacks "
+            f"{', '.join(missing)}"
+        )
+    return [batch[name] for name in fields]
+
+
 def given(value: T | None, key: str) -> T:
     """Check that an argument has a value, which a recipe may take from its task or inner loop, and return it.
 

@@ -230,6 +230,9 @@ class GTN(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check that the trainer can run a GTN, and drop the data of an earlier run."""
+        names = ("teacher", "curriculum", "learners", "inner_optimizer", "task", "inner_loop", "seed")
+        if replaced := [name for name in names if getattr(self, name) is not getattr(self._parts, name)]:
+            raise RecipeError(f"model.{replaced[0]} was replaced after the GTN was made: make a new GTN with it")
         self._evaluator.reset()
         check_trainer(self.trainer)
 
@@ -275,6 +278,10 @@ class GTN(pl.LightningModule):
         self.log("time/meta_step", time.perf_counter() - self._step_began)
         self.log("train/skipped", float(self.recovery.skipped))
         self.recovery.act(self.trainer, self)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Stop the clock of meta-training."""
+        self._cost.end()
 
     def on_train_end(self) -> None:
         """Stop the timer of meta-training."""

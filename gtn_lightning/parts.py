@@ -43,6 +43,9 @@ class Parts:
         check_steps(self.inner_loop.steps, self.curriculum, self.inner_optimizer)
         check_inputs(self.teacher, self.curriculum)
         check_fields(self.teacher, self.curriculum, self.task)
+        names = [metric.name for metric in self.task.metrics()]
+        if not names or len({*names, "loss"}) <= len(names):
+            raise RecipeError(f"model.task: metrics must have different names, none of them loss, got {names}")
 
 
 def check_steps(steps: int, curriculum: Curriculum, optimizer: InnerOptimizer) -> None:
@@ -75,8 +78,8 @@ def check_inputs(teacher: Teacher, curriculum: Curriculum) -> None:
     if teacher.pool is not None and teacher.pool != curriculum.pool:
         requested = "an unbounded number" if curriculum.pool is None else str(curriculum.pool)
         raise RecipeError(
-            f"model.teacher has {teacher.pool} samples but model.curriculum requests {requested}: set the teacher's "
-            "number to steps times batch_size, and use a curriculum with a pool"
+            f"model.teacher has {teacher.pool} samples but model.curriculum requests {requested}: make them agree, "
+            "and use a curriculum with a pool"
         )
 
 
@@ -94,6 +97,10 @@ def check_fields(teacher: Teacher, curriculum: Curriculum, task: Task) -> None:
                     f"model.teacher makes {', '.join(teacher.fields)} but model.task takes {', '.join(task.fields)}: "
                     "use a teacher that makes these"
                 )
+        elif required.kind == "probabilities" and made.kind == "classes":
+            raise RecipeError(
+                f"model.teacher makes classes as {name} but model.task takes probabilities: set model.teacher.soft_labels"
+            )
         elif made.classes != required.classes:
             raise RecipeError(
                 f"model.teacher has {made.classes or 'no'} classes but model.task {required.classes or 'no'}: make "
@@ -104,6 +111,11 @@ def check_fields(teacher: Teacher, curriculum: Curriculum, task: Task) -> None:
                 f"model.teacher makes {name} of shape {list(made.sample_shape)} but model.task takes "
                 f"{list(required.sample_shape)}: make them agree"
             )
+    if unused := [name for name in teacher.fields if name not in task.fields]:
+        raise RecipeError(
+            f"model.teacher makes {', '.join(unused)}, which model.task does not take: it takes "
+            f"{', '.join(task.fields)}"
+        )
     classes = next((field for field in task.fields.values() if field.classes), None)
     if curriculum.classes is not None and (classes is None or classes.classes != curriculum.classes):
         raise RecipeError(

@@ -1,5 +1,6 @@
 """The interface of tasks: losses, metrics and baseline, by which the rest of the package knows a task."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,22 @@ class TaskMetric:
     name: str
     """Name in logs, such as ``accuracy``."""
     make: Callable[[], Metric]
-    """Returns a fresh scalar metric. It is never synchronized: every learner is scored by one process."""
+    """Returns a fresh scalar metric; `fresh` takes care that processes do not synchronize it."""
     higher_is_better: bool = True
     """Whether higher values are better."""
     format: Literal["share", "number"] = "number"
     """Format of printed values: a ``share`` in per cent, or a plain ``number``."""
+
+    def fresh(self, device: torch.device) -> Metric:
+        """Return a new metric on a device, which the processes do not synchronize."""
+        metric = self.make().to(device)
+        metric.distributed_available_fn = lambda: False
+        return metric
+
+    def utility(self, value: float) -> float:
+        """Return a value of which more is better, -inf for none."""
+        value = value if self.higher_is_better else -value
+        return -math.inf if math.isnan(value) else value
 
     def text(self, value: float) -> str:
         """Return a value as text, in the metric's format."""

@@ -1,6 +1,5 @@
 """Teaching learners without a meta-gradient."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gtn_lightning.curricula import Curriculum
-from gtn_lightning.fields import Batch
+from gtn_lightning.fields import Batch, chosen
 from gtn_lightning.inner_loop import Functional, InnerOptimizer, InnerState, Snapshot, inner_step
 from gtn_lightning.randomness import keyed_generator
 from gtn_lightning.task import Task
@@ -45,7 +44,7 @@ def lessons(
         mode: how the inner gradient is computed, a key of ``gtn_lightning.inner_loop.MODES``.
     """
     functional = Functional(learner)
-    inner_loss, fields = task.inner_loss(functional), list(task.fields)
+    inner_loss, fields = task.inner_loss(functional), task.fields
     batches = teacher.batches(requests)
     params, buffers = functional.init()
     with torch.inference_mode(False), torch.no_grad():
@@ -55,7 +54,7 @@ def lessons(
         # so that the caller's modes apply between the steps.
         with torch.inference_mode(False), torch.no_grad():
             batch = next(batches)
-            state, loss = inner_step(inner_loss, state, [batch[name] for name in fields], optimizer, step, mode)
+            state, loss = inner_step(inner_loss, state, chosen(batch, fields), optimizer, step, mode)
         yield Lesson(step + 1, loss, Snapshot(state.params, state.buffers))
 
 
@@ -116,12 +115,10 @@ def teach_at_best_rate(
     for rate in rates:
         snapshots = teach(learner, task, teacher, requests, optimizer.constant(lr=rate), steps, mode)
         last = snapshots[max(steps)]
-        metric = leading.make().to(tuning_batch[0].device)
+        metric = leading.fresh(tuning_batch[0].device)
         with torch.no_grad():
             task.score(functional, last.params, last.buffers, tuning_batch, [metric])
-        score = float(metric.compute()) * (1 if leading.higher_is_better else -1)
-        if math.isnan(score):  # a diverged learner; no score compares as better than NaN
-            score = -math.inf
+        score = leading.utility(float(metric.compute()))
         if best is None or score > best[0]:
             best = (score, rate, snapshots)
     assert best is not None

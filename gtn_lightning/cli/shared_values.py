@@ -4,12 +4,14 @@ The task says what inputs and targets are, the inner loop how many steps there a
 it asks for. Arguments of these names that a recipe leaves out are filled in; what it states stands.
 """
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from jsonargparse import Namespace
 
+from gtn_lightning.errors import RecipeError
 from gtn_lightning.task import Task
 from gtn_lightning.trust import resolve
 
@@ -27,7 +29,8 @@ def fill_in(model: Namespace) -> None:
     noise = (model.teacher.get("init_args") or {}).get("noise") or 0
     curriculum = model.curriculum.get("init_args") or Namespace()
     if curriculum.get("batch_size") is not None:
-        samples = (curriculum.get("steps") or model.inner_loop.steps) * curriculum.batch_size
+        pool = (curriculum.get("steps") or model.inner_loop.steps) * curriculum.batch_size
+        samples = curriculum.get("images") or pool
         values |= {"samples": samples, "images": samples}
     for part in PARTS:
         known = dict(values)
@@ -36,19 +39,23 @@ def fill_in(model: Namespace) -> None:
             known.pop("images", None)  # a data set's, which is not to be as large as what is asked for
         if part == "inner_optimizer" and getattr(model[part], "init_args", Namespace()).get("learned_per_step"):
             known["steps"] = model.inner_loop.steps
-        for arguments in _arguments(model[part]):
+        for component in _components(model[part]):
+            arguments = component.init_args
             for name, value in known.items():
-                if name in arguments and arguments[name] is None:
+                if name in arguments and arguments[name] is None and _is_ours(component.class_path, name):
                     arguments[name] = value
 
 
 def _of_task(task: Namespace) -> dict[str, Any]:
     """Return what a task says of inputs, targets and outputs, by the names of arguments."""
-    try:
-        made = resolve(task.class_path)(**(task.get("init_args") or Namespace()).as_dict())
-    except Exception:  # the parser makes it once more, and says what is wrong
+    cls = resolve(task.class_path)
+    if not issubclass(cls, Task):
         return {}
-    if not isinstance(made, Task):
+    try:
+        made = cls(**(task.get("init_args") or Namespace()).as_dict())
+    except RecipeError as error:
+        raise RecipeError(f"model.task.init_args: {error}") from error
+    except Exception:  # the parser makes it once more, and says what is wrong
         return {}
     fields = made.fields
     values: dict[str, Any] = {"outputs": getattr(made, "outputs", None)}
@@ -63,17 +70,25 @@ def _of_task(task: Namespace) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _arguments(value: Any) -> Iterator[Namespace]:
-    """Yield the arguments of a component, and of all components within them."""
+def _is_ours(class_path: str, argument: str) -> bool:
+    """Return whether an argument is one of this package's: a user's class may mean something else by its name."""
+    for base in resolve(class_path).__mro__:
+        if "__init__" in vars(base) and argument in inspect.signature(vars(base)["__init__"]).parameters:
+            return str(base.__module__).startswith("gtn_lightning.")
+    return False
+
+
+def _components(value: Any) -> Iterator[Namespace]:
+    """Yield a component, and all components within its arguments."""
     if isinstance(value, Namespace):
-        if isinstance(value.get("init_args"), Namespace):
-            yield value.init_args
+        if isinstance(value.get("init_args"), Namespace) and isinstance(value.get("class_path"), str):
+            yield value
         for name, item in vars(value).items():
             if name != "fields":  # a field without a shape or classes has none
-                yield from _arguments(item)
+                yield from _components(item)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _arguments(item)
+            yield from _components(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _arguments(item)
+            yield from _components(item)

@@ -15,6 +15,7 @@ class Cost:
 
     def begin(self) -> None:
         """Start the clock, before the first meta-step of a run."""
+        self.end()  # of a run that an error has ended
         self._began = time.perf_counter()
 
     def end(self) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from gtn_lightning.fields import chosen
 from gtn_lightning.inner_loop import Functional, Snapshot, difference, eager_loss, unroll_population
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
@@ -77,10 +78,10 @@ def _meta_loss(
 
 
 def _batches(parts: Parts, requests: list[TeacherInput]) -> Iterator[list[Tensor]]:
-    batches, fields = iter(parts.teacher.batches(requests)), list(parts.task.fields)
+    batches, fields = iter(parts.teacher.batches(requests)), parts.task.fields
     while True:
         with record_function("teacher"):
             batch = next(batches, None)
         if batch is None:
             return
-        yield [batch[name] for name in fields]
+        yield chosen(batch, fields)

@@ -42,7 +42,7 @@ def test_two_processes_leave_what_one_would(tmp_path: Path, monkeypatch: pytest.
     assert not list(folder.rglob("*.part"))
     # Each process made two of the four steps; image i of the pool is of class i modulo 10.
     synthetic = load_file(folder / "synthetic.safetensors")
-    best = torch.load(folder / "checkpoints/best-3.ckpt", weights_only=True)["state_dict"]["teacher.pixels"]
+    best = torch.load(folder / "checkpoints/best-3.ckpt", weights_only=True)["state_dict"]["teacher.free_inputs"]
     torch.testing.assert_close(synthetic["inputs"].flatten(0, 1), best, rtol=0, atol=0)
 
     # Then rank one died in the fifth meta-step, and rank zero was left alone in the middle of a reduction.

@@ -215,6 +215,14 @@ def test_rows_are_points_in_the_plane_of_real_datas_principal_components(values)
     assert ("class 2" in names) == (not values.is_floating_point())
 
 
+@pytest.mark.parametrize(
+    "rows", [torch.randn(5, 1), torch.randn(1, 4), torch.full((3, 4), torch.inf)], ids=["a column", "a row", "nan"]
+)
+def test_points_that_span_no_plane_are_drawn_too(rows):
+    figure = draw_points([Points(rows, torch.arange(len(rows)))], None, {}, "title")
+    FigureCanvasAgg(figure).draw()
+
+
 @pytest.mark.parametrize("options", [{"every_n_validations": 0}, {"max_columns": 1}])
 def test_impossible_options(options):
     with pytest.raises(RecipeError, match=next(iter(options))):

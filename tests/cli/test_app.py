@@ -64,8 +64,8 @@ class OnceNet(nn.Module):
         return OnceOnly.apply(self.linear(images.flatten(1)))
 
 class ForgetfulTask(Classification):
-    def __init__(self, sorts: int):
-        super().__init__(sorts)
+    def __init__(self, sorts: int, shape: list[int]):
+        super().__init__(sorts, shape=shape)
 
 class Plain(pl.LightningDataModule):
     def loader(self):
@@ -175,7 +175,8 @@ WRONG_VALUES = {
     "--model.teacher=Genrator": ["model.teacher: there is no class Genrator", "did you mean Generator?"],
     "--model.teacher=my_missing.Foo": ["model.teacher: No module named 'my_missing'", "PYTHONPATH"],
     "--model.teacher=gtn_lightning.tasks.Classification": ["model.teacher:", "Classification is not a Teacher"],
-    "--model.teacher=Pixels": ["model.teacher.init_args.images: required by Pixels"],
+    "--model.curriculum=ShuffledPasses": ["model.curriculum.init_args: ShuffledPasses.images must be given"],
+    "--model.task.init_args.classes=1": ["model.task.init_args: Classification: classes must be at least 2"],
     "--model.inner_loop.steps=0": ["model.inner_loop.steps must be at least 1, got 0"],
     "--model.curriculum.init_args.batch_size=4": ["model.curriculum.init_args: Full: a batch_size of 4", "at least 10"],
     "--model.teacher.init_args.image_shape=[1,2,2]": ["model.teacher.init_args: Generator: image_shape", "4 x 4"],
@@ -296,8 +297,8 @@ def test_images_that_do_not_match_the_data(refused: Refused) -> None:
 
 
 def test_pixels_that_do_not_match_the_inner_steps(refused: Refused) -> None:
-    line = refused(["fit", "--config", "digits_pixels", "--model.inner_loop.steps=5"])
-    assert "holds 320 images but model.curriculum asks for 160" in line
+    line = refused(["fit", "--config", "digits_pixels", "--model.teacher.init_args.images=160"])
+    assert "has 160 samples but model.curriculum requests 320" in line
 
 
 def test_a_dataset_that_is_not_there(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,7 @@ def test_a_packaged_recipe_is_not_replaced_by_a_file_of_its_name(mark: Path) -> 
     Path("digits").write_text("extends: digits\nmodel: {teacher: evil_parts.Evil}")
     assert main(["fit", "--config", "digits", *TINY]) == 0
     assert not mark.exists()
-    assert main(["fit", "--config", "./digits", *TINY]) == 2
+    assert main(["fit", "--config", "./digits", *TINY]) == 0
     assert mark.exists()
 
 
@@ -274,8 +274,9 @@ NO_FILES = frozenset(
         "console_kwargs",
         "device",
         "duration",
+        "fields",
+        "ignore",
         "image_column",
-        "init",
         "interval",
         "key",
         "label_column",
@@ -293,6 +294,7 @@ NO_FILES = frozenset(
         "process_group_backend",
         "project",
         "ranges",
+        "target",
         "tune",
         "weights",
         "without_families",
@@ -346,7 +348,7 @@ def test_a_file_that_is_called_like_a_recipes_text_is_not_read(mark: Path) -> No
 
 def test_ones_own_recipe_names_classes_in_the_working_folder(mark: Path) -> None:
     Path("r.yaml").write_text("extends: digits\nmodel: {teacher: evil_parts.Evil}")
-    assert main(["fit", "--config", "r.yaml", *TINY]) == 2  # Pixels lacks an argument
+    assert main(["fit", "--config", "r.yaml", *TINY]) == 0
     assert mark.exists()
 
 

@@ -1,11 +1,14 @@
 """Values that a recipe states once."""
 
+import sys
 from typing import Any
 
 import pytest
 from jsonargparse import Namespace
 
 from gtn_lightning.cli.shared_values import fill_in
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.learners import MLP
 
 
 def component(name: str, **arguments: Any) -> Namespace:
@@ -82,10 +85,27 @@ def test_the_number_of_images_of_a_data_set_is_not_what_a_curriculum_asks_for() 
     assert filled.curriculum.init_args.images is None
 
 
-@pytest.mark.parametrize(
-    "task", [component("tasks.Classification", classes=0, shape=None), component("curricula.Full")]
-)
-def test_a_task_that_cannot_be_made_is_left_to_the_parser(task: Namespace) -> None:
-    filled = model(task)
+def test_a_task_that_cannot_be_made_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"^model.task.init_args: Classification: classes must be at least 2"):
+        fill_in(model(component("tasks.Classification", classes=1, shape=None)))
+
+
+def test_what_is_no_task_is_left_to_the_parser() -> None:
+    filled = model(component("curricula.Full"))
     fill_in(filled)
     assert filled.teacher.init_args.classes is None
+
+
+class Own(MLP):
+    """A network whose own argument has a name that others use."""
+
+    def __init__(self, classes: list[str] | None = None, hidden: list[int] | None = None) -> None:
+        super().__init__((64,), 10, hidden or [4])
+
+
+def test_a_users_argument_of_the_same_name_is_left_as_it_is() -> None:
+    own = Namespace(class_path=f"{__name__}.Own", init_args=Namespace(classes=None, hidden=None))
+    sys.modules.setdefault(__name__, sys.modules[Own.__module__])
+    filled = model(IMAGES, learners=component("learners.Fixed", learner=own))
+    fill_in(filled)
+    assert own.init_args.classes is None

@@ -191,9 +191,10 @@ class TaughtScorer(Scorer):
         return self.value(curve), curve[-1].cost
 
     def _evaluate(self, network: nn.Module, task: Task, learner: Snapshot) -> tuple[float, float]:
-        functional, metric, losses = Functional(network), task.metrics()[0].make().to(self.device), 0.0
+        functional, leading, losses = Functional(network), task.metrics()[0], 0.0
+        metric = leading.fresh(torch.device(self.device))
         with torch.no_grad():
             for batch in zip(self._images.split(SCORED_AT_ONCE), self._labels.split(SCORED_AT_ONCE), strict=True):
                 loss = task.score(functional, learner.params, learner.buffers, batch, [metric])
                 losses += float(loss) * len(batch[1])
-        return float(metric.compute()), losses / len(self._labels)
+        return leading.utility(float(metric.compute())), losses / len(self._labels)
