@@ -1,1 +1,1 @@
-"""What is measured, and the commands that measure it; results stand in docs/results."""
+"""Benchmarks and ablations as commands; their results are in docs/results."""

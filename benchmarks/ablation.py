@@ -1,6 +1,6 @@
-"""The digits recipe with every curriculum, with fixed noise, with free pixels and with real data, over several seeds.
+"""The digits recipe with every curriculum, fixed noise, learned pixels, and real data, over several seeds.
 
-Every run is `gtn fit` and then `gtn test` of the best teacher, in processes of their own.
+Every run is `gtn fit` and then `gtn test` of the best teacher, in separate processes.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Time and peak memory of one meta-gradient, by every engine, each in a process of its own.
+"""Time and peak memory of one meta-gradient, by every engine, each in a separate process.
 
-The unit of time is plain training of as many steps with ``torch.optim`` in the same process, run in turn with the
-engine: a machine whose speed drifts leaves the ratio as it is.
+The unit of time is plain training of the same number of steps with ``torch.optim``, run alternately with the engine in
+the same process, so that a drift of the machine's speed does not change the ratio.
 """
 
 import argparse
@@ -39,11 +39,11 @@ CHECKED_STEPS = 4
 """Inner steps after which the engines' gradients are compared, in float64."""
 
 PRODUCTS = ("convolution", "addmm", "::mm", "bmm", "linear")
-"""What the names of torch's kernels for convolutions and matrix products have in them."""
+"""Parts of the names of torch's kernels for convolutions and matrix products."""
 
 PEAKS = 3
-"""Meta-gradients whose peak memory is taken, the smallest of which counts: what the allocator happens to keep of freed
-memory comes on top, and differs by hundreds of megabytes."""
+"""Number of meta-gradients whose peak memory is measured; the smallest counts, since freed memory that the allocator
+keeps adds up to hundreds of megabytes."""
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def in_a_process(
 
 
 def checked_gradient(learner: str, optimizer: str, engine: str) -> Tensor:
-    """Return a meta-gradient in float64 after a few steps, by which engines are compared."""
+    """Return a meta-gradient in float64 after a few steps, to compare engines."""
     torch.manual_seed(0)
     network = LEARNERS[learner]().double()
     images = torch.randn(CHECKED_STEPS, 16, 1, 28, 28, dtype=torch.float64, requires_grad=True)
@@ -153,7 +153,7 @@ def measure(name: str, optimizer: str, engine: str, steps: int, batch_size: int,
 
 
 def share_of_products(run: Callable[[], object]) -> float:
-    """Return which part of a run's time convolutions and matrix products take: what no engine can do without."""
+    """Return the share of a run's time in convolutions and matrix products, which every engine needs."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         start = time.perf_counter()
         run()
@@ -163,9 +163,9 @@ def share_of_products(run: Callable[[], object]) -> float:
 
 
 def reset_peak() -> float:
-    """Start a new peak of this process's memory, where the kernel allows that; return the present peak in MB."""
+    """Reset the peak of this process's memory, if the kernel supports it; return the present peak in MB."""
     gc.collect()
-    # Elsewhere the allocator keeps what the first evaluations freed, and the peak is the largest so far.
+    # Without it, the peak includes memory that the allocator keeps from earlier evaluations.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
@@ -182,7 +182,7 @@ def peak() -> float:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the table and the picture of all that was measured."""
+    """Write the table and the picture of all measurements."""
     cells = [json.loads(path.read_text(encoding="utf-8")) for path in options.output.glob("*.json")]
     settings = options.batch_size, options.threads
     cells = [cell for cell in cells if (cell["batch_size"], cell["threads"]) == settings]

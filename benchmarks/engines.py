@@ -1,4 +1,4 @@
-"""One meta-gradient by every engine: the modes of our inner loop, ordinary training as the unit, and the peers.
+"""One meta-gradient by every engine: the modes of our inner loop, plain training as the unit, and other libraries.
 
 An engine is a function ``(learner, optimizer, images, labels) -> gradient``: it trains the learner on the batches
 ``images[0], images[1], ...`` (``[T, B, C, H, W]``) and returns the gradient of its loss on ``images[0]`` w.r.t. all
@@ -70,7 +70,7 @@ def by_torchopt(learner: nn.Module, optimizer: str, images: Tensor, labels: Tens
     """Unroll with TorchOpt (Ren et al., arXiv 2211.06934)."""
     import torchopt
 
-    learner = copy.deepcopy(learner)  # its optimizer writes the trained tensors into the module
+    learner = copy.deepcopy(learner)  # TorchOpt's optimizer writes the trained tensors into the module
     sgd = optimizer == "sgd"
     chosen = torchopt.MetaSGD(learner, RATE, momentum=MOMENTUM) if sgd else torchopt.MetaAdam(learner, RATE)
     for batch in images.unbind():

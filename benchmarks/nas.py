@@ -1,8 +1,8 @@
 """How well, and at what cost, proxies rank networks of the ConvNet grid on MNIST.
 
-The networks are those of `benchmarks/nas_reference.csv` (made by `benchmarks.nas_reference`), none of which a teacher
-was meta-trained on, and others whose accuracies are known. What was measured before is not measured again: the command
-may be stopped, and `--only` lets several processes share the work.
+The networks are those of `benchmarks/nas_reference.csv` (made by `benchmarks.nas_reference`), all of them held out
+of meta-training, and others of known accuracy. Measurements are cached, so the command can be stopped and continued,
+and `--only` lets several processes share the work.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.nas_reference import TABLE, ground
+from benchmarks.nas_reference import TABLE, load_grid_and_data
 from benchmarks.nas_report import RANKED, REAL_STEPS, SUBSET_STEPS, SYNTHETIC_STEPS, Evidence, Scores, report
 from gtn_lightning.inner_loop import Adam
 from gtn_lightning.nas import NASWOT, FLOPs, GTNProxy, NumParameters, RealDataProxy, SynFlow, TableReference
@@ -23,11 +23,11 @@ from gtn_lightning.nas.proxies.training import TaughtProxy, TaughtScorer
 from gtn_lightning.nas.spaces import Architecture
 
 RATES = (0.0025, 0.005, 0.01)
-"""Inner rates for Adam, tried where one is not the same for all."""
+"""Adam's inner learning rates, for proxies that choose a rate per family or network."""
 
 
 def main() -> None:
-    """Measure what is missing, then write the report."""
+    """Measure what is not cached, then write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="ylecun/mnist", help="MNIST on the hub or in a local folder")
     parser.add_argument("--teacher", default="runs/nas_mnist", help="teacher file of nas_mnist, or a folder of runs")
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="trainings of every network, with seeds from zero")
     parser.add_argument("--only", nargs="+", help="measure these proxies and write no report")
     options = parser.parse_args()
-    space, data = ground(options.data)
+    space, data = load_grid_and_data(options.data)
     with TABLE.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = {
@@ -76,14 +76,14 @@ def main() -> None:
 
 
 def real(rate: float, subset: int | None = None) -> RealDataProxy:
-    """Return real data with the optimizer that the teachers' learners have."""
+    """Return the proxy on real data with the optimizer of the teachers' learners."""
     return RealDataProxy(max(REAL_STEPS), subset=subset, optimizer=Adam(lr=rate))
 
 
 def curves(
     name: str, scorer: TaughtScorer, names: Sequence[Architecture], steps: Sequence[int], seed: int, cache: Path
 ) -> list[Scores]:
-    """Train every architecture at each rate that is tried for it; return its best scores at several steps."""
+    """Train every architecture with each of its candidate rates; return its best scores after several steps."""
     cache.mkdir(parents=True, exist_ok=True)
     key = {"settings": json.dumps(scorer.settings(), sort_keys=True), "steps": list(steps), "seed": seed}
     file = cache / f"{name.replace(' ', '_').replace(',', '')}.jsonl"
@@ -121,12 +121,12 @@ def curves(
 
 
 def with_one_look(curve: Sequence[dict[str, Any]]) -> float:
-    """Return the seconds of a training that is scored at its end alone."""
+    """Return the seconds of a training without the intermediate evaluations."""
     return float(curve[-1]["cost"] - sum(point["look"] for point in curve[:-1]))
 
 
 def without_training(scorer: Scorer, names: Sequence[Architecture]) -> Scores:
-    """Return the scores of a proxy that trains nothing."""
+    """Return the scores of a proxy without training."""
     scores = scorer.evaluate_all(names)
     values = [score.value if np.isfinite(score.value) else -np.inf for score in scores]
     return Scores(scorer.name, 0, 0, {"accuracy": values}, [score.cost.seconds for score in scores])

@@ -1,7 +1,6 @@
-"""Full trainings of networks of the ConvNet grid on MNIST, with which `benchmarks.nas` compares proxies.
+"""Full trainings of networks of the ConvNet grid on MNIST, the ground truth for `benchmarks.nas`.
 
-What was trained before is not trained again, so the command may be stopped, and run in several processes with
-different shares.
+Trainings are cached, so the command can be stopped and continued, and run in several processes with different shares.
 """
 
 import argparse
@@ -20,15 +19,15 @@ from gtn_lightning.randomness import keyed_generator
 TABLE = Path(__file__).with_name("nas_reference.csv")
 
 HELD_OUT = 0.5
-"""Share of the grid that no teacher is meta-trained on, and in which architectures are ranked."""
+"""Share of the grid held out of meta-training, from which the ranked networks are drawn."""
 
 TRAININGS = {"ranked": 2, "known": 1}
-"""Trainings of each network of a part. Two show the noise between them; where nothing is ranked, more networks say more
-than more trainings of each."""
+"""Trainings per network of each part. The ranked networks have two, to measure the noise; for the known ones, more
+networks help more than more trainings."""
 
 
 def main() -> None:
-    """Train; a process that does all the work writes the parts that it was given into the table."""
+    """Train; a process without a share of the work also writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="ylecun/mnist", help="MNIST on the hub or in a local folder")
     parser.add_argument("--ranked", type=int, default=100, help="networks that are ranked")
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=list(TRAININGS), choices=TRAININGS, help="which to train")
     parser.add_argument("--share", default="1/1", help="as 1/2: the first of two processes' share of the work")
     options = parser.parse_args()
-    space, data = ground(options.data)
+    space, data = load_grid_and_data(options.data)
     names = {"ranked": ranked(space, options.ranked), "known": known(space, options.known)}
     work = [(part, name, seed) for part in options.parts for seed in range(TRAININGS[part]) for name in names[part]]
     references = {}
@@ -61,8 +60,8 @@ def main() -> None:
         print(f"{part}: {measured.seconds(space, names[part]):.0f} seconds on {torch.get_num_threads()} threads")
 
 
-def ground(path: str) -> tuple[ConvNetGrid, ImageData]:
-    """Return the grid, and MNIST, ready for use."""
+def load_grid_and_data(path: str) -> tuple[ConvNetGrid, ImageData]:
+    """Return the grid and MNIST, set up."""
     data = ImageData(path)
     data.prepare_data()
     data.setup()
@@ -70,12 +69,12 @@ def ground(path: str) -> tuple[ConvNetGrid, ImageData]:
 
 
 def ranked(space: ConvNetGrid, count: int) -> list[Architecture]:
-    """Return networks drawn from the part of the grid that is held out."""
+    """Return random networks of the held-out part of the grid."""
     return space.draw(count, keyed_generator(0, "ranked"), held_out=HELD_OUT)
 
 
 def known(space: ConvNetGrid, count: int) -> list[Architecture]:
-    """Return networks drawn from the other part."""
+    """Return random networks of the other part."""
     learners = SpaceLearners(space, HELD_OUT)
     generator = keyed_generator(0, "known")
     drawn: dict[Architecture, None] = {}

@@ -16,14 +16,14 @@ from gtn_lightning.nas.spaces import Architecture, ConvNetGrid
 
 SYNTHETIC_STEPS = (4, 8)
 REAL_STEPS = (4, 8, 40, 80, 128, 320)
-"""Ten times the synthetic ones among them."""
+"""Includes ten times the synthetic steps."""
 
 SUBSET_STEPS = (4, 8, 40)
 SHOWN = max(SYNTHETIC_STEPS)
-"""Inner steps after which measures, mean ranks and families are shown."""
+"""Inner steps of the tables of measures, mean ranks and families."""
 
 RANKED = "GTN, ranking-aware"
-"""The teacher that was told the known accuracies."""
+"""The teacher that is meta-trained with the known accuracies."""
 
 BROKEN_BELOW = 0.2
 GRID = 720
@@ -31,39 +31,39 @@ GRID = 720
 
 
 class Scores(NamedTuple):
-    """What a proxy made of all architectures, at one price."""
+    """A proxy's scores of all architectures after a number of steps."""
 
     proxy: str
     steps: int
     seed: int
     values: dict[str, list[float]]
-    """By what is made of a course: accuracy, loss, area. Of the ranked networks first, then of the known ones."""
+    """By measure of the learning curve (accuracy, loss, area): of the ranked networks, then of the known ones."""
     seconds: list[float]
-    """Of each network."""
+    """Seconds of each network."""
 
 
 @dataclass
 class Evidence:
-    """Everything that is reported."""
+    """The data of the report."""
 
     space: ConvNetGrid
     ranked: list[Architecture]
     known: list[Architecture]
     accuracies: torch.Tensor
-    """Of the ranked networks after full training, ``[ranked, trainings]``."""
-    told: torch.Tensor
-    """Of the known networks, ``[known]``."""
-    paid: float
-    """Seconds that the known networks' trainings took."""
-    made: dict[str, float]
-    """Seconds that each teacher's meta-training took."""
+    """Accuracies of the ranked networks after full training, ``[ranked, trainings]``."""
+    known_accuracies: torch.Tensor
+    """Accuracies of the known networks, ``[known]``."""
+    known_seconds: float
+    """Seconds of the known networks' trainings."""
+    teacher_seconds: dict[str, float]
+    """Seconds of each teacher's meta-training."""
     scores: list[Scores]
     worth: torch.Tensor = field(init=False)
     """The mean accuracies of the ranked networks, ``[ranked]``."""
     rankings: dict[tuple[str, int, int], Ranking] = field(init=False)
-    """By proxy, steps and seed: how well its accuracies rank."""
+    """Ranking quality of the accuracies, by proxy, steps and seed."""
     places: dict[tuple[str, int, int, bool] | None, list[float]] = field(init=False, default_factory=dict)
-    """What was predicted, by what went in."""
+    """Predicted places, by the regression's inputs."""
 
     def __post_init__(self) -> None:
         self.worth = self.accuracies.mean(dim=1)
@@ -79,7 +79,7 @@ class Evidence:
         return scores.values[measure][: len(self.ranked)]
 
     def ranking(self, values: Sequence[float]) -> Ranking:
-        """Return how well values put the ranked networks into order."""
+        """Return the ranking quality of values for the ranked networks."""
         return measure_ranking(values, self.worth, BROKEN_BELOW)
 
     def spearman(self, scores: Scores) -> float:
@@ -92,15 +92,15 @@ class Evidence:
         return float(np.mean(scores.seconds[: len(self.ranked)]))
 
     def seeds(self, scores: Scores) -> list[Scores]:
-        """Return the same proxy's scores at the same price with every seed."""
+        """Return the same proxy's scores after the same number of steps with every seed."""
         return [s for s in self.scores if (s.proxy, s.steps) == (scores.proxy, scores.steps)]
 
-    def told_values(self, scores: Scores | None, choices: bool = True) -> list[float]:
-        """Return the ranked networks' places, predicted by a regression that is told the known accuracies.
+    def predicted_places(self, scores: Scores | None, choices: bool = True) -> list[float]:
+        """Return the ranked networks' places, predicted by a regression on the known accuracies.
 
         Args:
-            scores: what goes in beside the choices.
-            choices: whether the choices go in.
+            scores: scores to use as an input.
+            choices: whether the choices are inputs.
         """
         key = (scores.proxy, scores.steps, scores.seed, choices) if scores else None
         if key not in self.places:
@@ -109,13 +109,13 @@ class Evidence:
                 columns.append(encode(self.space, [*self.ranked, *self.known]))
             inputs = np.hstack(columns)
             count = len(self.ranked)
-            self.places[key] = RankPredictor(inputs[count:], self.told.numpy()).predict(inputs[:count])
+            self.places[key] = RankPredictor(inputs[count:], self.known_accuracies.numpy()).predict(inputs[:count])
         return self.places[key]
 
-    def told_spearman(self, scores: Scores | None) -> float:
+    def predicted_spearman(self, scores: Scores | None) -> float:
         """Return the correlation of the predicted places, the mean over the seeds."""
         same = self.seeds(scores) if scores else [None]
-        return float(np.mean([self.ranking(self.told_values(s)).spearman.overall.value for s in same]))
+        return float(np.mean([self.ranking(self.predicted_places(s)).spearman.overall.value for s in same]))
 
 
 def report(evidence: Evidence) -> None:
@@ -131,7 +131,7 @@ def report(evidence: Evidence) -> None:
         alone(evidence, top),
         "![Spearman against steps](nas.png)",
         "## Told some accuracies",
-        told(evidence, top),
+        predicted_table(evidence, top),
         "## Against ten times as many real steps",
         tenfold(evidence),
         "## What the whole grid costs",
@@ -186,19 +186,19 @@ def alone(evidence: Evidence, top: Interval) -> str:
     return markdown_table([*header, "Spearman, top half", "regret of 5"], rows)
 
 
-def told(evidence: Evidence, top: Interval) -> str:
-    """Return the table of what is predicted from choices and proxies by whoever knows some accuracies."""
+def predicted_table(evidence: Evidence, top: Interval) -> str:
+    """Return the table of places predicted from choices, proxies and known accuracies."""
     rows = []
-    asked: list[Scores | None] = [None, *(s for s in evidence.first if not s.steps or s.steps >= SHOWN)]
-    for s in asked:
-        both = evidence.ranking(evidence.told_values(s)).spearman
-        others = [evidence.ranking(evidence.told_values(o)) for o in evidence.seeds(s) if o.seed] if s else []
+    inputs: list[Scores | None] = [None, *(s for s in evidence.first if not s.steps or s.steps >= SHOWN)]
+    for s in inputs:
+        both = evidence.ranking(evidence.predicted_places(s)).spearman
+        others = [evidence.ranking(evidence.predicted_places(o)) for o in evidence.seeds(s) if o.seed] if s else []
         rows.append(
             [
                 s.proxy if s else "nothing",
                 str(s.steps) if s else "",
                 interval(evidence.rankings[s.proxy, s.steps, 0].spearman.overall) if s else "",
-                interval(evidence.ranking(evidence.told_values(s, choices=False)).spearman.overall) if s else "",
+                interval(evidence.ranking(evidence.predicted_places(s, choices=False)).spearman.overall) if s else "",
                 interval(both.overall),
                 ", ".join(f"{other.spearman.overall.value:.2f}" for other in others),
                 f"{both.overall.value / top.value:.2f}",
@@ -208,8 +208,8 @@ def told(evidence: Evidence, top: Interval) -> str:
     header = ["proxy", "steps", "alone", "predicted from it", "predicted from it and the choices", "with other seeds"]
     return markdown_table([*header, "of the ceiling", "top half"], rows) + (
         f"\n\n`PredictedRank`: a Gaussian process that is told the accuracies of {len(evidence.known)} other networks, "
-        f"one training each, {evidence.paid:.0f} seconds in all. The choices are width, depth, activation, norm and "
-        "pooling."
+        f"one training each, {evidence.known_seconds:.0f} seconds in all. The choices are width, depth, activation, norm "
+        "and pooling."
     )
 
 
@@ -222,7 +222,7 @@ def tenfold(evidence: Evidence) -> str:
             continue
         for told_what, reached, values in (
             ("alone", evidence.spearman, evidence.values),
-            ("predicted, with the choices", evidence.told_spearman, evidence.told_values),
+            ("predicted, with the choices", evidence.predicted_spearman, evidence.predicted_places),
         ):
             gaps = []
             for steps in (s.steps, 10 * s.steps):
@@ -261,10 +261,10 @@ class Way(NamedTuple):
     """A way to rank the whole grid."""
 
     proxy: str
-    """Empty for the choices alone."""
+    """Empty for the choices only."""
     steps: int
-    told: bool
-    """Whether known accuracies are told, and the choices go in."""
+    labels: bool
+    """Whether known accuracies and the choices are used."""
     spearman: float
     teacher: float
     """Seconds of meta-training."""
@@ -282,20 +282,20 @@ class Way(NamedTuple):
         if not self.proxy:
             return "predicted from the choices"
         name = f"{self.proxy}, {self.steps} steps"
-        return f"predicted from {name}, and the choices" if self.told else name
+        return f"predicted from {name}, and the choices" if self.labels else name
 
 
 def whole_grid(evidence: Evidence) -> str:
-    """Return the table of costs, and in words the cheapest ways without a teacher to what each teacher reaches."""
-    ways = [Way("", 0, True, evidence.told_spearman(None), 0.0, evidence.paid, 0.0)]
+    """Return the table of costs, and a text on the cheapest ways without a teacher to reach each teacher's quality."""
+    ways = [Way("", 0, True, evidence.predicted_spearman(None), 0.0, evidence.known_seconds, 0.0)]
     for s in evidence.first:
         if not s.steps or "rate per" in s.proxy:
             continue
-        made, seconds = evidence.made.get(s.proxy, 0.0), evidence.seconds(s)
-        told_of = evidence.paid if s.proxy == RANKED else 0.0
-        ways.append(Way(s.proxy, s.steps, False, evidence.spearman(s), made, told_of, seconds))
-        known = evidence.paid + sum(s.seconds[len(evidence.ranked) :])
-        ways.append(Way(s.proxy, s.steps, True, evidence.told_spearman(s), made, known, seconds))
+        made, seconds = evidence.teacher_seconds.get(s.proxy, 0.0), evidence.seconds(s)
+        label_seconds = evidence.known_seconds if s.proxy == RANKED else 0.0
+        ways.append(Way(s.proxy, s.steps, False, evidence.spearman(s), made, label_seconds, seconds))
+        known = evidence.known_seconds + sum(s.seconds[len(evidence.ranked) :])
+        ways.append(Way(s.proxy, s.steps, True, evidence.predicted_spearman(s), made, known, seconds))
     rows = [
         [
             str(way),
@@ -307,12 +307,12 @@ def whole_grid(evidence: Evidence) -> str:
         for way in sorted(ways, key=lambda way: way.whole)
     ]
     header = ["way", "Spearman", "teacher", "known networks", "per network", f"all {GRID} networks"]
-    real = [way for way in ways if way.proxy == "real data" and not way.told]
+    real = [way for way in ways if way.proxy == "real data" and not way.labels]
     without = [way for way in ways if way.proxy in ("real data", "")]
     said = []
     for name in ("GTN", RANKED):
-        for told_of_it in (False, True):
-            best = max((w for w in ways if w.proxy == name and w.told == told_of_it), key=lambda way: way.spearman)
+        for with_labels in (False, True):
+            best = max((w for w in ways if w.proxy == name and w.labels == with_labels), key=lambda way: way.spearman)
             said.append(
                 f"**{best}**: {best.spearman:.3f} in {best.whole:.0f} seconds. By real steps alone, "
                 f"{cheapest(best, real)}. By whatever was tried without a teacher, {cheapest(best, without)}."
@@ -390,7 +390,7 @@ def families(evidence: Evidence) -> str:
 
 
 def plot(evidence: Evidence, top: Interval) -> None:
-    """Draw Spearman against steps, alone and told some accuracies."""
+    """Draw Spearman against steps, without and with known accuracies."""
     figure = Figure(figsize=(11, 4.5), dpi=120, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     taught = list(dict.fromkeys(s.proxy for s in evidence.first if s.steps))
@@ -398,7 +398,7 @@ def plot(evidence: Evidence, top: Interval) -> None:
         points = [s for s in evidence.first if s.proxy == name]
         steps = [s.steps for s in points]
         found = [evidence.rankings[name, step, 0].spearman.overall for step in steps]
-        predicted = [evidence.ranking(evidence.told_values(s)).spearman.overall for s in points]
+        predicted = [evidence.ranking(evidence.predicted_places(s)).spearman.overall for s in points]
         for axes, values in zip(panels, (found, predicted), strict=True):
             axes.plot(steps, [v.value for v in values], "o-", color=f"C{number}", label=name, markersize=4)
             low, high = [v.low for v in values], [v.high for v in values]
@@ -406,7 +406,9 @@ def plot(evidence: Evidence, top: Interval) -> None:
     for number, s in enumerate(s for s in evidence.first if not s.steps):
         value = evidence.rankings[s.proxy, 0, 0].spearman.overall.value
         panels[0].axhline(value, color=f"C{number + len(taught)}", linestyle="--", linewidth=1, label=s.proxy)
-    panels[1].axhline(evidence.told_spearman(None), color="gray", linestyle="--", linewidth=1, label="choices alone")
+    panels[1].axhline(
+        evidence.predicted_spearman(None), color="gray", linestyle="--", linewidth=1, label="choices alone"
+    )
     for axes, title in zip(panels, ("alone", f"told {len(evidence.known)} accuracies, with the choices"), strict=True):
         axes.axhline(top.value, color="black", linewidth=1, label="a perfect proxy")
         axes.set_title(title)

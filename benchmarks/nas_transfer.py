@@ -1,7 +1,7 @@
-"""Who can be taught by whom in the ConvNet grid: teachers of one norm, of all the others, and of all, for every norm.
+"""Transfer in the ConvNet grid: teachers meta-trained on one norm, on all the others, and on all, for every norm.
 
-Every teacher is meta-trained by `gtn fit` in a process of its own. What was done before is not done again, so that the
-command may be stopped.
+Every teacher is meta-trained by `gtn fit` in a separate process. Results are cached, so the command can be stopped and
+continued.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.nas_reference import HELD_OUT, ground
+from benchmarks.nas_reference import HELD_OUT, load_grid_and_data
 from benchmarks.report import RESULTS, heat_map, markdown_table, write_report
 from gtn_lightning.inner_loop import Adam
 from gtn_lightning.nas import GTNProxy, RealDataProxy
@@ -28,11 +28,11 @@ from gtn_lightning.randomness import keyed_generator
 
 NORMS = ("batch", "layer", "instance", "group", "none")
 REAL_RATES = (0.003, 0.005, 0.01, 0.03)
-"""Of which real data takes the best for every network."""
+"""Learning rates on real data, of which the best is used for every network."""
 
 
 class Setting(NamedTuple):
-    """What all rows have in common."""
+    """Settings of all rows."""
 
     data: str
     output: Path
@@ -42,7 +42,7 @@ class Setting(NamedTuple):
 
 
 def main() -> None:
-    """Meta-train and measure what is missing, then write the matrix as a table and a picture."""
+    """Meta-train and measure what is not cached, then write the matrix as a table and a picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="ylecun/mnist", help="MNIST on the hub or in a local folder")
     parser.add_argument("--inner-steps", type=int, default=16, help="of 64 images")
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def measure(name: str, norms: tuple[str, ...], setting: Setting) -> list[list[float]]:
-    """Return the accuracies of the networks of every norm after a course, ``[norms][networks]``."""
+    """Return the accuracies of the networks of every norm after training, ``[norms][networks]``."""
     torch.set_num_threads(1)
     file = setting.output / f"{name.replace(' ', '_')}.json"
     asked_for = {key: value for key, value in setting._asdict().items() if key != "output"}
@@ -78,7 +78,7 @@ def measure(name: str, norms: tuple[str, ...], setting: Setting) -> list[list[fl
         proxy = GTNProxy(teacher(file.with_suffix(""), norms, setting._replace(meta_steps=1)), untrained=True)
     else:
         proxy = GTNProxy(teacher(file.with_suffix(""), norms, setting))
-    space, data = ground(setting.data)
+    space, data = load_grid_and_data(setting.data)
     scorer = proxy.bind(space, data)
     found = [[scorer(architecture) for architecture in unmet(space, norm, setting.networks)] for norm in NORMS]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def teacher(folder: Path, norms: tuple[str, ...], setting: Setting) -> str:
 
 
 def unmet(space: ConvNetGrid, norm: str, count: int) -> list[Architecture]:
-    """Return networks of a norm, of width 16 at most, from the part of the grid that no teacher is taught with."""
+    """Return networks of a norm, of width 16 at most, from the held-out part of the grid."""
     drawn = space.draw(len(space) // 3, keyed_generator(0, "unmet"), held_out=HELD_OUT)
     fit = [one for one in drawn if one.choices["norm"] == norm and int(one.choices["width"]) <= 16]
     return fit[:count]

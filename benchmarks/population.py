@@ -1,4 +1,4 @@
-"""Several learners per meta-step: one after the other against all at once, by mode."""
+"""Time of several learners per meta-step: one after the other, and all at once, by mode."""
 
 import argparse
 import statistics

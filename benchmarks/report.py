@@ -1,4 +1,4 @@
-"""Tables of results: printed, and kept under docs/results with the command that made them."""
+"""Tables of results, printed and written to docs/results with their command."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def heat_map(axes: Axes, values: torch.Tensor, rows: Sequence[str], columns: Sequence[str], bright: float) -> AxesImage:
-    """Draw values in %, ``[rows, columns]``, with their numbers, black where they are above ``bright``."""
+    """Draw values in %, ``[rows, columns]``, with their numbers, in black if above ``bright``."""
     shown = axes.imshow(values.numpy(), cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)

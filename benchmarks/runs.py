@@ -1,4 +1,4 @@
-"""Runs of ``gtn`` to measure something about."""
+"""Runs of ``gtn`` in subprocesses."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ def fit(recipe: str, folder: str, overrides: Sequence[str], environment: Mapping
 
 
 def fit_and_test(recipe: str, seed: int, output: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Meta-train by a packaged recipe and test the best teacher, in processes of their own; return the test's metrics.
+    """Meta-train by a packaged recipe and test the best teacher, in separate processes; return the test's metrics.
 
     Args:
         recipe: its name.

@@ -1,7 +1,7 @@
-"""Learners taught per second by one process and by two, each with one core.
+"""Learners taught per second by one and by two processes, with one core each.
 
-`gtn fit` runs a recipe for some meta-steps without validation. Runs of one and of two processes take turns, so that a
-machine whose speed drifts leaves the ratio as it is.
+`gtn fit` runs a recipe for some meta-steps without validation. Runs of one and of two processes alternate, so that a
+drift of the machine's speed does not change the ratio.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from benchmarks.report import markdown_table, write_report
 from benchmarks.runs import fit
 
 WARM_UP = 10
-"""Meta-steps that are not counted."""
+"""Meta-steps of warm-up, not counted."""
 
 
 def main() -> None:

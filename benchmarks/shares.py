@@ -1,4 +1,4 @@
-"""What a whole meta-step spends its time on, for packaged recipes.
+"""Shares of the parts of a meta-step in its time, for packaged recipes.
 
 `gtn fit` runs the recipe for a few meta-steps under torch's profiler, which sees the labels that the code records.
 """
@@ -17,12 +17,12 @@ from benchmarks.report import markdown_table, write_report
 from benchmarks.runs import fit
 
 MEASURED = 8
-"""Meta-steps under the profiler, the last ones of the run."""
+"""Number of profiled meta-steps, at the end of the run."""
 
 RECIPES: dict[str, list[str]] = {
     "digits": ["--trainer.max_steps=40"],
     "mnist_cpu": ["--trainer.max_steps=12"],
-    # A few inner steps of the large ones: the shares hardly depend on their number.
+    # Few inner steps for the large recipes, since the shares hardly depend on their number.
     "mnist": ["--trainer.max_steps=10", "--model.inner_loop.steps=4", "--model.inner_loop.mode=compiled"],
     "cifar10": ["--trainer.max_steps=10", "--model.inner_loop.steps=4", "--model.inner_loop.mode=compiled"],
 }
@@ -35,7 +35,7 @@ PARTS = {
     "the teacher, forward": "teacher",
     "the inner optimizer, forward": "inner optimizer",
 }
-"""The label under which the code records each part."""
+"""The profiler label of each part."""
 
 LEARNER = ("the learner's gradients", "the learner's Hessian products", "the meta-loss")
 
@@ -48,29 +48,29 @@ class Profiled(pl.Callback):
         self._whole = self._backward = self._began = self._backward_began = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Start the clock, once the run is warm."""
+        """Start the timer after warm-up."""
         if trainer.global_step == trainer.max_steps - MEASURED:
             self._profiler.start()
         self._began = time.perf_counter()
 
     def on_before_backward(self, *_: Any) -> None:
-        """Start the clock of the backward pass."""
+        """Start the timer of the backward pass."""
         self._backward_began = time.perf_counter()
 
     def on_after_backward(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop it."""
+        """Stop the timer of the backward pass."""
         if trainer.global_step >= trainer.max_steps - MEASURED:
             self._backward += time.perf_counter() - self._backward_began
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop the clock; the meta-step is counted by now."""
+        """Stop the timer of the meta-step."""
         if trainer.global_step > trainer.max_steps - MEASURED:
             self._whole += time.perf_counter() - self._began
         if trainer.global_step == trainer.max_steps:
             self._profiler.stop()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write what was found."""
+        """Write the measurements."""
         spent = {event.key: event.cpu_time_total / 1e6 / MEASURED for event in self._profiler.key_averages()}
         seconds = {name: spent.get(label, 0.0) for name, label in PARTS.items()}
         seconds["teacher and inner optimizer, backward"] = self._backward / MEASURED - seconds[LEARNER[1]]

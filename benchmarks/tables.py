@@ -1,4 +1,4 @@
-"""The recipes of tables over several seeds: synthetic rows beside as many steps of real ones."""
+"""The table recipes over several seeds: synthetic rows, and the same number of steps on real rows."""
 
 import argparse
 import statistics
@@ -9,7 +9,7 @@ from benchmarks.report import markdown_table, write_report
 from benchmarks.runs import fit_and_test
 
 RECIPES = {"wine": ("accuracy", "{:.3f}"), "diabetes": ("rmse", "{:.3f}")}
-"""The metric of each recipe, and how it is printed."""
+"""The metric of each recipe, and its format."""
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ from gtn_lightning.teachers import RealData, Teacher
 from gtn_lightning.teaching import teach_at_best_rate
 
 RATES = (0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
-"""The constant rates that every learner is tried with; momentum stays at the recipe's initial value."""
+"""Constant learning rates, of which every learner uses the best; momentum has the recipe's initial value."""
 
 REAL_IMAGES = 20_000
-"""Number of training images that are the real data, the first of the split."""
+"""Number of real training images, the first of the split."""
 
 _conv = partial(ConvNet, image_shape=(1, 28, 28), classes=10, depth=2)
 _mlp = partial(MLP, shape=(1, 28, 28), outputs=10, norm="none")
@@ -37,7 +37,7 @@ UNSEEN: dict[str, Callable[[], nn.Module]] = {
     "conv_instance_max": partial(_conv, width=16, norm="instance", pooling="max"),
     "linear": partial(_mlp, hidden=[]),
 }
-"""Families that no teacher is meta-trained on."""
+"""Families that are not used in meta-training."""
 
 
 def main() -> None:

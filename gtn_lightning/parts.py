@@ -99,7 +99,7 @@ def check_fields(teacher: Teacher, curriculum: Curriculum, task: Task) -> None:
                 )
         elif required.kind == "probabilities" and made.kind == "classes":
             raise RecipeError(
-                f"model.teacher makes classes as {name} but model.task takes probabilities: set model.teacher.soft_labels"
+                f"model.teacher makes classes as {name} but model.task takes probabilities: use soft_labels"
             )
         elif made.classes != required.classes:
             raise RecipeError(

@@ -840,7 +840,7 @@ def test_parts_that_do_not_fit_together(changes: dict[str, Any], message: str) -
                 "task": Classification(5),
                 "learners": Fixed(partial(MLP, shape=SHAPE, outputs=5)),
             },
-            r"the data has labels from 0 to 9 but task.classes is 5: .*set classes to 10",
+            r"the data has labels from 0 to 9 but task.classes is 5, .*set classes to 10",
         ),
         (
             {"inner_optimizer": SGD(), "teacher": RealData()},

@@ -85,7 +85,7 @@ def test_learned_rates_are_the_files_whatever_the_recipe_begins_with(saved: Path
         (lambda tensor: tensor > 0, "expected a tensor of torch.float32, got torch.bool"),
         (lambda tensor: tensor.long(), "expected a tensor of torch.float32, got torch.int64"),
         (lambda tensor: tensor.to(torch.complex64), "expected a tensor of torch.float32, got torch.complex64"),
-        (lambda tensor: tensor * math.nan, "expected finite numbers, got others"),
+        (lambda tensor: tensor * math.nan, "expected finite numbers, got NaN or infinity"),
     ],
 )
 def test_tensors_that_no_run_has_written(change: Callable[[Tensor], Tensor], message: str, saved: Path) -> None:

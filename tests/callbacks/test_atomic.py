@@ -39,7 +39,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(
-        RecipeError, match=r"cannot write .*file\.txt: No space left on device; .*another folder"
+        RecipeError, match=r"cannot write .*file\.txt: No space left on device: .*another folder"
     ) as info:
         write()
     assert "\n" not in str(info.value)

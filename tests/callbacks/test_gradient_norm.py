@@ -96,7 +96,8 @@ def test_a_norm_of_zero_does_not_count_and_a_huge_one_is_no_infinite_one(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"clip": 1.0}, "clip: got 1.0"), ({"decay": 1.0}, "decay: got 1.0")]
+    ("arguments", "message"),
+    [({"clip": 1.0}, "clip must be above 1, .*, got 1.0"), ({"decay": 1.0}, "decay must be .* below 1, got 1.0")],
 )
 def test_values_out_of_range(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(RecipeError, match=message):

@@ -178,7 +178,10 @@ WRONG_VALUES = {
     "--model.curriculum=ShuffledPasses": ["model.curriculum.init_args: ShuffledPasses.images must be given"],
     "--model.task.init_args.classes=1": ["model.task.init_args: Classification: classes must be at least 2"],
     "--model.inner_loop.steps=0": ["model.inner_loop.steps must be at least 1, got 0"],
-    "--model.curriculum.init_args.batch_size=4": ["model.curriculum.init_args: Full: a batch_size of 4", "at least 10"],
+    "--model.curriculum.init_args.batch_size=4": [
+        "model.curriculum.init_args: Full: batch_size must be at least 10",
+        "got 4",
+    ],
     "--model.teacher.init_args.image_shape=[1,2,2]": ["model.teacher.init_args: Generator: image_shape", "4 x 4"],
     "--model.inner_optimizer.init_args.lr=-1": ["model.inner_optimizer.init_args: SGD: lr must be above 0"],
     "--data.init_args.batch_size=0": ["data.batch_size must be at least 1, got 0"],

@@ -77,7 +77,7 @@ def test_every_recipe_has_its_row_in_the_table() -> None:
         pytest.skip("the table is not installed with the package")
     rows = [line.split("|")[1:-1] for line in table.read_text().splitlines() if line.startswith("|")]
     heading = [cell.strip() for cell in rows[0]]
-    assert heading == ["recipe", "what it shows", "machine", "time", "memory", "result"]
+    assert heading == ["recipe", "contents", "machine", "time", "memory", "result"]
     assert all(len(row) == len(heading) for row in rows)
     assert sorted(name for row in rows[2:] for name in re.findall(r"`(\w+)`", row[0])) == sorted(ALL)
 

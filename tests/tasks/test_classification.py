@@ -134,7 +134,7 @@ class TwoInputs(nn.Module):
         (Returning(lambda logits: SimpleNamespace(logits=logits)), r"a SimpleNamespace .*return its logits alone"),
         (Returning(lambda logits: logits.argmax(1)), r"returns numbers of type int64.*the scores before argmax"),
         (Returning(lambda logits: logits * torch.nan), r"returns NaN or infinity .*before its first step"),
-        (MLP(SHAPE, 3).double(), r"MLP has parameters of type float64 but .*float32: leave out what converts"),
+        (MLP(SHAPE, 3).double(), r"MLP has parameters of type float64 but .*float32: do not convert"),
         (TwoInputs(), r"TwoInputs cannot take images .*give it a forward that takes only a batch of images"),
         (Returning(lambda logits: logits @ torch.ones(4, 3)), r"Returning cannot take .*make its layers fit"),
     ],

@@ -217,7 +217,7 @@ def test_without_grad_mode_there_is_no_graph() -> None:
             {"image_shape": (1, 3, 8)},
             r"image_shape must be at least 4 x 4 pixels .*, got \[1, 3, 8\]: use the teacher Pixels",
         ),
-        ({"image_shape": (1, 8, 3)}, r"at least 4 x 4 pixels"),
+        ({"image_shape": (1, 8, 3)}, r"must be at least 4 x 4 pixels"),
         ({"image_shape": (8, 8)}, r"image_shape must be three numbers of at least 1.*got \[8, 8\]"),
         ({"image_shape": (0, 8, 8)}, r"image_shape must be three numbers of at least 1"),
         ({"classes": 1}, r"classes must be at least 2, got 1"),
