@@ -801,7 +801,7 @@ def test_no_split_but_the_one_at_hand_is_needed(tmp_path: Path) -> None:
         ({"task": Classification(5)}, r"teacher has 10 classes but model.task 5: make them agree"),
         (
             {"teacher": Pixels(SHAPE, 10, 20)},
-            r"teacher has 20 samples but model.curriculum requests 30: set the teacher's",
+            r"teacher has 20 samples but model.curriculum requests 30: make them agree",
         ),
         (
             {"curriculum": NoCurriculum(STEPS, BATCH, 10)},
