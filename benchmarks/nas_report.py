@@ -208,8 +208,8 @@ def predicted_table(evidence: Evidence, top: Interval) -> str:
     header = ["proxy", "steps", "alone", "predicted from it", "predicted from it and the choices", "with other seeds"]
     return markdown_table([*header, "of the ceiling", "top half"], rows) + (
         f"\n\n`PredictedRank`: a Gaussian process that is told the accuracies of {len(evidence.known)} other networks, "
-        f"one training each, {evidence.known_seconds:.0f} seconds in all. The choices are width, depth, activation, norm "
-        "and pooling."
+        f"one training each, {evidence.known_seconds:.0f} seconds in all. The choices are width, depth, activation, "
+        "norm and pooling."
     )
 
 
