@@ -217,7 +217,7 @@ def check_sizes(model: Mapping[str, Any], held: Mapping[str, Tensor], source: st
             if shape is not None and shape != tensor.shape:
                 raise RecipeError(
                     f"{source} belongs to another architecture: {part}.{name} is {list(shape)} in the file and "
-                    f"{list(tensor.shape)} in the model; use the recipe that it was made with"
+                    f"{list(tensor.shape)} in the model: use the recipe of the file"
                 )
 
 
@@ -248,7 +248,7 @@ def check_state(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source
         if shapes[0] != shapes[1]:
             raise RecipeError(
                 f"{source} belongs to another architecture: {name} is {shapes[0]} in the file and "
-                f"{shapes[1]} in the model; use the recipe that it was made with"
+                f"{shapes[1]} in the model: use the recipe of the file"
             )
         tensor, expected = tensors[name], own[name].dtype
         if tensor.is_floating_point() != expected.is_floating_point or tensor.is_complex() != expected.is_complex:

@@ -106,7 +106,7 @@ def test_a_description_brings_the_grid_back() -> None:
         ),
         (lambda: ConvNetGrid((1, 28, 28), 10, depths=[2, 2]), r"depths must be .*, got \[2, 2\]"),
         (lambda: ConvNetGrid((1, 28, 28), 10, widths=[0]), "width must be .*, got 0"),
-        (lambda: ConvNetGrid((1, 8, 8), 10), "norm: 'instance'.*less depth"),
+        (lambda: ConvNetGrid((1, 8, 8), 10), "norm 'instance'.*less depth"),
     ],
 )
 def test_errors_are_one_line(call: Callable[[], object], message: str) -> None:

@@ -259,10 +259,10 @@ def test_a_description_brings_the_space_back() -> None:
         (lambda: small_space(3).parse(SMALL), "normal.2.left.input must be .*, got None"),
         (lambda: small_space().parse(""), "normal.0.left.input must be .*, got ''"),
         (lambda: small_space().parse("resnet\n"), "normal.0.left.input must be"),
-        (lambda: small_space(0), "nodes: got 0"),
+        (lambda: small_space(0), "nodes must be .*, got 0"),
         (lambda: small_space(norm="layer"), "norm: 'layer'.*batch, batch_running"),
-        (lambda: MicroSpace((3, 32, 32), 10, cells=0), "cells: got 0"),
-        (lambda: MicroSpace((3, 32, 32), 10, channels=0), "channels: got 0"),
+        (lambda: MicroSpace((3, 32, 32), 10, cells=0), "cells must be .*, got 0"),
+        (lambda: MicroSpace((3, 32, 32), 10, channels=0), "channels must be .*, got 0"),
         (lambda: MicroSpace((3, 2, 32), 10), r"image_shape: got \[3, 2, 32\].*at least 3x3"),
     ],
 )

@@ -219,10 +219,10 @@ def test_a_description_brings_the_space_back() -> None:
         (lambda: small_space().parse(""), "0-1 must be .*, got None"),
         (lambda: small_space().parse("resnet\n"), "0-1 must be .*, got None"),
         (lambda: NASBench201((3, 32, 32), 10, norm="layer"), "norm: 'layer'.*batch, batch_running"),
-        (lambda: NASBench201((3, 32, 32), 10, cells=0), "cells: got 0"),
-        (lambda: NASBench201((3, 32, 32), 10, channels=-1), "channels: got -1"),
-        (lambda: NASBench201((3, 32, 32), 0), "classes: got 0"),
-        (lambda: NASBench201((32, 32), 10), r"image_shape: got \[32, 32\]"),  # type: ignore[arg-type]
+        (lambda: NASBench201((3, 32, 32), 10, cells=0), "cells must be .*, got 0"),
+        (lambda: NASBench201((3, 32, 32), 10, channels=-1), "channels must be .*, got -1"),
+        (lambda: NASBench201((3, 32, 32), 0), "classes must be .*, got 0"),
+        (lambda: NASBench201((32, 32), 10), r"image_shape must be .*, got \[32, 32\]"),  # type: ignore[arg-type]
         (lambda: NASBench201((3, 2, 32), 10), r"image_shape: got \[3, 2, 32\].*at least 3x3"),
     ],
 )
