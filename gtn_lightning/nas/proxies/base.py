@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -48,7 +49,9 @@ Report = Callable[[int, float], bool]
 class Proxy(ABC):
     """A cheap score of an architecture that predicts its score after full training, as a recipe configures it.
 
-    A proxy of your own sets `name` and `scorer`, and stores its constructor's arguments under their own names.
+    A proxy of your own sets `name`, and stores its constructor's arguments under their own names. It sets `scorer`, or
+    writes ``evaluate`` itself, with the arguments of `Scorer.evaluate`; it then finds ``space``, ``data`` and
+    ``device`` on itself.
 
     Attributes:
         name: what it is called in tables and plots.
@@ -57,6 +60,11 @@ class Proxy(ABC):
 
     name: str
     scorer: type["Scorer"]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not hasattr(cls, "scorer") and hasattr(cls, "evaluate"):
+            cls.scorer = OwnScorer
 
     def bind(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> "Scorer":
         """Return what scores architectures. The proxy is not changed and may be bound again.
@@ -122,6 +130,20 @@ class Scorer(ABC):
 
     def __call__(self, architecture: Architecture | str) -> float:
         """Return the value of an architecture, which may be given by its name."""
-        if isinstance(architecture, str):
+        if not isinstance(architecture, Architecture):
             architecture = self.space.parse(architecture)
         return self.evaluate(architecture).value
+
+
+class OwnScorer(Scorer):
+    """Scores by the ``evaluate`` of a proxy itself, of which it binds a copy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._bound: Any = copy(self.proxy)
+        vars(self._bound).update(space=self.space, data=self.data, device=self.device)
+
+    def evaluate(self, architecture: Architecture, seed: int = 0, report: Report | None = None) -> Score:
+        """Score an architecture; see the base class."""
+        score: Score = self._bound.evaluate(architecture, seed, report)
+        return score

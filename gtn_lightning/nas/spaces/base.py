@@ -4,7 +4,6 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any
 
@@ -22,20 +21,31 @@ ATTEMPTS = 1000
 """Consecutive draws without a new architecture after which a space counts as exhausted."""
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(str):
     """A member of a search space, made by `SearchSpace.architecture` and `SearchSpace.parse` alone.
 
-    Architectures of one space are equal if their names are.
+    It is its name, as it is written in tables, in studies and on the command line: architectures of one space are equal
+    if their names are.
+
+    Args:
+        name: the name.
+        choices: its choice for every decision, in the order of the decisions.
     """
 
-    name: str
-    """How it is written in tables, in studies and on the command line."""
-    choices: Mapping[str, Choice] = field(compare=False, repr=False)
-    """Its choice for every decision, in the order of the decisions."""
+    choices: Mapping[str, Choice]
 
-    def __str__(self) -> str:
-        return self.name
+    def __new__(cls, name: str, choices: Mapping[str, Choice]) -> "Architecture":
+        made = super().__new__(cls, name)
+        made.choices = choices
+        return made
+
+    def __getnewargs__(self) -> tuple[str, Mapping[str, Choice]]:  # type: ignore[override]  # for copies
+        return self.name, self.choices
+
+    @property
+    def name(self) -> str:
+        """The name as plain text."""
+        return str(self)
 
 
 class SearchSpace(Component, ABC):

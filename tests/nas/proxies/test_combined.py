@@ -182,3 +182,24 @@ def test_nothing_to_rank_by_or_among_is_refused() -> None:
         MeanRank([Known()], calibration=1)
     with pytest.raises(RecipeError, match="ask for fewer"):
         bound(MeanRank([Known(a=1.0, b=2.0)], calibration=3), "ab")("a")
+
+
+class Lengths(Proxy):
+    """A proxy in one class: the longer the name, the better."""
+
+    name = "length"
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def evaluate(self, architecture: Architecture, seed: int = 0, report: Report | None = None) -> Score:
+        assert self.space.parse(architecture).choices == architecture.choices  # type: ignore[attr-defined]
+        return Score(self.factor * len(architecture), Cost())
+
+
+def test_a_proxy_may_evaluate_by_itself() -> None:
+    proxy = Lengths(2.0)
+    scorer = bound(proxy, "ab")
+    assert [scorer(name) for name in "ab"] == [2.0, 2.0]
+    assert not hasattr(proxy, "space"), "the proxy is not changed"
+    assert scorer.settings()["init_args"] == {"factor": 2.0}
