@@ -211,6 +211,14 @@ class MeasuredReference(Reference):
     def bind(self, data: TensorData, device: torch.device | str = "cpu") -> "MeasuredAccuracies":
         return MeasuredAccuracies(self, data, device)
 
+    def attach(self, data: TensorData, device: torch.device | str = "cpu") -> None:
+        """Bind in place, for `measure`. To be removed with version 0.2: use `bind`."""
+        self._attached = self.bind(data, device)
+
+    def measure(self, space: SearchSpace, architecture: str, seed: int) -> float:
+        """Measure by name what was attached. To be removed with version 0.2: use `bind`."""
+        return self._attached.measure(space, space.parse(architecture), seed)
+
 
 class MeasuredAccuracies(Accuracies):
     """Accuracies that are measured when they are asked for, unless the cache has them.
