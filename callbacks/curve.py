@@ -55,11 +55,10 @@ def curve_statistics(result: EvaluationResult) -> dict[str, list[float]]:
         ``synthetic_mean`` and ``synthetic_std``, and with a baseline the same with its name as prefix.
     """
     statistics = {}
-    for kind, scores in (("synthetic", result.synthetic), (result.baseline_name, result.baseline)):
-        if scores is not None:
-            scores = scores.double().cpu()
-            statistics[f"{kind}_mean"] = scores.mean(0).tolist()
-            statistics[f"{kind}_std"] = scores.std(0, correction=0).tolist()  # as in the logs
+    for kind, _, scores in result.sources:
+        scores = scores.double().cpu()
+        statistics[f"{kind}_mean"] = scores.mean(0).tolist()
+        statistics[f"{kind}_std"] = scores.std(0, correction=0).tolist()  # as in the logs
     return statistics
 
 
@@ -85,13 +84,11 @@ def draw_curve(result: EvaluationResult, metric: TaskMetric, title: str) -> Figu
     figure = Figure(figsize=(6, 3.8), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     statistics = curve_statistics(result)
-    lines = (("synthetic", "synthetic data", "C0", "o-"), (result.baseline_name, result.baseline_title, "C1", "s--"))
-    for kind, label, color, style in lines:
-        if f"{kind}_mean" in statistics:
-            mean, std = statistics[f"{kind}_mean"], statistics[f"{kind}_std"]
-            axes.plot(result.steps, mean, style, color=color, markersize=4, label=label)
-            low, high = zip(*((m - s, m + s) for m, s in zip(mean, std, strict=True)), strict=True)
-            axes.fill_between(result.steps, low, high, color=color, alpha=0.2, linewidth=0)
+    for (kind, title_of_source, _), (color, style) in zip(result.sources, (("C0", "o-"), ("C1", "s--")), strict=False):
+        mean, std = statistics[f"{kind}_mean"], statistics[f"{kind}_std"]
+        axes.plot(result.steps, mean, style, color=color, markersize=4, label=title_of_source)
+        low, high = zip(*((m - s, m + s) for m, s in zip(mean, std, strict=True)), strict=True)
+        axes.fill_between(result.steps, low, high, color=color, alpha=0.2, linewidth=0)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(result.axis)
     axes.set_ylabel(metric.name)

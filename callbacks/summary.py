@@ -67,19 +67,10 @@ def _result_table(result: EvaluationResult, metric: TaskMetric) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for heading in ("taught with", "mean", "± std", "lowest", "highest"):
         table.add_column(heading, justify="left" if heading == "taught with" else "right")
-    for kind, title, scores in (
-        ("synthetic", "synthetic data", result.synthetic),
-        (result.baseline_name, result.baseline_title, result.baseline),
-    ):
-        if scores is not None:
-            last = scores[:, -1]
-            numbers = [
-                statistics[f"{kind}_mean"][-1],
-                statistics[f"{kind}_std"][-1],
-                float(last.min()),
-                float(last.max()),
-            ]
-            table.add_row(title, *map(metric.text, numbers))
+    for kind, title, scores in result.sources:
+        last = scores[:, -1]
+        numbers = [statistics[f"{kind}_mean"][-1], statistics[f"{kind}_std"][-1], float(last.min()), float(last.max())]
+        table.add_row(title, *map(metric.text, numbers))
     return table
 
 

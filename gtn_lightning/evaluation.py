@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.fields import Batch
+from gtn_lightning.fields import Batch, chosen
 from gtn_lightning.inner_loop import Functional, Snapshot
 from gtn_lightning.lightning import pl
 from gtn_lightning.parts import Parts
@@ -92,6 +92,14 @@ class EvaluationResult:
     def baseline(self) -> Tensor | None:
         """The leading metric of the baseline, ``[learners, len(steps)]``; None without a baseline."""
         return None if self.baselines is None else next(iter(self.baselines.values()))
+
+    @property
+    def sources(self) -> list[tuple[str, str, Tensor]]:
+        """Synthetic data and, if there is one, the baseline: name, title, and the leading metric as `synthetic`."""
+        sources = [("synthetic", "synthetic data", self.synthetic)]
+        if self.baseline is not None:
+            sources.append((self.baseline_name, self.baseline_title, self.baseline))
+        return sources
 
     def logged(self) -> dict[str, Tensor]:
         """Return the values to log: means and standard deviations over learners after the last step."""
@@ -287,7 +295,7 @@ class Evaluator:
 
     def _synthetic(self, device: torch.device) -> list[Tensor]:
         batch = synthetic_batch(self._parts.teacher, self._parts.curriculum, self._parts.seed, 0, device)
-        return [batch[name] for name in self._parts.task.fields]
+        return chosen(batch, self._parts.task.fields)
 
     def score(self, batch: Any, split: str) -> None:
         """Score the taught learners on a batch of real data.

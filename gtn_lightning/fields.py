@@ -80,6 +80,11 @@ Fields = dict[str, Field]
 """The fields of a batch by name, in the order in which an inner loss takes them."""
 
 
+def number_of_classes(fields: Fields) -> int | None:
+    """Return the number of classes of the first field that has any, None if there is none."""
+    return next((field.classes for field in fields.values() if field.classes), None)
+
+
 def chosen(batch: Batch, fields: Fields) -> list[Tensor]:
     """Return the fields of a batch in the order in which an inner loss takes them.
 

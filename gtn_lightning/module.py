@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +230,7 @@ class GTN(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check that the trainer can run a GTN, and drop the data of an earlier run."""
-        names = ("teacher", "curriculum", "learners", "inner_optimizer", "task", "inner_loop", "seed")
+        names = [field.name for field in fields(self._parts)]
         if replaced := [name for name in names if getattr(self, name) is not getattr(self._parts, name)]:
             raise RecipeError(f"model.{replaced[0]} was replaced after the GTN was made: make a new GTN with it")
         self._evaluator.reset()

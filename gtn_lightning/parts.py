@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from gtn_lightning.curricula import Curriculum
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import number_of_classes
 from gtn_lightning.inner_loop import InnerLoop, InnerOptimizer
 from gtn_lightning.learners import LearnerDistribution, check_distribution
 from gtn_lightning.task import Task
@@ -116,9 +117,8 @@ def check_fields(teacher: Teacher, curriculum: Curriculum, task: Task) -> None:
             f"model.teacher makes {', '.join(unused)}, which model.task does not take: it takes "
             f"{', '.join(task.fields)}"
         )
-    classes = next((field for field in task.fields.values() if field.classes), None)
-    if curriculum.classes is not None and (classes is None or classes.classes != curriculum.classes):
+    classes = number_of_classes(task.fields)
+    if curriculum.classes not in (None, classes):
         raise RecipeError(
-            f"model.task has {'no' if classes is None else classes.classes} classes but model.curriculum "
-            f"{curriculum.classes}: make them agree"
+            f"model.task has {classes or 'no'} classes but model.curriculum {curriculum.classes}: make them agree"
         )

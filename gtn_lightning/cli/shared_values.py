@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import number_of_classes
 from gtn_lightning.task import Task
 from gtn_lightning.trust import resolve
 
@@ -58,8 +59,7 @@ def _of_task(task: Namespace) -> dict[str, Any]:
     except Exception:  # the parser makes it once more, and says what is wrong
         return {}
     fields = made.fields
-    values: dict[str, Any] = {"outputs": getattr(made, "outputs", None)}
-    values["classes"] = next((field.classes for field in fields.values() if field.classes), None)
+    values: dict[str, Any] = {"outputs": getattr(made, "outputs", None), "classes": number_of_classes(fields)}
     shape = next(iter(fields.values())).shape
     if shape is not None:
         values["shape"] = list(shape)

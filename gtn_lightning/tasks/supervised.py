@@ -14,6 +14,7 @@ from gtn_lightning.fields import Batch
 from gtn_lightning.inner_loop import Buffers, Functional, LossFn
 from gtn_lightning.labels import class_numbers
 from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task
+from gtn_lightning.teachers.base import LABELS
 
 
 class Supervised(Task):
@@ -100,7 +101,7 @@ class Supervised(Task):
     def shown(self, batch: Batch) -> Images | Points | None:
         """Return images with their classes, and rows of a table as points colored by their target."""
         inputs, targets = batch["inputs"], batch["targets"]
-        labels = batch.get("labels")
+        labels = batch.get(LABELS)
         if labels is None:
             labels = class_numbers(targets) if self.fields["targets"].classes else None
         if inputs.dim() == 4:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.fields import Batch, Field, Fields, given
+from gtn_lightning.fields import Batch, Field, Fields, given, number_of_classes
 from gtn_lightning.labels import class_numbers
 from gtn_lightning.teachers.base import LABELS, Teacher, TeacherInput, image_fields
 
@@ -64,17 +64,16 @@ class FreeTensors(Teacher):
         self.soft_labels = soft_labels
         self.init = init
         self.pool = self.samples
-        self.classes = next((field.classes for field in self.fields.values() if field.classes), None)
+        self.classes = number_of_classes(self.fields)
         if self.samples < (self.classes or 1):
             least = f"{self.classes}, the number of classes," if self.classes else "1,"
             raise RecipeError(f"{name}: {self.samples_name} must be at least {least} got {self.samples}")
         if init not in ("noise", "real"):
             raise RecipeError(f"{name}: init must be noise or real, got {init!r}")
         for key, field in self.fields.items():
-            if field.kind == "real":
-                self.register_parameter(PREFIX + key, nn.Parameter(torch.randn(self.samples, *field.sample_shape)))
-            elif field.kind == "probabilities":
-                self.register_parameter(PREFIX + key, nn.Parameter(torch.zeros(self.samples, *field.sample_shape)))
+            if field.kind != "classes":
+                initial = torch.randn if field.kind == "real" else torch.zeros
+                self.register_parameter(PREFIX + key, nn.Parameter(initial(self.samples, *field.sample_shape)))
         self.register_buffer("started", torch.tensor(int(init == "noise"), dtype=torch.uint8))
 
     @property
