@@ -115,7 +115,9 @@ class Evidence:
     def predicted_spearman(self, scores: Scores | None) -> float:
         """Return the correlation of the predicted places, the mean over the seeds."""
         same = self.seeds(scores) if scores else [None]
-        return float(np.mean([self.ranking(self.predicted_places(s)).spearman.overall.value for s in same]))
+        # Without resamples: the intervals would be thrown away.
+        found = [measure_ranking(self.predicted_places(s), self.worth, BROKEN_BELOW, resamples=0) for s in same]
+        return float(np.mean([one.spearman.overall.value for one in found]))
 
 
 def report(evidence: Evidence) -> None:

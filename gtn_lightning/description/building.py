@@ -10,7 +10,7 @@ from torch import nn
 
 from gtn_lightning.component import Component
 from gtn_lightning.description.kinds import BUILDABLE, COMPONENT, READERS, annotated, as_text, kind_of
-from gtn_lightning.errors import RecipeError
+from gtn_lightning.errors import RecipeError, one_line
 from gtn_lightning.trust import Trusted, find, refusal
 
 
@@ -65,8 +65,9 @@ class _Builder:
         except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
             if isinstance(error, RecipeError):
                 raise
-            reason = " ".join(str(error).split())
-            raise RecipeError(f"the file holds {kind} with an invalid value ({reason}): take a whole file") from error
+            raise RecipeError(
+                f"the file holds {kind} with an invalid value ({one_line(error)}): take a whole file"
+            ) from error
 
     def _component(self, description: Mapping[str, Any], factory: bool) -> Any:
         path, arguments = description["class_path"], description["init_args"]

@@ -19,7 +19,7 @@ from torch import nn
 from gtn_lightning.component import Component
 from gtn_lightning.description.kinds import BUILDABLE, COMPONENT, TORCH, annotated
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.trust import resolve
+from gtn_lightning.trust import canonical, resolve
 
 
 def describe(component: Any, rebuilt: bool = True) -> Any:
@@ -165,7 +165,7 @@ class _Describer:
         return written
 
     def _path(self, cls: type, place: str) -> str:
-        path = f"{cls.__module__}.{cls.__qualname__}"
+        path = canonical(cls)
         if self.rebuilt:
             try:
                 found = resolve(path)

@@ -33,6 +33,13 @@ class AutocastState(NamedTuple):
         # Without the cache, which would keep cast copies of every inner step's parameters, and their graphs.
         return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled, cache_enabled=False)
 
+    def rounding(self, tensors: Iterable[Tensor]) -> torch.dtype:
+        """Return the least precise type to which a computation with such tensors rounds."""
+        if self.enabled:
+            return self.dtype
+        kinds = [t.real.dtype if t.is_complex() else t.dtype for t in tensors if is_continuous(t)]
+        return max(kinds, key=lambda kind: torch.finfo(kind).eps)
+
 
 def random_state(device: torch.device) -> RandomState:
     """Return the current random state for computations on a device."""
@@ -152,13 +159,6 @@ class ReplayContext:
                 if id(generator) not in context._sources:
                     source = Source.of(generator)
                     context._sources[id(generator)] = source, source.get()
-
-    def rounding(self, tensors: Iterable[Tensor]) -> torch.dtype:
-        """Return the least precise type to which a computation with such tensors rounds."""
-        if self.autocast.enabled:
-            return self.autocast.dtype
-        kinds = [t.real.dtype if t.is_complex() else t.dtype for t in tensors if is_continuous(t)]
-        return max(kinds, key=lambda kind: torch.finfo(kind).eps)
 
     @property
     def drew_foreign(self) -> bool:

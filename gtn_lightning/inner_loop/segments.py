@@ -98,7 +98,7 @@ class _Segment:
         # On a GPU, reading a number waits for all kernels launched before.
         if self.checked and self.device.type == "cpu":
             self._numbers = {i: output.detach() for i, output in enumerate(outputs) if _is_number(output)}
-            self._rounding = self.context.rounding(outputs)
+            self._rounding = self.context.autocast.rounding(outputs)
 
     def check_numbers(self, outputs: Sequence[Tensor]) -> None:
         """Raise ``RecomputationError`` if the recomputation has different numbers."""

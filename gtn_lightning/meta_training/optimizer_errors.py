@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gtn_lightning.errors import RecipeError
+from gtn_lightning.errors import RecipeError, one_line
 
 REFUSALS = (ValueError, TypeError, RuntimeError, ArithmeticError)
 """Errors by which torch's optimizers and schedules refuse a value. Others are bugs and keep their traceback."""
@@ -26,7 +26,7 @@ def named(key: str, factory: Callable[..., Any], make: Callable[[], Any]) -> Any
     try:
         return make()
     except REFUSALS as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         arguments = factory.keywords if isinstance(factory, partial) else {}
         refused = [name for name, value in arguments.items() if _mentions(reason, value)]
         place = f"{key}.init_args.{refused[0]}" if len(refused) == 1 else key

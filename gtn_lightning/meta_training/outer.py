@@ -12,9 +12,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.lightning import LRSchedulerCallable, OptimizerCallable, OptimizerLRScheduler
-from gtn_lightning.meta_training.optimizer_errors import REFUSALS, named
-from gtn_lightning.meta_training.outer_plan import class_path, group_options, schedule_arguments
+from gtn_lightning.meta_training.optimizer_errors import named
+from gtn_lightning.meta_training.outer_plan import group_options, schedule_arguments
 from gtn_lightning.meta_training.schedules import SCHEDULE, advance, check_schedule, scale_rates
+from gtn_lightning.trust import canonical
 
 DEFAULT_OPTIMIZER: OptimizerCallable = partial(torch.optim.Adam, lr=0.01)
 """The outer optimizer where none is given."""
@@ -91,11 +92,14 @@ class OuterOptimization:
         """
         optimizer = self.optimizer_of(self.stand_ins())
         plan: dict[str, Any] = {
-            "optimizer": class_path(optimizer), "groups": group_options(optimizer), "schedule": None, "arguments": {},
-        }  # fmt: skip
+            "optimizer": canonical(type(optimizer)),
+            "groups": group_options(optimizer),
+            "schedule": None,
+            "arguments": {},
+        }
         if self.lr_scheduler is not None:
             schedule = named(SCHEDULE, self.lr_scheduler, partial(self.lr_scheduler, optimizer))
-            plan |= {"schedule": class_path(schedule), "arguments": schedule_arguments(schedule)}
+            plan |= {"schedule": canonical(type(schedule)), "arguments": schedule_arguments(schedule)}
         return plan | {"scheduled": group_options(optimizer)}
 
     def after(self, steps: int, factor: float = 1.0) -> tuple[Optimizer, LRScheduler | None]:
@@ -171,11 +175,6 @@ class OuterOptimization:
                 f"{', '.join(name for name in shared if name in known)}"
             )
         arguments = {name: value for name, value in shared.items() if name in known} | options
-        try:
-            optimizer([nn.Parameter(torch.zeros(1, 1))], **arguments)
-        except REFUSALS as error:
-            reason = " ".join(str(error).split())
-            raise RecipeError(
-                f"model.outer_groups.{part}: {optimizer.__name__}: {reason}; correct the value"
-            ) from error
+        parameters = [nn.Parameter(torch.zeros(1, 1))]
+        named(f"model.outer_groups.{part}", optimizer, lambda: optimizer(parameters, **arguments))
         return options

@@ -13,11 +13,6 @@ from gtn_lightning.meta_training.checkpoints import CheckpointError, is_number, 
 from gtn_lightning.meta_training.schedules import RATES
 
 
-def class_path(thing: Any) -> str:
-    """Return the class path of an optimizer or schedule."""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
-
-
 def group_options(optimizer: Optimizer) -> list[dict[str, Any]]:
     """Return the options of an optimizer's groups as plain data."""
     return [

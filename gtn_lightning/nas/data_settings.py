@@ -6,6 +6,7 @@ from typing import Any
 from gtn_lightning.data import TensorData
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.trust import canonical
 
 PLACES = frozenset({"path"})
 """Arguments that name a location: another worker may have the same data in another place."""
@@ -28,9 +29,7 @@ def data_settings(data: TensorData, without: Collection[str] = ()) -> dict[str, 
         described = describe(data, rebuilt=False)
     except RecipeError:
         # The data module does not store its own arguments; their effect on the data is part of the contents.
-        cls = type(data)
-        path = f"{cls.__module__}.{cls.__qualname__}"
-        described = {"class_path": path, "init_args": {name: getattr(data, name) for name in OWN}}
+        described = {"class_path": canonical(type(data)), "init_args": {name: getattr(data, name) for name in OWN}}
     unwanted = PLACES | {*without}
     arguments = {name: value for name, value in described["init_args"].items() if name not in unwanted}
     return {

@@ -52,6 +52,13 @@ def test_what_was_measured_is_not_measured_again(data: DigitsData, tmp_path: Pat
     assert not torch.equal(measured(tmp_path, data, steps=5).accuracies(GRID, [ONE]), first)
 
 
+def test_scripts_may_attach_and_measure_by_name_until_version_0_2(data: DigitsData, tmp_path: Path) -> None:
+    bound = measured(tmp_path, data)
+    reference = MeasuredReference(bound.training, bound.seeds, bound.cache)
+    reference.attach(data)
+    assert reference.measure(GRID, ONE.name, 0) == bound.measure(GRID, ONE, 0)
+
+
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
 
 

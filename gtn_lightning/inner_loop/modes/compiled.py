@@ -153,7 +153,7 @@ class Compiled(Recomputing):
 
 def confirmed_gradient(program: Program, found: InnerGradient, expected: InnerGradient) -> InnerGradient:
     """Return the gradient that a newly compiled program computed, or the uncompiled one if they differ."""
-    rounding = ReplayContext(expected.loss.device, foreign=False).rounding(expected.grads.values())
+    rounding = AutocastState.current(expected.loss.device).rounding(expected.grads.values())
     # Buffers as well: the compiler may drop writes to them.
     pairs = [(found.loss, expected.loss)]
     pairs += [(grad, expected.grads[name]) for name, grad in found.grads.items()]
@@ -168,7 +168,7 @@ def confirmed_products(program: Program, found: Products, expected: Products, ca
     """Return the products that a newly compiled program computed, or the uncompiled ones if they differ."""
     one = [*(found.params[name] for name in call.names), *found.batch]
     other = [*(expected.params[name] for name in call.names), *expected.batch]
-    rounding = call.context.rounding(tensor for tensor in other if tensor is not None)
+    rounding = call.context.autocast.rounding(tensor for tensor in other if tensor is not None)
     if agree(one, other, rounding):
         return found
     program.give_up(WRONG)

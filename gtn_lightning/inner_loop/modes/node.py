@@ -69,7 +69,7 @@ class Call:
             if not first_grads and torch.equal(loss.detach(), first_loss):
                 return
             own = {name: grads[name] for name in first_grads}
-            rounding = self.context.rounding([loss, *grads.values()])
+            rounding = self.context.autocast.rounding([loss, *grads.values()])
             check_recomputation(loss.detach(), own, first_loss, first_grads, rounding)
 
 

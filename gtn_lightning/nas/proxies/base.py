@@ -61,11 +61,6 @@ class Proxy(ABC):
     name: str
     scorer: type["Scorer"]
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if not hasattr(cls, "scorer") and hasattr(cls, "evaluate"):
-            cls.scorer = OwnScorer
-
     def bind(self, space: SearchSpace, data: TensorData, device: torch.device | str = "cpu") -> "Scorer":
         """Return what scores architectures. The proxy is not changed and may be bound again.
 
@@ -77,7 +72,7 @@ class Proxy(ABC):
         Raises:
             RecipeError: the proxy cannot be used with this space or this data.
         """
-        return self.scorer(self, space, data, torch.device(device))
+        return getattr(self, "scorer", OwnScorer)(self, space, data, torch.device(device))
 
 
 @dataclass(eq=False, repr=False)

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.proxies import Cost, Score
 from gtn_lightning.nas.search.draws import LIVE, Draws
-from gtn_lightning.nas.search.settings import StudySettings
+from gtn_lightning.nas.search.settings import ADVICE, StudySettings
 from gtn_lightning.nas.search.storage import open_storage, storage_errors
 from gtn_lightning.nas.search.workers import SILENCE, Heartbeat, Worker
 from gtn_lightning.nas.spaces import Architecture, SearchSpace
@@ -101,7 +101,6 @@ class Candidates:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self.space = space
         self.count = count
-        self._name = study
         self._storage = storage
         self._say = say
         self._worker = Worker.this()
@@ -221,8 +220,8 @@ class Candidates:
             value, cost = float(trial.user_attrs["value"]), Cost(**trial.user_attrs["cost"])
         except (KeyError, TypeError, ValueError) as error:
             raise RecipeError(
-                f"search: the study {self._name!r} is damaged: candidate {trial.number} has no score with its cost: "
-                "give the search another study with --study"
+                f"search: the study {self._study.study_name!r} is damaged: candidate {trial.number} has no score with "
+                f"its cost: {ADVICE}"
             ) from error
         return Candidate(self.space.architecture(trial.params), value, cost, trial.state == TrialState.PRUNED)
 
