@@ -16,8 +16,6 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from torch import distributed
 
-from gtn_lightning.cli import short_names
-from gtn_lightning.cli.blame import is_own_code
 from gtn_lightning.cli.early_checks import KEYS
 from gtn_lightning.cli.endings import FailedRun, checkpoint_refused, component_refused
 from gtn_lightning.cli.faults import Section
@@ -37,8 +35,6 @@ from gtn_lightning.errors import RecipeError, one_line
 from gtn_lightning.lightning import MisconfigurationException, is_overridden, pl, rank_zero_warn
 from gtn_lightning.module import GTN
 from gtn_lightning.teacher_file import TeacherRecipe, load_weights
-
-_ = short_names  # imported for the parser, which knows the classes of what is imported
 
 # Nothing is made of a value that has no declared type, and no recipe is read from an address.
 set_parsing_settings(instantiate_subclass_spec_in_any=False, config_read_mode_fsspec_enabled=False)
@@ -174,8 +170,7 @@ class GTNCLI(LightningCLI):
             told = next((each for each in chain if "Union subtypes" not in str(each)), chain[-1])
             raise RecipeError(self._with_key(one_line(told))) from error
         except Exception as error:
-            values = self.config[self.subcommand].as_dict()
-            refusal = None if is_own_code(error) else component_refused(error, values)
+            refusal = component_refused(error, self.config[self.subcommand].as_dict())
             if refusal is None:
                 raise
             raise refusal from error

@@ -17,9 +17,8 @@ from gtn_lightning.errors import first_line
 
 def is_lightnings(error: BaseException) -> bool:
     """Return whether an error was raised by Lightning, about the trainer's arguments."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    name = frames[-1][0].f_globals.get("__name__") or "" if frames else ""
-    return name.startswith(("pytorch_lightning.", "lightning_fabric."))
+    names = _modules(error)
+    return bool(names) and names[-1].startswith(("pytorch_lightning.", "lightning_fabric."))
 
 
 LIBRARIES = frozenset(
@@ -34,21 +33,23 @@ LIBRARIES = frozenset(
 
 def is_own_code(error: BaseException) -> bool:
     """Return whether the user's own code has raised an error, or code that it called."""
-    names = (frame.f_globals.get("__name__") or "torch" for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(name.partition(".")[0] not in LIBRARIES for name in names)
+    return any(name.partition(".")[0] not in LIBRARIES for name in _modules(error))
 
 
 def is_of_callback(error: BaseException) -> bool:
     """Return whether one of Lightning's callbacks raised an error, such as for a metric that nobody logs."""
-    names = [frame.f_globals.get("__name__") or "" for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = _modules(error)
     return bool(names) and names[-1].startswith("pytorch_lightning.callbacks.")
 
 
 def is_restoring(error: BaseException) -> bool:
     """Return whether an error was raised while Lightning restored a checkpoint."""
-    return any(
-        frame.f_globals.get("__name__") == CHECKPOINT_CONNECTOR for frame, _ in traceback.walk_tb(error.__traceback__)
-    )
+    return CHECKPOINT_CONNECTOR in _modules(error)
+
+
+def _modules(error: BaseException) -> list[str]:
+    """Return the modules that an error came through, the outermost first; code without a module is torch's."""
+    return [frame.f_globals.get("__name__") or "torch" for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

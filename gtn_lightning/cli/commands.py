@@ -6,12 +6,13 @@ import sys
 
 import torch
 
+from gtn_lightning.cli import short_names  # noqa: F401  # the parser knows the classes of what is imported
 from gtn_lightning.cli.app import GTNCLI
 from gtn_lightning.cli.endings import USER_ERRORS, EndedRunError
 from gtn_lightning.cli.front_door import refuse, show_traceback
 from gtn_lightning.cli.policy import policy_for
 from gtn_lightning.cli.quiet import quiet
-from gtn_lightning.cli.recipes import COMMANDS, SEARCH, Command
+from gtn_lightning.cli.recipes import SEARCH, Command
 from gtn_lightning.cli.search import search
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.teacher_recipe import with_teacher_recipe
@@ -31,7 +32,7 @@ def run(command: Command, signals: Signals) -> int:
         The exit code.
     """
     given = shlex.join(["gtn", *command.given])
-    name = next((word for word in command.given if word in COMMANDS), None)  # options may come before it
+    (name,) = command.line.command
     try:
         with quiet():
             _run(command, signals)

@@ -84,7 +84,7 @@ class FailedRun:
         if (refusal := self._checkpoint_refused(error)) is not None:
             return refusal
         # Learners are made when the data is at hand; Lightning looks at some options no earlier than that.
-        early = self.took_no_step and not isinstance(error, USER_ERRORS) and not is_own_code(error)
+        early = self.took_no_step and not isinstance(error, USER_ERRORS)
         if early and (refusal := component_refused(error, self.values)) is not None:
             return refusal
         if isinstance(error, ValueError) and not isinstance(error, RecipeError) and is_lightnings(error):
@@ -136,7 +136,7 @@ def component_refused(error: Exception, values: dict[str, Any]) -> RecipeError |
         error: what was raised.
         values: the recipe as it was parsed.
     """
-    key = component_of(error, values)
+    key = None if is_own_code(error) else component_of(error, values)
     if key is None:
         return None
     if is_out_of_memory(error):

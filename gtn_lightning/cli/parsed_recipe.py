@@ -17,7 +17,9 @@ from gtn_lightning.errors import RecipeError
 
 def components(value: Any, key: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield the key of every component in a recipe, with its class path and arguments."""
-    if isinstance(value, list):
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, list | tuple):
         for number, item in enumerate(value):
             yield from components(item, f"{key}.{number}")
     elif isinstance(value, dict):

@@ -5,12 +5,12 @@ it asks for. Arguments of these names that a recipe leaves out are filled in; wh
 """
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from jsonargparse import Namespace
 
+from gtn_lightning.cli.parsed_recipe import components
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import number_of_classes
 from gtn_lightning.task import Task
@@ -40,10 +40,11 @@ def fill_in(model: Namespace) -> None:
             known.pop("images", None)  # a data set's, which is not to be as large as what is asked for
         if part == "inner_optimizer" and getattr(model[part], "init_args", Namespace()).get("learned_per_step"):
             known["steps"] = model.inner_loop.steps
-        for component in _components(model[part]):
-            arguments = component.init_args
+        for key, path, arguments in components(model[part]):
+            if "fields" in key.split("."):  # a field without a shape or classes has none
+                continue
             for name, value in known.items():
-                if name in arguments and arguments[name] is None and _is_ours(component.class_path, name):
+                if name in arguments and arguments[name] is None and _is_ours(path, name):
                     arguments[name] = value
 
 
@@ -76,19 +77,3 @@ def _is_ours(class_path: str, argument: str) -> bool:
         if "__init__" in vars(base) and argument in inspect.signature(vars(base)["__init__"]).parameters:
             return str(base.__module__).startswith("gtn_lightning.")
     return False
-
-
-def _components(value: Any) -> Iterator[Namespace]:
-    """Yield a component, and all components within its arguments."""
-    if isinstance(value, Namespace):
-        if isinstance(value.get("init_args"), Namespace) and isinstance(value.get("class_path"), str):
-            yield value
-        for name, item in vars(value).items():
-            if name != "fields":  # a field without a shape or classes has none
-                yield from _components(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _components(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _components(item)

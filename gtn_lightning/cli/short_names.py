@@ -4,6 +4,14 @@ The parser (jsonargparse) accepts the short names of all classes that are import
 import them is all that this module does.
 """
 
-from gtn_lightning import callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers
-
-PACKAGES = (callbacks, curricula, data, inner_loop, learners, loggers, nas, tasks, teachers)
+from gtn_lightning import (  # noqa: F401
+    callbacks,
+    curricula,
+    data,
+    inner_loop,
+    learners,
+    loggers,
+    nas,
+    tasks,
+    teachers,
+)
