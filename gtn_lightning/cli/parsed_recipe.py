@@ -4,6 +4,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -34,14 +35,14 @@ def check_recipe(values: dict[str, Any], roots: Mapping[str, type]) -> None:
 
     Args:
         values: the recipe as it was parsed.
-        roots: see `reject_nulls`.
+        roots: see `check_kinds`.
 
     Raises:
         RecipeError: if there is such a value.
     """
     check_values(values)
     check_arguments(values)
-    reject_nulls(values, roots)
+    check_kinds(values, roots)
 
 
 def check_values(values: Any, key: str = "") -> None:
@@ -95,8 +96,10 @@ def check_arguments(values: dict[str, Any]) -> None:
             raise RecipeError(f"{key}.init_args.flush_logs_every_n_steps must be at least 1, got {every}")
 
 
-def reject_nulls(values: dict[str, Any], roots: Mapping[str, type]) -> None:
-    """Refuse null for what is not optional in this package's classes.
+def check_kinds(values: dict[str, Any], roots: Mapping[str, type]) -> None:
+    """Refuse what the parser takes for arguments of this package's classes, against their annotations.
+
+    These are null for what is not optional, and anything but a mapping for settings that all have defaults.
 
     Args:
         values: the recipe as it was parsed.
@@ -104,7 +107,7 @@ def reject_nulls(values: dict[str, Any], roots: Mapping[str, type]) -> None:
             arguments are the recipe is empty.
 
     Raises:
-        RecipeError: if there is such a null.
+        RecipeError: if there is such a value.
     """
     named = ((f"{key}.init_args.", path, given) for key, path, given in components(values))
     own = ((key, pkgutil.resolve_name(path), given) for key, path, given in named if path.startswith("gtn_lightning."))
@@ -116,6 +119,8 @@ def reject_nulls(values: dict[str, Any], roots: Mapping[str, type]) -> None:
             if value is None and kind is not Any and type(None) not in get_args(kind):
                 expected = getattr(kind, "__name__", kind)
                 raise RecipeError(f"{key}{name}: null given, expected {expected}; give a value, or leave it out")
+            if is_dataclass(kind) and not isinstance(value, Mapping):
+                raise RecipeError(f"{key}{name}: expected mapping, got {value!r}; correct the value")
 
 
 PROCESSES_PER_CORE = 4

@@ -270,6 +270,8 @@ def test_a_wrong_argument(argument: str, refused: Refused) -> None:
         ("config: other.yaml", "recipe.yaml: config: a recipe names the one that it changes with extends"),
         ('trainer: {default_root_dir: "a\\0b"}', "expected a text in UTF-8, without null bytes"),
         ('trainer: {default_root_dir: "a\\uDCFFb"}', "UTF-8"),
+        ("model: {evaluation: 3}", "model.evaluation: expected mapping, got 3"),
+        ("model: {evaluation: []}", "model.evaluation: expected mapping, got []"),
         ("model: [1, 2", "recipe.yaml is not valid YAML"),
         ("just words", "recipe.yaml is no recipe"),
         ("extends: recipe.yaml", "recipe.yaml: extends: the recipe extends itself"),
