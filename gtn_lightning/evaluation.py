@@ -235,14 +235,16 @@ class Evaluator:
                 self._baseline = None
             if train is not None:
                 self._parts.teacher.attach(train)
-            if isinstance(self._parts.teacher, RealData):
-                if train is None:
-                    raise RecipeError("the RealData teacher needs a data module with a train_dataloader")
-                if (self._parts.curriculum.pool or 0) > self._parts.teacher.size:
-                    raise RecipeError(
-                        f"model.curriculum must request at most {self._parts.teacher.size} different samples, the size "
-                        f"of the RealData teacher, got {self._parts.curriculum.pool}"
-                    )
+            if self._parts.teacher.needs_real_data and not module.trainer.sanity_checking:
+                raise RecipeError(
+                    f"the {type(self._parts.teacher).__name__} teacher needs a data module with a train_dataloader"
+                )
+            teacher, requested = self._parts.teacher, self._parts.curriculum.pool or 0
+            if isinstance(teacher, RealData) and 0 < teacher.size < requested:
+                raise RecipeError(
+                    f"model.curriculum must request at most {teacher.size} different samples, the size of the RealData "
+                    f"teacher, got {requested}"
+                )
         # Without a data module, there is no training data yet at the sanity check.
         self._prepared = train is not None
 

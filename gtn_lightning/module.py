@@ -37,7 +37,7 @@ from gtn_lightning.teacher_file import (
     read_shapes,
     write_teacher,
 )
-from gtn_lightning.teachers import RealData, Teacher
+from gtn_lightning.teachers import Teacher
 from gtn_lightning.teaching import synthetic_batch
 from gtn_lightning.trust import Trusted
 
@@ -247,9 +247,14 @@ class GTN(pl.LightningModule):
     def _own_outer(self) -> OuterOptimization:
         return OuterOptimization(meta_learned(self), self.outer_optimizer, self.outer_lr_scheduler, self.outer_groups)
 
+    def on_fit_start(self) -> None:
+        """Pass real data to the teacher before callbacks that average weights replace them at a sanity check."""
+        if self.trainer.datamodule is not None:  # type: ignore[attr-defined]  # the trainer sets it when it runs
+            self._evaluator.prepare(self)
+
     def on_train_start(self) -> None:
         """Check that data, teacher, learners and task fit together before the first meta-step."""
-        # Not earlier: without a data module, the trainer's loaders are not available before.
+        # Without a data module, the trainer's loaders are not available before.
         self._evaluator.prepare(self)
         self._resumption.begin(self.trainer, self._outer())
         self.recovery.remember(self.trainer, self)
@@ -340,8 +345,8 @@ class GTN(pl.LightningModule):
         return DataLoader(range(self.inner_loop.steps), batch_size=1)  # type: ignore[arg-type]
 
     def on_predict_start(self) -> None:
-        """Pass real data to a teacher of real data."""
-        if isinstance(self.teacher, RealData):
+        """Pass real data to a teacher that cannot make its batches without."""
+        if self.teacher.needs_real_data:
             self._evaluator.prepare(self)
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
@@ -609,6 +610,28 @@ def test_predict_gives_every_inner_step(tmp_path: Path) -> None:
             for name, expected in gtn.synthetic_batch(step).items():
                 assert torch.equal(made[name], expected)
         assert len(batches) == STEPS
+
+
+def test_predict_of_a_teacher_that_begins_with_real_data(tmp_path: Path) -> None:
+    teacher = Pixels(SHAPE, 10, STEPS * BATCH, init="real")
+    data = DigitsData(32)
+    made = make_trainer(tmp_path).predict(make_gtn(teacher=teacher), data)
+    assert made is not None
+    images = {tuple(row) for row in data.some("train", 2000, seed=0)[0].flatten(1).tolist()}
+    assert {tuple(row) for row in made[0]["inputs"].flatten(1).tolist()} <= images
+    with pytest.raises(RecipeError, match="the Pixels teacher needs a data module with a train_dataloader"):
+        make_trainer(tmp_path).predict(make_gtn(teacher=Pixels(SHAPE, 10, STEPS * BATCH, init="real")))
+
+
+def test_averaged_weights_at_a_sanity_check_do_not_replace_real_data(tmp_path: Path) -> None:
+    """The average is a copy of the weights from before the real data: the check must not put it in their place."""
+    teacher = Pixels(SHAPE, 10, STEPS * BATCH, init="real")
+    gtn = make_gtn(teacher=teacher, outer_optimizer=partial(torch.optim.SGD, lr=0.0))
+    data = DigitsData(32)
+    trainer = make_trainer(tmp_path, max_steps=1, num_sanity_val_steps=1, callbacks=[EMAWeightAveraging()])
+    trainer.fit(gtn, data)
+    images = {tuple(row) for row in data.some("train", 2000, seed=0)[0].flatten(1).tolist()}
+    assert {tuple(row) for row in teacher.pixels.flatten(1).tolist()} <= images
 
 
 @pytest.mark.parametrize("curriculum", [ShuffledBatches, ShuffledAll, NoCurriculum])

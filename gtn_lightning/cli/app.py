@@ -136,8 +136,7 @@ class GTNCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and point the loggers at it."""
-        if self.subcommand is None:
-            return
+        assert self.subcommand is not None  # the parser requires one
         config = self.config[self.subcommand]
         fill_in(config.model)
         recipe = config.clone()
@@ -177,8 +176,7 @@ class GTNCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Load the teacher file's weights, and see that a checkpoint belongs to the model."""
-        if self.subcommand is None:
-            return
+        assert self.subcommand is not None
         config = self.config[self.subcommand]
         if starts_workers(self.trainer):
             raise RecipeError(
@@ -275,6 +273,6 @@ class GTNCLI(LightningCLI):
     def _with_key(self, message: str) -> str:
         """Put the key of a component before a message that begins with the component's name."""
         name = message.partition(":")[0].partition(".")[0]
-        values = self.config[self.subcommand].as_dict() if self.subcommand else {}
+        values = self.config[self.subcommand].as_dict()
         key = next((key for key, path, _ in components(values) if path.rpartition(".")[2] == name), None)
         return f"{key}.init_args: {message}" if key else message

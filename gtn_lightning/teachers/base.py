@@ -43,6 +43,11 @@ class Teacher(nn.Module, ABC):
     noise: int = 0
     pool: int | None = None
 
+    @property
+    def needs_real_data(self) -> bool:
+        """Whether it cannot make its batches before `attach`; by default, it can."""
+        return False
+
     @abstractmethod
     def forward(self, request: TeacherInput) -> Batch:
         """Make one inner batch.

@@ -81,6 +81,11 @@ class FreeTensors(Teacher):
         """The learned tensors by field: values, or logits relative to the samples' classes."""
         return {key: self.get_parameter(PREFIX + key) for key, field in self.fields.items() if field.kind != "classes"}
 
+    @property
+    def needs_real_data(self) -> bool:
+        """Whether it is to be initialized with real data and has not been yet."""
+        return not self.started
+
     def attach(self, real: Batch) -> None:
         """Initialize real fields with copies of real data, once.
 

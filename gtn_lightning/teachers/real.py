@@ -19,6 +19,11 @@ class RealData(Teacher):
         self.fields: Fields = {}
         self._real: Batch = {}
 
+    @property
+    def needs_real_data(self) -> bool:
+        """True until it has some."""
+        return not self._real
+
     def attach(self, real: Batch) -> None:
         """Store the data to teach with; see the base class."""
         inputs = next(iter(real.values()))
