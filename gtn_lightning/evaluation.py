@@ -15,7 +15,7 @@ from gtn_lightning.lightning import pl
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.real_data import TrainerData
-from gtn_lightning.task import Baseline, BaselineSetting, Task
+from gtn_lightning.task import Baseline, BaselineSetting, Task, Taught
 from gtn_lightning.teachers import RealData
 from gtn_lightning.teaching import synthetic_batch, teach
 
@@ -149,14 +149,20 @@ class Scores:
         entry.loss.to(self._device)
         self._learners[number] = entry
 
-    def update(self, batch: Sequence[Any]) -> None:
-        """Score every added learner on one batch of real data."""
-        for entry in self._learners.values():
-            for step in self._steps:
-                params, buffers = entry.snapshots[step]
-                loss = self._task.score(entry.learner, params, buffers, batch, entry.metrics[step])
-            # Only the loss after the last step is reported.
-            entry.loss.update(loss, weight=len(batch[0]))
+    def update(self, batch: Any, generator: torch.Generator) -> None:
+        """Score every added learner on one batch of real data.
+
+        Args:
+            batch: a batch of the data module.
+            generator: a CPU generator for random choices.
+        """
+        entries = [(entry, step) for entry in self._learners.values() for step in self._steps]
+        taught = [Taught(entry.learner, *entry.snapshots[step]) for entry, step in entries]
+        experience = self._task.experience(taught, batch, generator, training=False)
+        for (entry, step), each, real in zip(entries, taught, experience, strict=True):
+            loss = self._task.score(each.learner, each.params, each.buffers, real, entry.metrics[step])
+            if step == self._steps[-1]:  # the only loss that is reported
+                entry.loss.update(loss, weight=len(real[0]))
 
     def table(self) -> Tensor:
         """Return every learner's scores: each metric after every number of steps, then the loss.
@@ -246,7 +252,7 @@ class Evaluator:
                     f"teacher, got {requested}"
                 )
         # Without a data module, there is no training data yet at the sanity check.
-        self._prepared = train is not None
+        self._prepared = train is not None or self._parts.task.real_fields is None
 
     def _setting(self, train: Batch, tuning: Batch) -> BaselineSetting:
         return BaselineSetting(
@@ -299,15 +305,21 @@ class Evaluator:
         batch = synthetic_batch(self._parts.teacher, self._parts.curriculum, self._parts.seed, 0, device)
         return chosen(batch, self._parts.task.fields)
 
-    def score(self, batch: Any, split: str) -> None:
+    def score(self, batch: Any, split: str, number: int) -> None:
         """Score the taught learners on a batch of real data.
+
+        Args:
+            batch: the batch.
+            split: ``val`` or ``test``.
+            number: number of the batch in the split.
 
         Raises:
             RecipeError: if the batch does not fit learners and task.
         """
         batch = self._data.scorable(batch, split)
         for scores in self._scores.values():
-            scores.update(batch)
+            # The same random numbers for all learners and sources.
+            scores.update(batch, keyed_generator(self._parts.seed, "experience", split, number))
 
     def finish(self, module: pl.LightningModule, split: str) -> EvaluationResult:
         """Return the scores of all processes' learners.

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.lightning import LRSchedulerCallable, OptimizerCallable, OptimizerLRScheduler, TrainerFn, pl
 from gtn_lightning.meta_training.checkpoints import read_module
 from gtn_lightning.meta_training.cost import Cost
+from gtn_lightning.meta_training.gradients import MetaGradient, OuterGradient
 from gtn_lightning.meta_training.outer import OuterOptimization, meta_learned
 from gtn_lightning.meta_training.recovery import Recovery
 from gtn_lightning.meta_training.replicas import check_agreement
@@ -28,6 +30,8 @@ from gtn_lightning.meta_training.resumption import Resumption, check_checkpoint
 from gtn_lightning.meta_training.step import meta_step
 from gtn_lightning.meta_training.trainer_options import check_trainer
 from gtn_lightning.parts import Parts
+from gtn_lightning.randomness import keyed_generator
+from gtn_lightning.real_data import counts
 from gtn_lightning.task import Task
 from gtn_lightning.teacher_file import (
     check_sizes,
@@ -73,6 +77,7 @@ class GTN(pl.LightningModule):
         population: number of learners taught on the same data per meta-step, of one architecture by default; the
             distribution can change this, and how their losses are combined, by default by their mean. Learners that
             differ in more than parameters and buffers are taught one after the other.
+        outer_gradient: how the gradient of the meta-loss is found; None for the exact one, `MetaGradient`.
         recovery: handling of non-finite meta-gradients; None for `Recovery` with its defaults.
         evaluation: settings of the evaluation.
         seed: seed of every random choice.
@@ -93,6 +98,7 @@ class GTN(pl.LightningModule):
         outer_lr_scheduler: LRSchedulerCallable | None = None,
         outer_groups: dict[str, dict[str, Any]] | None = None,
         population: int = 1,
+        outer_gradient: OuterGradient | None = None,
         recovery: Recovery | None = None,
         evaluation: Evaluation = EVALUATION,
         seed: int = 0,
@@ -112,6 +118,7 @@ class GTN(pl.LightningModule):
         self.outer_lr_scheduler = outer_lr_scheduler
         self.outer_groups = outer_groups
         self.population = population
+        self.outer_gradient = outer_gradient or MetaGradient()
         self.recovery = recovery or Recovery()
         self.evaluation = evaluation
         self.seed = seed
@@ -266,8 +273,14 @@ class GTN(pl.LightningModule):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
-        place = self.global_rank, self.global_step, batch_idx
-        loss, inner_loss = meta_step(self._parts, self.population, batch, place, self.device)
+        place = self.global_step, batch_idx
+        loss, inner_loss = self.outer_gradient.loss(
+            lambda number: meta_step(self._parts, self.population, batch, (number, *place), self.device),
+            list(chain.from_iterable(meta_learned(self).values())),
+            keyed_generator(self.seed, "outer gradient", self.global_rank, *place),
+            lambda tensor: self.trainer.strategy.all_gather(tensor).view(-1, *tensor.shape),
+            self.global_rank,
+        )
         self._meta_loss = loss.detach()
         self.log("train/meta_loss", loss.detach(), prog_bar=True, sync_dist=True)
         self.log("train/inner_loss", inner_loss, sync_dist=True)
@@ -282,6 +295,8 @@ class GTN(pl.LightningModule):
         """Log the duration of the meta-step and the number of skipped ones."""
         self.log("time/meta_step", time.perf_counter() - self._step_began)
         self.log("train/skipped", float(self.recovery.skipped))
+        for name, count in counts(self.trainer).items():
+            self.log(f"train/{name}", float(count), sync_dist=True, reduce_fx="sum")
         self.recovery.act(self.trainer, self)
 
     def on_exception(self, exception: BaseException) -> None:
@@ -310,11 +325,11 @@ class GTN(pl.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score the taught learners on a batch of the validation split, which has one loader."""
-        self._evaluator.score(batch, "val")
+        self._evaluator.score(batch, "val", batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score the taught learners on a batch of the test split, which has one loader."""
-        self._evaluator.score(batch, "test")
+        self._evaluator.score(batch, "test", batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation learners' scores."""

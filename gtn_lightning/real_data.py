@@ -1,6 +1,6 @@
 """Fetch the real data of a run through its trainer, and check it against learners and task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from gtn_lightning.data import InMemoryData
-from gtn_lightning.data.pairs import batches_of, check_finite, check_pair, has_length, only_loader
+from gtn_lightning.data.pairs import batches_of, check_finite, check_inputs, check_pair, has_length, only_loader
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch
 from gtn_lightning.learners import check_learner
@@ -32,10 +32,12 @@ class TrainerData:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        inputs = next(iter(parts.task.fields))
-        teacher_field = parts.teacher.fields.get(inputs)
-        # The teacher's shape, since the task's inputs may have any shape.
-        self._shape = parts.task.fields[inputs].shape if teacher_field is None else teacher_field.shape
+        self._fields = parts.task.real_fields
+        self._shape = None
+        if self._fields is not None:
+            inputs = next(iter(self._fields))
+            # The teacher's shape, since the task's inputs may have any shape.
+            self._shape = parts.teacher.fields.get(inputs, self._fields[inputs]).shape
         self.reset()
 
     def reset(self) -> None:
@@ -52,7 +54,7 @@ class TrainerData:
             count: maximum number of samples.
 
         Returns:
-            The task's fields on the module's device; None if the split has no loader.
+            The task's real fields on the module's device; None if the split has no loader, or there are no fields.
 
         Raises:
             RecipeError: if data, learners and task do not fit together.
@@ -64,7 +66,7 @@ class TrainerData:
         else:
             if trainer.state.fn != TrainerFn.FITTING:
                 data.setup("fit")  # not twice in a fit: a data module with a random split would split differently
-            if isinstance(data, InMemoryData):
+            if isinstance(data, InMemoryData) and self._fields is not None:
                 # From memory: the same samples on every process and after every restart.
                 return self._fitting(module, _on_device(module, data.some(split, count, self._parts.seed)), split)
             name = f"{split}_dataloader"
@@ -72,10 +74,13 @@ class TrainerData:
         loader = only_loader(loader, LOADERS[split], structured=split == "train")
         if loader is None:
             return None
+        if self._fields is None:
+            self._fitting(module, _transferred(module, next(batches_of(loader, LOADERS[split]))), split)
+            return None
         batches, total = [], 0
         for batch in batches_of(loader, LOADERS[split]):
-            batches.append(check_pair(_transferred(module, batch), self._shape, DATA[split]))
-            total += len(batches[-1][1])
+            batches.append(self._tensors(_transferred(module, batch), split))
+            total += len(batches[-1][0])
             if total >= count:
                 break
         # Each process draws its own training data, but the baseline must be the same on all.
@@ -112,29 +117,33 @@ class TrainerData:
             isolate_rng(),  # the random numbers for this batch are drawn again later
         ):
             if has_length(loader):
-                batch = _transferred(module, next(batches_of(loader, LOADERS[split])))
-                self._fitting(module, check_pair(batch, self._shape, DATA[split]), split)
+                self._fitting(module, _transferred(module, next(batches_of(loader, LOADERS[split]))), split)
             elif not self._learners_fit:
                 self._check_learners(module, synthetic())
 
-    def scorable(self, batch: Any, split: str) -> Sequence[Tensor]:
+    def scorable(self, batch: Any, split: str) -> Any:
         """Check that learners can be scored on a batch of real data, and return it.
 
         Raises:
             RecipeError: if they cannot.
         """
-        inputs, targets = check_pair(batch, self._shape, DATA[split])
-        check_finite(inputs, DATA[split])
-        self._parts.task.check_batch((inputs, targets), DATA[split])
-        return inputs, targets
+        if self._fields is not None:
+            batch = self._tensors(batch, split)
+            check_finite(batch[0], DATA[split])
+        self._parts.task.check_batch(batch, DATA[split])
+        return batch
 
-    def _fitting(self, module: pl.LightningModule, batch: Sequence[Tensor], split: str) -> Batch:
+    def _tensors(self, batch: Any, split: str) -> tuple[Tensor, ...]:
+        check = check_pair if len(self._fields or ()) == 2 else check_inputs
+        return check(batch, self._shape, DATA[split])
+
+    def _fitting(self, module: pl.LightningModule, batch: Any, split: str) -> Batch:
         real = self.scorable(batch, split)
         self._splits_fit.add(split)
         self._check_learners(module, real)
-        return dict(zip(self._parts.task.fields, real, strict=True))
+        return {} if self._fields is None else dict(zip(self._fields, real, strict=True))
 
-    def _check_learners(self, module: pl.LightningModule, real: Sequence[Tensor]) -> None:
+    def _check_learners(self, module: pl.LightningModule, real: Any) -> None:
         if self._learners_fit:
             return
         with torch.random.fork_rng(devices=[]):
@@ -143,6 +152,12 @@ class TrainerData:
                 check_learner(learner)
                 self._parts.task.check(learner, real)
         self._learners_fit = True
+
+
+def counts(trainer: pl.Trainer) -> Mapping[str, int]:
+    """Return what a data module counts in this process so far, by its method ``counts``, if it has one."""
+    count = getattr(trainer.datamodule, "counts", None)  # type: ignore[attr-defined]  # the trainer sets it when it runs
+    return {} if count is None else count()
 
 
 def _transferred(module: pl.LightningModule, batch: Any) -> Any:

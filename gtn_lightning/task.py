@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from gtn_lightning.component import Component
 from gtn_lightning.fields import Batch, Fields
-from gtn_lightning.inner_loop import Buffers, Functional, InnerOptimizer, LossFn, Snapshot
+from gtn_lightning.inner_loop import Buffers, Functional, InnerOptimizer, LossFn, Params, Snapshot
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,17 @@ class TaskMetric:
     def text(self, value: float) -> str:
         """Return a value as text, in the metric's format."""
         return f"{100 * value:.1f} %" if self.format == "share" else f"{value:.4g}"
+
+
+class Taught(NamedTuple):
+    """A taught learner."""
+
+    learner: Functional
+    """The learner as a pure function."""
+    params: Params
+    """Its trained parameters."""
+    buffers: Buffers
+    """Its buffers."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,8 @@ class Points:
     """``[B, D]``."""
     values: Tensor
     """A class, int64 ``[B]``, or a number, float ``[B]``."""
+    axes: tuple[str, str] | None = None
+    """Names of the first two columns, which are then the plane; None for the plane of the principal components."""
 
 
 class Task(Component, ABC):
@@ -122,6 +135,14 @@ class Task(Component, ABC):
     @abstractmethod
     def fields(self) -> Fields:
         """The fields of the inner loss, in the order of its arguments; the teacher must make them."""
+
+    @property
+    def real_fields(self) -> Fields | None:
+        """The fields of a batch of real data, in the data module's order; by default, those of the inner loss.
+
+        None if the batches are no tensors but what `experience` alone can use, such as environments.
+        """
+        return self.fields
 
     @abstractmethod
     def inner_loss(self, learner: Functional) -> LossFn:
@@ -139,25 +160,19 @@ class Task(Component, ABC):
         """Return the numbers of inner steps, at most ``steps``, after which the meta-loss is taken, ascending."""
 
     def experience(
-        self,
-        learner: Functional,
-        params: Mapping[str, Tensor],
-        buffers: Buffers,
-        batch: Sequence[Any],
-        generator: torch.Generator,
-    ) -> Sequence[Any]:
-        """Return the real data for the meta-loss of a taught learner; called without gradient.
+        self, taught: Sequence[Taught], batch: Any, generator: torch.Generator, training: bool
+    ) -> Sequence[Sequence[Any]]:
+        """Return the real data for the meta-loss or the scores of each taught learner; called without gradient.
 
-        By default, it is the batch of the data module. A task of reinforcement learning would let the learner act here.
+        By default, it is the batch of the data module. In reinforcement learning, the learners act here, all at once.
 
         Args:
-            learner: the learner as a pure function.
-            params: its trained parameters.
-            buffers: its buffers.
+            taught: the learners.
             batch: a batch of the data module.
             generator: a CPU generator for random choices.
+            training: whether it is for `meta_loss`, otherwise for `score`.
         """
-        return batch
+        return [batch] * len(taught)
 
     @abstractmethod
     def metrics(self) -> list[TaskMetric]:
@@ -178,7 +193,7 @@ class Task(Component, ABC):
             learner: the learner as a pure function.
             params: its trained parameters.
             buffers: its buffers.
-            batch: a batch of real data.
+            batch: real data, what `experience` returned for this learner.
             metrics: made by `metrics`, in the same order; each is updated with the batch.
 
         Returns:
@@ -193,7 +208,7 @@ class Task(Component, ABC):
         """Return a batch of synthetic data in a form to draw; by default None, for no picture."""
         return None
 
-    def check_batch(self, batch: Sequence[Any], where: str) -> None:
+    def check_batch(self, batch: Any, where: str) -> None:
         """Raise ``RecipeError`` if learners cannot be scored on a batch of real data; by default, accept all batches.
 
         Called with every batch of validation and testing. The message says what to change.
@@ -205,5 +220,5 @@ class Task(Component, ABC):
         return
 
     @abstractmethod
-    def check(self, learner: nn.Module, batch: Sequence[Any]) -> None:
+    def check(self, learner: nn.Module, batch: Any) -> None:
         """Raise ``RecipeError``, which says what to change, if learner and batch of real data do not fit together."""

@@ -31,7 +31,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
         *("SyntheticData", "TeacherCheckpoint"),
     ),
     "gtn_lightning.curricula": ("Full", "NoCurriculum", "ShuffledAll", "ShuffledBatches", "ShuffledPasses"),
-    "gtn_lightning.data": ("DigitsData", "ImageData", "TableData"),
+    "gtn_lightning.data": ("DigitsData", "EnvironmentData", "ImageData", "TableData"),
     "gtn_lightning.fields": ("Field",),
     "gtn_lightning.inner_loop": ("SGD", "Adam", "AdamW", "RMSprop"),
     "gtn_lightning.learners": (
@@ -46,8 +46,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
         *("FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy", "SynFlow"),
     ),
     "gtn_lightning.nas.spaces": ("ConvNetGrid", "MicroSpace", "NASBench201"),
-    "gtn_lightning.meta_training": ("Recovery",),
-    "gtn_lightning.tasks": ("Classification", "Regression"),
+    "gtn_lightning.meta_training": ("EvolutionStrategies", "MetaGradient", "Recovery"),
+    "gtn_lightning.tasks": ("BehaviorDistillation", "Classification", "ContextualBandit", "Regression"),
     "gtn_lightning.teachers": ("FreeTensors", "Generator", "Pixels", "RealData"),
     "pytorch_lightning.callbacks": (
         *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler"),

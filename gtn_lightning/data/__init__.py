@@ -3,12 +3,14 @@
 from gtn_lightning.data.base import Split, Splits, TensorData
 from gtn_lightning.data.batches import EvaluationBatches, RealBatches
 from gtn_lightning.data.digits import DigitsData
+from gtn_lightning.data.environments import EnvironmentData
 from gtn_lightning.data.images import ImageData
 from gtn_lightning.data.in_memory import InMemoryData
 from gtn_lightning.data.table import TableData
 
 __all__ = [
     "DigitsData",
+    "EnvironmentData",
     "EvaluationBatches",
     "ImageData",
     "InMemoryData",

@@ -6,6 +6,7 @@ learners and not samples.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.lightning import pl
 from gtn_lightning.randomness import keyed_generator, keyed_seed
 
 
@@ -21,16 +23,58 @@ def from_the_start() -> int:
     return 0
 
 
-class RealBatches:
+def batches_trained_on(trainer: pl.Trainer) -> int:
+    """Return the number of training batches that a trainer has used, also in earlier runs that this one resumes."""
+    # "ready" also counts the batch of an interrupted step; "completed" is one too low in a checkpoint written at the
+    # end of a step, until Lightning corrects it.
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
+
+
+class Stream(ABC):
+    """Endless batches, each a function of its number.
+
+    The stream does not store its position. A new iterator starts at ``position()``, which under a ``Trainer`` is the
+    number of batches trained on so far. That number is in every checkpoint and does not count a batch that was fetched
+    but not trained on, so a run that is resumed continues with exactly the next batch.
+
+    Args:
+        length: the return value of ``len``, the batches of one Lightning epoch. A length also keeps Lightning from
+            fetching one batch ahead.
+        position: returns the number of batches already trained on; called when an iterator yields its first batch.
+    """
+
+    def __init__(self, length: int, position: Callable[[], int] = from_the_start) -> None:
+        self.epoch_length = length
+        self.position = position
+
+    @abstractmethod
+    def batch(self, position: int) -> Any:
+        """Return the batch at a position of this rank's stream, 0 for the first."""
+
+    def __iter__(self) -> Iterator[Any]:
+        position = self.position()
+        while True:
+            yield self.batch(position)
+            position += 1
+
+    def __len__(self) -> int:
+        return self.epoch_length
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position; Lightning warns that a loader without a state cannot be resumed."""
+        return {"position": self.position()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: Lightning has restored its batch count, which the next iterator reads."""
+        return
+
+
+class RealBatches(Stream):
     """Endless random batches, each a pure function of (seed, rank, world size, position).
 
     Passes over the split, each in a new random order and without an incomplete last batch, form one sequence of
     batches. Its batches go to the ranks in turn: no two ranks see the same batch, and together they see every sample
     once in a pass, except those of the incomplete batch.
-
-    The stream does not store its position. A new iterator starts at ``position()``, which under a ``Trainer`` is the
-    number of batches trained on so far. That number is in every checkpoint and does not count a batch that was fetched
-    but not trained on, so a run that is resumed continues with exactly the next batch.
 
     Args:
         inputs: ``[N, ...]``, images ``[N, C, H, W]`` for instance.
@@ -40,8 +84,8 @@ class RealBatches:
         rank: index of this process.
         world_size: number of processes that share the sequence.
         epoch_length: the return value of ``len``, the batches of one Lightning epoch; by default a rank's share of one
-            pass. A length also keeps Lightning from fetching one batch ahead.
-        position: returns the number of batches already trained on; called when an iterator yields its first batch.
+            pass.
+        position: see `Stream`.
 
     Raises:
         RecipeError: if ``batch_size`` is below 1 or above the number of samples.
@@ -69,8 +113,7 @@ class RealBatches:
         self.rank = rank
         self.world_size = world_size
         self.batches_per_pass = len(targets) // batch_size
-        self.epoch_length = epoch_length or max(1, self.batches_per_pass // world_size)
-        self.position = position
+        super().__init__(epoch_length or max(1, self.batches_per_pass // world_size), position)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def batch(self, position: int) -> tuple[Tensor, Tensor, int]:
@@ -90,22 +133,6 @@ class RealBatches:
             self._order = pass_index, torch.randperm(len(self.targets), generator=generator)
         rows = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
         return self.inputs[rows], self.targets[rows], keyed_seed(self.seed, "batch", batch_index)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        position = self.position()
-        while True:
-            yield self.batch(position)
-            position += 1
-
-    def __len__(self) -> int:
-        return self.epoch_length
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position; Lightning warns that a loader without a state cannot be resumed."""
-        return {"position": self.position()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing: Lightning has restored its batch count, which the next iterator reads."""
 
 
 class EvaluationBatches:

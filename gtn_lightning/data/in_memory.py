@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gtn_lightning.data.batches import EvaluationBatches, RealBatches
+from gtn_lightning.data.batches import EvaluationBatches, RealBatches, batches_trained_on
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.lightning import LightningDataModule
 from gtn_lightning.randomness import keyed_generator
@@ -178,7 +178,7 @@ class InMemoryData(LightningDataModule, ABC):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             epoch_length=whole_run if whole_run > 0 else None,
-            position=self._batches_trained_on,
+            position=lambda: batches_trained_on(trainer),
         )
 
     def val_dataloader(self) -> EvaluationBatches:
@@ -200,10 +200,3 @@ class InMemoryData(LightningDataModule, ABC):
             return f"{type(self).__name__}, not read yet"
         train, val, test = (len(split[1]) for split in self._splits[:3])
         return f"{type(self).__name__}: {train} {self.samples_name} to train, {val} to validate and {test} to test on"
-
-    def _batches_trained_on(self) -> int:
-        assert self.trainer is not None
-        # "ready" also counts the batch of an interrupted step; "completed" is one too low in a checkpoint written at
-        # the end of a step, until Lightning corrects it.
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return int(progress.processed)  # type: ignore[attr-defined]

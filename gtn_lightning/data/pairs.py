@@ -1,4 +1,4 @@
-"""Checks of the loaders of any data module: their batches must be pairs of inputs and targets."""
+"""Checks of the loaders of any data module: their batches must be inputs, or pairs of inputs and targets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -106,6 +106,26 @@ def check_pair(batch: Any, shape: Sequence[int] | None, where: str) -> tuple[Ten
     inputs, targets = batch
     _check_inputs(inputs, None if shape is None else tuple(shape), names[0], where)
     return inputs, targets
+
+
+def check_inputs(batch: Any, shape: Sequence[int] | None, where: str) -> tuple[Tensor]:
+    """Check that a batch has inputs, and return them; what else it has, such as labels, is left out.
+
+    Args:
+        batch: a loader's batch, after the data module's hooks: a tensor, or a sequence that begins with one.
+        shape, where: as for `check_pair`.
+
+    Raises:
+        RecipeError: if there are no inputs ``[B, *shape]`` of torch's default type.
+    """
+    inputs = batch[0] if isinstance(batch, list | tuple) and batch else batch
+    if not isinstance(inputs, Tensor):
+        raise RecipeError(
+            f"{where} has batches that are {_described(batch)}, expected a tensor of inputs, or a list that begins "
+            "with it: return it from the data set, or pass the DataLoader a collate_fn"
+        )
+    _check_inputs(inputs, None if shape is None else tuple(shape), "inputs", where)
+    return (inputs,)
 
 
 def has_length(loader: Any) -> bool:

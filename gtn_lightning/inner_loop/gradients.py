@@ -89,6 +89,9 @@ def eager_loss(
         ValueError: if the mode is unknown.
     """
     with record_function("meta-loss"):
+        if not torch.is_grad_enabled():
+            value, _ = loss_fn(params, buffers, *batch)
+            return value
         loss: Tensor = _EagerLoss.apply(_chosen(mode), loss_fn, tuple(params), buffers, batch, *params.values())
     return loss
 

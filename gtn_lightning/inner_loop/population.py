@@ -48,8 +48,9 @@ def unroll_population(
         batches: one batch per inner step, for all.
         optimizer: the inner optimizer.
         batched: whether members are trained as one operation, for elementwise optimizers only, or one after the other.
-            None batches them on a GPU, where launching kernels takes most of the time, and not on a CPU, where
-            convolutions with different filters for every member are slower (``benchmarks/population.py``).
+            None batches them on a GPU, where launching kernels takes most of the time, and on a CPU unless they have
+            convolutions, which are slower there with different filters for every member
+            (``benchmarks/population.py``).
         mode, window, snapshots, segment, offload, checked: as for ``unroll``.
 
     Returns:
@@ -69,8 +70,9 @@ def unroll_population(
         unroll, mode=mode, window=window, snapshots=snapshots, segment=segment, offload=offload, checked=checked
     )
     if batched is None:
-        parameter = next(iter(members[0][0].values()), torch.empty(0))
-        batched = parameter.device.type != "cpu" and optimizer.elementwise
+        parameters = members[0][0].values()
+        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+        batched = optimizer.elementwise and not (on_cpu and any(parameter.ndim > 2 for parameter in parameters))
 
     def one_by_one(batches: Iterable[Batch]) -> list[Unrolled]:
         if len(members) > 1:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from gtn_lightning.fields import chosen
-from gtn_lightning.inner_loop import Functional, Snapshot, difference, eager_loss, unroll_population
+from gtn_lightning.inner_loop import Functional, difference, eager_loss, unroll_population
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
+from gtn_lightning.task import Taught
 from gtn_lightning.teachers import TeacherInput
 
 
@@ -23,7 +24,8 @@ def meta_step(
         parts: the parts of a GTN.
         population: number of learners.
         batch: a batch of real data.
-        place: rank of the process, number of the meta-step and number of the batch: the key of all random numbers.
+        place: number of the learners in the meta-step, by default the process's rank, number of the meta-step and
+            number of the batch: the key of all random numbers.
         device: device of the learners.
 
     Returns:
@@ -52,29 +54,26 @@ def meta_step(
             offload=loop.offload,
             checked=loop.checked,
         )
-        losses = [
-            [
-                _meta_loss(parts, learner, unrolled.snapshots[step], batch, generator)
-                for step in meta_steps
-                if step > window[0]
-            ]
+        scored = [
+            Taught(learner, *unrolled.snapshots[step])
             for learner, unrolled in zip(learners, taught, strict=True)
+            for step in meta_steps
+            if step > window[0]
         ]
-        loss = parts.learners.meta_loss(networks, torch.stack([torch.stack(row).mean() for row in losses]))
+        with record_function("experience"), torch.no_grad():
+            experience = parts.task.experience(scored, batch, generator, training=True)
+        losses = [
+            eager_loss(parts.task.meta_loss(each.learner), each.params, each.buffers, real, loop.mode)
+            for each, real in zip(scored, experience, strict=True)
+        ]
+        by_learner = [part.mean() for part in torch.stack(losses).view(len(learners), -1)]
+        loss = parts.learners.meta_loss(networks, torch.stack(by_learner))
     return loss, torch.stack([unrolled.losses[-1].detach() for unrolled in taught]).mean()
 
 
 def are_one_function(learners: Sequence[nn.Module]) -> bool:
     """Return whether learners differ only in parameters and buffers, so that one loss function serves all."""
     return all(difference(learners[0], learner) is None for learner in learners[1:])
-
-
-def _meta_loss(
-    parts: Parts, learner: Functional, taught: Snapshot, batch: Sequence[Any], generator: torch.Generator
-) -> Tensor:
-    with torch.no_grad():
-        experience = parts.task.experience(learner, *taught, batch, generator)
-    return eager_loss(parts.task.meta_loss(learner), *taught, experience, parts.inner_loop.mode)
 
 
 def _batches(parts: Parts, requests: list[TeacherInput]) -> Iterator[list[Tensor]]:

@@ -1,18 +1,23 @@
-"""Tasks that learners are taught: classification and regression."""
+"""Tasks that learners are taught: classification, regression, control of an environment."""
 
-from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task, TaskMetric
+from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task, TaskMetric, Taught
 from gtn_lightning.tasks.classification import Classification
+from gtn_lightning.tasks.control import BehaviorDistillation, ContextualBandit, Control
 from gtn_lightning.tasks.regression import Regression
 from gtn_lightning.tasks.supervised import Supervised
 
 __all__ = [
     "Baseline",
     "BaselineSetting",
+    "BehaviorDistillation",
     "Classification",
+    "ContextualBandit",
+    "Control",
     "Images",
     "Points",
     "Regression",
     "Supervised",
     "Task",
     "TaskMetric",
+    "Taught",
 ]

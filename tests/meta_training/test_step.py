@@ -17,7 +17,7 @@ from gtn_lightning.inner_loop import SGD, Buffers, Functional, InnerLoop, LossFn
 from gtn_lightning.learners import MLP, Fixed
 from gtn_lightning.meta_training.step import meta_step
 from gtn_lightning.parts import Parts
-from gtn_lightning.task import Task, TaskMetric
+from gtn_lightning.task import Task, TaskMetric, Taught
 from gtn_lightning.tasks import Classification, Regression
 from gtn_lightning.teachers import FreeTensors
 
@@ -58,15 +58,11 @@ class Imitation(Task):
         return loss
 
     def experience(
-        self,
-        learner: Functional,
-        params: Mapping[str, Tensor],
-        buffers: Buffers,
-        batch: Sequence[Any],
-        generator: torch.Generator,
-    ) -> Sequence[Any]:
+        self, taught: Sequence[Taught], batch: Any, generator: torch.Generator, training: bool
+    ) -> list[list[Tensor]]:
+        assert training
         assert not torch.is_grad_enabled()
-        return [batch[0] + torch.randn(batch[0].shape, generator=generator)]
+        return [[batch[0] + torch.randn(batch[0].shape, generator=generator)] for _ in taught]
 
     def meta_steps(self, steps: int) -> list[int]:
         return [steps - 1, steps]

@@ -1,0 +1,7 @@
+"""Reinforcement learning: episodes in vector environments, policies that act together, and advantages."""
+
+from gtn_lightning.rl.advantages import BASELINES, advantages
+from gtn_lightning.rl.environments import Environments, Episodes, Trajectories
+from gtn_lightning.rl.policies import Policies
+
+__all__ = ["BASELINES", "Environments", "Episodes", "Policies", "Trajectories", "advantages"]

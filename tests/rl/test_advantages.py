@@ -1,0 +1,79 @@
+"""Advantages against the formulas, written as loops."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from gtn_lightning.rl import Trajectories, advantages
+from gtn_lightning.rl.advantages import generalized_advantages, linear_values, rewards_to_go
+
+LENGTHS = ((3, True), (5, False), (1, True))
+"""Time steps of each episode, and whether it terminated."""
+
+
+def played() -> Trajectories:
+    generator = torch.Generator().manual_seed(0)
+    alive = torch.zeros(5, 1, 3, dtype=torch.bool)
+    terminated = torch.zeros(5, 1, 3, dtype=torch.bool)
+    for episode, (length, ended) in enumerate(LENGTHS):
+        alive[:length, 0, episode] = True
+        terminated[length - 1, 0, episode] = ended
+    states = torch.randn(6, 1, 3, 2, generator=generator, dtype=torch.float64)
+    rewards = torch.randn(5, 1, 3, generator=generator, dtype=torch.float64) * alive
+    return Trajectories(states, torch.zeros(5, 1, 3), rewards, alive, terminated)
+
+
+def test_generalized_advantages() -> None:
+    trajectories, discount, trace = played(), 0.9, 0.8
+    values = torch.randn(6, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = generalized_advantages(trajectories, values, discount, trace)
+    for episode, (length, ended) in enumerate(LENGTHS):
+        reward, value = trajectories.rewards[:, 0, episode], values[:, 0, episode].clone()
+        if ended:
+            value[length] = 0
+        for start in range(length):
+            # Equation 16 of Schulman et al., arXiv 1506.02438.
+            expected = sum(
+                (discount * trace) ** (step - start) * (reward[step] + discount * value[step + 1] - value[step])
+                for step in range(start, length)
+            )
+            assert float(found[start, 0, episode]) == pytest.approx(float(expected))
+        assert not found[length:, 0, episode].any()
+
+
+def test_rewards_to_go() -> None:
+    rewards = torch.tensor([1.0, 2.0, 4.0])
+    assert rewards_to_go(rewards, 0.5).tolist() == [3.0, 4.0, 4.0]
+
+
+def test_a_value_that_is_linear_is_found() -> None:
+    """With discount 0, the return is the next reward, here a linear function of the state."""
+    trajectories = played()
+    weights = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    longer = Trajectories(*(torch.cat([part] * 8, dim=2) for part in trajectories))
+    states = torch.randn(longer.states.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    longer = longer._replace(states=states, rewards=(states[:-1] @ weights + 3) * longer.alive)
+    torch.testing.assert_close(linear_values(longer, 0.0), states @ weights + 3, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("baseline", ["linear", "time"])
+def test_they_are_standardized_within_episodes(baseline: str) -> None:
+    trajectories = played()
+    found = advantages(trajectories, baseline, 0.99, 0.95)
+    inside: Tensor = found[trajectories.alive]
+    assert float(inside.mean()) == pytest.approx(0, abs=1e-9)
+    assert float(inside.std(correction=0)) == pytest.approx(1)
+    assert not found[~trajectories.alive].any()
+
+
+def test_the_mean_over_episodes_at_a_time_step_is_subtracted() -> None:
+    trajectories = played()
+    found = advantages(trajectories, "time", 1.0, 0.95)
+    to_go = rewards_to_go(trajectories.rewards, 1.0)
+    expected = to_go.clone()
+    for step in range(5):
+        here = trajectories.alive[step]
+        expected[step] -= to_go[step][here].mean()
+    inside = expected[trajectories.alive]
+    expected = (expected - inside.mean()) / inside.std(correction=0)
+    torch.testing.assert_close(found[trajectories.alive], expected[trajectories.alive])

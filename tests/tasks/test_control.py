@@ -1,0 +1,237 @@
+"""Tasks of agents: meta-gradients through fixed episodes, a short run, and refusals."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Normal
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from gtn_lightning import GTN
+from gtn_lightning.curricula import Full
+from gtn_lightning.data import DigitsData, EnvironmentData
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.evaluation import Evaluation
+from gtn_lightning.inner_loop import Adam, Functional, InnerLoop
+from gtn_lightning.learners import MLP, Fixed
+from gtn_lightning.meta_training.step import meta_step
+from gtn_lightning.parts import Parts
+from gtn_lightning.rl import Episodes
+from gtn_lightning.task import Taught
+from gtn_lightning.tasks import BehaviorDistillation, ContextualBandit, Control
+from gtn_lightning.teachers import FreeTensors
+from tests.tiny import make_trainer, same
+
+CPU, PLACE, STEPS, BATCH = torch.device("cpu"), (0, 0, 0), 3, 4
+TASKS: dict[str, Any] = {
+    "behavior": lambda: BehaviorDistillation((3,), 2, samples=9),
+    "continuous behavior": lambda: BehaviorDistillation((3,), 2, continuous=True, samples=9),
+    "bandit": lambda: ContextualBandit((3,), 2, samples=9),
+}
+
+
+def parts(task: Control, mode: str = "remat", actions: int = 2) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {
+        "teacher": FreeTensors(dict(task.fields), STEPS * BATCH),
+        "curriculum": Full(STEPS, BATCH),
+        "learners": Fixed(partial(MLP, task.shape, actions, hidden=[5], activation="tanh")),
+        "inner_optimizer": Adam(lr=0.05, eps=1e-3, learned_per_step=["lr"], steps=STEPS),
+        "task": task,
+        "inner_loop": InnerLoop(STEPS, mode),
+        "seed": 0,
+    }
+
+
+def with_fixed_experience(task: Control) -> None:
+    """Let the policies' episodes be the same, whatever the policies are."""
+    generator = torch.Generator().manual_seed(0)
+    states, weights = torch.randn(9, 3, generator=generator), torch.randn(9, generator=generator)
+    actions = torch.randn(9, 2, generator=generator) if task.continuous else torch.arange(9) % 2
+    before = torch.randn(9, generator=generator) - 1
+    experience = (states, actions, weights, before, torch.tensor(7.0))
+    task.experience = lambda taught, *_, training: [experience] * len(taught)  # type: ignore[method-assign, assignment]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_meta_gradient_by_central_differences(kind: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        gradients = {}
+        for mode in ("reverse", "remat", "mixed"):
+            task = TASKS[kind]()
+            with_fixed_experience(task)
+            made = Parts(**parts(task, mode))
+            parameters = [*made.teacher.parameters(), *made.inner_optimizer.parameters()]
+            loss, _ = meta_step(made, 2, None, PLACE, CPU)
+            gradients[mode] = parameters_to_vector(torch.autograd.grad(loss, parameters))
+        for found in gradients.values():
+            torch.testing.assert_close(found, gradients["reverse"], rtol=1e-9, atol=1e-12)
+        before = parameters_to_vector(parameters).detach()
+        for seed in range(3):
+            direction = torch.randn(before.shape, generator=torch.Generator().manual_seed(seed))
+            losses = []
+            for distance in (2e-6, -2e-6):
+                vector_to_parameters(before + distance * direction, parameters)
+                losses.append(float(meta_step(made, 2, None, PLACE, CPU)[0].detach()))
+            vector_to_parameters(before, parameters)
+            quotient = (losses[0] - losses[1]) / 4e-6
+            assert float(gradients["mixed"] @ direction) == pytest.approx(quotient, rel=1e-5)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(("env_id", "size", "continuous"), [("CartPole-v1", 4, False), ("Pendulum-v1", 3, True)])
+def test_the_policy_gradient(env_id: str, size: int, continuous: bool) -> None:
+    """The meta-loss is minus the mean return, and its gradient that of the textbook's surrogate."""
+    torch.manual_seed(0)
+    actions = 1 if continuous else 2
+    task = BehaviorDistillation((size,), actions, continuous, samples=200)
+    data = EnvironmentData(env_id, episodes=2)
+    data.setup()
+    policy = MLP((size,), actions, [8])
+    learner = Functional(policy)
+    taught = Taught(learner, *learner.init())
+    batch = data.batch("train", 0)
+    with torch.no_grad():
+        ((states, chosen, weights, before, mean_return),) = task.experience(
+            [taught], batch, torch.Generator().manual_seed(1), training=True
+        )
+    loss, _ = task.meta_loss(learner)(dict(policy.named_parameters()), {}, states, chosen, weights, before, mean_return)
+    assert float(loss.detach()) == pytest.approx(-float(mean_return), rel=1e-5)
+    found = torch.autograd.grad(loss, list(policy.parameters()))
+    outputs = policy(states)
+    own: Any = Normal(outputs, task.deviation) if continuous else Categorical(logits=outputs)
+    probability = own.log_prob(chosen)
+    surrogate = -((probability.sum(-1) if continuous else probability) * weights).mean()
+    expected = torch.autograd.grad(surrogate, list(policy.parameters()))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_greedy_and_sampled_actions() -> None:
+    task = BehaviorDistillation((4,), 3)
+    outputs = torch.tensor([0.0, 2.0, 1.0]).expand(20_000, 3)
+    assert task.act(outputs, None).unique().tolist() == [1]
+    shares = task.act(outputs, torch.Generator().manual_seed(0)).bincount() / 20_000
+    torch.testing.assert_close(shares, outputs[0].softmax(0), atol=0.01, rtol=0)
+    continuous = BehaviorDistillation((4,), 3, continuous=True, deviation=0.3)
+    assert torch.equal(continuous.act(outputs, None), outputs)
+    noise = continuous.act(outputs, torch.Generator().manual_seed(0)) - outputs
+    assert float(noise.std()) == pytest.approx(0.3, rel=0.02)
+
+
+def make_gtn(task: Control | None = None, **changes: Any) -> GTN:
+    made = parts(task or BehaviorDistillation((4,), 2, samples=32)) | {"evaluation": Evaluation(learners=2, steps=[0])}
+    return GTN(**made | {"population": 2} | changes)
+
+
+def make_data(**options: Any) -> EnvironmentData:
+    return EnvironmentData(**{"env_id": "CartPole-v1", "episodes": 2, "eval_episodes": 3} | options)
+
+
+@pytest.mark.parametrize("task", [BehaviorDistillation, ContextualBandit])
+def test_a_run_logs_returns_and_counts_time_steps(task: Any, tmp_path: Path) -> None:
+    gtn, data = make_gtn(task((4,), 2, samples=32)), make_data()
+    trainer = make_trainer(tmp_path, max_steps=3, val_check_interval=3)
+    trainer.fit(gtn, data)
+    logged = trainer.callback_metrics
+    assert 8 < float(logged["val/return"]) <= 500
+    assert 8 < float(logged["val/return_sampled"]) <= 500
+    assert float(logged["val/loss"]) == pytest.approx(-float(logged["val/return"]))
+    assert "val/return_real" not in logged
+    measured = 64 * 8  # at least: the episodes of random actions by which states are normalized
+    assert float(logged["train/env_steps"]) > measured + 3 * 2 * 2 * 8
+    assert gtn.result is not None
+    assert gtn.result.synthetic.shape == (2, 2)
+
+
+def test_a_resumed_run_gives_the_same_teacher_and_goes_on_counting(tmp_path: Path) -> None:
+    whole = make_gtn()
+    trainer = make_trainer(tmp_path, max_steps=4)
+    trainer.fit(whole, make_data())
+    steps = trainer.callback_metrics["train/env_steps"]
+    first = make_trainer(tmp_path, max_steps=2)
+    first.fit(make_gtn(), make_data())
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = make_gtn()
+    again = make_trainer(tmp_path, max_steps=4)
+    again.fit(resumed, make_data(), ckpt_path=tmp_path / "half.ckpt")
+    assert same(resumed.teacher.state_dict(), whole.teacher.state_dict())
+    assert again.callback_metrics["train/env_steps"] == steps
+
+
+def test_splits_have_seeds_of_their_own() -> None:
+    data = make_data(seed=3)
+    data.setup()
+    seeds = {(split, number): data.batch(split, number).seed for split in ("train", "val", "test") for number in (0, 1)}
+    assert seeds["val", 0] < 2**40 <= seeds["test", 0] < 2**41 <= min(seeds["train", 0], seeds["train", 1])
+    assert seeds["train", 0] != seeds["train", 1]
+
+
+def test_states_are_scaled_as_asked() -> None:
+    data = make_data(scale=[2.0, 1.0, 0.5, 1.0], center=[0.0, 0.0, 0.1, 0.0])
+    data.setup()
+    assert data.counts() == {"env_steps": 0}  # nothing is left to measure
+    batch = data.batch("val", 0)
+    assert isinstance(batch, Episodes)
+    assert batch.scale.tolist() == [2.0, 1.0, 0.5, 1.0]
+    measured, again = make_data(), make_data(seed=9)
+    for each in (measured, again):
+        each.setup()
+    assert torch.equal(measured.batch("val", 0).scale, again.batch("val", 0).scale)
+
+
+class Wide(nn.Module):
+    """A network with three outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, states: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(states)
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "message"),
+    [
+        ({"task": BehaviorDistillation((4,), 3)}, {}, "model.task.actions is 3 but CartPole-v1 has 2: make them agree"),
+        ({"task": BehaviorDistillation((2,), 2)}, {}, r"model.task.shape is \[2\] but CartPole-v1 has \[4\]"),
+        ({}, {"env_id": "Pendulum-v1"}, "model.task.shape is .* but Pendulum-v1 has"),
+        ({"learners": Fixed(Wide)}, {}, r"the learner Wide returns \[2, 3\] for 2 states, expected \[2, 2\]"),
+        ({"learners": Fixed(partial(MLP, (5,), 2))}, {}, r"the learner MLP cannot take states of shape \[4\]"),
+    ],
+)
+def test_what_does_not_fit_together(changes: Any, data: Any, message: str, tmp_path: Path) -> None:
+    gtn = make_gtn(**changes)
+    with pytest.raises(RecipeError, match=message):
+        make_trainer(tmp_path).fit(gtn, make_data(**data))
+
+
+def test_images_are_no_environment(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"must have episodes to act in, got a .*: use EnvironmentData"):
+        make_trainer(tmp_path).fit(make_gtn(), DigitsData(32))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BehaviorDistillation((4,), 1), "actions must be at least 2, got 1"),
+        (lambda: BehaviorDistillation((4,), 2, samples=0), "samples must be at least 1, got 0"),
+        (lambda: BehaviorDistillation((4,), 2, discount=1.5), "discount must be between 0 and 1, got 1.5"),
+        (lambda: BehaviorDistillation((4,), 2, deviation=0.0), "deviation must be above 0, got 0.0"),
+        (lambda: BehaviorDistillation((4,), 2, advantage="q"), "advantage must be one of linear, time, got 'q'"),
+        (lambda: BehaviorDistillation((4,), 2, plotted={"angle": 4, "speed": 0}), "plotted must name two dimensions"),
+        (lambda: ContextualBandit((3,), 1, continuous=True), "ContextualBandit: actions must be discrete"),
+        (lambda: EnvironmentData("CartPole-v1", episodes=0), "data.episodes must be at least 1, got 0"),
+        (lambda: EnvironmentData("CartPole-v1", scale=[1.0, 0.0]), "data.scale must be numbers above 0, got"),
+        (lambda: EnvironmentData("CartPole-v1", scale=[1.0]).setup(), "data.scale must have the shape of a state"),
+    ],
+)
+def test_arguments_out_of_range(make: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make()
