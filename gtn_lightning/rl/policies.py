@@ -1,10 +1,13 @@
 """Policies that act at once, of one architecture or of several."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
+from torch.fx import Graph, GraphModule, Node, map_arg
 
 from gtn_lightning.inner_loop import Buffers, Functional, Params, difference
 from gtn_lightning.inner_loop.torch_internals import trace
@@ -73,9 +76,69 @@ class Policies:
             return outputs
 
         try:
-            batched = trace(vmap(of_one), [states, *stacked])
+            batched = folded(trace(vmap(of_one), [states, *stacked]), [None, *stacked])
         except Exception:  # operators that vmap or the recording does not support, data-dependent code
             return lambda states: torch.stack(
                 [of_one(own, *(tensor[number] for tensor in stacked)) for number, own in enumerate(states.unbind())]
             )
-        return lambda states: batched(states, *stacked)
+        # States of another number or shape, as in a test, are recorded anew.
+        return lambda own: batched(own) if own.shape == states.shape else self._recorded(members, own)(own)
+
+
+def folded(graph: GraphModule, inputs: Sequence[Tensor | None]) -> Callable[[Tensor], Tensor]:
+    """Return a recorded function of its one input that varies: what depends on the others alone is computed now.
+
+    Reshapes that change nothing are left out too. Both save calls of operators, which take longer than small networks.
+
+    Args:
+        graph: the recorded function, with one output.
+        inputs: its inputs; None for the one that varies.
+    """
+    values: dict[Node, Any] = {}
+    kept = Graph()
+    copies: dict[Node, Node] = {}
+    constants: dict[str, Tensor] = {}
+    given = iter(inputs)
+
+    def copied(node: Node) -> Node:
+        if node not in copies:  # a constant
+            name = f"constant_{len(constants)}"
+            constants[name] = values[node]
+            copies[node] = kept.get_attr(name)
+        return copies[node]
+
+    with torch.no_grad():
+        for node in graph.graph.nodes:
+            if node.op == "placeholder":
+                value = next(given)
+                if value is None:
+                    copies[node] = kept.placeholder(node.name)
+                else:
+                    values[node] = value
+            elif node.op == "get_attr":
+                values[node] = attrgetter(node.target)(graph)
+            elif node.op == "output":
+                (result,) = node.all_input_nodes
+                kept.output(copied(result))
+            elif all(source in values for source in node.all_input_nodes):
+                values[node] = node.target(*map_arg(node.args, values.get), **map_arg(node.kwargs, values.get))
+            elif _changes_nothing(node):
+                copies[node] = copied(node.all_input_nodes[0])
+            else:
+                copies[node] = kept.node_copy(node, copied)
+    root = nn.Module()
+    for name, value in constants.items():
+        root.register_buffer(name, value)
+    call: Callable[[Tensor], Tensor] = GraphModule(root, kept).forward
+    return call
+
+
+RESHAPES = (torch.ops.aten.expand.default, torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+"""Operators that vmap and the recording add between others."""
+
+
+def _changes_nothing(node: Node) -> bool:
+    if node.target not in RESHAPES:
+        return False
+    before, after = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
+    return bool(before.shape == after.shape and before.stride() == after.stride())
