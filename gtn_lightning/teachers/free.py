@@ -1,5 +1,6 @@
 """Free tensors: every value of every sample is a parameter, as in dataset distillation."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -36,9 +37,10 @@ class FreeTensors(Teacher):
         soft_labels: whether to learn probabilities for fields of kind ``classes``.
         init: initial values of real fields: ``"noise"``, or ``"real"`` for copies of real training data of the same
             classes, with which learners learn from the first meta-step on.
+        spread: standard deviation of the noise by field, 1 for those that it does not name.
 
     Raises:
-        RecipeError: if a size is out of range or ``init`` is neither.
+        RecipeError: if a size is out of range, ``init`` is neither, or ``spread`` names no real field.
 
     Example:
         >>> FreeTensors({"inputs": Field("real", (13,)), "targets": Field("classes", classes=3)}, samples=60)
@@ -56,6 +58,7 @@ class FreeTensors(Teacher):
         samples: int | None = None,
         soft_labels: bool = False,
         init: Literal["noise", "real"] = "noise",
+        spread: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -70,10 +73,18 @@ class FreeTensors(Teacher):
             raise RecipeError(f"{name}: {self.samples_name} must be at least {least} got {self.samples}")
         if init not in ("noise", "real"):
             raise RecipeError(f"{name}: init must be noise or real, got {init!r}")
+        self.spread = spread
+        for key, deviation in (spread or {}).items():
+            if key not in self.fields or self.fields[key].kind != "real":
+                real = ", ".join(key for key, field in self.fields.items() if field.kind == "real")
+                raise RecipeError(f"{name}: spread must name real fields, {real}, got {key!r}")
+            if not 0 <= deviation < math.inf:
+                raise RecipeError(f"{name}: spread.{key} must be at least 0 and finite, got {deviation}")
         for key, field in self.fields.items():
             if field.kind != "classes":
                 initial = torch.randn if field.kind == "real" else torch.zeros
-                self.register_parameter(PREFIX + key, nn.Parameter(initial(self.samples, *field.sample_shape)))
+                values = initial(self.samples, *field.sample_shape)
+                self.register_parameter(PREFIX + key, nn.Parameter(values * (spread or {}).get(key, 1.0)))
         self.register_buffer("started", torch.tensor(int(init == "noise"), dtype=torch.uint8))
 
     @property
