@@ -27,7 +27,7 @@ from gtn_lightning import GTN
 from gtn_lightning.learners import MLP
 from gtn_lightning.randomness import keyed_generator
 from gtn_lightning.tasks import Control
-from gtn_lightning.teacher_file import read_recipe
+from gtn_lightning.teacher_file import read_meta_training, read_recipe
 from gtn_lightning.teachers import FreeTensors
 from gtn_lightning.teaching import teach
 
@@ -243,7 +243,8 @@ def measured(plan: Plan, seed: int) -> dict[str, Any]:
         return known
     fit_and_test(plan.recipe, seed, plan.output)
     (file,) = (plan.output / plan.recipe / str(seed)).glob("*/teacher.safetensors")
-    gtn, data, recipe = GTN.from_teacher(file), _data(file), read_recipe(file)
+    gtn, data = GTN.from_teacher(file), _data(file)
+    assert isinstance(gtn.task, Control)
     with (file.parent / "metrics.csv").open(encoding="utf-8") as log:
         rows = list(csv.DictReader(log))
     steps = [float(row["train/env_steps"]) for row in rows if row.get("train/env_steps")]
@@ -252,7 +253,7 @@ def measured(plan: Plan, seed: int) -> dict[str, Any]:
     random = _with_pairs(gtn, None, 0.01)
     model_curve, model = ppo(data.environments.env_id, seed, 2000, 5)
     result = {
-        "meta_training": recipe.meta_training,
+        "meta_training": read_meta_training(file),
         "env_steps": steps[-1],
         "curve": curve,
         "policies": {name: [scores.greedy.tolist(), scores.sampled.tolist()] for name, scores in found.items()},

@@ -38,7 +38,7 @@ class RealDataBaseline(Baseline):
             setting.optimizer,
             setting.scored_steps,
             setting.rates,
-            [setting.tuning[name] for name in self._task.fields],
+            list(setting.tuning.values()),
             setting.mode,
         )
         return taught

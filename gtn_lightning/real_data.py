@@ -173,7 +173,7 @@ def _transferred(module: pl.LightningModule, batch: Any) -> Any:
     return hook("on_after_batch_transfer")(batch, 0)
 
 
-def _on_device(module: pl.LightningModule, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    inputs, targets = batch
+def _on_device(module: pl.LightningModule, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    inputs, *others = batch
     inputs = module.trainer.precision_plugin.convert_input(inputs)
-    return inputs.to(module.device), targets.to(module.device)
+    return tuple(part.to(module.device) for part in (inputs, *others))

@@ -35,7 +35,18 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "gtn_lightning.fields": ("Field",),
     "gtn_lightning.inner_loop": ("SGD", "Adam", "AdamW", "RMSprop"),
     "gtn_lightning.learners": (
-        *("MLP", "ConvNet", "Fixed", "GTNCifarNet", "GTNMnistNet", "Mixture", "RandomWidth", "ResNet"),
+        *(
+            "MLP",
+            "Autoencoder",
+            "ConvAutoencoder",
+            "ConvNet",
+            "Fixed",
+            "GTNCifarNet",
+            "GTNMnistNet",
+            "Mixture",
+            "RandomWidth",
+            "ResNet",
+        ),
     ),
     "gtn_lightning.loggers": ("CSVLogger", "TensorBoardLogger", "WandbLogger"),
     "gtn_lightning.nas": (
@@ -47,7 +58,9 @@ KNOWN: dict[str, tuple[str, ...]] = {
     ),
     "gtn_lightning.nas.spaces": ("ConvNetGrid", "MicroSpace", "NASBench201"),
     "gtn_lightning.meta_training": ("EvolutionStrategies", "MetaGradient", "Recovery"),
-    "gtn_lightning.tasks": ("BehaviorDistillation", "Classification", "ContextualBandit", "Regression"),
+    "gtn_lightning.tasks": (
+        *("Autoencoding", "BehaviorDistillation", "Classification", "ContextualBandit", "Regression"),
+    ),
     "gtn_lightning.teachers": ("FreeTensors", "Generator", "Pixels", "RealData"),
     "pytorch_lightning.callbacks": (
         *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler"),

@@ -1,5 +1,6 @@
 """The networks that are taught, and distributions over them."""
 
+from gtn_lightning.learners.autoencoder import Autoencoder, ConvAutoencoder
 from gtn_lightning.learners.convnet import ConvNet
 from gtn_lightning.learners.distributions import (
     Fixed,
@@ -16,6 +17,8 @@ from gtn_lightning.learners.resnet import ResNet
 
 __all__ = [
     "MLP",
+    "Autoencoder",
+    "ConvAutoencoder",
     "ConvNet",
     "Fixed",
     "GTNCifarNet",

@@ -1,12 +1,14 @@
-"""Tasks that learners are taught: classification, regression, control of an environment."""
+"""Tasks that learners are taught: classification, regression, autoencoding, control of an environment."""
 
 from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task, TaskMetric, Taught
+from gtn_lightning.tasks.autoencoding import Autoencoding
 from gtn_lightning.tasks.classification import Classification
 from gtn_lightning.tasks.control import BehaviorDistillation, ContextualBandit, Control
 from gtn_lightning.tasks.regression import Regression
 from gtn_lightning.tasks.supervised import Supervised
 
 __all__ = [
+    "Autoencoding",
     "Baseline",
     "BaselineSetting",
     "BehaviorDistillation",

@@ -101,3 +101,16 @@ def test_real_data_to_begin_with_keeps_inputs_and_targets_together() -> None:
 def test_error_messages(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         FreeTensors(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_spread_of_the_initial_noise() -> None:
+    torch.manual_seed(0)
+    made = FreeTensors(NUMBERS, 2000, spread={"targets": 0.1})
+    assert float(made.tensors["targets"].detach().std()) == pytest.approx(0.1, rel=0.05)
+    assert float(made.tensors["inputs"].detach().std()) == pytest.approx(1, rel=0.05)
+    for spread, message in (
+        ({"labels": 1.0}, "must name real fields, inputs, targets"),
+        ({"inputs": -1.0}, "at least 0"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            FreeTensors(NUMBERS, 4, spread=spread)
