@@ -49,6 +49,12 @@ NEW: dict[str, dict[str, Any]] = {
 }
 """Architectures that no recipe's mixture has."""
 
+HARD: dict[str, dict[str, Any]] = {
+    "relu 16-16": {"hidden": [16, 16], "activation": "relu"},
+    "sigmoid 64": {"hidden": [64], "activation": "sigmoid"},
+}
+"""Never met and far from what was met: reported, but not counted among the ten."""
+
 PPO: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "steps": 100_000,
@@ -130,7 +136,7 @@ def by_architecture(gtn: GTN, data: Any, policies: int, episodes: int) -> dict[s
     """Return the scores of new networks of every architecture."""
     assert isinstance(gtn.task, Control)
     found = {}
-    for place, (name, architecture) in enumerate((MET | NEW).items()):
+    for place, (name, architecture) in enumerate((MET | NEW | HARD).items()):
         networks = [taught(gtn, architecture, place * policies + number) for number in range(policies)]
         seeds = [3_000_000 + 1000 * (place * policies + number) for number in range(policies)]
         found[name] = Scores(
@@ -303,12 +309,18 @@ NOTE = (
 def report(results: Sequence[dict[str, Any]], plan: Plan) -> str:
     """Return the tables."""
     rows = []
-    for name in MET | NEW:
+    for name in MET | NEW | HARD:
         greedy, sampled = (
             torch.tensor([result["policies"][name][place] for result in results]).flatten() for place in (0, 1)
         )
         rows.append(
-            [name, "met" if name in MET else "never met", _spread(greedy), f"{greedy.min():.0f}", _spread(sampled)]
+            [
+                name,
+                "met" if name in MET else "never met" if name in NEW else "never met, not counted",
+                _spread(greedy),
+                f"{greedy.min():.0f}",
+                _spread(sampled),
+            ]
         )
     architectures = markdown_table(["policy", "", "greedy return", "worst policy", "sampled return"], rows)
     lines = []
