@@ -135,7 +135,9 @@ def draw_images(columns: Sequence[Images], steps: list[int], schedules: dict[str
 
 
 def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[str, Tensor], title: str) -> Figure:
-    """Draw rows as points in the plane of two principal components, next to the schedules of the hyperparameters.
+    """Draw rows as points in a plane, next to the schedules of the hyperparameters.
+
+    The plane is that of the first two columns if the batches name them, else that of two principal components.
 
     Args:
         batches: the synthetic rows of some inner steps.
@@ -149,8 +151,11 @@ def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[
     finite = rows.isfinite().all(dim=1)
     rows, values = rows[finite], values[finite]
     behind = rows if real is None else real.rows.double().cpu()
+    names = batches[0].axes
     center = behind.mean(0) if len(behind) else torch.zeros(rows.shape[1], dtype=torch.float64)
     axes_of_plane = torch.linalg.svd(behind - center, full_matrices=False).Vh[:2].T
+    if names is not None:
+        center, axes_of_plane = torch.zeros_like(center), torch.eye(rows.shape[1], 2, dtype=rows.dtype)
     axes_of_plane = F.pad(axes_of_plane, (0, 2 - axes_of_plane.shape[1]))  # a single column, or a single row
     figure, axes = _beside_schedules((POINTS_INCHES, POINTS_INCHES), schedules, title)
     every = values if real is None else torch.cat([values.double(), real.values.double().cpu()])
@@ -165,23 +170,24 @@ def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[
         axes.scatter(x, y, c=real.values.cpu().numpy(), s=10, alpha=0.35, linewidths=0, **colors)
     x, y = ((rows - center) @ axes_of_plane).numpy().T
     axes.scatter(x, y, c=values.numpy(), s=36, marker="D", edgecolors="black", linewidths=0.6, **colors)
-    axes.set_xlabel("first principal component", fontsize=9)
-    axes.set_ylabel("second principal component", fontsize=9)
+    x_name, y_name = names or ("first principal component", "second principal component")
+    axes.set_xlabel(x_name, fontsize=9)
+    axes.set_ylabel(y_name, fontsize=9)
     axes.tick_params(labelsize=8)
     key = [Line2D([], [], marker="D", color="white", markerfacecolor="gray", markeredgecolor="black", markersize=6)]
-    names = ["synthetic"]
+    labels = ["synthetic"]
     if real is not None:
         key.append(Line2D([], [], marker="o", color="white", markerfacecolor="gray", markersize=5))
-        names.append("real")
+        labels.append("real")
     if values.is_floating_point():
         key.append(Line2D([], [], color="none"))
-        names.append("bright: a high target")
+        labels.append("bright: a high value")
     else:
         for label in values.unique().tolist()[:MAX_ROWS]:
             color = colormaps["tab10"](label / colors["vmax"])
             key.append(Line2D([], [], marker="s", color="white", markerfacecolor=color, markersize=6))
-            names.append(f"class {label}")
-    axes.legend(key, names, fontsize=7, loc="best")
+            labels.append(f"{batches[0].noun} {label}")
+    axes.legend(key, labels, fontsize=7, loc="best")
     return figure
 
 

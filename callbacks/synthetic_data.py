@@ -27,12 +27,20 @@ MEANINGS = {
 """Descriptions of tensors, by name, for the file's metadata."""
 
 
+NORMALIZATION = {
+    "normalize_center": "what is subtracted from raw data to make a learner's inputs",
+    "normalize_scale": "what the difference is divided by",
+}
+"""Descriptions of a data module's normalization."""
+
+
 class SyntheticData(BasePredictionWriter):
     """Writes the synthetic data of ``gtn predict`` and the learned rates to ``<run folder>/synthetic.safetensors``.
 
     The file holds every field of the T inner steps in order, for instance ``inputs`` ``[T, B, C, H, W]`` and
-    ``targets``, and each hyperparameter of the inner optimizer by its name, float ``[T]``. The metadata's
-    ``description`` describes them as JSON. Under DDP every rank makes its share of the steps, and rank zero writes all.
+    ``targets``, and each hyperparameter of the inner optimizer by its name, float ``[T]``; and, if the data module has
+    a method ``normalization``, ``normalize_center`` and ``normalize_scale``. The metadata's ``description`` describes
+    them as JSON. Under DDP every rank makes its share of the steps, and rank zero writes all.
     """
 
     def __init__(self) -> None:
@@ -63,6 +71,8 @@ class SyntheticData(BasePredictionWriter):
         tensors = {name: field.float() if field.is_floating_point() else field for name, field in tensors.items()}
         gtn: Any = pl_module
         schedules = gtn.inner_optimizer.schedules(gtn.inner_loop.steps)
+        # What turns raw data into a learner's inputs, from a data module that says it.
+        normalization: dict[str, Tensor] = getattr(getattr(trainer, "datamodule", None), "normalization", dict)()
         learned = {name: values[steps].float().cpu() for name, values in schedules.items()}
         meanings = {
             name: f"{str(field.dtype).removeprefix('torch.')} [{', '.join(['T', 'B', *map(str, field.shape[2:])])}], "
@@ -70,6 +80,9 @@ class SyntheticData(BasePredictionWriter):
             for name, field in tensors.items()
         }
         meanings |= dict.fromkeys(schedules, "float32 [T], the inner optimizer's value at each step")
+        for name, value in normalization.items():
+            meanings[name] = f"float32 {list(value.shape)}, {NORMALIZATION[name]}"
+            learned[name] = value.float().cpu().contiguous()
         metadata = {
             "format": FORMAT,
             "optimizer": type(gtn.inner_optimizer).__name__,

@@ -123,6 +123,8 @@ class Points:
     """A class, int64 ``[B]``, or a number, float ``[B]``."""
     axes: tuple[str, str] | None = None
     """Names of the first two columns, which are then the plane; None for the plane of the principal components."""
+    noun: str = "class"
+    """The word for whole-number values in the legend."""
 
 
 class Task(Component, ABC):

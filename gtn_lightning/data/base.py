@@ -146,6 +146,10 @@ class TensorData(InMemoryData):
         mean, std = (value.to(images.device)[:, None, None] for value in (self.mean, self.std))
         return (images.float() - mean) / std
 
+    def normalization(self) -> dict[str, Tensor]:
+        """Return mean and standard deviation of each channel, ``[C, 1, 1]``, by the names in exported files."""
+        return {"normalize_center": self.mean[:, None, None], "normalize_scale": self.std[:, None, None]}
+
     def augment(self, inputs: Tensor, key: int) -> Tensor:
         """Return images with random crops, flips, rotations, scales and shifts, as the arguments say."""
         return augment(inputs, key, self.crop, self.flip, self.rotate, self.scale, self.shift)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gtn_lightning.data.batches import Stream, batches_trained_on, from_the_start
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.lightning import LightningDataModule
+from gtn_lightning.lightning import LightningDataModule, TrainerFn
 from gtn_lightning.randomness import keyed_generator, keyed_seed
 from gtn_lightning.rl.environments import Environments, Episodes
 
@@ -126,7 +126,7 @@ class EnvironmentData(LightningDataModule):
     def train_dataloader(self) -> "EpisodeStream":
         """Return the endless stream of training batches of this rank; the whole run is one Lightning epoch."""
         trainer = self.trainer
-        if trainer is None:
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return EpisodeStream(self, 1)
         length = trainer.max_steps * trainer.accumulate_grad_batches
         if length <= 0:
@@ -140,6 +140,15 @@ class EnvironmentData(LightningDataModule):
     def test_dataloader(self) -> "OneBatch":
         """Return the test batch, the same on every rank."""
         return OneBatch(self.batch("test", 0))
+
+    def predict_dataloader(self) -> Any:
+        """Return the module's own loader, since it predicts synthetic data, one batch per inner step."""
+        assert self.trainer is not None
+        return self.trainer.lightning_module.predict_dataloader()
+
+    def normalization(self) -> dict[str, Tensor]:
+        """Return what is subtracted from a state and what it is then divided by, by the names in exported files."""
+        return {"normalize_center": self._center, "normalize_scale": self._scale}
 
     def counts(self) -> dict[str, int]:
         """Return ``env_steps``, the number of time steps that this process has taken in the environment."""

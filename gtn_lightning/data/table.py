@@ -123,6 +123,10 @@ class TableData(InMemoryData):
         """Return the rows unchanged: ``load`` has standardized them."""
         return inputs
 
+    def normalization(self) -> dict[str, Tensor]:
+        """Return what is subtracted from an encoded row, and what it is divided by, by the names in exported files."""
+        return {"normalize_center": self.mean, "normalize_scale": self.std}
+
     @property
     def shape(self) -> tuple[int]:
         """``(D,)``, the shape of an encoded row."""

@@ -212,9 +212,9 @@ class Control(Task):
         states, signal = batch["states"].flatten(1), batch[self.signal]
         values = signal[:, 0] if self.continuous else signal.argmax(1)
         if self.plotted is None:
-            return Points(states, values)
+            return Points(states, values, noun="action")
         first, second = self.plotted
-        return Points(states[:, list(self.plotted.values())], values, (first, second))
+        return Points(states[:, list(self.plotted.values())], values, (first, second), "action")
 
     def check_batch(self, batch: Any, where: str) -> None:
         """Raise ``RecipeError`` unless the batch has episodes of an environment with this task's spaces."""

@@ -215,6 +215,16 @@ def test_rows_are_points_in_the_plane_of_real_datas_principal_components(values)
     assert ("class 2" in names) == (not values.is_floating_point())
 
 
+def test_points_with_named_axes_are_drawn_as_they_are():
+    rows, values = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
+    figure = draw_points([Points(rows, values, ("angle", "speed"), "action")], None, {}, "title")
+    (axes,) = figure.axes
+    (points,) = axes.collections
+    np.testing.assert_allclose(points.get_offsets(), rows, rtol=1e-6)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("angle", "speed")
+    assert "action 1" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
 @pytest.mark.parametrize(
     "rows", [torch.randn(5, 1), torch.randn(1, 4), torch.full((3, 4), torch.inf)], ids=["a column", "a row", "nan"]
 )

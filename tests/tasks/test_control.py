@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gtn_lightning import GTN
+from gtn_lightning.callbacks import SyntheticData
 from gtn_lightning.curricula import Full
 from gtn_lightning.data import DigitsData, EnvironmentData
 from gtn_lightning.errors import RecipeError
@@ -161,6 +163,28 @@ def test_a_resumed_run_gives_the_same_teacher_and_goes_on_counting(tmp_path: Pat
     again.fit(resumed, make_data(), ckpt_path=tmp_path / "half.ckpt")
     assert same(resumed.teacher.state_dict(), whole.teacher.state_dict())
     assert again.callback_metrics["train/env_steps"] == steps
+
+
+def test_a_teacher_file_is_tested_without_a_fit(tmp_path: Path) -> None:
+    make_gtn().save_teacher(tmp_path / "teacher.safetensors")
+    (scores,) = make_trainer(tmp_path, max_steps=-1).test(
+        GTN.from_teacher(tmp_path / "teacher.safetensors"), make_data(), verbose=False
+    )
+    assert scores["test/return"] > 8
+
+
+def test_a_run_without_an_end(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"trainer.max_steps must be given with EnvironmentData"):
+        make_trainer(tmp_path, max_steps=-1, max_epochs=1).fit(make_gtn(), make_data())
+
+
+def test_predict_writes_what_normalizes_a_state(tmp_path: Path) -> None:
+    data = make_data(scale=[2.0, 1.0, 0.5, 1.0])
+    make_trainer(tmp_path, callbacks=[SyntheticData()]).predict(make_gtn(), data)
+    written = load_file(tmp_path / "synthetic.safetensors")
+    assert written["states"].shape == (STEPS, BATCH, 4)
+    assert written["normalize_scale"].tolist() == [2.0, 1.0, 0.5, 1.0]
+    assert written["normalize_center"].tolist() == [0.0] * 4
 
 
 def test_splits_have_seeds_of_their_own() -> None:
