@@ -8,7 +8,6 @@ pairs of a trained PPO policy, and random pairs.
 
 import argparse
 import csv
-import functools
 import json
 import statistics
 import time
@@ -22,12 +21,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from benchmarks.report import RESULTS, markdown_table, write_report
-from benchmarks.runs import fit_and_test
+from benchmarks.runs import data_of, fit_and_test
 from gtn_lightning import GTN
 from gtn_lightning.learners import MLP
 from gtn_lightning.randomness import keyed_generator
 from gtn_lightning.tasks import Control
-from gtn_lightning.teacher_file import read_meta_training, read_recipe
+from gtn_lightning.teacher_file import read_meta_training
 from gtn_lightning.teachers import FreeTensors
 from gtn_lightning.teaching import teach
 
@@ -249,7 +248,7 @@ def measured(plan: Plan, seed: int) -> dict[str, Any]:
         return known
     fit_and_test(plan.recipe, seed, plan.output)
     (file,) = (plan.output / plan.recipe / str(seed)).glob("*/teacher.safetensors")
-    gtn, data = GTN.from_teacher(file), _data(file)
+    gtn, data = GTN.from_teacher(file), data_of(file).batch("test", 0)
     assert isinstance(gtn.task, Control)
     with (file.parent / "metrics.csv").open(encoding="utf-8") as log:
         rows = list(csv.DictReader(log))
@@ -272,15 +271,6 @@ def measured(plan: Plan, seed: int) -> dict[str, Any]:
     }
     kept.write_text(json.dumps(result), encoding="utf-8")
     return result
-
-
-@functools.cache
-def _data(file: Path) -> Any:
-    from gtn_lightning.description import build
-
-    data = build(read_recipe(file).data)
-    data.setup()
-    return data.batch("test", 0)
 
 
 def main() -> None:

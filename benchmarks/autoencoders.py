@@ -10,17 +10,16 @@ import torch
 from torch import nn
 
 from benchmarks.report import markdown_table, write_report
-from benchmarks.runs import fit_and_test
+from benchmarks.runs import data_of, fit_and_test
 from gtn_lightning import GTN
 from gtn_lightning.curricula import ShuffledPasses
 from gtn_lightning.data import InMemoryData
-from gtn_lightning.description import build
 from gtn_lightning.inner_loop import Functional
 from gtn_lightning.learners import Autoencoder, ConvAutoencoder
 from gtn_lightning.probe import RidgeProbe
 from gtn_lightning.randomness import keyed_generator
 from gtn_lightning.tasks import Autoencoding
-from gtn_lightning.teacher_file import read_meta_training, read_recipe
+from gtn_lightning.teacher_file import read_meta_training
 from gtn_lightning.teachers import RealData, Teacher
 from gtn_lightning.teaching import teach, teach_at_best_rate
 
@@ -109,10 +108,7 @@ def main() -> None:
         for seed in range(options.seeds):
             fit_and_test(recipe, seed, options.output, own)
             (file,) = (options.output / recipe / str(seed)).glob("*/teacher.safetensors")
-            data: Any = build(read_recipe(file).data)
-            data.prepare_data()
-            data.setup()
-            runs.append((GTN.from_teacher(file), data, read_meta_training(file) or {}))
+            runs.append((GTN.from_teacher(file), data_of(file), read_meta_training(file) or {}))
         seconds = statistics.mean(spent["seconds"] for _, _, spent in runs)
         task = runs[0][0].task
         assert isinstance(task, Autoencoding)

@@ -6,6 +6,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from gtn_lightning.description.recipes import as_recipe
+from gtn_lightning.teacher_file import read_recipe
+from gtn_lightning.trust import resolve
 
 
 def fit(recipe: str, folder: str, overrides: Sequence[str], environment: Mapping[str, str]) -> Path:
@@ -49,6 +54,15 @@ def fit_and_test(recipe: str, seed: int, output: Path, overrides: Sequence[str] 
     with metrics.open(encoding="utf-8") as file:
         row = list(csv.DictReader(file))[-1]
     return {name: float(value) for name, value in row.items() if name.startswith("test/")}
+
+
+def data_of(teacher: Path) -> Any:
+    """Return the data module that a teacher file names, set up."""
+    described = as_recipe(read_recipe(teacher).data)
+    data = resolve(described["class_path"])(**described["init_args"])
+    data.prepare_data()
+    data.setup()
+    return data
 
 
 def _call(command: list[str], environment: dict[str, str], log: Path) -> None:

@@ -59,9 +59,9 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "gtn_lightning.nas.spaces": ("ConvNetGrid", "MicroSpace", "NASBench201"),
     "gtn_lightning.meta_training": ("EvolutionStrategies", "MetaGradient", "Recovery"),
     "gtn_lightning.tasks": (
-        *("Autoencoding", "BehaviorDistillation", "Classification", "ContextualBandit", "Regression"),
+        *("ActorCritic", "Autoencoding", "BehaviorDistillation", "Classification", "ContextualBandit", "Regression"),
     ),
-    "gtn_lightning.teachers": ("FreeTensors", "Generator", "Pixels", "RealData"),
+    "gtn_lightning.teachers": ("FreeTensors", "Generator", "Pixels", "RealData", "SyntheticEnvironment"),
     "pytorch_lightning.callbacks": (
         *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler"),
         *("LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar"),

@@ -1,6 +1,7 @@
 """Tasks that learners are taught: classification, regression, autoencoding, control of an environment."""
 
 from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task, TaskMetric, Taught
+from gtn_lightning.tasks.actor_critic import ActorCritic
 from gtn_lightning.tasks.autoencoding import Autoencoding
 from gtn_lightning.tasks.classification import Classification
 from gtn_lightning.tasks.control import BehaviorDistillation, ContextualBandit, Control
@@ -8,6 +9,7 @@ from gtn_lightning.tasks.regression import Regression
 from gtn_lightning.tasks.supervised import Supervised
 
 __all__ = [
+    "ActorCritic",
     "Autoencoding",
     "Baseline",
     "BaselineSetting",

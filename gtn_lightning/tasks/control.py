@@ -89,7 +89,7 @@ class Control(Task):
 
     @property
     def outputs(self) -> int:
-        """Number of the policy's outputs."""
+        """Number of the learner's outputs, of which the first are the policy's."""
         return self.actions
 
     @property
@@ -121,7 +121,7 @@ class Control(Task):
 
         def play(sampled: bool) -> Any:
             chosen = partial(self.act, generator=generator if sampled else None)
-            return batch.play(lambda states: chosen(policies(states)), len(taught), like)
+            return batch.play(lambda states: chosen(policies(states)[..., : self.actions]), len(taught), like)
 
         if not training:
             greedy, sampled = play(sampled=False).returns, play(sampled=True).returns
@@ -139,7 +139,7 @@ class Control(Task):
                     states,
                     actions,
                     weights[step, number, episode],
-                    self.log_probabilities(outputs, actions),
+                    self.log_probabilities(outputs[:, : self.actions], actions),
                     played.returns[number].mean(),
                 )
             )
@@ -183,7 +183,7 @@ class Control(Task):
             mean_return: Tensor,
         ) -> tuple[Tensor, Buffers]:
             outputs, _ = learner(params, buffers, states, training=False)
-            ratios = (self.log_probabilities(outputs, actions) - before).exp()
+            ratios = (self.log_probabilities(outputs[:, : self.actions], actions) - before).exp()
             return -((ratios - 1) * weights).mean() - mean_return, buffers
 
         return loss
@@ -245,11 +245,11 @@ class Control(Task):
                 f"the learner {name} cannot take states of shape {list(self.shape)}: {first_line(error)}: make its "
                 "layers fit states of this shape"
             ) from error
-        if not isinstance(outputs, Tensor) or outputs.shape != (2, self.actions):
+        if not isinstance(outputs, Tensor) or outputs.shape != (2, self.outputs):
             given = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise RecipeError(
-                f"the learner {name} returns {given} for 2 states, expected [2, {self.actions}]: make its outputs "
-                "agree with task.actions"
+                f"the learner {name} returns {given} for 2 states, expected [2, {self.outputs}]: make its outputs "
+                "agree with the task's"
             )
 
 

@@ -1,0 +1,136 @@
+"""Policies that are taught in a synthetic environment."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import Batch, Field, Fields
+from gtn_lightning.inner_loop import Buffers, Functional, LossFn
+from gtn_lightning.rl.transitions import Transitions
+from gtn_lightning.task import Points
+from gtn_lightning.tasks.control import Control
+
+
+class ActorCritic(Control):
+    """Policies are taught by acting in an environment that the teacher makes, by an advantage actor-critic.
+
+    In each inner step the learner acts for ``horizon`` time steps from each of the teacher's first states, in the
+    transitions that the teacher's weights define; see `Transitions`. The inner loss is that of A2C (Mnih et al., arXiv
+    1602.01783): the policy gradient with the advantage of the bootstrapped return over the learner's own value as a
+    constant, the squared error of that value, and the entropy. The random numbers by which actions are drawn are a
+    field of the batch, so that an inner loop is a function of its batches.
+
+    A learner has one more output than there are actions, the value of the state. Actions must be discrete.
+
+    Args:
+        shape, actions, samples, discount, trace, advantage, plotted: see `Control`; ``discount`` also applies in the
+            synthetic environment.
+        horizon: number of time steps in the synthetic environment per inner step.
+        hidden: number of hidden units of the transitions.
+        value_weight: weight of the squared error of the value.
+        entropy_weight: weight of the entropy.
+
+    Raises:
+        RecipeError: if a value is out of range.
+    """
+
+    signal = "dynamics"
+    discrete_only = True
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        actions: int,
+        samples: int = 512,
+        discount: float = 0.99,
+        trace: float = 0.95,
+        advantage: Literal["linear", "time"] = "linear",
+        plotted: dict[str, int] | None = None,
+        horizon: int = 5,
+        hidden: int = 32,
+        value_weight: float = 0.5,
+        entropy_weight: float = 0.01,
+    ) -> None:
+        super().__init__(
+            shape,
+            actions,
+            samples=samples,
+            discount=discount,
+            trace=trace,
+            advantage=advantage,
+            plotted=plotted,
+        )
+        for key, value in (("horizon", horizon), ("hidden", hidden)):
+            if value < 1:
+                raise RecipeError(f"ActorCritic: {key} must be at least 1, got {value}")
+        for key, weight in (("value_weight", value_weight), ("entropy_weight", entropy_weight)):
+            if not weight >= 0:
+                raise RecipeError(f"ActorCritic: {key} must be at least 0, got {weight}")
+        if len(self.shape) != 1:
+            raise RecipeError(f"ActorCritic: shape must be that of flat states, got {list(shape)}")
+        self.horizon = horizon
+        self.hidden = hidden
+        self.value_weight = value_weight
+        self.entropy_weight = entropy_weight
+        self._transitions = Transitions(self.shape[0], actions, hidden)
+
+    @property
+    def outputs(self) -> int:
+        """A logit for each action, and the value of the state."""
+        return self.actions + 1
+
+    @property
+    def fields(self) -> Fields:
+        """First states ``[B, *shape]``, random numbers ``[B, horizon]``, and the transitions' weights, a single row."""
+        return {
+            "states": Field("real", self.shape),
+            "draws": Field("real", (self.horizon,)),
+            "dynamics": Field("real", (self._transitions.size,)),
+        }
+
+    def inner_loss(self, learner: Functional) -> LossFn:
+        """Return the actor-critic loss in the synthetic environment."""
+
+        def loss(
+            params: Mapping[str, Tensor], buffers: Buffers, states: Tensor, draws: Tensor, dynamics: Tensor
+        ) -> tuple[Tensor, Buffers]:
+            gains, values, rewards, entropies = [], [], [], []
+            for step in range(self.horizon):
+                outputs, _ = learner(params, buffers, states)
+                logits, value = outputs[:, : self.actions], outputs[:, self.actions]
+                shares = logits.softmax(-1)
+                below = shares.detach().cumsum(-1)[:, :-1] < draws[:, step, None]
+                chosen = F.one_hot(below.sum(-1), self.actions).to(logits.dtype)
+                logs = logits.log_softmax(-1)
+                gains.append((logs * chosen).sum(-1))
+                entropies.append(-(shares * logs).sum(-1))
+                values.append(value)
+                states, reward = self._transitions(dynamics[0], states, chosen)
+                rewards.append(reward)
+            outputs, _ = learner(params, buffers, states)
+            later = outputs[:, self.actions].detach()
+            returns: list[Tensor] = []
+            for reward in reversed(rewards):
+                later = reward + self.discount * later
+                returns.insert(0, later)
+            advantage = torch.stack(returns) - torch.stack(values)
+            policy = -(torch.stack(gains) * advantage.detach()).mean()
+            entropy = torch.stack(entropies).mean()
+            return policy + self.value_weight * advantage.square().mean() - self.entropy_weight * entropy, buffers
+
+        return loss
+
+    def shown(self, batch: Batch) -> Points:
+        """Return the first states as points, colored by the reward of the first action in them."""
+        states = batch["states"].flatten(1)
+        first = torch.zeros(len(states), self.actions).to(states)
+        first[:, 0] = 1
+        _, rewards = self._transitions(batch["dynamics"][0], states, first)
+        if self.plotted is None:
+            return Points(states, rewards)
+        x, y = self.plotted
+        return Points(states[:, list(self.plotted.values())], rewards, (x, y))
