@@ -35,7 +35,7 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 ##@ Experiments
-.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation nas-bench nas-transfer
+.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation agents autoencoders nas-bench nas-transfer
 mnist: $(INSTALLED) ## MNIST in the paper's setting, on a GPU
 	$(call fit,mnist)
 
@@ -62,6 +62,13 @@ nas-transfer: $(INSTALLED) ## which networks are taught well by teachers that me
 
 ablation: $(INSTALLED) ## digits with each curriculum, free pixels and real data, five seeds: a table
 	$(RUN)/python -m benchmarks.ablation $(ARGS)
+
+agents: $(INSTALLED) ## policies taught to balance a pole, beside PPO and cloning: an hour on a CPU
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(RUN)/python -m benchmarks.agents $(ARGS)
+
+autoencoders: $(INSTALLED) ## autoencoders taught without labels, beside real images
+	$(RUN)/python -m benchmarks.autoencoders $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 ##@ Development
 .PHONY: test test-fast test-next lint format bench clean help

@@ -25,6 +25,7 @@ from gtn_lightning.rl import Episodes
 from gtn_lightning.task import Taught
 from gtn_lightning.tasks import BehaviorDistillation, ContextualBandit, Control
 from gtn_lightning.teachers import FreeTensors
+from tests import processes
 from tests.tiny import make_trainer, same
 
 CPU, PLACE, STEPS, BATCH = torch.device("cpu"), (0, 0, 0), 3, 4
@@ -163,6 +164,18 @@ def test_a_resumed_run_gives_the_same_teacher_and_goes_on_counting(tmp_path: Pat
     again.fit(resumed, make_data(), ckpt_path=tmp_path / "half.ckpt")
     assert same(resumed.teacher.state_dict(), whole.teacher.state_dict())
     assert again.callback_metrics["train/env_steps"] == steps
+
+
+def test_processes_play_episodes_of_their_own_and_agree_on_the_teacher(tmp_path: Path) -> None:
+    from tests.tasks import control_run  # it imports this module
+
+    processes.run(control_run.main, tmp_path, 2, folder=tmp_path, count=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    for kind in ("exact", "evolution"):
+        one, other = first[kind], second[kind]
+        assert same(one["weights"], other["weights"])
+        assert not {*one["seeds"]} & {*other["seeds"]}
+        assert one["steps"] == other["steps"] == one["own steps"] + other["own steps"] == one["saved steps"]
 
 
 def test_a_teacher_file_is_tested_without_a_fit(tmp_path: Path) -> None:
