@@ -125,3 +125,16 @@ def test_an_environment_without_a_vector_form_of_its_own() -> None:
         Environments("Acrobot-v1", "vector_entry_point")
     with pytest.raises(RecipeError, match=r"data.vectorization must be one of auto, .*, got 'thread'"):
         Environments("Acrobot-v1", "thread")
+
+
+def test_copies_in_processes_play_the_same() -> None:
+    def swing(states: Tensor) -> Tensor:
+        return 2 * (states[..., 5] > 0).long()
+
+    found = []
+    for vectorization in ("sync", "async"):
+        batch = episodes("Acrobot-v1", 2, seed=0, vectorization=vectorization)
+        found.append(batch.play(swing, 1, ZERO))
+        batch.environments.close()
+    assert torch.equal(found[0].states, found[1].states)
+    assert torch.equal(found[0].returns, found[1].returns)
