@@ -158,7 +158,8 @@ class EnvironmentData(LightningDataModule):
         """Return the number of time steps of all processes."""
         steps = torch.tensor(self.counts()["env_steps"])
         if self.trainer is not None:
-            steps = self.trainer.strategy.reduce(steps, reduce_op="sum")
+            strategy = self.trainer.strategy
+            steps = strategy.reduce(steps.to(strategy.root_device), reduce_op="sum")
         return {"env_steps": int(steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

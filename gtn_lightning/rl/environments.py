@@ -54,6 +54,7 @@ class Environments:
         shape: shape of a state.
         actions: number of discrete actions, or of values of a continuous action.
         continuous: whether actions are continuous.
+        limit: largest number of time steps of an episode.
         steps: number of time steps taken within episodes so far.
 
     Raises:
@@ -87,8 +88,14 @@ class Environments:
         self._made: dict[int, VectorEnv[Any, Any, Any]] = {}
         try:
             first = self.copies(1)
-        except gymnasium.error.Error as error:
+        except Exception as error:  # of any kind: libraries that the environment needs, its own code
             raise RecipeError(f"data.env_id: {env_id} cannot be made: {first_line(error)}") from error
+        mode = first.metadata.get("autoreset_mode")
+        if mode != gymnasium.vector.AutoresetMode.NEXT_STEP:
+            raise RecipeError(
+                f"data.vectorization: copies of {env_id} must reset in the time step after an end (NEXT_STEP), got "
+                f"{mode}: use sync"
+            )
         state, action = first.single_observation_space, first.single_action_space
         if not isinstance(state, gymnasium.spaces.Box):
             raise RecipeError(f"data.env_id: states of {env_id} must be numbers (a Box), got {type(state).__name__}")
@@ -106,6 +113,7 @@ class Environments:
             )
         if self._spec.max_episode_steps is None:
             raise RecipeError(f"data.env_id: episodes of {env_id} have no time limit: register it with one")
+        self.limit = int(self._spec.max_episode_steps)
 
     def copies(self, count: int) -> "VectorEnv[Any, Any, Any]":
         """Return so many copies as one vector environment, kept for later calls."""
@@ -171,8 +179,9 @@ class Episodes:
         shape = (members, self.count)
         native, _ = copies.reset(seed=self.seed)
         alive = np.ones(members * self.count, dtype=bool)
-        states, actions, rewards, was_alive, terminations = [self._states(native, shape, like)], [], [], [], []
-        while alive.any():
+        states, rewards, was_alive, terminations = [self._states(native, shape, like)], [], [], []
+        actions: list[Tensor] = []
+        while alive.any() and len(actions) < self.environments.limit:
             chosen = act(states[-1])
             native, reward, terminated, truncated, _ = copies.step(self.environments.native(chosen.flatten(0, 1)))
             states.append(self._states(native, shape, like))

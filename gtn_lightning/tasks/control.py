@@ -155,6 +155,7 @@ class Control(Task):
         Returns:
             Discrete actions, int64 ``[...]``, or continuous ones, ``[..., actions]``.
         """
+        outputs = in_full_precision(outputs)
         if self.continuous:
             if generator is None:
                 return outputs
@@ -166,6 +167,7 @@ class Control(Task):
 
     def log_probabilities(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """Return the log-probability of actions, ``[B]``, for continuous ones up to a constant."""
+        outputs = in_full_precision(outputs)
         if self.continuous:
             return -((actions - outputs) / self.deviation).square().sum(-1) / 2
         return -F.cross_entropy(outputs, actions, reduction="none")
@@ -234,6 +236,11 @@ class Control(Task):
     def check(self, learner: nn.Module, batch: Any) -> None:
         """Raise ``RecipeError`` if the learner is no policy for the environment."""
         self.check_batch(batch, "the data")
+        if any(isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) for part in learner.modules()):
+            raise RecipeError(
+                f"the learner {type(learner).__name__} normalizes over the batch, which for a policy is one time step "
+                "when it acts and many when it learns: use norm layer, group or none"
+            )
         parameter = next(learner.parameters(), torch.zeros(()))
         states = torch.zeros(2, *self.shape, dtype=parameter.dtype, device=parameter.device)
         name = type(learner).__name__
@@ -251,6 +258,11 @@ class Control(Task):
                 f"the learner {name} returns {given} for 2 states, expected [2, {self.outputs}]: make its outputs "
                 "agree with the task's"
             )
+
+
+def in_full_precision(outputs: Tensor) -> Tensor:
+    """Return half-precision outputs as float32: ratios of probabilities need it."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 class BehaviorDistillation(Control):

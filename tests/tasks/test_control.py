@@ -200,6 +200,12 @@ def test_predict_writes_what_normalizes_a_state(tmp_path: Path) -> None:
     assert written["normalize_center"].tolist() == [0.0] * 4
 
 
+def test_mixed_precision(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=2, val_check_interval=2, precision="bf16-mixed")
+    trainer.fit(make_gtn(), make_data())
+    assert float(trainer.callback_metrics["val/return"]) > 8
+
+
 def test_splits_have_seeds_of_their_own() -> None:
     data = make_data(seed=3)
     data.setup()
@@ -240,6 +246,7 @@ class Wide(nn.Module):
         ({"task": BehaviorDistillation((2,), 2)}, {}, r"model.task.shape is \[2\] but CartPole-v1 has \[4\]"),
         ({}, {"env_id": "Pendulum-v1"}, "model.task.shape is .* but Pendulum-v1 has"),
         ({"learners": Fixed(Wide)}, {}, r"the learner Wide returns \[2, 3\] for 2 states, expected \[2, 2\]"),
+        ({"learners": Fixed(partial(MLP, (4,), 2, [8], "batch"))}, {}, "the learner MLP normalizes over the batch"),
         ({"learners": Fixed(partial(MLP, (5,), 2))}, {}, r"the learner MLP cannot take states of shape \[4\]"),
     ],
 )
