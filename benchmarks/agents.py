@@ -336,9 +336,11 @@ def report(results: Sequence[dict[str, Any]], plan: Plan) -> str:
     heading = ["seed", "greedy return", "worst policy", "sampled return", "seconds", "environment steps"]
     heading += ["PPO: steps to 475", "PPO at its end", "cloning (worst)", "random pairs"]
     count = plan.policies * len(MET | NEW)
+    means = [torch.tensor([result["policies"][name][0] for name in MET | NEW]).mean() for result in results]
+    overall = f"Greedy return over all meta-seeds: {torch.stack(means).mean():.1f}."
     return (
         f"`{plan.recipe}`: {count} never-seen policies x {plan.episodes} episodes per meta-seed.\n\n"
-        f"{markdown_table(heading, lines)}\n\nBy architecture, over all meta-seeds:\n\n{architectures}\n\n"
+        f"{markdown_table(heading, lines)}\n\n{overall}\nBy architecture, over all meta-seeds:\n\n{architectures}\n\n"
         "![returns](rl.png)"
     )
 
