@@ -292,7 +292,8 @@ NOTE = (
     "Returns are the mean of a policy's episodes in gymnasium's own single environments; the spread is over policies. "
     "Never met: architectures that the recipe's mixture does not have. Cloning: as many states of a trained PPO policy "
     "as the teacher has pairs, with its logits, the same inner loop at the best of three constant rates. Environment "
-    "steps of meta-training count time steps within episodes."
+    "steps of meta-training count time steps within episodes, about a third of them in validations; PPO's do not "
+    "count its evaluations."
 )
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gtn_lightning.callbacks.writing import unless_unwritable
+from gtn_lightning.data import Normalizes
 from gtn_lightning.files import whole_file
 from gtn_lightning.lightning import BasePredictionWriter, LightningModule, Trainer
 
@@ -38,8 +39,8 @@ class SyntheticData(BasePredictionWriter):
     """Writes the synthetic data of ``gtn predict`` and the learned rates to ``<run folder>/synthetic.safetensors``.
 
     The file holds every field of the T inner steps in order, for instance ``inputs`` ``[T, B, C, H, W]`` and
-    ``targets``, and each hyperparameter of the inner optimizer by its name, float ``[T]``; and, if the data module has
-    a method ``normalization``, ``normalize_center`` and ``normalize_scale``. The metadata's ``description`` describes
+    ``targets``, and each hyperparameter of the inner optimizer by its name, float ``[T]``; and, if the data module is
+    one that `Normalizes`, ``normalize_center`` and ``normalize_scale``. The metadata's ``description`` describes
     them as JSON. Under DDP every rank makes its share of the steps, and rank zero writes all.
     """
 
@@ -72,7 +73,8 @@ class SyntheticData(BasePredictionWriter):
         gtn: Any = pl_module
         schedules = gtn.inner_optimizer.schedules(gtn.inner_loop.steps)
         # What turns raw data into a learner's inputs, from a data module that says it.
-        normalization: dict[str, Tensor] = getattr(getattr(trainer, "datamodule", None), "normalization", dict)()
+        data = getattr(trainer, "datamodule", None)
+        normalization = data.normalization() if isinstance(data, Normalizes) else {}
         learned = {name: values[steps].float().cpu() for name, values in schedules.items()}
         meanings = {
             name: f"{str(field.dtype).removeprefix('torch.')} [{', '.join(['T', 'B', *map(str, field.shape[2:])])}], "

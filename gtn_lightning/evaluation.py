@@ -242,9 +242,12 @@ class Evaluator:
             if train is not None:
                 self._parts.teacher.attach(train)
             if self._parts.teacher.needs_real_data and not module.trainer.sanity_checking:
-                raise RecipeError(
-                    f"the {type(self._parts.teacher).__name__} teacher needs a data module with a train_dataloader"
-                )
+                name, task = type(self._parts.teacher).__name__, type(self._parts.task).__name__
+                if self._parts.task.real_fields is None:
+                    raise RecipeError(
+                        f"the {name} teacher needs real samples, and {task} has none: use init noise, or another one"
+                    )
+                raise RecipeError(f"the {name} teacher needs a data module with a train_dataloader")
             teacher, requested = self._parts.teacher, self._parts.curriculum.pool or 0
             if isinstance(teacher, RealData) and 0 < teacher.size < requested:
                 raise RecipeError(
@@ -318,7 +321,7 @@ class Evaluator:
         """
         batch = self._data.scorable(batch, split)
         for scores in self._scores.values():
-            # The same random numbers for all learners and sources.
+            # Keyed by the batch: the same in every validation.
             scores.update(batch, keyed_generator(self._parts.seed, "experience", split, number))
 
     def finish(self, module: pl.LightningModule, split: str) -> EvaluationResult:

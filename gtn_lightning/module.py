@@ -60,7 +60,7 @@ class GTN(pl.LightningModule):
     Logged: ``train/meta_loss``, ``train/inner_loss`` (of the last inner step), ``train/skipped`` (number of meta-steps
     with a non-finite gradient so far), ``time/meta_step`` (seconds), and for ``val`` and ``test`` the task's metrics,
     for instance ``val/accuracy`` (mean over learners), ``val/accuracy_std``, ``val/accuracy_real``,
-    ``val/accuracy_real_std`` and ``val/loss``.
+    ``val/accuracy_real_std`` and ``val/loss``; and what a data module counts, such as ``train/env_steps``.
 
     Args:
         teacher: makes the data.

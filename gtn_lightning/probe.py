@@ -58,8 +58,9 @@ class RidgeProbe(Metric):
         features, labels = dim_zero_cat(self.features), dim_zero_cat(self.labels)
         fitted = features[::2]
         known = min(len(fitted), max(round(self.share * len(fitted)), self.classes))
-        # The samples are the first ones: loaders of evaluation have a fixed order.
-        fitted, targets = fitted[:known], F.one_hot(labels[::2][:known], self.classes).double()
+        # Evenly spread, for a split may be sorted by class.
+        rows_known = torch.linspace(0, len(fitted) - 1, known).round().long().to(fitted.device)
+        fitted, targets = fitted[rows_known], F.one_hot(labels[::2][rows_known], self.classes).double()
         center, scale = fitted.mean(0), fitted.std(0, correction=0).clamp(min=1e-8)
         rows, mean = (fitted - center) / scale, targets.mean(0)
         gram = rows.T @ rows + RIDGE * known * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)

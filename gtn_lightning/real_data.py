@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from gtn_lightning.data import InMemoryData
+from gtn_lightning.data import Counts, InMemoryData
 from gtn_lightning.data.pairs import batches_of, check_finite, check_inputs, check_pair, has_length, only_loader
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch
@@ -155,9 +155,9 @@ class TrainerData:
 
 
 def counts(trainer: pl.Trainer) -> Mapping[str, int]:
-    """Return what a data module counts in this process so far, by its method ``counts``, if it has one."""
-    count = getattr(trainer.datamodule, "counts", None)  # type: ignore[attr-defined]  # the trainer sets it when it runs
-    return {} if count is None else count()
+    """Return what a data module counts in this process so far, if it does."""
+    data = trainer.datamodule  # type: ignore[attr-defined]  # the trainer sets it when it runs
+    return data.counts() if isinstance(data, Counts) else {}
 
 
 def _transferred(module: pl.LightningModule, batch: Any) -> Any:

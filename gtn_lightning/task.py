@@ -174,7 +174,8 @@ class Task(Component, ABC):
             generator: a CPU generator for random choices.
             training: whether it is for `meta_loss`, otherwise for `score`.
         """
-        return [batch] * len(taught)
+        # A loader of inputs alone may yield a bare tensor.
+        return [(batch,) if isinstance(batch, Tensor) else batch] * len(taught)
 
     @abstractmethod
     def metrics(self) -> list[TaskMetric]:

@@ -154,7 +154,7 @@ def test_every_learner_is_scored_at_every_step_on_all_data() -> None:
         scores.add(number, student, taught[number])
     with torch.no_grad():
         for rows in (slice(0, 32), slice(32, 50)):
-            scores.update((images[rows], labels[rows]))
+            scores.update((images[rows], labels[rows]), torch.Generator())
     table = scores.table()
     assert table.shape == (3, 4)
     assert not table[1].any(), "another process's learner"

@@ -6,14 +6,17 @@ from gtn_lightning.data.digits import DigitsData
 from gtn_lightning.data.environments import EnvironmentData
 from gtn_lightning.data.images import ImageData
 from gtn_lightning.data.in_memory import InMemoryData
+from gtn_lightning.data.reports import Counts, Normalizes
 from gtn_lightning.data.table import TableData
 
 __all__ = [
+    "Counts",
     "DigitsData",
     "EnvironmentData",
     "EvaluationBatches",
     "ImageData",
     "InMemoryData",
+    "Normalizes",
     "RealBatches",
     "Split",
     "Splits",

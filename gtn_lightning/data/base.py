@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gtn_lightning.data.augment import augment
 from gtn_lightning.data.in_memory import InMemoryData
+from gtn_lightning.data.reports import Normalizes
 from gtn_lightning.errors import RecipeError
 
 
@@ -32,7 +33,7 @@ class Splits(NamedTuple):
     classes: int
 
 
-class TensorData(InMemoryData):
+class TensorData(InMemoryData, Normalizes):
     """A classification dataset held in memory as uint8.
 
     A subclass needs only ``load``. Batches leave the loaders as uint8, a quarter of the size of float32. On the

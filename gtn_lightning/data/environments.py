@@ -1,5 +1,6 @@
 """Real data for agents: episodes in an environment."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -7,19 +8,23 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.data.batches import Stream, batches_trained_on, from_the_start
+from gtn_lightning.data.reports import Counts, Normalizes
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.lightning import LightningDataModule, TrainerFn
 from gtn_lightning.randomness import keyed_generator, keyed_seed
 from gtn_lightning.rl.environments import Environments, Episodes
 
-SEEDS = {"val": 0, "test": 2**40, "train": 2**41}
-"""The first seed of each split's episodes; the splits' ranges do not overlap."""
+SEEDS = {"val": 0, "test": 2**29, "train": 2**30, "normalization": 2**31}
+"""The first seed of each split's episodes; the ranges do not overlap.
+
+They are below 2**32, which NumPy's older generators need.
+"""
 
 MEASURED_EPISODES = 64
 """Episodes of random actions by which states are normalized."""
 
 
-class EnvironmentData(LightningDataModule):
+class EnvironmentData(LightningDataModule, Counts, Normalizes):
     """Episodes in an environment of gymnasium, with disjoint ranges of seeds for the three splits.
 
     Each batch is an `Episodes`, in which a task lets its learners act. States are normalized: ``center`` is subtracted,
@@ -29,8 +34,9 @@ class EnvironmentData(LightningDataModule):
         env_id: gymnasium's name of the environment, such as ``CartPole-v1``.
         episodes: episodes of each policy for a meta-loss.
         eval_episodes: episodes of each learner in validation and testing.
-        center: see above; None for the mean of the states that random actions reach.
-        scale: see above; None for the standard deviation of these states.
+        center: see above, for flat states; None for zero if ``scale`` is given, else for the mean of the states that
+            random actions reach.
+        scale: see above, for flat states; None for the standard deviation of these states.
         vectorization: how several copies run: ``vector_entry_point``, the environment's own vector form; ``sync``, one
             after the other; ``async``, in processes; ``auto`` for the first if there is one, else ``sync``.
         seed: seed of the training episodes.
@@ -64,8 +70,10 @@ class EnvironmentData(LightningDataModule):
         for name, value, least in (("episodes", episodes, 1), ("eval_episodes", eval_episodes, 1), ("seed", seed, 0)):
             if value < least:
                 raise RecipeError(f"data.{name} must be at least {least}, got {value}")
-        if scale is not None and not min(scale, default=0) > 0:
-            raise RecipeError(f"data.scale must be numbers above 0, got {scale}")
+        for name, values, above in (("center", center, -math.inf), ("scale", scale, 0.0)):
+            if values is not None and not all(above < value < math.inf for value in values):
+                expected = "finite numbers" if name == "center" else "finite numbers above 0"
+                raise RecipeError(f"data.{name} must be {expected}, got {values}")
         self.env_id = env_id
         self.episodes = episodes
         self.eval_episodes = eval_episodes
@@ -118,8 +126,8 @@ class EnvironmentData(LightningDataModule):
 
     def batch(self, split: str, number: int) -> Episodes:
         """Return a batch of a split: ``train``, ``val`` or ``test``, which have one each but for ``train``."""
-        # Copies of one batch have seeds one after the other.
-        block = keyed_seed(self.seed, "episodes", number) % 2**40 if split == "train" else 0
+        # Copies that run one by one have seeds one after the other.
+        block = keyed_seed(self.seed, "episodes", number) % (2**31 - 2**30 - 2**20) if split == "train" else 0
         count = self.episodes if split == "train" else self.eval_episodes
         return Episodes(self.environments, count, SEEDS[split] + block, self._center, self._scale)
 
@@ -164,8 +172,13 @@ class EnvironmentData(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where a run was interrupted."""
+        steps = state_dict.get("env_steps")
+        if not isinstance(steps, int) or steps < 0:
+            raise RecipeError(
+                f"the checkpoint is damaged: its number of time steps is {steps!r}, expected a whole number"
+            )
         first = self.trainer is None or self.trainer.is_global_zero
-        self.environments.steps = int(state_dict["env_steps"]) if first else 0
+        self.environments.steps = steps if first else 0
 
     def teardown(self, stage: str) -> None:
         """Close the environments."""
@@ -226,7 +239,7 @@ def _measured(environments: Environments) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of the states that random actions reach, the same in every run."""
     generator = keyed_generator(0, "normalization")
     shape, zero = environments.shape, torch.zeros(())
-    episodes = Episodes(environments, MEASURED_EPISODES, 2**42, torch.zeros(shape), torch.ones(shape))
+    episodes = Episodes(environments, MEASURED_EPISODES, SEEDS["normalization"], torch.zeros(shape), torch.ones(shape))
 
     def act(states: Tensor) -> Tensor:
         count = states.shape[:2]
@@ -237,4 +250,5 @@ def _measured(environments: Environments) -> tuple[Tensor, Tensor]:
     played = episodes.play(act, 1, zero)
     seen = played.states[:-1][played.alive]
     std = seen.std(0, correction=0)
+    environments.close()  # as many copies will not be needed again
     return seen.mean(0), torch.where(std > 1e-6, std, 1.0)

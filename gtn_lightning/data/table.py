@@ -9,6 +9,7 @@ from torch import Tensor
 from gtn_lightning.data.columns import check_columns, encode_inputs, encode_targets, statistics
 from gtn_lightning.data.hold_back import hold_back
 from gtn_lightning.data.in_memory import InMemoryData
+from gtn_lightning.data.reports import Normalizes
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.files import is_file
 
@@ -35,7 +36,7 @@ class TableSplits(NamedTuple):
     classes: int | None
 
 
-class TableData(InMemoryData):
+class TableData(InMemoryData, Normalizes):
     """A table of numeric and categorical columns, with one or more target columns.
 
     Numeric columns are standardized by the training split's mean and standard deviation; columns of text, categories

@@ -72,7 +72,8 @@ def unroll_population(
     if batched is None:
         parameters = members[0][0].values()
         on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
-        batched = optimizer.elementwise and not (on_cpu and any(parameter.ndim > 2 for parameter in parameters))
+        slower = on_cpu and any(parameter.ndim > 2 for parameter in parameters)
+        batched = optimizer.elementwise and bool(parameters) and not slower
 
     def one_by_one(batches: Iterable[Batch]) -> list[Unrolled]:
         if len(members) > 1:

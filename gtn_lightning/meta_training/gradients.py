@@ -130,8 +130,10 @@ class EvolutionStrategies(OuterGradient):
         if self.shaping == "values":
             return values
         flat = values.flatten().nan_to_num(nan=float("inf"))  # a diverged learner is the worst of all
-        ranks = flat.argsort(stable=True).argsort().to(values) / max(flat.numel() - 1, 1) - 0.5
-        return ranks.view_as(values)
+        # The mean of the places that equal values share: a pair of equal values must have no weight.
+        below, up_to = ((flat[:, None] > flat).sum(1), (flat[:, None] >= flat).sum(1))
+        places = (below + up_to - 1).to(values) / 2
+        return (places / max(flat.numel() - 1, 1) - 0.5).view_as(values)
 
 
 @contextmanager

@@ -30,14 +30,15 @@ def advantages(played: Trajectories, baseline: str, discount: float, trace: floa
         ``[T, M, E]``, zero after an episode's end.
     """
     alive = played.alive
+    to_go = rewards_to_go(played.rewards, discount)
     if baseline == "time":
-        to_go = rewards_to_go(played.rewards, discount)
         mean = (to_go * alive).sum((1, 2), keepdim=True) / alive.sum((1, 2), keepdim=True).clamp(min=1)
         found = to_go - mean
     else:
         found = generalized_advantages(played, linear_values(played, discount), discount, trace)
     inside = found[alive]
-    spread = inside.std(correction=0).clamp(min=1e-8)
+    # Differences that are rounding are no signal.
+    spread = inside.std(correction=0).clamp(min=max(1e-8, 1e-4 * float(to_go[alive].abs().mean())))
     return torch.where(alive, (found - inside.mean()) / spread, 0.0)
 
 
@@ -70,7 +71,7 @@ def linear_values(played: Trajectories, discount: float) -> Tensor:
 def generalized_advantages(played: Trajectories, values: Tensor, discount: float, trace: float) -> Tensor:
     """Return the generalized advantage estimates, ``[T, M, E]``, zero after an episode's end.
 
-    An episode that a time limit ended would have gone on: its last state has a value.
+    An episode that a time limit ended is taken to go on: its last state has a value.
 
     Args:
         played: the episodes.

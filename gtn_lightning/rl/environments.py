@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 VECTORIZATIONS = ("auto", "vector_entry_point", "sync", "async")
 """Ways to run several copies of an environment; ``auto`` uses the environment's own, if it has one, else ``sync``."""
 
+MOST_COPIES, MOST_PROCESSES = 4096, 64
+"""Largest number of copies at once, in one process and as processes of their own."""
+
 Act = Callable[[Tensor], Tensor]
 """A policy: takes normalized states ``[members, episodes, *shape]``, returns actions ``[members, episodes, ...]``."""
 
@@ -54,6 +57,7 @@ class Environments:
         shape: shape of a state.
         actions: number of discrete actions, or of values of a continuous action.
         continuous: whether actions are continuous.
+        most: largest number of copies at once.
         limit: largest number of time steps of an episode.
         steps: number of time steps taken within episodes so far.
 
@@ -84,6 +88,7 @@ class Environments:
         if vectorization == "vector_entry_point" and not own:
             raise RecipeError(f"data.vectorization: {env_id} has no vector_entry_point: use sync or async")
         self.vectorization = ("vector_entry_point" if own else "sync") if vectorization == "auto" else vectorization
+        self.most = MOST_PROCESSES if self.vectorization == "async" else MOST_COPIES
         self.steps = 0
         self._made: dict[int, VectorEnv[Any, Any, Any]] = {}
         try:
@@ -117,6 +122,11 @@ class Environments:
 
     def copies(self, count: int) -> "VectorEnv[Any, Any, Any]":
         """Return so many copies as one vector environment, kept for later calls."""
+        if count > self.most:
+            raise RecipeError(
+                f"data.episodes times model.population must be at most {self.most} with vectorization "
+                f"{self.vectorization}, got {count}"
+            )
         if count not in self._made:
             import gymnasium
 

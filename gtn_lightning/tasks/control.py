@@ -116,6 +116,10 @@ class Control(Task):
             return, a number; else the returns of its episodes with the most probable actions, and with sampled ones.
         """
         assert isinstance(batch, Episodes)
+        at_once = max(batch.environments.most // batch.count, 1)
+        if not training and len(taught) > at_once:
+            parts = [taught[first : first + at_once] for first in range(0, len(taught), at_once)]
+            return [each for part in parts for each in self.experience(part, batch, generator, training)]
         policies = Policies(taught)
         like = next(iter(taught[0].params.values())).detach()
 
@@ -236,13 +240,8 @@ class Control(Task):
     def check(self, learner: nn.Module, batch: Any) -> None:
         """Raise ``RecipeError`` if the learner is no policy for the environment."""
         self.check_batch(batch, "the data")
-        if any(isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) for part in learner.modules()):
-            raise RecipeError(
-                f"the learner {type(learner).__name__} normalizes over the batch, which for a policy is one time step "
-                "when it acts and many when it learns: use norm layer, group or none"
-            )
         parameter = next(learner.parameters(), torch.zeros(()))
-        states = torch.zeros(2, *self.shape, dtype=parameter.dtype, device=parameter.device)
+        states = torch.randn(2, *self.shape, dtype=parameter.dtype, device=parameter.device)
         name = type(learner).__name__
         try:
             with torch.no_grad():
@@ -258,6 +257,23 @@ class Control(Task):
                 f"the learner {name} returns {given} for 2 states, expected [2, {self.outputs}]: make its outputs "
                 "agree with the task's"
             )
+        if not _answers_alone(learner, states):
+            raise RecipeError(
+                f"the learner {name} answers a state differently in a batch with others, which are those of one time "
+                "step when a policy acts, and of many when it learns: use norm layer, group or none"
+            )
+
+
+def _answers_alone(learner: nn.Module, states: Tensor) -> bool:
+    """Return whether a learner in evaluation mode answers a state alone as in a batch with others."""
+    learner.eval()
+    with torch.no_grad():
+        together = learner(states)[:1]
+        try:
+            alone = learner(states[:1])
+        except ValueError:  # batch normalization, which refuses a single state
+            return False
+    return torch.allclose(together, alone, rtol=1e-2, atol=1e-3)
 
 
 def in_full_precision(outputs: Tensor) -> Tensor:

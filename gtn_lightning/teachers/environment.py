@@ -58,5 +58,10 @@ class SyntheticEnvironment(Teacher):
             raise RecipeError(
                 "SyntheticEnvironment: the curriculum gives no noise: set its noise to the task's horizon"
             )
-        draws: Tensor = torch.special.ndtr(request.noise.detach())
+        if request.noise.requires_grad:
+            raise RecipeError(
+                "SyntheticEnvironment: random numbers for actions cannot be learned: set the curriculum's learned to "
+                "false, or use NoCurriculum"
+            )
+        draws: Tensor = torch.special.ndtr(request.noise)
         return {"states": self.states[request.index % self.starts], "draws": draws, "dynamics": self.dynamics}

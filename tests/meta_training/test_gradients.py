@@ -56,6 +56,13 @@ def test_ranks_are_those_of_all_processes() -> None:
     torch.testing.assert_close(shaped, torch.tensor([[[-1 / 6, 1 / 6]], [[0.5, -0.5]]]))
 
 
+def test_a_constant_loss_has_no_gradient() -> None:
+    parameter = nn.Parameter(torch.ones(4))
+    for constant in (200.0, float("inf")):
+        _, (found,) = estimate(EvolutionStrategies(pairs=16), lambda: torch.tensor(constant), [parameter])  # noqa: B023
+        assert not found.any()
+
+
 def test_parameters_are_restored_in_every_bit_also_after_an_error() -> None:
     parameter = nn.Parameter(torch.randn(50))
     before = parameter.detach().clone()

@@ -77,3 +77,9 @@ def test_the_mean_over_episodes_at_a_time_step_is_subtracted() -> None:
     inside = expected[trajectories.alive]
     expected = (expected - inside.mean()) / inside.std(correction=0)
     torch.testing.assert_close(found[trajectories.alive], expected[trajectories.alive])
+
+
+def test_rounding_is_no_signal() -> None:
+    alive = torch.ones(200, 2, 4, dtype=torch.bool)
+    alike = Trajectories(torch.zeros(201, 2, 4, 1), torch.zeros(200, 2, 4), -torch.ones(200, 2, 4), alive, ~alive)
+    assert float(advantages(alike, "time", 0.99, 0.95).abs().max()) < 0.05

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gtn_lightning import GTN
-from gtn_lightning.curricula import NoCurriculum
+from gtn_lightning.curricula import Full, NoCurriculum
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import Evaluation
 from gtn_lightning.inner_loop import SGD, Functional, InnerLoop
@@ -125,6 +125,13 @@ def test_a_run(tmp_path: Path) -> None:
     again = GTN.from_teacher(tmp_path / "teacher.safetensors")
     assert torch.equal(again.teacher.dynamics, gtn.teacher.dynamics)
     assert gtn.task.shown(gtn.synthetic_batch(0)).values.shape == (BATCH,)
+
+
+def test_random_numbers_that_would_be_learned(tmp_path: Path) -> None:
+    changes = parts(make_task(4)) | {"curriculum": Full(STEPS, BATCH, noise=HORIZON)}
+    gtn = GTN(**changes, inner_loop=InnerLoop(STEPS, "remat"))
+    with pytest.raises(RecipeError, match="set the curriculum's learned to false"):
+        make_trainer(tmp_path).fit(gtn, make_data())
 
 
 def test_random_numbers_are_uniform() -> None:

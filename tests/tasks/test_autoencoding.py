@@ -21,7 +21,7 @@ from gtn_lightning.parts import Parts
 from gtn_lightning.probe import RIDGE, RidgeProbe
 from gtn_lightning.tasks import Autoencoding, Images
 from gtn_lightning.teachers import FreeTensors
-from tests.tiny import BATCH, SHAPE, STEPS, make_gtn, make_trainer
+from tests.tiny import BATCH, SHAPE, STEPS, make_gtn, make_trainer, same
 
 
 def parts(**options: Any) -> dict[str, Any]:
@@ -102,12 +102,31 @@ def test_the_probe_is_a_ridge_regression() -> None:
     assert float(probe.compute()) > 0.45  # a third by chance
 
 
+def test_bare_tensors_train_as_lists_of_one_do(tmp_path: Path) -> None:
+    images, teachers = torch.randn(20, *SHAPE), []
+    for rows in (list(images), [[image] for image in images]):
+        gtn = make_gtn(**parts())
+        make_trainer(tmp_path, max_steps=2).fit(gtn, DataLoader(rows, batch_size=20))  # type: ignore[arg-type]
+        teachers.append(gtn.teacher.state_dict())
+    assert same(*teachers)
+
+
+def test_the_probe_of_sorted_samples() -> None:
+    labels = torch.arange(10).repeat_interleave(100)
+    probe = RidgeProbe(10, share=0.02)
+    probe.update(torch.eye(10)[labels], labels)
+    assert float(probe.compute()) == 1
+
+
 def test_the_probe_with_few_labels_uses_these_alone() -> None:
     features, labels = torch.randn(100, 4), torch.arange(100) % 2
     few, changed = RidgeProbe(2, share=0.1), RidgeProbe(2, share=0.1)
     few.update(features, labels)
     others = labels.clone()
-    others[10::2] = 1 - others[10::2]  # labels of the fitted half that are not used
+    used = 2 * torch.linspace(0, 49, 5).round().long()
+    spare = torch.ones(100, dtype=torch.bool)
+    spare[used] = spare[1::2] = False
+    others[spare] = 1 - others[spare]  # labels of the fitted half that are not used
     changed.update(features, others)
     assert float(few.compute()) == float(changed.compute())
 

@@ -1,0 +1,22 @@
+"""What a data module may tell the rest of the package, beside its batches."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor
+
+
+class Counts(ABC):
+    """A data module that counts something, which is logged beside the meta-loss."""
+
+    @abstractmethod
+    def counts(self) -> Mapping[str, int]:
+        """Return numbers so far in this process, by their names in logs after ``train/``."""
+
+
+class Normalizes(ABC):
+    """A data module that makes a learner's inputs by ``(raw - center) / scale``, which ``gtn predict`` writes."""
+
+    @abstractmethod
+    def normalization(self) -> Mapping[str, Tensor]:
+        """Return ``normalize_center`` and ``normalize_scale``."""
