@@ -253,14 +253,12 @@ def measured(plan: Plan, seed: int) -> dict[str, Any]:
     with (file.parent / "metrics.csv").open(encoding="utf-8") as log:
         rows = list(csv.DictReader(log))
     steps = [float(row["train/env_steps"]) for row in rows if row.get("train/env_steps")]
-    curve = [(row["step"], float(row["val/return"])) for row in rows if row.get("val/return")]
     found = by_architecture(gtn, data, plan.policies, plan.episodes)
     random = _with_pairs(gtn, None, 0.01)
     model_curve, model = ppo(data.environments.env_id, seed, 2000, 5)
     result = {
         "meta_training": read_meta_training(file),
         "env_steps": steps[-1],
-        "curve": curve,
         "policies": {name: [scores.greedy.tolist(), scores.sampled.tolist()] for name, scores in found.items()},
         "random": [
             scored(taught(random, list(MET.values())[number % len(MET)], number), gtn.task, data, 5, 8_000_000, False)

@@ -152,10 +152,10 @@ def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[
     rows, values = rows[finite], values[finite]
     behind = rows if real is None else real.rows.double().cpu()
     names = batches[0].axes
-    center = behind.mean(0) if len(behind) else torch.zeros(rows.shape[1], dtype=torch.float64)
-    axes_of_plane = torch.linalg.svd(behind - center, full_matrices=False).Vh[:2].T
-    if names is not None:
-        center, axes_of_plane = torch.zeros_like(center), torch.eye(rows.shape[1], 2, dtype=rows.dtype)
+    center, axes_of_plane = torch.zeros(rows.shape[1], dtype=rows.dtype), torch.eye(rows.shape[1], 2, dtype=rows.dtype)
+    if names is None:
+        center = behind.mean(0) if len(behind) else center
+        axes_of_plane = torch.linalg.svd(behind - center, full_matrices=False).Vh[:2].T
     axes_of_plane = F.pad(axes_of_plane, (0, 2 - axes_of_plane.shape[1]))  # a single column, or a single row
     figure, axes = _beside_schedules((POINTS_INCHES, POINTS_INCHES), schedules, title)
     every = values if real is None else torch.cat([values.double(), real.values.double().cpu()])

@@ -1,7 +1,8 @@
 """Fields: the named tensors of a batch of synthetic data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -78,6 +79,11 @@ class Field(Component):
 
 Fields = dict[str, Field]
 """The fields of a batch by name, in the order in which an inner loss takes them."""
+
+
+def restored(fields: Mapping[str, Any]) -> Fields:
+    """Return fields of which some may be plain data, as in a teacher file."""
+    return {name: field if isinstance(field, Field) else Field(**field) for name, field in fields.items()}
 
 
 def number_of_classes(fields: Fields) -> int | None:

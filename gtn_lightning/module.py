@@ -22,7 +22,7 @@ from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.lightning import LRSchedulerCallable, OptimizerCallable, OptimizerLRScheduler, TrainerFn, pl
 from gtn_lightning.meta_training.checkpoints import read_module
 from gtn_lightning.meta_training.cost import Cost
-from gtn_lightning.meta_training.gradients import MetaGradient, OuterGradient
+from gtn_lightning.meta_training.gradients import MetaGradient, MetaStep, OuterGradient
 from gtn_lightning.meta_training.outer import OuterOptimization, meta_learned
 from gtn_lightning.meta_training.recovery import Recovery
 from gtn_lightning.meta_training.replicas import check_agreement
@@ -274,13 +274,14 @@ class GTN(pl.LightningModule):
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
         place = self.global_step, batch_idx
-        loss, inner_loss = self.outer_gradient.loss(
-            lambda number: meta_step(self._parts, self.population, batch, (number, *place), self.device),
-            list(chain.from_iterable(meta_learned(self).values())),
-            keyed_generator(self.seed, "outer gradient", self.global_rank, *place),
-            lambda tensor: self.trainer.strategy.all_gather(tensor).view(-1, *tensor.shape),
-            self.global_rank,
+        step = MetaStep(
+            evaluate=lambda number: meta_step(self._parts, self.population, batch, (number, *place), self.device),
+            parameters=lambda: list(chain.from_iterable(meta_learned(self).values())),
+            generator=lambda: keyed_generator(self.seed, "outer gradient", self.global_rank, *place),
+            gather=lambda tensor: self.trainer.strategy.all_gather(tensor).view(-1, *tensor.shape),
+            rank=self.global_rank,
         )
+        loss, inner_loss = self.outer_gradient.loss(step)
         self._meta_loss = loss.detach()
         self.log("train/meta_loss", loss.detach(), prog_bar=True, sync_dist=True)
         self.log("train/inner_loss", inner_loss, sync_dist=True)

@@ -35,18 +35,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "gtn_lightning.fields": ("Field",),
     "gtn_lightning.inner_loop": ("SGD", "Adam", "AdamW", "RMSprop"),
     "gtn_lightning.learners": (
-        *(
-            "MLP",
-            "Autoencoder",
-            "ConvAutoencoder",
-            "ConvNet",
-            "Fixed",
-            "GTNCifarNet",
-            "GTNMnistNet",
-            "Mixture",
-            "RandomWidth",
-            "ResNet",
-        ),
+        *("MLP", "Autoencoder", "ConvAutoencoder", "ConvNet", "Fixed", "GTNCifarNet", "GTNMnistNet", "Mixture"),
+        *("RandomWidth", "ResNet"),
     ),
     "gtn_lightning.loggers": ("CSVLogger", "TensorBoardLogger", "WandbLogger"),
     "gtn_lightning.nas": (

@@ -7,6 +7,7 @@ inner loop cannot be differentiated, and as the method to compare with.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,49 +15,41 @@ from torch import Tensor
 from gtn_lightning.component import Component
 from gtn_lightning.errors import RecipeError
 
-Evaluate = Callable[[int], tuple[Tensor, Tensor]]
-"""Teaches a meta-step's learners, the same for the same number, and returns meta-loss and inner loss."""
 
-Gather = Callable[[Tensor], Tensor]
-"""Takes a tensor ``[...]`` and returns those of all processes, ``[processes, ...]``."""
+@dataclass(frozen=True)
+class MetaStep:
+    """What an outer gradient may use of a meta-step."""
+
+    evaluate: Callable[[int], tuple[Tensor, Tensor]]
+    """Teaches learners, the same for the same number, and returns meta-loss and inner loss."""
+    parameters: Callable[[], Sequence[Tensor]]
+    """Returns the meta-parameters."""
+    generator: Callable[[], torch.Generator]
+    """Returns a CPU generator for random choices, different in every process."""
+    gather: Callable[[Tensor], Tensor]
+    """Takes a tensor ``[...]`` and returns those of all processes, ``[processes, ...]``."""
+    rank: int
+    """Index of this process."""
 
 
 class OuterGradient(Component, ABC):
     """A way to find the gradient of the meta-loss."""
 
     @abstractmethod
-    def loss(
-        self,
-        evaluate: Evaluate,
-        parameters: Sequence[Tensor],
-        generator: torch.Generator,
-        gather: Gather,
-        rank: int,
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, step: MetaStep) -> tuple[Tensor, Tensor]:
         """Return meta-loss and inner loss, scalars; the meta-loss's gradient is what Lightning passes to the optimizer.
 
         Args:
-            evaluate: teaches learners and returns their losses.
-            parameters: the meta-parameters.
-            generator: a CPU generator for random choices, different in every process.
-            gather: collects a tensor from all processes.
-            rank: index of this process.
+            step: the meta-step.
         """
 
 
 class MetaGradient(OuterGradient):
     """The exact gradient, through the whole inner loop."""
 
-    def loss(
-        self,
-        evaluate: Evaluate,
-        parameters: Sequence[Tensor],
-        generator: torch.Generator,
-        gather: Gather,
-        rank: int,
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, step: MetaStep) -> tuple[Tensor, Tensor]:
         """Return the losses of one meta-step, with their graph; see the base class."""
-        return evaluate(rank)
+        return step.evaluate(step.rank)
 
 
 class EvolutionStrategies(OuterGradient):
@@ -88,15 +81,9 @@ class EvolutionStrategies(OuterGradient):
         self.sigma = sigma
         self.shaping = shaping
 
-    def loss(
-        self,
-        evaluate: Evaluate,
-        parameters: Sequence[Tensor],
-        generator: torch.Generator,
-        gather: Gather,
-        rank: int,
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, step: MetaStep) -> tuple[Tensor, Tensor]:
         """Return the mean losses over all perturbed evaluations of this process; see the base class."""
+        parameters, generator = step.parameters(), step.generator()
         noises, rows, inner_losses = [], [], []
         with torch.no_grad():
             for pair in range(self.pairs):
@@ -107,13 +94,13 @@ class EvolutionStrategies(OuterGradient):
                 row = []
                 for sign in (1, -1):
                     with _shifted(parameters, noise, sign):
-                        loss, inner_loss = evaluate(rank * self.pairs + pair)
+                        loss, inner_loss = step.evaluate(step.rank * self.pairs + pair)
                     row.append(loss)
                     inner_losses.append(inner_loss)
                 noises.append(noise)
                 rows.append(torch.stack(row))
             values = torch.stack(rows)
-            shaped = self._shaped(gather(values))[rank]
+            shaped = self._shaped(step.gather(values))[step.rank]
             weights = (shaped[:, 0] - shaped[:, 1]) / (2 * self.sigma**2 * self.pairs)
             gradient = [
                 torch.stack([weight * noise for weight, noise in zip(weights, own, strict=True)]).sum(0)

@@ -35,7 +35,7 @@ def advantages(played: Trajectories, baseline: str, discount: float, trace: floa
         mean = (to_go * alive).sum((1, 2), keepdim=True) / alive.sum((1, 2), keepdim=True).clamp(min=1)
         found = to_go - mean
     else:
-        found = generalized_advantages(played, linear_values(played, discount), discount, trace)
+        found = generalized_advantages(played, linear_values(played, to_go), discount, trace)
     inside = found[alive]
     # Differences that are rounding are no signal.
     spread = inside.std(correction=0).clamp(min=max(1e-8, 1e-4 * float(to_go[alive].abs().mean())))
@@ -51,17 +51,21 @@ def rewards_to_go(rewards: Tensor, discount: float) -> Tensor:
     return result
 
 
-def linear_values(played: Trajectories, discount: float) -> Tensor:
-    """Return the value of every state, ``[T + 1, M, E]``, by least squares over the episodes' discounted returns.
+def linear_values(played: Trajectories, to_go: Tensor) -> Tensor:
+    """Return the value of every state, ``[T + 1, M, E]``, by least squares over the discounted rewards to go.
 
     The features are the state, its square, and the first three powers of time.
+
+    Args:
+        played: the episodes.
+        to_go: the discounted rewards to go, ``[T, M, E]``.
     """
     states = played.states.flatten(3).double()
     time = torch.arange(len(states), device=states.device, dtype=torch.float64).view(-1, 1, 1, 1) / 100
     time = time.expand(*states.shape[:3], 1)
     features = torch.cat([states, states.square(), time, time**2, time**3, torch.ones_like(time)], dim=-1)
     inside = features[:-1][played.alive]
-    targets = rewards_to_go(played.rewards, discount)[played.alive].double()
+    targets = to_go[played.alive].double()
     gram = inside.T @ inside
     gram = gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weights = torch.linalg.solve(gram, inside.T @ targets)
@@ -81,9 +85,5 @@ def generalized_advantages(played: Trajectories, values: Tensor, discount: float
     alive = played.alive.to(values)
     continues = alive * ~played.terminated
     errors = (played.rewards + discount * values[1:] * continues - values[:-1]) * alive
-    result, later = torch.empty_like(errors), torch.zeros_like(errors[0])
-    for step in range(len(errors) - 1, -1, -1):
-        # After the last time step within an episode, later is zero, since the errors there are.
-        later = errors[step] + discount * trace * later
-        result[step] = later
-    return result
+    # After an episode's end there is nothing to sum, since the errors there are zero.
+    return rewards_to_go(errors, discount * trace)

@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanSquaredError, Metric
 
-from gtn_lightning.baselines import RealDataBaseline
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.fields import Batch, Field, Fields
 from gtn_lightning.inner_loop import Buffers, Functional, LossFn
 from gtn_lightning.labels import check_labels, class_numbers
 from gtn_lightning.probe import RidgeProbe
-from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task, TaskMetric
+from gtn_lightning.task import Images, Points, TaskMetric
+from gtn_lightning.tasks.with_samples import WithSamples
 
 FEW = 0.01
 """Share of the labels that the probe ``probe_few`` uses."""
 
 
-class Autoencoding(Task):
+class Autoencoding(WithSamples):
     """Reconstruction with squared error as inner loss and meta-loss; no label enters either.
 
     A learner returns a pair: reconstructions of the shape of its inputs, and codes ``[B, code]``. Besides the error,
@@ -31,20 +31,18 @@ class Autoencoding(Task):
     Args:
         shape: shape of one input, such as ``[1, 28, 28]``.
         classes: number of classes of the real labels, for the probes; None for data without labels.
-        meta_every: number of inner steps between two meta-losses; 0 for a meta-loss after the last step only.
+        meta_every: see `WithSamples`.
 
     Raises:
         RecipeError: if a number is out of range.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int | None = None, meta_every: int = 0) -> None:
-        if meta_every < 0:
-            raise RecipeError(f"Autoencoding: meta_every must be at least 0, got {meta_every}")
+        super().__init__(meta_every)
         if classes is not None and classes < 2:
             raise RecipeError(f"Autoencoding: classes must be at least 2, got {classes}")
         self.shape = tuple(shape)
         self.classes = classes
-        self.meta_every = meta_every
 
     @property
     def fields(self) -> Fields:
@@ -58,7 +56,7 @@ class Autoencoding(Task):
         return self.fields | labels
 
     def inner_loss(self, learner: Functional) -> LossFn:
-        """Return the mean squared error of the reconstructions."""
+        """Return the mean squared error of the reconstructions; the labels of real data are passed over."""
 
         def loss(
             params: Mapping[str, Tensor], buffers: Buffers, inputs: Tensor, *labels: Tensor
@@ -67,15 +65,6 @@ class Autoencoding(Task):
             return F.mse_loss(outputs, inputs), buffers
 
         return loss
-
-    def meta_loss(self, learner: Functional) -> LossFn:
-        """Return the same on real data; labels are passed over."""
-        return self.inner_loss(learner)
-
-    def meta_steps(self, steps: int) -> list[int]:
-        """Return every ``meta_every``-th number of steps, and the last."""
-        between = range(self.meta_every, steps, self.meta_every) if self.meta_every else ()
-        return [*between, steps]
 
     def metrics(self) -> list[TaskMetric]:
         """Return the error ``mse``; with labels also the accuracies of probes with all of them and with 1 %."""
@@ -102,10 +91,6 @@ class Autoencoding(Task):
         for probe in probes:
             probe.update(codes, class_numbers(batch[1]))
         return F.mse_loss(outputs, inputs)
-
-    def baseline(self, setting: BaselineSetting) -> Baseline:
-        """Return the baseline of as many steps on real data, with the best of several learning rates."""
-        return RealDataBaseline(self, setting)
 
     def shown(self, batch: Batch) -> Images | Points:
         """Return images without classes, other inputs as points of one color."""

@@ -22,7 +22,7 @@ class Classification(Supervised):
     Args:
         classes: number of classes.
         meta_every: number of inner steps between two meta-losses; 0 for a meta-loss after the last step only. See
-            `Supervised`.
+            `WithSamples`.
         shape: shape of one input, such as ``[1, 28, 28]``; None for the teacher's.
 
     Raises:

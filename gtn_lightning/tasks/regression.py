@@ -20,7 +20,7 @@ class Regression(Supervised):
     Args:
         outputs: number of values to predict per input.
         meta_every: number of inner steps between two meta-losses; 0 for a meta-loss after the last step only. See
-            `Supervised`.
+            `WithSamples`.
         shape: shape of one input, such as ``[13]``; None for the teacher's.
 
     Raises:

@@ -8,25 +8,22 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from gtn_lightning.baselines import RealDataBaseline
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.fields import Batch
 from gtn_lightning.inner_loop import Buffers, Functional, LossFn
 from gtn_lightning.labels import class_numbers
-from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task
+from gtn_lightning.task import Images, Points
+from gtn_lightning.tasks.with_samples import WithSamples
 from gtn_lightning.teachers.base import LABELS
 
 
-class Supervised(Task):
+class Supervised(WithSamples):
     """A task with inputs and targets, and one criterion for both the inner loss and the meta-loss.
-
-    The meta-loss is the mean of the real-data losses after every ``meta_every``-th inner step and after the last one.
-    The paper uses every step on MNIST and every 16th on CIFAR-10.
 
     Args:
         shape: shape of one input, such as ``[1, 28, 28]``; None for the teacher's.
         outputs: number of values that the learner returns per input.
-        meta_every: number of inner steps between two meta-losses; 0 for a meta-loss after the last step only.
+        meta_every: see `WithSamples`.
 
     Raises:
         RecipeError: if a number is out of range.
@@ -36,11 +33,9 @@ class Supervised(Task):
     """The word for the learner's outputs in messages."""
 
     def __init__(self, shape: tuple[int, ...] | None, outputs: int, meta_every: int) -> None:
-        if meta_every < 0:
-            raise RecipeError(f"{type(self).__name__}: meta_every must be at least 0, got {meta_every}")
+        super().__init__(meta_every)
         self.shape = None if shape is None else tuple(shape)
         self.outputs = outputs
-        self.meta_every = meta_every
 
     @abstractmethod
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -66,19 +61,6 @@ class Supervised(Task):
 
         return loss
 
-    def meta_loss(self, learner: Functional) -> LossFn:
-        """Return the criterion on real data, the learner in training mode.
-
-        In training mode batch normalization uses the batch's statistics, through which gradients flow; running
-        statistics carry none.
-        """
-        return self.inner_loss(learner)
-
-    def meta_steps(self, steps: int) -> list[int]:
-        """Return every ``meta_every``-th number of steps, and the last."""
-        between = range(self.meta_every, steps, self.meta_every) if self.meta_every else ()
-        return [*between, steps]
-
     def score(
         self,
         learner: Functional,
@@ -93,10 +75,6 @@ class Supervised(Task):
         for metric in metrics:
             metric.update(*self.compared(outputs, targets))
         return self.criterion(outputs, targets)
-
-    def baseline(self, setting: BaselineSetting) -> Baseline:
-        """Return the baseline of as many steps on real data, with the best of several learning rates."""
-        return RealDataBaseline(self, setting)
 
     def shown(self, batch: Batch) -> Images | Points | None:
         """Return images with their classes, and rows of a table as points colored by their target."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.fields import Batch, Field, Fields, given
+from gtn_lightning.fields import Batch, Field, given, restored
 from gtn_lightning.teachers.base import Teacher, TeacherInput
 
 
@@ -33,10 +33,7 @@ class SyntheticEnvironment(Teacher):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        made: Fields = {
-            key: field if isinstance(field, Field) else Field(**field)
-            for key, field in given(fields, f"{name}.fields").items()
-        }
+        made = restored(given(fields, f"{name}.fields"))
         if list(made) != ["states", "draws", "dynamics"]:
             raise RecipeError(f"{name}: fields must be states, draws and dynamics, got {', '.join(made)}")
         if starts < 1:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.fields import Batch, Field, Fields, given, number_of_classes
+from gtn_lightning.fields import Batch, Field, Fields, given, number_of_classes, restored
 from gtn_lightning.labels import class_numbers
 from gtn_lightning.teachers.base import LABELS, Teacher, TeacherInput, image_fields
 
@@ -216,7 +216,7 @@ def _checked(name: str, fields: Mapping[str, Any], soft_labels: bool) -> Fields:
     Raises:
         RecipeError: if the fields are not such as free tensors can be.
     """
-    made = {key: field if isinstance(field, Field) else Field(**field) for key, field in fields.items()}
+    made = restored(fields)
     if not made:
         raise RecipeError(f"{name}: fields must name at least one field, got none")
     for key in made:

@@ -13,6 +13,7 @@ from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD
 from gtn_lightning.meta_training import EvolutionStrategies, MetaGradient
+from gtn_lightning.meta_training.gradients import MetaStep
 from gtn_lightning.teachers import RealData
 from tests.tiny import BATCH, STEPS, make_gtn, make_trainer, same
 
@@ -20,13 +21,14 @@ from tests.tiny import BATCH, STEPS, make_gtn, make_trainer, same
 def estimate(
     strategies: EvolutionStrategies, function: Any, parameters: list[Tensor], seed: int = 0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    loss, _ = strategies.loss(
-        lambda number: (function(), torch.zeros(())),
-        parameters,
-        torch.Generator().manual_seed(seed),
-        lambda tensor: tensor[None],
-        0,
+    step = MetaStep(
+        evaluate=lambda number: (function(), torch.zeros(())),
+        parameters=lambda: parameters,
+        generator=lambda: torch.Generator().manual_seed(seed),
+        gather=lambda tensor: tensor[None],
+        rank=0,
     )
+    loss, _ = strategies.loss(step)
     return loss, torch.autograd.grad(loss, parameters)
 
 
@@ -79,13 +81,14 @@ def test_parameters_are_restored_in_every_bit_also_after_an_error() -> None:
 
 def test_a_pair_teaches_the_same_learners_and_other_pairs_others() -> None:
     seen: list[int] = []
-    EvolutionStrategies(pairs=2).loss(
-        lambda number: (torch.zeros(()), seen.append(number) or torch.zeros(())),  # type: ignore[func-returns-value]
-        [nn.Parameter(torch.zeros(1))],
-        torch.Generator(),
-        lambda tensor: tensor[None].expand(3, *tensor.shape),
-        2,
+    step = MetaStep(
+        evaluate=lambda number: (torch.zeros(()), seen.append(number) or torch.zeros(())),  # type: ignore[func-returns-value]
+        parameters=lambda: [nn.Parameter(torch.zeros(1))],
+        generator=torch.Generator,
+        gather=lambda tensor: tensor[None].expand(3, *tensor.shape),
+        rank=2,
     )
+    EvolutionStrategies(pairs=2).loss(step)
     assert seen == [4, 4, 5, 5]
 
 

@@ -53,7 +53,8 @@ def test_a_value_that_is_linear_is_found() -> None:
     longer = Trajectories(*(torch.cat([part] * 8, dim=2) for part in trajectories))
     states = torch.randn(longer.states.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     longer = longer._replace(states=states, rewards=(states[:-1] @ weights + 3) * longer.alive)
-    torch.testing.assert_close(linear_values(longer, 0.0), states @ weights + 3, rtol=1e-3, atol=1e-3)
+    to_go = rewards_to_go(longer.rewards, 0.0)
+    torch.testing.assert_close(linear_values(longer, to_go), states @ weights + 3, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("baseline", ["linear", "time"])
