@@ -27,7 +27,7 @@ from gtn_lightning.meta_training.outer import OuterOptimization, meta_learned
 from gtn_lightning.meta_training.recovery import Recovery
 from gtn_lightning.meta_training.replicas import check_agreement
 from gtn_lightning.meta_training.resumption import Resumption, check_checkpoint
-from gtn_lightning.meta_training.step import meta_step
+from gtn_lightning.meta_training.step import Experience, meta_step
 from gtn_lightning.meta_training.trainer_options import check_trainer
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator
@@ -129,6 +129,7 @@ class GTN(pl.LightningModule):
         with suppress(RecipeError, ValueError):  # a part that no file can describe is an error only for `gtn fit`
             self.save_hyperparameters({"model": self.description()})
         self._meta_loss: Tensor | None = None
+        self._experience: Experience = {}
         self._step_began = 0.0
 
     # --------------------------------------------------------------------------------------------------------- files
@@ -241,7 +242,7 @@ class GTN(pl.LightningModule):
         if replaced := [name for name in names if getattr(self, name) is not getattr(self._parts, name)]:
             raise RecipeError(f"model.{replaced[0]} was replaced after the GTN was made: make a new GTN with it")
         self._evaluator.reset()
-        check_trainer(self.trainer)
+        check_trainer(self.trainer, self.outer_gradient.updates)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return one outer optimizer for all meta-parameters: teacher, curriculum, inner hyperparameters."""
@@ -270,12 +271,14 @@ class GTN(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the timer of a meta-step."""
         self._step_began = time.perf_counter()
+        self._experience.clear()
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
         place = self.global_step, batch_idx
+        kept = self._experience if self.outer_gradient.updates > 1 else None
         step = MetaStep(
-            evaluate=lambda number: meta_step(self._parts, self.population, batch, (number, *place), self.device),
+            evaluate=lambda number: meta_step(self._parts, self.population, batch, (number, *place), self.device, kept),
             parameters=lambda: list(chain.from_iterable(meta_learned(self).values())),
             generator=lambda: keyed_generator(self.seed, "outer gradient", self.global_rank, *place),
             gather=lambda tensor: self.trainer.strategy.all_gather(tensor).view(-1, *tensor.shape),
@@ -286,6 +289,11 @@ class GTN(pl.LightningModule):
         self.log("train/meta_loss", loss.detach(), prog_bar=True, sync_dist=True)
         self.log("train/inner_loss", inner_loss, sync_dist=True)
         return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the updates of a meta-step; each calls `training_step`, as the optimizer's closure does."""
+        for _ in range(self.outer_gradient.updates):
+            super().optimizer_step(*args, **kwargs)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Skip a meta-step with a non-finite gradient; here it is already averaged over the processes."""

@@ -88,6 +88,12 @@ class EnvironmentData(LightningDataModule, Counts, Normalizes):
         if self._environments is not None:
             return
         environments = Environments(self.env_id, self.vectorization)
+        for name, count in (("episodes", self.episodes), ("eval_episodes", self.eval_episodes)):
+            if count > environments.most:
+                raise RecipeError(
+                    f"data.{name} must be at most {environments.most} with vectorization "
+                    f"{environments.vectorization}, got {count}"
+                )
         for name, given in (("center", self.center), ("scale", self.scale)):
             if given is not None and torch.tensor(given).shape != environments.shape:
                 raise RecipeError(

@@ -35,6 +35,9 @@ class MetaStep:
 class OuterGradient(Component, ABC):
     """A way to find the gradient of the meta-loss."""
 
+    updates: int = 1
+    """Number of updates of the meta-parameters per meta-step."""
+
     @abstractmethod
     def loss(self, step: MetaStep) -> tuple[Tensor, Tensor]:
         """Return meta-loss and inner loss, scalars; the meta-loss's gradient is what Lightning passes to the optimizer.
@@ -45,7 +48,21 @@ class OuterGradient(Component, ABC):
 
 
 class MetaGradient(OuterGradient):
-    """The exact gradient, through the whole inner loop."""
+    """The exact gradient, through the whole inner loop.
+
+    Args:
+        updates: number of updates of the meta-parameters per meta-step. Each teaches the same learners anew and scores
+            them on what the first one experienced: for agents, several updates from one set of episodes, as in
+            proximal policy optimization (Schulman et al., arXiv 1707.06347).
+
+    Raises:
+        RecipeError: if ``updates`` is below 1.
+    """
+
+    def __init__(self, updates: int = 1) -> None:
+        if updates < 1:
+            raise RecipeError(f"MetaGradient: updates must be at least 1, got {updates}")
+        self.updates = updates
 
     def loss(self, step: MetaStep) -> tuple[Tensor, Tensor]:
         """Return the losses of one meta-step, with their graph; see the base class."""

@@ -14,9 +14,17 @@ from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.task import Taught
 from gtn_lightning.teachers import TeacherInput
 
+Experience = dict[tuple[int, int, int], Sequence[Sequence[Any]]]
+"""The real data of the learners of a meta-step, by the place that `meta_step` is called with."""
+
 
 def meta_step(
-    parts: Parts, population: int, batch: Sequence[Any], place: tuple[int, int, int], device: torch.device
+    parts: Parts,
+    population: int,
+    batch: Sequence[Any],
+    place: tuple[int, int, int],
+    device: torch.device,
+    kept: Experience | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample fresh learners, teach them on the teacher's data, and compute their loss on real data.
 
@@ -27,6 +35,7 @@ def meta_step(
         place: number of the learners in the meta-step, by default the process's rank, number of the meta-step and
             number of the batch: the key of all random numbers.
         device: device of the learners.
+        kept: the experience of earlier calls, which is used again for the same place; a new one is added.
 
     Returns:
         The meta-loss, a scalar with its graph, and the mean inner loss of the last inner step, a scalar without graph.
@@ -60,8 +69,12 @@ def meta_step(
             for step in meta_steps
             if step > window[0]
         ]
-        with record_function("experience"), torch.no_grad():
-            experience = parts.task.experience(scored, batch, generator, training=True)
+        experience = None if kept is None else kept.get(place)
+        if experience is None:
+            with record_function("experience"), torch.no_grad():
+                experience = parts.task.experience(scored, batch, generator, training=True)
+            if kept is not None:
+                kept[place] = experience
         losses = [
             eager_loss(parts.task.meta_loss(each.learner), each.params, each.buffers, real, loop.mode)
             for each, real in zip(scored, experience, strict=True)

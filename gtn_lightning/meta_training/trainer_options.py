@@ -17,8 +17,12 @@ CALLBACKS = {
 """Lightning's callbacks that do not work with a GTN, with the reason and what to do."""
 
 
-def check_trainer(trainer: pl.Trainer) -> None:
+def check_trainer(trainer: pl.Trainer, updates: int) -> None:
     """Check that a trainer can run a GTN.
+
+    Args:
+        trainer: the trainer.
+        updates: number of updates of the meta-parameters per meta-step.
 
     Raises:
         RecipeError: if an option does not work.
@@ -35,6 +39,12 @@ def check_trainer(trainer: pl.Trainer) -> None:
         for kind, reason in CALLBACKS.items():
             if isinstance(callback, kind):
                 raise RecipeError(f"trainer.callbacks: {kind.__name__} does not work with a GTN: {reason}")
+    if updates > 1 and trainer.accumulate_grad_batches > 1:
+        # Lightning would add the gradients of all updates up.
+        raise RecipeError(
+            f"trainer.accumulate_grad_batches must be 1 with {updates} updates per meta-step, got "
+            f"{trainer.accumulate_grad_batches}: set model.population instead"
+        )
     clip = trainer.gradient_clip_val
     if clip is not None and clip < 0:  # Lightning treats it as no clipping
         raise RecipeError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping, got {clip}")

@@ -75,7 +75,7 @@ def linear_values(played: Trajectories, to_go: Tensor) -> Tensor:
 def generalized_advantages(played: Trajectories, values: Tensor, discount: float, trace: float) -> Tensor:
     """Return the generalized advantage estimates, ``[T, M, E]``, zero after an episode's end.
 
-    An episode that a time limit ended is taken to go on: its last state has a value.
+    A time limit counts as an end, for it bounds the returns that values are fitted to.
 
     Args:
         played: the episodes.
@@ -83,7 +83,7 @@ def generalized_advantages(played: Trajectories, values: Tensor, discount: float
         discount, trace: see `advantages`.
     """
     alive = played.alive.to(values)
-    continues = alive * ~played.terminated
-    errors = (played.rewards + discount * values[1:] * continues - values[:-1]) * alive
+    goes_on = torch.cat([alive[1:], torch.zeros_like(alive[:1])])
+    errors = (played.rewards + discount * values[1:] * goes_on - values[:-1]) * alive
     # After an episode's end there is nothing to sum, since the errors there are zero.
     return rewards_to_go(errors, discount * trace)

@@ -37,8 +37,6 @@ class Trajectories(NamedTuple):
     """Rewards, ``[T, M, E]``, zero after an episode's end."""
     alive: Tensor
     """Whether the time step belongs to the episode, Boolean ``[T, M, E]``."""
-    terminated: Tensor
-    """Whether the time step ended the episode, and not a time limit, Boolean ``[T, M, E]``."""
 
     @property
     def returns(self) -> Tensor:
@@ -189,7 +187,7 @@ class Episodes:
         shape = (members, self.count)
         native, _ = copies.reset(seed=self.seed)
         alive = np.ones(members * self.count, dtype=bool)
-        states, rewards, was_alive, terminations = [self._states(native, shape, like)], [], [], []
+        states, rewards, was_alive = [self._states(native, shape, like)], [], []
         actions: list[Tensor] = []
         while alive.any() and len(actions) < self.environments.limit:
             chosen = act(states[-1])
@@ -198,14 +196,11 @@ class Episodes:
             actions.append(chosen)
             rewards.append(reward * alive)
             was_alive.append(alive)
-            terminations.append(terminated & alive)
             self.environments.steps += int(alive.sum())
             alive = alive & ~(terminated | truncated)
         numbers = torch.from_numpy(np.stack(rewards)).view(-1, *shape).to(like)
-        masks = (
-            torch.from_numpy(np.stack(mask)).view(-1, *shape).to(like.device) for mask in (was_alive, terminations)
-        )
-        return Trajectories(torch.stack(states), torch.stack(actions), numbers, *masks)
+        mask = torch.from_numpy(np.stack(was_alive)).view(-1, *shape).to(like.device)
+        return Trajectories(torch.stack(states), torch.stack(actions), numbers, mask)
 
     def _states(self, native: Any, shape: tuple[int, int], like: Tensor) -> Tensor:
         states = torch.from_numpy(np.asarray(native)).float().view(*shape, *self.environments.shape)

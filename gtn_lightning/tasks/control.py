@@ -20,10 +20,11 @@ class Control(Task):
     """A task of agents: a learner is a policy, from states to logits of actions or to means of continuous ones.
 
     After the inner loop the policies act in the environment, each in episodes of its own. The meta-loss is minus the
-    mean return. Its gradient with respect to a policy is the policy gradient: that of
-    ``-mean((p(a | s) / p_old(a | s) - 1) * advantage)`` over time steps drawn from the episodes, where ``p_old`` is the
-    same policy as a constant (Williams, 1992; the surrogate of Schulman et al., arXiv 1707.06347, before clipping). No
-    episode is differentiated or compiled.
+    mean return. Its gradient with respect to a policy is the policy gradient: that of the clipped surrogate of Schulman
+    et al. (arXiv 1707.06347, equation 7) over time steps drawn from the episodes, with the ratio of an action's
+    probabilities under the policy and under the one that acted. In the first update from a set of episodes both are the same policy, and
+    the gradient is that of Williams (1992); ``updates`` of the outer gradient allows more. No episode is differentiated
+    or compiled.
 
     Args:
         shape: shape of a state, such as ``[4]``.
@@ -34,6 +35,7 @@ class Control(Task):
         samples: number of time steps per policy, drawn with replacement, for the meta-loss.
         discount: factor of a reward one time step later.
         trace: lambda of generalized advantage estimation.
+        clip: how far the ratio may differ from 1 before its gradient is cut off.
         advantage: what is subtracted from returns, ``linear`` or ``time``; see `gtn_lightning.rl.advantages`.
         plotted: names of two dimensions of flat states to draw, and their places, as in ``{angle: 2, speed: 3}``; None
             for the plane of the principal components.
@@ -56,6 +58,7 @@ class Control(Task):
         samples: int = 512,
         discount: float = 0.99,
         trace: float = 0.95,
+        clip: float = 0.2,
         advantage: Literal["linear", "time"] = "linear",
         plotted: dict[str, int] | None = None,
     ) -> None:
@@ -69,8 +72,9 @@ class Control(Task):
         for key, share in (("discount", discount), ("trace", trace)):
             if not 0 <= share <= 1:
                 raise RecipeError(f"{name}: {key} must be between 0 and 1, got {share}")
-        if not deviation > 0:
-            raise RecipeError(f"{name}: deviation must be above 0, got {deviation}")
+        for key, width in (("deviation", deviation), ("clip", clip)):
+            if not width > 0:
+                raise RecipeError(f"{name}: {key} must be above 0, got {width}")
         if advantage not in BASELINES:
             raise RecipeError(f"{name}: advantage must be one of {', '.join(BASELINES)}, got {advantage!r}")
         self.shape = tuple(shape)
@@ -84,6 +88,7 @@ class Control(Task):
         self.samples = samples
         self.discount = discount
         self.trace = trace
+        self.clip = clip
         self.advantage = advantage
         self.plotted = plotted
 
@@ -190,7 +195,9 @@ class Control(Task):
         ) -> tuple[Tensor, Buffers]:
             outputs, _ = learner(params, buffers, states, training=False)
             ratios = (self.log_probabilities(outputs[:, : self.actions], actions) - before).exp()
-            return -((ratios - 1) * weights).mean() - mean_return, buffers
+            clipped = ratios.clamp(1 - self.clip, 1 + self.clip)
+            gain = torch.minimum((ratios - 1) * weights, (clipped - 1) * weights)
+            return -gain.mean() - mean_return, buffers
 
         return loss
 

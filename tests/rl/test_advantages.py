@@ -7,30 +7,27 @@ from torch import Tensor
 from gtn_lightning.rl import Trajectories, advantages
 from gtn_lightning.rl.advantages import generalized_advantages, linear_values, rewards_to_go
 
-LENGTHS = ((3, True), (5, False), (1, True))
-"""Time steps of each episode, and whether it terminated."""
+LENGTHS = (3, 5, 1)
+"""Time steps of each episode."""
 
 
 def played() -> Trajectories:
     generator = torch.Generator().manual_seed(0)
     alive = torch.zeros(5, 1, 3, dtype=torch.bool)
-    terminated = torch.zeros(5, 1, 3, dtype=torch.bool)
-    for episode, (length, ended) in enumerate(LENGTHS):
+    for episode, length in enumerate(LENGTHS):
         alive[:length, 0, episode] = True
-        terminated[length - 1, 0, episode] = ended
     states = torch.randn(6, 1, 3, 2, generator=generator, dtype=torch.float64)
     rewards = torch.randn(5, 1, 3, generator=generator, dtype=torch.float64) * alive
-    return Trajectories(states, torch.zeros(5, 1, 3), rewards, alive, terminated)
+    return Trajectories(states, torch.zeros(5, 1, 3), rewards, alive)
 
 
 def test_generalized_advantages() -> None:
     trajectories, discount, trace = played(), 0.9, 0.8
     values = torch.randn(6, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = generalized_advantages(trajectories, values, discount, trace)
-    for episode, (length, ended) in enumerate(LENGTHS):
+    for episode, length in enumerate(LENGTHS):
         reward, value = trajectories.rewards[:, 0, episode], values[:, 0, episode].clone()
-        if ended:
-            value[length] = 0
+        value[length] = 0
         for start in range(length):
             # Equation 16 of Schulman et al., arXiv 1506.02438.
             expected = sum(
@@ -82,5 +79,5 @@ def test_the_mean_over_episodes_at_a_time_step_is_subtracted() -> None:
 
 def test_rounding_is_no_signal() -> None:
     alive = torch.ones(200, 2, 4, dtype=torch.bool)
-    alike = Trajectories(torch.zeros(201, 2, 4, 1), torch.zeros(200, 2, 4), -torch.ones(200, 2, 4), alive, ~alive)
+    alike = Trajectories(torch.zeros(201, 2, 4, 1), torch.zeros(200, 2, 4), -torch.ones(200, 2, 4), alive)
     assert float(advantages(alike, "time", 0.99, 0.95).abs().max()) < 0.05

@@ -20,6 +20,7 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import Evaluation
 from gtn_lightning.inner_loop import Adam, Functional, InnerLoop
 from gtn_lightning.learners import MLP, Fixed
+from gtn_lightning.meta_training import MetaGradient
 from gtn_lightning.meta_training.step import meta_step
 from gtn_lightning.parts import Parts
 from gtn_lightning.rl import Episodes, environments
@@ -115,6 +116,30 @@ def test_the_policy_gradient(env_id: str, size: int, continuous: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_a_ratio_far_from_one_is_clipped() -> None:
+    """Schulman et al., arXiv 1707.06347, equation 7: no gain by moving further away, but by coming back."""
+    task = BehaviorDistillation((1,), 2, clip=0.2)
+    learner = Functional(nn.Linear(1, 2, bias=False))
+    params = {"weight": torch.tensor([[0.0], [0.0]], requires_grad=True)}
+    states, actions = torch.ones(4, 1), torch.zeros(4, dtype=torch.int64)
+    weights = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    ratios = torch.tensor([1.5, 0.5, 1.5, 0.5])
+    before = math.log(0.5) - ratios.log()
+    gains = []
+    for row in range(4):
+        loss, _ = task.meta_loss(learner)(
+            params, {}, *(tensor[row : row + 1] for tensor in (states, actions, weights, before)), torch.tensor(0.0)
+        )
+        (slope,) = torch.autograd.grad(loss, params["weight"])
+        gains.append((-float(loss.detach()), bool(slope.any())))
+    assert gains == [
+        (pytest.approx(0.2), False),
+        (pytest.approx(-0.5), True),
+        (pytest.approx(-0.5), True),
+        (pytest.approx(0.2), False),
+    ]
+
+
 def test_greedy_and_sampled_actions() -> None:
     task = BehaviorDistillation((4,), 3)
     outputs = torch.tensor([0.0, 2.0, 1.0]).expand(20_000, 3)
@@ -134,6 +159,43 @@ def make_gtn(task: Control | None = None, **changes: Any) -> GTN:
 
 def make_data(**options: Any) -> EnvironmentData:
     return EnvironmentData(**{"env_id": "CartPole-v1", "episodes": 2, "eval_episodes": 3} | options)
+
+
+def test_several_updates_from_one_set_of_episodes(tmp_path: Path) -> None:
+    """They teach the same policies, use the same episodes, and count as one meta-step."""
+    found = {}
+    for updates in (1, 3):
+        data, seen = make_data(), []
+        gtn = make_gtn(outer_gradient=MetaGradient(updates))
+        own_loss = gtn.task.meta_loss
+
+        def noted(learner: Functional, own_loss: Any = own_loss, seen: list[Any] = seen) -> Any:
+            loss = own_loss(learner)
+            return lambda params, buffers, *real: (seen.append((params, real)), loss(params, buffers, *real))[1]
+
+        gtn.task.meta_loss = noted  # type: ignore[method-assign]
+        before = gtn.teacher.tensors["states"].detach().clone()  # type: ignore[union-attr, operator]
+        trainer = make_trainer(tmp_path, max_steps=2, gradient_clip_val=1.0)
+        trainer.fit(gtn, data)
+        found[updates] = data.counts()["env_steps"]
+        assert trainer.global_step == 2
+        assert len(seen) == 2 * 2 * updates
+        if updates == 3:
+            (first, episodes), (second, again) = seen[0], seen[2]
+            assert all(torch.equal(one, other) for one, other in zip(episodes, again, strict=True))
+            assert not torch.equal(next(iter(first.values())), next(iter(second.values())))  # another teacher
+            assert not torch.equal(episodes[0], seen[6][1][0])  # the next meta-step acts anew
+        assert not torch.equal(gtn.teacher.tensors["states"].detach(), before)  # type: ignore[union-attr, operator]
+    # The first meta-step plays the same episodes, the second has another teacher.
+    assert found[3] == pytest.approx(found[1], rel=0.5)
+
+
+def test_several_updates_do_not_add_up_over_accumulated_batches(tmp_path: Path) -> None:
+    gtn = make_gtn(outer_gradient=MetaGradient(updates=2))
+    with pytest.raises(RecipeError, match=r"trainer.accumulate_grad_batches must be 1 with 2 updates .* got 3"):
+        make_trainer(tmp_path, accumulate_grad_batches=3).fit(gtn, make_data())
+    with pytest.raises(RecipeError, match="MetaGradient: updates must be at least 1, got 0"):
+        MetaGradient(updates=0)
 
 
 @pytest.mark.parametrize("task", [BehaviorDistillation, ContextualBandit])
@@ -215,6 +277,8 @@ def test_many_policies_are_scored_in_parts(tmp_path: Path, monkeypatch: pytest.M
     assert float(trainer.callback_metrics["val/return"]) > 8
     with pytest.raises(RecipeError, match=r"data.episodes times model.population must be at most 70 .*, got 80"):
         make_trainer(tmp_path, max_steps=1).fit(make_gtn(), make_data(episodes=40))
+    with pytest.raises(RecipeError, match=r"data.eval_episodes must be at most 70 .* got 71"):
+        make_data(eval_episodes=71).setup()
 
 
 def test_a_teacher_that_needs_real_samples(tmp_path: Path) -> None:
