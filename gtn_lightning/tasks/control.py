@@ -22,9 +22,9 @@ class Control(Task):
     After the inner loop the policies act in the environment, each in episodes of its own. The meta-loss is minus the
     mean return. Its gradient with respect to a policy is the policy gradient: that of the clipped surrogate of Schulman
     et al. (arXiv 1707.06347, equation 7) over time steps drawn from the episodes, with the ratio of an action's
-    probabilities under the policy and under the one that acted. In the first update from a set of episodes both are the same policy, and
-    the gradient is that of Williams (1992); ``updates`` of the outer gradient allows more. No episode is differentiated
-    or compiled.
+    probabilities under the policy and under the one that acted. In the first update from a set of episodes both are
+    the same policy, and the gradient is that of Williams (1992); ``updates`` of the outer gradient allows more. No
+    episode is differentiated or compiled.
 
     Args:
         shape: shape of a state, such as ``[4]``.
