@@ -19,6 +19,8 @@ VECTORIZATIONS = ("auto", "vector_entry_point", "sync", "async")
 MOST_COPIES, MOST_PROCESSES = 4096, 64
 """Largest number of copies at once, in one process and as processes of their own."""
 
+Array = np.ndarray[Any, Any]
+
 Act = Callable[[Tensor], Tensor]
 """A policy: takes normalized states ``[members, episodes, *shape]``, returns actions ``[members, episodes, ...]``."""
 
@@ -137,7 +139,7 @@ class Environments:
             made.close()
         self._made.clear()
 
-    def native(self, actions: Tensor) -> np.ndarray[Any, Any]:
+    def native(self, actions: Tensor) -> Array:
         """Return actions ``[N]`` or ``[N, actions]`` as the environment takes them.
 
         Continuous actions are clipped to -1 and 1, which become the lower and the upper bound.
@@ -146,7 +148,7 @@ class Environments:
         if not self.continuous:
             return numbers
         share = (numbers.clip(-1, 1) + 1) / 2
-        native: np.ndarray[Any, Any] = (self._low + share * (self._high - self._low)).astype(self._low.dtype)
+        native: Array = (self._low + share * (self._high - self._low)).astype(self._low.dtype)
         return native
 
 
@@ -182,7 +184,6 @@ class Episodes:
             members: number of policies M.
             like: a tensor of the policies' type and device.
         """
-        # Copies whose episode has ended run on until the longest ends; their steps are not counted.
         copies = self.environments.copies(members * self.count)
         shape = (members, self.count)
         native, _ = copies.reset(seed=self.seed)
@@ -191,13 +192,13 @@ class Episodes:
         actions: list[Tensor] = []
         while alive.any() and len(actions) < self.environments.limit:
             chosen = act(states[-1])
-            native, reward, terminated, truncated, _ = copies.step(self.environments.native(chosen.flatten(0, 1)))
+            native, reward, ended = _step(copies, self.environments.native(chosen.flatten(0, 1)), native, alive)
             states.append(self._states(native, shape, like))
             actions.append(chosen)
             rewards.append(reward * alive)
             was_alive.append(alive)
             self.environments.steps += int(alive.sum())
-            alive = alive & ~(terminated | truncated)
+            alive = alive & ~ended
         numbers = torch.from_numpy(np.stack(rewards)).view(-1, *shape).to(like)
         mask = torch.from_numpy(np.stack(was_alive)).view(-1, *shape).to(like.device)
         return Trajectories(torch.stack(states), torch.stack(actions), numbers, mask)
@@ -205,3 +206,22 @@ class Episodes:
     def _states(self, native: Any, shape: tuple[int, int], like: Tensor) -> Tensor:
         states = torch.from_numpy(np.asarray(native)).float().view(*shape, *self.environments.shape)
         return ((states - self.center) / self.scale).to(like)
+
+
+def _step(
+    copies: "VectorEnv[Any, Any, Any]", actions: Array, states: Array, alive: Array
+) -> tuple[Array, Array, Array]:
+    """Take a time step in all copies whose episode goes on; return states, rewards, and whether an episode ended.
+
+    Copies that run one by one stand still after their episode. Others run on; what they return is masked.
+    """
+    import gymnasium
+
+    if not isinstance(copies, gymnasium.vector.SyncVectorEnv):
+        native, rewards, terminated, truncated, _ = copies.step(actions)
+        return native, rewards, terminated | truncated
+    states, rewards, ended = states.copy(), np.zeros(len(alive)), np.zeros(len(alive), dtype=bool)
+    for number in alive.nonzero()[0]:
+        states[number], rewards[number], terminated, truncated, _ = copies.envs[number].step(actions[number])
+        ended[number] = terminated or truncated
+    return states, rewards, ended
