@@ -1,30 +1,32 @@
 """Agents over several meta-seeds: never-seen policies in gymnasium's own environments, beside PPO and cloning.
 
 Every policy is a new network, of an architecture that the teacher has met or not, taught by the teacher's data and then
-scored in single environments made by ``gymnasium.make``, not in the copies that meta-training used. Beside it: PPO on
-the real environment (stable-baselines3, with the tuned settings of its zoo), behavior cloning of as many state-action
-pairs of a trained PPO policy, and random pairs.
+scored in copies of the environment made by ``gymnasium.make``. Beside it: PPO on the real environment
+(stable-baselines3, with the settings of its zoo), behavior cloning of as many state-action pairs of a trained PPO
+policy, and random pairs.
 """
 
 import argparse
 import csv
 import json
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.report import RESULTS, markdown_table, write_report
 from benchmarks.runs import data_of, fit_and_test
 from gtn_lightning import GTN
+from gtn_lightning.data import EnvironmentData
+from gtn_lightning.inner_loop import Functional
 from gtn_lightning.learners import MLP
 from gtn_lightning.randomness import keyed_generator
+from gtn_lightning.rl import Environments, Episodes
+from gtn_lightning.task import Taught
 from gtn_lightning.tasks import Control
 from gtn_lightning.teacher_file import read_meta_training
 from gtn_lightning.teachers import FreeTensors
@@ -54,11 +56,30 @@ HARD: dict[str, dict[str, Any]] = {
 }
 """Never met and far from what was met: reported, but not counted among the ten."""
 
-PPO: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {
-        "steps": 100_000,
-        "copies": 8,
-        "options": {
+BARS = {"CartPole-v1": 475.0, "Acrobot-v1": -85.0, "MountainCar-v0": -110.0, "Pendulum-v1": -200.0}
+"""Return from which an environment counts as solved here."""
+
+CLONING_FACTORS = (1 / 3, 1.0, 3.0, 10.0)
+"""Learning rates of cloning, relative to the teacher's mean rate; the best on other episodes counts."""
+
+
+class Rival(NamedTuple):
+    """A setting of PPO, from rl-baselines3-zoo (hyperparams/ppo.yml)."""
+
+    steps: int
+    """Environment steps; fewer than the zoo's million where its curve is flat before."""
+    copies: int
+    normalize: bool
+    """Whether states and rewards are normalized by running statistics."""
+    options: dict[str, Any]
+
+
+PPO = {
+    "CartPole-v1": Rival(
+        100_000,
+        8,
+        False,
+        {
             "n_steps": 32,
             "batch_size": 256,
             "gae_lambda": 0.8,
@@ -68,12 +89,31 @@ PPO: dict[str, dict[str, Any]] = {
             "learning_rate": lambda left: 0.001 * left,
             "clip_range": lambda left: 0.2 * left,
         },
-    },
+    ),
+    "Acrobot-v1": Rival(
+        200_000, 16, True, {"n_steps": 256, "gae_lambda": 0.94, "gamma": 0.99, "n_epochs": 4, "ent_coef": 0.0}
+    ),
+    "MountainCar-v0": Rival(
+        500_000, 16, True, {"n_steps": 16, "gae_lambda": 0.98, "gamma": 0.99, "n_epochs": 4, "ent_coef": 0.0}
+    ),
+    "Pendulum-v1": Rival(
+        100_000,
+        4,
+        False,
+        {
+            "n_steps": 1024,
+            "gae_lambda": 0.95,
+            "gamma": 0.9,
+            "n_epochs": 10,
+            "ent_coef": 0.0,
+            "learning_rate": 0.001,
+            "clip_range": 0.2,
+            "use_sde": True,
+            "sde_sample_freq": 4,
+        },
+    ),
 }
-"""The tuned settings of rl-baselines3-zoo (hyperparams/ppo.yml); a rate falls linearly to zero."""
-
-RATES = (0.003, 0.01, 0.03)
-"""Learning rates of cloning, of which the best on other episodes counts."""
+"""PPO's setting for each environment."""
 
 
 class Scores(NamedTuple):
@@ -83,82 +123,69 @@ class Scores(NamedTuple):
     sampled: Tensor
 
 
-def returns(policy: Callable[[Tensor], Tensor], env_id: str, episodes: int, seed: int) -> float:
-    """Return the mean return of a policy in a single environment of gymnasium.
+class Examiner:
+    """Teaches new policies by a GTN, and scores them in single environments of gymnasium.
 
     Args:
-        policy: takes raw states ``[1, *shape]``, returns actions ``[1, ...]`` as the environment takes them.
-        env_id: the environment.
-        episodes: number of episodes.
-        seed: seed of the first episode.
+        gtn: the GTN.
+        data: its data module, set up.
+        episodes: number of episodes of each policy.
     """
-    environment, total = gymnasium.make(env_id), 0.0
-    for episode in range(episodes):
-        state, _ = environment.reset(seed=seed + episode)
-        ended = False
-        while not ended:
-            action = policy(torch.from_numpy(state)[None])[0].numpy()
-            state, reward, terminated, truncated, _ = environment.step(action)
-            total += float(reward)
-            ended = terminated or truncated
-    environment.close()
-    return total / episodes
 
+    def __init__(self, gtn: GTN, data: EnvironmentData, episodes: int) -> None:
+        assert isinstance(gtn.task, Control)
+        self.gtn, self.task, self.data, self.episodes = gtn, gtn.task, data, episodes
+        self.environments = Environments(data.env_id, "sync")
+        self.normalization = tuple(data.normalization().values())
 
-def scored(network: nn.Module, task: Control, data: Any, episodes: int, seed: int, sampled: bool) -> float:
-    """Return the mean return of a network, with the most probable actions or with sampled ones."""
-    generator = torch.Generator().manual_seed(seed)
+    def taught(self, architecture: dict[str, Any], number: int, steps: Sequence[int] = ()) -> list[Taught]:
+        """Return a new network after some numbers of inner steps, by default after the last."""
+        torch.manual_seed(100_000 + number)
+        network, gtn = MLP(self.task.shape, self.task.actions, **architecture), self.gtn
+        with torch.no_grad():
+            requests = gtn.curriculum.requests(keyed_generator(1, "agents", number), torch.device("cpu"))
+        steps = list(steps) or [gtn.inner_loop.steps]
+        snapshots = teach(network, gtn.task, gtn.teacher, requests, gtn.inner_optimizer, steps, "remat")
+        return [Taught(Functional(network), *snapshots[step]) for step in steps]
 
-    def policy(states: Tensor) -> Tensor:
-        outputs = network((states - data.center) / data.scale)
-        actions = task.act(outputs, generator if sampled else None)
-        return torch.from_numpy(data.environments.native(actions))
+    def scores(self, policies: Sequence[Taught], seed: int) -> Scores:
+        """Return the policies' mean returns, each in episodes of its own."""
+        batch = Episodes(self.environments, self.episodes, seed, *self.normalization)
+        with torch.no_grad():
+            played = self.task.experience(policies, batch, torch.Generator().manual_seed(seed), training=False)
+        greedy, sampled = zip(*played, strict=True)
+        return Scores(torch.stack(greedy).mean(1), torch.stack(sampled).mean(1))
 
-    with torch.no_grad():
-        return returns(policy, data.environments.env_id, episodes, seed)
-
-
-def taught(gtn: GTN, architecture: dict[str, Any], number: int) -> nn.Module:
-    """Return a new network, taught by a teacher."""
-    assert isinstance(gtn.task, Control)
-    torch.manual_seed(100_000 + number)
-    network = MLP(gtn.task.shape, gtn.task.actions, **architecture)
-    with torch.no_grad():
-        requests = gtn.curriculum.requests(keyed_generator(1, "agents", number), torch.device("cpu"))
-    steps = gtn.inner_loop.steps
-    last = teach(network, gtn.task, gtn.teacher, requests, gtn.inner_optimizer, [steps], "remat")[steps]
-    network.load_state_dict({**last.params, **last.buffers})
-    return network.eval()
-
-
-def by_architecture(gtn: GTN, data: Any, policies: int, episodes: int) -> dict[str, Scores]:
-    """Return the scores of new networks of every architecture."""
-    assert isinstance(gtn.task, Control)
-    found = {}
-    for place, (name, architecture) in enumerate((MET | NEW | HARD).items()):
-        networks = [taught(gtn, architecture, place * policies + number) for number in range(policies)]
-        seeds = [3_000_000 + 1000 * (place * policies + number) for number in range(policies)]
-        found[name] = Scores(
-            *(
-                torch.tensor(
-                    [
-                        scored(network, gtn.task, data, episodes, seed, sampled)
-                        for network, seed in zip(networks, seeds, strict=True)
-                    ]
-                )
-                for sampled in (False, True)
+    def by_architecture(self, policies: int) -> dict[str, Scores]:
+        """Return the scores of so many new networks of every architecture."""
+        return {
+            name: self.scores(
+                [self.taught(architecture, place * policies + number)[0] for number in range(policies)],
+                3_000_000 + 10_000 * place,
             )
-        )
-    return found
+            for place, (name, architecture) in enumerate((MET | NEW | HARD).items())
+        }
+
+    def by_inner_steps(self, steps: Sequence[int], policies: int) -> list[list[float]]:
+        """Return greedy returns after some numbers of inner steps, ``[steps, policies]``."""
+        architectures = list(MET.values())
+        every = [self.taught(architectures[number % len(MET)], 50_000 + number, steps) for number in range(policies)]
+        return [self.scores(each, 7_000_000).greedy.tolist() for each in zip(*every, strict=True)]
 
 
-def ppo(env_id: str, seed: int, every: int, episodes: int) -> tuple[list[tuple[int, float, float]], Any]:
+def ppo(env_id: str, seed: int, every: int) -> tuple[list[tuple[int, float, float]], Any]:
     """Train by PPO; return the curve (environment steps, seconds, greedy return), and the model."""
     import stable_baselines3
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
-    setting = PPO[env_id]
+    rival = PPO[env_id]
+    copies, examined = make_vec_env(env_id, rival.copies, seed), make_vec_env(env_id, 5, 4_000_000)
+    if rival.normalize:
+        copies = VecNormalize(copies, gamma=rival.options["gamma"])
+        examined = VecNormalize(examined, training=False, norm_reward=False)
     curve: list[tuple[int, float, float]] = []
 
     class Curve(BaseCallback):
@@ -168,104 +195,114 @@ def ppo(env_id: str, seed: int, every: int, episodes: int) -> tuple[list[tuple[i
         def _on_step(self) -> bool:
             if self.num_timesteps // every > len(curve):
                 now = time.perf_counter()
-                score = returns(lambda states: _predicted(self.model, states), env_id, episodes, 4_000_000)
-                curve.append((self.num_timesteps, now - self.began - self.paused, score))
+                if rival.normalize:
+                    sync_envs_normalization(copies, examined)
+                score = torch.tensor(evaluate_policy(self.model, examined, 10)[0])
+                curve.append((self.num_timesteps, now - self.began - self.paused, float(score)))
                 self.paused += time.perf_counter() - now
             return True
 
-    copies = make_vec_env(env_id, n_envs=setting["copies"], seed=seed)
-    model = stable_baselines3.PPO("MlpPolicy", copies, seed=seed, device="cpu", **setting["options"])
-    model.learn(setting["steps"], callback=Curve())
+    model = stable_baselines3.PPO("MlpPolicy", copies, seed=seed, device="cpu", **rival.options)
+    model.learn(rival.steps, callback=Curve())
     return curve, model
 
 
-def _predicted(model: Any, states: Tensor) -> Tensor:
-    return torch.from_numpy(model.predict(states.numpy(), deterministic=True)[0])
+def pairs(examiner: Examiner, model: Any) -> dict[str, Tensor]:
+    """Return states that a PPO policy visits, evenly spread over an episode, with its logits or mean actions."""
+    task, teacher = examiner.task, examiner.gtn.teacher
+    assert isinstance(teacher, FreeTensors)
+    signals: list[Tensor] = []
+    normalizer = model.get_vec_normalize_env()
+
+    def act(states: Tensor) -> Tensor:
+        raw = states.flatten(0, 1)
+        seen = raw if normalizer is None else torch.from_numpy(normalizer.normalize_obs(raw.numpy())).float()
+        distribution = model.policy.get_distribution(seen).distribution
+        space = model.action_space
+        if task.continuous:
+            middle, half = torch.tensor(space.high + space.low) / 2, torch.tensor(space.high - space.low) / 2
+            signals.append(((distribution.mean - middle) / half).clamp(-1, 1))
+            return signals[-1][:, None]
+        signals.append(distribution.logits)
+        return signals[-1].argmax(-1)[:, None]
+
+    center = torch.zeros(examiner.environments.shape)
+    with torch.no_grad():
+        played = Episodes(examiner.environments, 1, 6_000_000, center, center + 1).play(act, 1, torch.zeros(()))
+    chosen = torch.linspace(0, len(signals) - 1, teacher.samples).round().long()
+    center, scale = examiner.normalization
+    return {
+        "states": (played.states[:-1, 0, 0][chosen] - center) / scale,
+        task.signal: torch.cat(signals)[chosen],
+    }
 
 
-def cloned(gtn: GTN, data: Any, model: Any, policies: int, episodes: int) -> list[float]:
-    """Return the returns of policies that clone as many pairs of a trained PPO policy, at the best of several rates."""
-    assert isinstance(gtn.task, Control)
-    pairs, environment = _pairs(gtn, data, model), data.environments.env_id
-    best: list[float] = []
-    for rate in RATES:
-        own = _with_pairs(gtn, pairs, rate)
-        networks = [taught(own, list(MET.values())[number % len(MET)], number) for number in range(policies)]
-        found = [
-            scored(network, gtn.task, data, episodes, 5_000_000 + 1000 * number, sampled=False)
-            for number, network in enumerate(networks)
-        ]
-        print(f"cloning {environment} at rate {rate}: {statistics.mean(found):.1f}", flush=True)
-        if not best or statistics.mean(found) > statistics.mean(best):
-            best = found
-    return best
-
-
-def _pairs(gtn: GTN, data: Any, model: Any) -> dict[str, Tensor]:
-    """Return states that a PPO policy visits, evenly spread over an episode, with its action logits."""
-    assert isinstance(gtn.teacher, FreeTensors)
-    environment, states, logits = gymnasium.make(data.environments.env_id), [], []
-    state, _ = environment.reset(seed=6_000_000)
-    ended = False
-    while not ended:
-        states.append(torch.from_numpy(state))
-        distribution = model.policy.get_distribution(states[-1][None]).distribution
-        logits.append(distribution.logits[0].detach())
-        state, _, terminated, truncated, _ = environment.step(int(distribution.logits.argmax()))
-        ended = terminated or truncated
-    chosen = torch.linspace(0, len(states) - 1, gtn.teacher.samples).round().long()
-    normalized = (torch.stack(states)[chosen] - data.center) / data.scale
-    return {"states": normalized, "actions": torch.stack(logits)[chosen]}
-
-
-def _with_pairs(gtn: GTN, pairs: dict[str, Tensor] | None, rate: float) -> GTN:
-    """Return a GTN that teaches given pairs, or random ones, with a constant rate."""
-    own = GTN.from_description(gtn.description())
+def with_pairs(examiner: Examiner, given: dict[str, Tensor] | None, factor: float) -> Examiner:
+    """Return an examiner whose GTN teaches given pairs, or random ones, at a constant rate."""
+    own = GTN.from_description(examiner.gtn.description())
     assert isinstance(own.teacher, FreeTensors)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, tensor in own.teacher.tensors.items():
-            tensor.copy_(torch.randn(tensor.shape, generator=generator) if pairs is None else pairs[name])
-    own.inner_optimizer = gtn.inner_optimizer.constant(lr=rate)
-    return own
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) if given is None else given[name])
+    mean = float(examiner.gtn.inner_optimizer.schedules(own.inner_loop.steps)["lr"].mean())
+    own.inner_optimizer = examiner.gtn.inner_optimizer.constant(lr=factor * mean)
+    return Examiner(own, examiner.data, examiner.episodes)
+
+
+def best_of_rates(examiner: Examiner, given: dict[str, Tensor] | None) -> Examiner:
+    """Return an examiner with given pairs, or random ones, at the best of several rates."""
+    every = [with_pairs(examiner, given, factor) for factor in CLONING_FACTORS]
+    architectures = list(MET.values())
+
+    def found(own: Examiner) -> float:
+        policies = [own.taught(architectures[number % len(MET)], 60_000 + number)[0] for number in range(8)]
+        return float(own.scores(policies, 8_000_000).greedy.mean())
+
+    return max(every, key=found)
 
 
 class Plan(NamedTuple):
     """What to run."""
 
-    recipe: str
     seeds: int
     policies: int
     episodes: int
     output: Path
 
 
-def measured(plan: Plan, seed: int) -> dict[str, Any]:
+def measured(recipe: str, plan: Plan, seed: int) -> dict[str, Any]:
     """Return the result of one meta-seed; it is kept, so that an interrupted benchmark goes on where it was."""
-    kept = plan.output / plan.recipe / f"{seed}.json"
+    kept = plan.output / recipe / f"{seed}.json"
     if kept.exists():
         known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return known
-    fit_and_test(plan.recipe, seed, plan.output)
-    (file,) = (plan.output / plan.recipe / str(seed)).glob("*/teacher.safetensors")
-    gtn, data = GTN.from_teacher(file), data_of(file).batch("test", 0)
-    assert isinstance(gtn.task, Control)
+    fit_and_test(recipe, seed, plan.output)
+    (file,) = (plan.output / recipe / str(seed)).glob("*/teacher.safetensors")
+    data = data_of(file)
+    examiner = Examiner(GTN.from_teacher(file), data, plan.episodes)
     with (file.parent / "metrics.csv").open(encoding="utf-8") as log:
         rows = list(csv.DictReader(log))
-    steps = [float(row["train/env_steps"]) for row in rows if row.get("train/env_steps")]
-    found = by_architecture(gtn, data, plan.policies, plan.episodes)
-    random = _with_pairs(gtn, None, 0.01)
-    model_curve, model = ppo(data.environments.env_id, seed, 2000, 5)
+    counted = [float(row["train/env_steps"]) for row in rows if row.get("train/env_steps")]
+    found = examiner.by_architecture(plan.policies)
+    rival, model = ppo(data.env_id, seed, PPO[data.env_id].steps // 50)
+    last = examiner.gtn.inner_loop.steps
+    steps = sorted({last * quarter // 4 for quarter in range(5)})
+    kinds = {
+        "taught": examiner,
+        "cloned": best_of_rates(examiner, pairs(examiner, model)),
+        "random": best_of_rates(examiner, None),
+    }
     result = {
+        "env_id": data.env_id,
+        "samples": getattr(examiner.gtn.teacher, "samples", 0),
+        "inner_steps": last,
         "meta_training": read_meta_training(file),
-        "env_steps": steps[-1],
+        "env_steps": counted[-1],
         "policies": {name: [scores.greedy.tolist(), scores.sampled.tolist()] for name, scores in found.items()},
-        "random": [
-            scored(taught(random, list(MET.values())[number % len(MET)], number), gtn.task, data, 5, 8_000_000, False)
-            for number in range(12)
-        ],
-        "ppo": model_curve,
-        "cloned": cloned(gtn, data, model, 12, plan.episodes),
+        "ppo": rival,
+        "steps": steps,
+        "by_steps": {name: own.by_inner_steps(steps, 12) for name, own in kinds.items()},
     }
     kept.write_text(json.dumps(result), encoding="utf-8")
     return result
@@ -274,94 +311,110 @@ def measured(plan: Plan, seed: int) -> dict[str, Any]:
 def main() -> None:
     """Run everything and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default="cartpole", help="the recipe")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES, help="the recipes")
     parser.add_argument("--seeds", type=int, default=5, help="meta-seeds")
     parser.add_argument("--policies", type=int, default=10, help="policies of every architecture")
     parser.add_argument("--episodes", type=int, default=5, help="episodes of every policy")
     parser.add_argument("--output", type=Path, default=Path("runs/agents"), help="where the runs are kept")
     options = parser.parse_args()
-    plan = Plan(options.recipe, options.seeds, options.policies, options.episodes, options.output)
-    results = [measured(plan, seed) for seed in range(plan.seeds)]
-    write_report("rl", "Agents", report(results, plan), NOTE)
+    plan = Plan(options.seeds, options.policies, options.episodes, options.output)
+    results = {recipe: [measured(recipe, plan, seed) for seed in range(plan.seeds)] for recipe in options.recipes}
+    body = "\n\n".join(report(recipe, found, plan) for recipe, found in results.items())
+    write_report("rl", "Agents", f"{body}\n\n![returns](rl.png)", NOTE)
     draw(results).savefig(RESULTS / "rl.png")
 
 
+RECIPES = ("cartpole", "cartpole_smallest", "acrobot", "mountain_car", "pendulum")
+"""Recipes whose teacher is a set of samples."""
+
 NOTE = (
-    "Returns are the mean of a policy's episodes in gymnasium's own single environments; the spread is over policies. "
-    "Never met: architectures that the recipe's mixture does not have. Cloning: as many states of a trained PPO policy "
-    "as the teacher has pairs, with its logits, the same inner loop at the best of three constant rates. Environment "
-    "steps of meta-training count time steps within episodes, about a third of them in validations; PPO's do not "
-    "count its evaluations."
+    "Returns are the mean of a policy's episodes in copies made by `gymnasium.make`; the spread is over policies. "
+    "Never met: architectures that no recipe's mixture has. Cloning: as many states of a trained PPO policy as the "
+    "teacher has samples, with its logits or mean actions, by the same inner loop at the best of four constant rates; "
+    "random pairs likewise. Environment steps of meta-training count time steps within episodes, those of validations "
+    "among them; PPO's do not count its evaluations. Pays after: the number of policies from which meta-training takes "
+    "fewer environment steps, or seconds, than PPO until its return first is as the bar asks."
 )
 
 
-def report(results: Sequence[dict[str, Any]], plan: Plan) -> str:
-    """Return the tables."""
-    rows = []
-    for name in MET | NEW | HARD:
-        greedy, sampled = (
-            torch.tensor([result["policies"][name][place] for result in results]).flatten() for place in (0, 1)
-        )
-        rows.append(
-            [
-                name,
-                "met" if name in MET else "never met" if name in NEW else "never met, not counted",
-                _spread(greedy),
-                f"{greedy.min():.0f}",
-                _spread(sampled),
-            ]
-        )
-    architectures = markdown_table(["policy", "", "greedy return", "worst policy", "sampled return"], rows)
+def report(recipe: str, results: Sequence[dict[str, Any]], plan: Plan) -> str:
+    """Return a recipe's tables."""
+    bar, first = BARS[results[0]["env_id"]], results[0]
     lines = []
     for seed, result in enumerate(results):
         every = torch.tensor([result["policies"][name] for name in MET | NEW])
         greedy, sampled = every[:, 0].flatten(), every[:, 1].flatten()
-        reached = next((f"{steps:,}" for steps, _, score in result["ppo"] if score >= 475), "not reached")
+        seconds, env_steps = result["meta_training"]["seconds"], result["env_steps"]
+        reached = next(((steps, took) for steps, took, score in result["ppo"] if score >= bar), None)
+        pays = "-" if reached is None else f"{env_steps / reached[0]:,.0f}; {seconds / reached[1]:,.0f}"
         last = result["ppo"][-1]
+        cloned, random = (torch.tensor(result["by_steps"][name][-1]) for name in ("cloned", "random"))
         lines.append(
             [
                 str(seed),
                 _spread(greedy),
                 f"{greedy.min():.0f}",
                 _spread(sampled),
-                f"{result['meta_training']['seconds']:.0f}",
-                f"{result['env_steps']:,.0f}",
-                reached,
-                f"{last[2]:.0f} ({last[1]:.0f} s)",
-                f"{statistics.mean(result['cloned']):.0f} ({min(result['cloned']):.0f})",
-                f"{statistics.mean(result['random']):.0f}",
+                f"{seconds:.0f}",
+                f"{env_steps:,.0f}",
+                "not reached" if reached is None else f"{reached[0]:,} ({reached[1]:.0f} s)",
+                f"{last[2]:.0f} ({last[0]:,}, {last[1]:.0f} s)",
+                pays,
+                f"{cloned.mean():.0f} ({cloned.min():.0f})",
+                f"{random.mean():.0f}",
             ]
         )
     heading = ["seed", "greedy return", "worst policy", "sampled return", "seconds", "environment steps"]
-    heading += ["PPO: steps to 475", "PPO at its end", "cloning (worst)", "random pairs"]
+    heading += [f"PPO: steps to {bar:.0f}", "PPO at its end", "pays after (steps; seconds)", "cloning (worst)"]
+    heading += ["random pairs"]
+    rows = []
+    for name in MET | NEW | HARD:
+        greedy, sampled = (
+            torch.tensor([result["policies"][name][place] for result in results]).flatten() for place in (0, 1)
+        )
+        kind = "met" if name in MET else "never met" if name in NEW else "never met, not counted"
+        rows.append([name, kind, _spread(greedy), f"{greedy.min():.0f}", _spread(sampled)])
+    architectures = markdown_table(["policy", "", "greedy return", "worst policy", "sampled return"], rows)
+    means = torch.tensor([[result["policies"][name][0] for name in MET | NEW] for result in results]).mean((1, 2))
     count = plan.policies * len(MET | NEW)
-    means = [torch.tensor([result["policies"][name][0] for name in MET | NEW]).mean() for result in results]
-    overall = f"Greedy return over all meta-seeds: {torch.stack(means).mean():.1f}."
     return (
-        f"`{plan.recipe}`: {count} never-seen policies x {plan.episodes} episodes per meta-seed.\n\n"
-        f"{markdown_table(heading, lines)}\n\n{overall}\nBy architecture, over all meta-seeds:\n\n{architectures}\n\n"
-        "![returns](rl.png)"
+        f"## {recipe}\n\n{first['env_id']}: {first['samples']} samples, {first['inner_steps']} inner steps; {count} "
+        f"never-seen policies x {plan.episodes} episodes per meta-seed.\n\n{markdown_table(heading, lines)}\n\n"
+        f"Greedy return over all meta-seeds: {means.mean():.1f}; the bar is {bar:.0f}.\n"
+        f"By architecture, over all meta-seeds:\n\n{architectures}"
     )
 
 
 def _spread(values: Tensor) -> str:
-    return f"{values.mean():.1f} ± {values.std():.1f}"
+    return f"{values.mean():.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.mean():.1f}"
 
 
-def draw(results: Sequence[dict[str, Any]]) -> Figure:
-    """Draw PPO's returns against environment steps, and those of the taught policies."""
-    figure = Figure(figsize=(6.4, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    for number, result in enumerate(results):
-        steps, _, scores = zip(*result["ppo"], strict=True)
-        axes.plot(steps, scores, color="C1", alpha=0.6, linewidth=1, label="PPO, one policy" if not number else None)
-    greedy = torch.tensor([result["policies"][name][0] for result in results for name in MET | NEW])
-    axes.axhline(float(greedy.mean()), color="C0", label="taught, no environment steps of their own")
-    axes.axhline(float(greedy.min()), color="C0", linestyle=":", label="the worst of them")
-    axes.set_xlabel("environment steps of a policy")
-    axes.set_ylabel("greedy return")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
+def draw(results: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Draw, for each recipe, returns against inner steps, and beside it PPO's against environment steps."""
+    figure = Figure(figsize=(9, 3 * len(results)), dpi=120, layout="constrained")
+    grid = figure.subplots(len(results), 2, squeeze=False)
+    titles = {"taught": "synthetic samples", "cloned": "as many pairs of PPO", "random": "random pairs"}
+    for (left, right), (recipe, found) in zip(grid, results.items(), strict=True):
+        for color, (name, title) in enumerate(titles.items()):
+            values = torch.tensor([result["by_steps"][name] for result in found])  # [seeds, steps, policies]
+            values = values.movedim(1, 0).flatten(1)
+            low, high = values.quantile(0.1, dim=1), values.quantile(0.9, dim=1)
+            left.plot(found[0]["steps"], values.mean(1), color=f"C{color}", label=title, marker="o", markersize=3)
+            left.fill_between(found[0]["steps"], low, high, color=f"C{color}", alpha=0.15, linewidth=0)
+        for number, result in enumerate(found):
+            steps, _, scores = zip(*result["ppo"], strict=True)
+            label = "PPO, one policy" if not number else None
+            right.plot(steps, scores, color="C3", alpha=0.6, linewidth=1, label=label)
+        greedy = torch.tensor([result["policies"][name][0] for result in found for name in MET | NEW])
+        right.axhline(float(greedy.mean()), color="C0", label="taught, no environment steps of their own")
+        right.axhline(float(greedy.min()), color="C0", linestyle=":", label="the worst of them")
+        left.set_title(recipe, fontsize=9)
+        left.set_xlabel("inner steps")
+        left.set_ylabel("greedy return")
+        right.set_xlabel("environment steps of a policy")
+        for axes in (left, right):
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=7)
     return figure
 
 
