@@ -32,6 +32,8 @@ class Control(Task):
         continuous: whether actions are continuous: the policy's outputs are means, in units in which -1 and 1 are the
             bounds of an action.
         deviation: standard deviation of a continuous action around its mean, in the same units.
+        temperature: what logits of discrete actions are divided by when a policy acts; below 1, a policy keeps to what
+            it prefers, so that also untrained ones try something for a whole episode.
         samples: number of time steps per policy, drawn with replacement, for the meta-loss.
         discount: factor of a reward one time step later.
         trace: lambda of generalized advantage estimation.
@@ -55,6 +57,7 @@ class Control(Task):
         actions: int,
         continuous: bool = False,
         deviation: float = 0.5,
+        temperature: float = 1.0,
         samples: int = 512,
         discount: float = 0.99,
         trace: float = 0.95,
@@ -72,7 +75,7 @@ class Control(Task):
         for key, share in (("discount", discount), ("trace", trace)):
             if not 0 <= share <= 1:
                 raise RecipeError(f"{name}: {key} must be between 0 and 1, got {share}")
-        for key, width in (("deviation", deviation), ("clip", clip)):
+        for key, width in (("deviation", deviation), ("temperature", temperature), ("clip", clip)):
             if not width > 0:
                 raise RecipeError(f"{name}: {key} must be above 0, got {width}")
         if advantage not in BASELINES:
@@ -85,6 +88,7 @@ class Control(Task):
         self.actions = actions
         self.continuous = continuous
         self.deviation = deviation
+        self.temperature = temperature
         self.samples = samples
         self.discount = discount
         self.trace = trace
@@ -172,14 +176,14 @@ class Control(Task):
         if generator is None:
             return outputs.argmax(-1)
         drawn = torch.rand(*outputs.shape[:-1], 1, generator=generator).to(outputs)
-        return (outputs.softmax(-1).cumsum(-1) < drawn).sum(-1).clamp(max=self.actions - 1)
+        return ((outputs / self.temperature).softmax(-1).cumsum(-1) < drawn).sum(-1).clamp(max=self.actions - 1)
 
     def log_probabilities(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """Return the log-probability of actions, ``[B]``, for continuous ones up to a constant."""
         outputs = in_full_precision(outputs)
         if self.continuous:
             return -((actions - outputs) / self.deviation).square().sum(-1) / 2
-        return -F.cross_entropy(outputs, actions, reduction="none")
+        return -F.cross_entropy(outputs / self.temperature, actions, reduction="none")
 
     def meta_loss(self, learner: Functional) -> LossFn:
         """Return minus the mean return, with the policy gradient; see the class."""

@@ -146,6 +146,11 @@ def test_greedy_and_sampled_actions() -> None:
     assert task.act(outputs, None).unique().tolist() == [1]
     shares = task.act(outputs, torch.Generator().manual_seed(0)).bincount() / 20_000
     torch.testing.assert_close(shares, outputs[0].softmax(0), atol=0.01, rtol=0)
+    surer = BehaviorDistillation((4,), 3, temperature=0.5)
+    shares = surer.act(outputs, torch.Generator().manual_seed(0)).bincount() / 20_000
+    torch.testing.assert_close(shares, (2 * outputs[0]).softmax(0), atol=0.01, rtol=0)
+    found = surer.log_probabilities(outputs[:3], torch.tensor([0, 1, 2])).exp()
+    torch.testing.assert_close(found, (2 * outputs[0]).softmax(0))
     continuous = BehaviorDistillation((4,), 3, continuous=True, deviation=0.3)
     assert torch.equal(continuous.act(outputs, None), outputs)
     noise = continuous.act(outputs, torch.Generator().manual_seed(0)) - outputs
@@ -359,6 +364,8 @@ def test_images_are_no_environment(tmp_path: Path) -> None:
         (lambda: BehaviorDistillation((4,), 2, samples=0), "samples must be at least 1, got 0"),
         (lambda: BehaviorDistillation((4,), 2, discount=1.5), "discount must be between 0 and 1, got 1.5"),
         (lambda: BehaviorDistillation((4,), 2, deviation=0.0), "deviation must be above 0, got 0.0"),
+        (lambda: BehaviorDistillation((4,), 2, temperature=0.0), "temperature must be above 0, got 0.0"),
+        (lambda: BehaviorDistillation((4,), 2, clip=-1.0), "clip must be above 0, got -1.0"),
         (lambda: BehaviorDistillation((4,), 2, advantage="q"), "advantage must be one of linear, time, got 'q'"),
         (lambda: BehaviorDistillation((4,), 2, plotted={"angle": 4, "speed": 0}), "plotted must name two dimensions"),
         (lambda: ContextualBandit((3,), 1, continuous=True), "ContextualBandit: actions must be discrete"),
