@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.report import RESULTS, markdown_table, write_report
-from benchmarks.runs import data_of, fit_and_test
+from benchmarks.runs import cpu_seconds, data_of, fit_and_test
 from gtn_lightning import GTN
 from gtn_lightning.data import EnvironmentData
 from gtn_lightning.inner_loop import Functional
@@ -298,6 +298,7 @@ def measured(recipe: str, plan: Plan, seed: int) -> dict[str, Any]:
         "samples": getattr(examiner.gtn.teacher, "samples", 0),
         "inner_steps": last,
         "meta_training": read_meta_training(file),
+        "cpu_seconds": cpu_seconds(recipe, seed, plan.output),
         "env_steps": counted[-1],
         "policies": {name: [scores.greedy.tolist(), scores.sampled.tolist()] for name, scores in found.items()},
         "ppo": rival,
@@ -356,6 +357,7 @@ def report(recipe: str, results: Sequence[dict[str, Any]], plan: Plan) -> str:
                 f"{greedy.min():.0f}",
                 _spread(sampled),
                 f"{seconds:.0f}",
+                f"{result['cpu_seconds']:.0f}",
                 f"{env_steps:,.0f}",
                 "not reached" if reached is None else f"{reached[0]:,} ({reached[1]:.0f} s)",
                 f"{last[2]:.0f} ({last[0]:,}, {last[1]:.0f} s)",
@@ -364,8 +366,14 @@ def report(recipe: str, results: Sequence[dict[str, Any]], plan: Plan) -> str:
                 f"{random.mean():.0f}",
             ]
         )
-    heading = ["seed", "greedy return", "worst policy", "sampled return", "seconds", "environment steps"]
-    heading += [f"PPO: steps to {bar:.0f}", "PPO at its end", "pays after (steps; seconds)", "cloning (worst)"]
+    heading = ["seed", "greedy return", "worst policy", "sampled return", "seconds", "CPU seconds"]
+    heading += [
+        "environment steps",
+        f"PPO: steps to {bar:.0f}",
+        "PPO at its end",
+        "pays after (steps; seconds)",
+        "cloning (worst)",
+    ]
     heading += ["random pairs"]
     rows = []
     for name in MET | NEW | HARD:

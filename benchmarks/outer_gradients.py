@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.report import RESULTS, markdown_table, write_report
-from benchmarks.runs import fit_and_test
+from benchmarks.runs import cpu_seconds, fit_and_test
 
 RECIPE = "cartpole"
 BAR = 475.0
@@ -37,7 +37,10 @@ SETTINGS: dict[str, list[str]] = {
 
 
 def curve(setting: str, seed: int, meta_steps: int, output: Path) -> dict[str, list[float]]:
-    """Return a run's validation returns, with the environment steps and seconds of meta-training before each."""
+    """Return a run's validation returns, with the environment steps and seconds of meta-training before each.
+
+    The seconds are the run's CPU seconds, divided as the wall clock of its meta-steps was.
+    """
     place = output / setting.replace(" ", "_").replace(",", "")
     overrides = [*COMMON, f"--trainer.max_steps={meta_steps}", *SETTINGS[setting]]
     fit_and_test(RECIPE, seed, place, overrides)
@@ -52,7 +55,8 @@ def curve(setting: str, seed: int, meta_steps: int, output: Path) -> dict[str, l
         if row.get("val/return"):
             for name, value in (("steps", steps), ("seconds", seconds), ("returns", float(row["val/return"]))):
                 found[name].append(value)
-    return found
+    share = cpu_seconds(RECIPE, seed, place) / seconds
+    return found | {"seconds": [share * value for value in found["seconds"]]}
 
 
 def main() -> None:
@@ -97,7 +101,7 @@ def main() -> None:
         f"environment steps to {BAR:.0f}",
     ]
     picture = "![curves](outer_gradients.png)"
-    table = markdown_table([*heading, "environment steps", "seconds"], rows)
+    table = markdown_table([*heading, "environment steps", "CPU seconds"], rows)
     note = f"Greedy validation returns of never-seen policies; mean and deviation over {options.seeds} meta-seeds."
     write_report("outer_gradients", "Evolution strategies and the exact meta-gradient", f"{table}\n\n{picture}", note)
     draw(found).savefig(RESULTS / "outer_gradients.png")
@@ -113,7 +117,7 @@ def draw(found: dict[str, list[dict[str, list[float]]]]) -> Figure:
             for axes, across in ((by_steps, "steps"), (by_seconds, "seconds")):
                 axes.plot(each[across], each["returns"], color=f"C{number}", alpha=0.7, linewidth=1, label=label)
     by_steps.set_xlabel("environment steps")
-    by_seconds.set_xlabel("seconds")
+    by_seconds.set_xlabel("CPU seconds")
     by_steps.set_ylabel("validation return")
     for axes in (by_steps, by_seconds):
         axes.grid(alpha=0.3)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,13 +48,22 @@ def fit_and_test(recipe: str, seed: int, output: Path, overrides: Sequence[str] 
     log = folder.with_suffix(".log")
     if not sorted(folder.glob("*/teacher.safetensors")):
         given = [f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", *overrides]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         _call([gtn, "fit", "--config", recipe, *given], environment, log)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        folder.with_suffix(".cpu").write_text(f"{cpu:.1f}", encoding="utf-8")
     teacher = sorted(folder.glob("*/teacher.safetensors"))[-1]
     _call([gtn, "test", "--teacher", str(teacher)], environment, log)
     metrics = sorted(teacher.parent.glob("test/*/metrics.csv"))[-1]
     with metrics.open(encoding="utf-8") as file:
         row = list(csv.DictReader(file))[-1]
     return {name: float(value) for name, value in row.items() if name.startswith("test/")}
+
+
+def cpu_seconds(recipe: str, seed: int, output: Path) -> float:
+    """Return the CPU seconds of a ``gtn fit`` of `fit_and_test`, start and validations among them."""
+    return float((output / recipe / f"{seed}.cpu").read_text(encoding="utf-8"))
 
 
 def data_of(teacher: Path) -> Any:
