@@ -2,6 +2,7 @@
 
 from gtn_lightning.rl.advantages import BASELINES, advantages
 from gtn_lightning.rl.environments import Environments, Episodes, Trajectories
+from gtn_lightning.rl.film import Film, film
 from gtn_lightning.rl.policies import Policies
 
-__all__ = ["BASELINES", "Environments", "Episodes", "Policies", "Trajectories", "advantages"]
+__all__ = ["BASELINES", "Environments", "Episodes", "Film", "Policies", "Trajectories", "advantages", "film"]

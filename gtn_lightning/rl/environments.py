@@ -52,6 +52,7 @@ class Environments:
     Args:
         env_id: gymnasium's name of the environment, such as ``CartPole-v1``.
         vectorization: one of `VECTORIZATIONS`.
+        render_mode: gymnasium's name of a form in which the copies draw themselves, such as ``rgb_array``.
 
     Attributes:
         shape: shape of a state.
@@ -65,7 +66,7 @@ class Environments:
         RecipeError: if gymnasium is not installed, has no such environment, or its spaces are not supported.
     """
 
-    def __init__(self, env_id: str, vectorization: str = "auto") -> None:
+    def __init__(self, env_id: str, vectorization: str = "auto", render_mode: str | None = None) -> None:
         if vectorization not in VECTORIZATIONS:
             raise RecipeError(f"data.vectorization must be one of {', '.join(VECTORIZATIONS)}, got {vectorization!r}")
         if importlib.util.find_spec("gymnasium") is None:
@@ -88,6 +89,7 @@ class Environments:
         if vectorization == "vector_entry_point" and not own:
             raise RecipeError(f"data.vectorization: {env_id} has no vector_entry_point: use sync or async")
         self.vectorization = ("vector_entry_point" if own else "sync") if vectorization == "auto" else vectorization
+        self.render_mode = render_mode
         self.most = MOST_PROCESSES if self.vectorization == "async" else MOST_COPIES
         self.steps = 0
         self._made: dict[int, VectorEnv[Any, Any, Any]] = {}
@@ -130,7 +132,13 @@ class Environments:
         if count not in self._made:
             import gymnasium
 
-            self._made[count] = gymnasium.make_vec(self._spec, num_envs=count, vectorization_mode=self.vectorization)
+            self._made[count] = gymnasium.make_vec(
+                self._spec,
+                num_envs=count,
+                vectorization_mode=self.vectorization,
+                # An environment that cannot draw itself may not take the argument.
+                **({} if self.render_mode is None else {"render_mode": self.render_mode}),
+            )
         return self._made[count]
 
     def close(self) -> None:
