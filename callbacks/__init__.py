@@ -2,6 +2,7 @@
 
 from gtn_lightning.callbacks.checkpoint import TeacherCheckpoint
 from gtn_lightning.callbacks.curve import LearningCurve
+from gtn_lightning.callbacks.episode import EpisodeAnimation
 from gtn_lightning.callbacks.gradient_norm import GradientNorm
 from gtn_lightning.callbacks.nas_proxy import NASProxy
 from gtn_lightning.callbacks.progress import MetaProgressBar
@@ -10,6 +11,7 @@ from gtn_lightning.callbacks.summary import RunSummary
 from gtn_lightning.callbacks.synthetic_data import SyntheticData
 
 __all__ = [
+    "EpisodeAnimation",
     "GradientNorm",
     "LearningCurve",
     "MetaProgressBar",

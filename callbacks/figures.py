@@ -1,4 +1,4 @@
-"""Write figures to the run folder and to the loggers."""
+"""Write figures and animations to the run folder and to the loggers."""
 
 from io import BytesIO
 from pathlib import Path
@@ -41,3 +41,24 @@ def save_figure(trainer: Trainer, figure: Figure, name: str, meta_step: int) -> 
             pixels = np.asarray(canvas.buffer_rgba())[..., :3]
             with unless_unwritable(trainer, f"the picture {name} in the log of TensorBoardLogger"):
                 logger.experiment.add_image(f"pictures/{name}", pixels, meta_step, dataformats="HWC")
+
+
+def save_animation(trainer: Trainer, gif: bytes, name: str, meta_step: int) -> None:
+    """Write an animation to ``<run folder>/pictures/<name>.gif`` and to W&B, on rank zero; see `save_figure`.
+
+    Args:
+        trainer: the trainer.
+        gif: the content of the file.
+        name: name of the file and, after ``pictures/``, of the logged animation.
+        meta_step: the meta-step of the animation.
+    """
+    if not trainer.is_global_zero:
+        return
+    path = Path(trainer.default_root_dir) / "pictures" / f"{name}.gif"
+    with unless_unwritable(trainer, f"pictures/{name}.gif"):
+        with whole_file(path) as part:
+            part.write_bytes(gif)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                captions, formats = [f"meta-step {meta_step}"], ["gif"]
+                logger.log_video(f"pictures/{name}", [str(path)], step=meta_step, caption=captions, format=formats)

@@ -1,6 +1,7 @@
 """Evaluation: teach never-seen learners, score them on real data, and compare with the baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -287,22 +288,39 @@ class Evaluator:
             self._teach(module, split, number)
 
     def _teach(self, module: pl.LightningModule, split: str, number: int) -> None:
-        key = (split, number)
-        # Lightning sets the trainer's precision in training_step, but not in the hook that calls this.
-        precision = module.trainer.precision_plugin.forward_context()
-        with torch.inference_mode(False), precision, keyed_rng(self._parts.seed, *key, device=module.device):
-            generator = keyed_generator(self._parts.seed, *key)
-            learner = self._parts.learners.sample(generator).to(module.device)
-            with torch.no_grad():
-                requests = self._parts.curriculum.requests(generator, module.device)
-            mode = self._parts.inner_loop.mode
-            taught = teach(
-                learner, self._parts.task, self._parts.teacher, requests, self._parts.inner_optimizer, self._steps, mode
-            )
+        with self._lesson(module, (split, number), self._steps) as (learner, taught, generator):
             self._scores["synthetic"].add(number, learner, taught)
             if "baseline" in self._scores:
                 assert self._baseline is not None
                 self._scores["baseline"].add(number, learner, self._baseline.teach(learner, generator))
+
+    def fresh(self, module: pl.LightningModule, *key: int | str) -> Taught:
+        """Return a fresh learner that the whole inner loop has taught, a function of the run's seed and of a key.
+
+        Args:
+            module: the module that a trainer runs.
+            key: purpose of the learner.
+        """
+        last = self._parts.inner_loop.steps
+        with self._lesson(module, key, [last]) as (learner, taught, _):
+            return Taught(Functional(learner), taught[last].params, taught[last].buffers)
+
+    @contextmanager
+    def _lesson(
+        self, module: pl.LightningModule, key: Sequence[int | str], steps: list[int]
+    ) -> Iterator[tuple[nn.Module, dict[int, Snapshot], torch.Generator]]:
+        """Teach a learner; yield it, it after each of ``steps``, and its random numbers, in the state for more."""
+        # Lightning sets the trainer's precision in training_step, but not in the hook that calls this.
+        precision = module.trainer.precision_plugin.forward_context()
+        parts, device = self._parts, module.device
+        with torch.inference_mode(False), precision, keyed_rng(parts.seed, *key, device=device):
+            generator = keyed_generator(parts.seed, *key)
+            learner = parts.learners.sample(generator).to(device)
+            with torch.no_grad():
+                requests = parts.curriculum.requests(generator, device)
+            mode = parts.inner_loop.mode
+            taught = teach(learner, parts.task, parts.teacher, requests, parts.inner_optimizer, steps, mode)
+            yield learner, taught, generator
 
     def _synthetic(self, device: torch.device) -> list[Tensor]:
         batch = synthetic_batch(self._parts.teacher, self._parts.curriculum, self._parts.seed, 0, device)

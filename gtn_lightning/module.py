@@ -32,7 +32,7 @@ from gtn_lightning.meta_training.trainer_options import check_trainer
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator
 from gtn_lightning.real_data import counts
-from gtn_lightning.task import Task
+from gtn_lightning.task import Task, Taught
 from gtn_lightning.teacher_file import (
     check_sizes,
     check_state,
@@ -354,6 +354,10 @@ class GTN(pl.LightningModule):
         for key, value in self.result.logged().items():
             self.log(f"{split}/{key}", value.float(), prog_bar=key == leading)
         self.log(f"{split}/loss", self.result.losses.mean().float())
+
+    def fresh_learner(self, *key: int | str) -> Taught:
+        """Return a fresh learner, taught by the whole inner loop; a function of the seed and of a key, its purpose."""
+        return self._evaluator.fresh(self, *key)
 
     # -------------------------------------------------------------------------------------------------- synthetic data
 
