@@ -5,6 +5,7 @@ from gtn_lightning.callbacks.curve import LearningCurve
 from gtn_lightning.callbacks.episode import EpisodeAnimation
 from gtn_lightning.callbacks.gradient_norm import GradientNorm
 from gtn_lightning.callbacks.nas_proxy import NASProxy
+from gtn_lightning.callbacks.poles import PolePicture
 from gtn_lightning.callbacks.progress import MetaProgressBar
 from gtn_lightning.callbacks.samples import SampleGrid
 from gtn_lightning.callbacks.summary import RunSummary
@@ -16,6 +17,7 @@ __all__ = [
     "LearningCurve",
     "MetaProgressBar",
     "NASProxy",
+    "PolePicture",
     "RunSummary",
     "SampleGrid",
     "SyntheticData",

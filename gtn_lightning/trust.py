@@ -27,8 +27,8 @@ from gtn_lightning.files import whole_file
 
 KNOWN: dict[str, tuple[str, ...]] = {
     "gtn_lightning.callbacks": (
-        *("EpisodeAnimation", "GradientNorm", "LearningCurve", "MetaProgressBar", "NASProxy", "RunSummary"),
-        *("SampleGrid", "SyntheticData", "TeacherCheckpoint"),
+        *("EpisodeAnimation", "GradientNorm", "LearningCurve", "MetaProgressBar", "NASProxy", "PolePicture"),
+        *("RunSummary", "SampleGrid", "SyntheticData", "TeacherCheckpoint"),
     ),
     "gtn_lightning.curricula": ("Full", "NoCurriculum", "ShuffledAll", "ShuffledBatches", "ShuffledPasses"),
     "gtn_lightning.data": ("DigitsData", "EnvironmentData", "ImageData", "TableData"),

@@ -33,7 +33,7 @@ def with_teacher_recipe(line: CommandLine, trust: list[str]) -> tuple[CommandLin
         content = {key: as_recipe(value) for key, value in parts.items() if value is not None}
     except (TypeError, ValueError, LookupError) as error:
         raise RecipeError(f"{path}: its recipe is damaged ({one_line(error)}); take a whole file") from error
-    names = ("LearningCurve", "SampleGrid", "SyntheticData", "RunSummary")
+    names = ("LearningCurve", "SampleGrid", "EpisodeAnimation", "SyntheticData", "RunSummary")
     content["trainer"] = {
         "default_root_dir": folder,
         "logger": [
