@@ -127,7 +127,7 @@ def draw_images(columns: Sequence[Images], steps: list[int], schedules: dict[str
     axes.set_xticks(centres_x, [str(step) for step in steps])
     axes.set_yticks(centres_y, [str(label) for label in classes] if labeled else [""] * len(classes))
     axes.set_xlabel("inner step", fontsize=9)
-    axes.set_ylabel("class" if labeled else "sample", fontsize=9)
+    axes.set_ylabel(columns[0].noun if labeled else "sample", fontsize=9)
     axes.tick_params(length=0, labelsize=8)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -111,6 +111,8 @@ class Images:
     """``[B, C, H, W]``."""
     labels: Tensor | None
     """The class of each, int64 ``[B]``, by which the rows of the grid are sorted; None for an unsorted grid."""
+    noun: str = "class"
+    """The word for labels."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Tasks of agents: policies that are taught by synthetic data and scored by their returns in an environment."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -13,7 +14,10 @@ from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.fields import Batch, Field, Fields
 from gtn_lightning.inner_loop import Buffers, Functional, LossFn
 from gtn_lightning.rl import BASELINES, Episodes, Policies, advantages
-from gtn_lightning.task import Points, Task, TaskMetric, Taught
+from gtn_lightning.task import Images, Points, Task, TaskMetric, Taught
+
+MOST_FEATURES = 2000
+"""Numbers per state of which a linear value function is fitted, at a cost that grows with their cube."""
 
 
 class Control(Task):
@@ -81,6 +85,10 @@ class Control(Task):
         if advantage not in BASELINES:
             raise RecipeError(f"{name}: advantage must be one of {', '.join(BASELINES)}, got {advantage!r}")
         self.shape = tuple(shape)
+        if advantage == "linear" and math.prod(self.shape) > MOST_FEATURES:
+            raise RecipeError(
+                f"{name}: advantage linear takes at most {MOST_FEATURES} numbers per state, got {list(shape)}: use time"
+            )
         if plotted is not None and (
             len(plotted) != 2 or len(self.shape) != 1 or not all(0 <= place < shape[0] for place in plotted.values())
         ):
@@ -224,10 +232,15 @@ class Control(Task):
         loss: Tensor = -batch[0].mean()
         return loss
 
-    def shown(self, batch: Batch) -> Points:
-        """Return the states as points, colored by the best action, or by the first value of a continuous one."""
+    def shown(self, batch: Batch) -> Images | Points:
+        """Return states as points, colored by the best action, or by the first value of a continuous one.
+
+        States ``[C, H, W]`` are images, in rows by the best action.
+        """
         states, signal = batch["states"].flatten(1), batch[self.signal]
         values = signal[:, 0] if self.continuous else signal.argmax(1)
+        if len(self.shape) == 3:
+            return Images(batch["states"], None if self.continuous else values, "action")
         if self.plotted is None:
             return Points(states, values, noun="action")
         first, second = self.plotted

@@ -1,10 +1,11 @@
 """Policies that act at once give what each gives alone."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from gtn_lightning.inner_loop import Functional
-from gtn_lightning.learners import MLP
+from gtn_lightning.learners import MLP, ConvNet
 from gtn_lightning.rl import Policies
 
 
@@ -20,8 +21,8 @@ class Branching(nn.Module):
         return -outputs if float(outputs.sum()) > 0 else outputs
 
 
-def check(networks: list[nn.Module]) -> None:
-    states = torch.randn(len(networks), 5, 4)
+def check(networks: list[nn.Module], shape: tuple[int, ...] = (4,)) -> None:
+    states = torch.randn(len(networks), 5, *shape)
     members = [(Functional(network), *Functional(network).init()) for network in networks]
     policies = Policies(members)
     for batch in (states, states + 1):  # recorded once, used again
@@ -36,6 +37,11 @@ def test_of_one_architecture() -> None:
 def test_of_several_architectures_in_any_order() -> None:
     wide, deep = (lambda: MLP((4,), 2, [16])), (lambda: MLP((4,), 2, [8, 8], norm="layer", activation="tanh"))
     check([wide(), deep(), wide(), deep(), wide()])
+
+
+@pytest.mark.parametrize("pooling", ["max", "average", "stride"])
+def test_of_convolutions(pooling: str) -> None:
+    check([ConvNet((1, 6, 6), 2, 4, 1, norm="group", pooling=pooling) for _ in range(3)], (1, 6, 6))
 
 
 def test_dropout_is_off() -> None:

@@ -19,15 +19,16 @@ from gtn_lightning.data import DigitsData, EnvironmentData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import Evaluation
 from gtn_lightning.inner_loop import Adam, Functional, InnerLoop
-from gtn_lightning.learners import MLP, Fixed
+from gtn_lightning.learners import MLP, ConvNet, Fixed
 from gtn_lightning.meta_training import MetaGradient
 from gtn_lightning.meta_training.step import meta_step
 from gtn_lightning.parts import Parts
 from gtn_lightning.rl import Episodes, environments
-from gtn_lightning.task import Taught
+from gtn_lightning.task import Images, Taught
 from gtn_lightning.tasks import BehaviorDistillation, ContextualBandit, Control
 from gtn_lightning.teachers import FreeTensors
 from tests import processes
+from tests.rl import lights
 from tests.tiny import make_trainer, same
 
 CPU, PLACE, STEPS, BATCH = torch.device("cpu"), (0, 0, 0), 3, 4
@@ -219,6 +220,20 @@ def test_a_run_logs_returns_and_counts_time_steps(task: Any, tmp_path: Path) -> 
     assert gtn.result.synthetic.shape == (2, 2)
 
 
+def test_convolutions_learn_to_act_on_images(tmp_path: Path) -> None:
+    task = BehaviorDistillation((1, lights.SIZE, lights.SIZE), 2, samples=64)
+    network = partial(ConvNet, task.shape, task.actions, width=4, depth=1, norm="group")
+    changes = {"outer_optimizer": partial(torch.optim.Adam, lr=0.3), "evaluation": Evaluation(learners=8, steps=[0])}
+    gtn = make_gtn(task, learners=Fixed(network), **changes)
+    make_trainer(tmp_path, max_steps=16, val_check_interval=16).fit(gtn, make_data(env_id=lights.NAME, episodes=8))
+    assert gtn.result is not None
+    untaught, taught = gtn.result.synthetic.mean(0).tolist()
+    assert taught > untaught + 1
+    shown = task.shown(gtn.synthetic_batch(0))
+    assert isinstance(shown, Images)
+    assert shown.pixels.shape == (BATCH, *task.shape)
+
+
 def test_a_resumed_run_gives_the_same_teacher_and_goes_on_counting(tmp_path: Path) -> None:
     whole = make_gtn()
     trainer = make_trainer(tmp_path, max_steps=4)
@@ -367,6 +382,7 @@ def test_images_are_no_environment(tmp_path: Path) -> None:
         (lambda: BehaviorDistillation((4,), 2, temperature=0.0), "temperature must be above 0, got 0.0"),
         (lambda: BehaviorDistillation((4,), 2, clip=-1.0), "clip must be above 0, got -1.0"),
         (lambda: BehaviorDistillation((4,), 2, advantage="q"), "advantage must be one of linear, time, got 'q'"),
+        (lambda: BehaviorDistillation((3, 64, 64), 2), "advantage linear takes at most 2000 numbers per state, got"),
         (lambda: BehaviorDistillation((4,), 2, plotted={"angle": 4, "speed": 0}), "plotted must name two dimensions"),
         (lambda: ContextualBandit((3,), 1, continuous=True), "ContextualBandit: actions must be discrete"),
         (lambda: EnvironmentData("CartPole-v1", episodes=0), "data.episodes must be at least 1, got 0"),
