@@ -13,25 +13,30 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.processes import finished, said, start_gtn
+from tests.processes import finished, said, start, start_gtn
 
-RUN = [
-    *(
-        "fit",
-        "--config",
-        "digits",
-        "--model.inner_loop.steps=3",
-        "--model.evaluation.learners=1",
-        "--model.evaluation.real_rates=[0.1]",
-    ),
-    *("--trainer.max_steps=20", "--trainer.val_check_interval=4", "--trainer.enable_progress_bar=false"),
-    *("--trainer.logger=false", "--trainer.callbacks=[{class_path: TeacherCheckpoint}]"),
-]
+ROOT = "runs/digits"
+"""Where the runs of all recipes are."""
+
+
+def run_of(recipe: str, *arguments: str) -> list[str]:
+    """Return the command of a short run."""
+    return [
+        *("fit", "--config", recipe, "--model.inner_loop.steps=3", "--model.evaluation.learners=1"),
+        *("--model.evaluation.real_rates=[0.1]", "--trainer.max_steps=20", "--trainer.val_check_interval=4"),
+        *("--trainer.enable_progress_bar=false", "--trainer.logger=false"),
+        *("--trainer.callbacks=[{class_path: TeacherCheckpoint}]", f"--trainer.default_root_dir={ROOT}", *arguments),
+    ]
+
+
+RUN = run_of("digits")
+
+AGENTS = run_of("cartpole", "--model.population=2", "--data.init_args.episodes=2", "--data.init_args.eval_episodes=2")
 
 ENDS = int(os.environ.get("GTN_TEST_ENDS", "6"))
-"""How many times a run is ended; one of two processes less often, since it takes longer to begin."""
+"""How many times a run is ended; other runs less often, which take longer to begin or go the same way."""
 
-ENDS_OF_TWO = max(2, ENDS // 3)
+ENDS_OF_OTHERS = max(2, ENDS // 3)
 
 TOLD = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 """The exit codes of a run that is told to end."""
@@ -84,26 +89,36 @@ def resuming(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_ended_again_and_again_comes_to_the_same_teacher(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("run", "ends", "signals"),
+    [
+        pytest.param(RUN, ENDS, [signal.SIGKILL, *TOLD], id="classification"),
+        pytest.param(AGENTS, ENDS_OF_OTHERS, [signal.SIGKILL], id="agents"),
+        pytest.param(run_of("digits_autoencoder"), ENDS_OF_OTHERS, [signal.SIGKILL], id="autoencoding"),
+    ],
+)
+def test_a_run_that_is_ended_again_and_again_comes_to_the_same_teacher(
+    run: list[str], ends: int, signals: list[signal.Signals], tmp_path: Path
+) -> None:
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    for _ in range(2):  # the first also starts the process that the others are forked from
-        began = time.monotonic()
-        assert finished(start_gtn(*RUN, folder=undisturbed)) == 0, said(undisturbed)
+    finished(start(print, folder=undisturbed))  # it starts the process that the others are forked from
+    began = time.monotonic()
+    assert finished(start_gtn(*run, folder=undisturbed)) == 0, said(undisturbed)
     whole = time.monotonic() - began
 
     moments = random.Random(0)
     ended = 0
     while True:
-        process = start_gtn(*RUN, *resuming(disturbed), folder=disturbed)
+        process = start_gtn(*run, *resuming(disturbed), folder=disturbed)
         expected = {0}
         moment, number = 0.0, signal.SIGKILL
-        if ended < ENDS:
+        if ended < ends:
             assert process.pid is not None
             pid = process.pid
             until(lambda: hears(pid) or not process.is_alive(), 120, "it does not begin")  # noqa: B023
             moment = moments.uniform(0, 0.9) * whole
             process.join(moment)
-            number = moments.choice([signal.SIGKILL, *TOLD])
+            number = moments.choice(signals)
             if process.is_alive():
                 os.kill(pid, number)
                 expected = {0, TOLD.get(number, -number)}  # 0: it was done in that moment
@@ -114,7 +129,7 @@ def test_a_run_that_is_ended_again_and_again_comes_to_the_same_teacher(tmp_path:
         output = said(disturbed)
         assert code in expected, output
         assert "Traceback" not in output
-        if code == 0 and ended == ENDS:
+        if code == 0 and ended == ends:
             break
         if code == 0:
             begin_anew(disturbed)
@@ -150,7 +165,7 @@ def test_two_processes_that_are_ended_again_and_again_come_to_the_same_teacher(t
         group = first.pid
         expected = {0}
         whom, moment, number = "nobody", 0.0, signal.SIGTERM
-        if ended < ENDS_OF_TWO:
+        if ended < ENDS_OF_OTHERS:
             until(lambda: hears(group) or not first.is_alive(), 120, "it does not begin")  # noqa: B023
             moment = moments.uniform(0, 1) * whole
             first.join(moment)
@@ -175,7 +190,7 @@ def test_two_processes_that_are_ended_again_and_again_come_to_the_same_teacher(t
         assert code in expected, output
         assert "Traceback" not in output
         until(lambda: not processes_of(group), 120, "somebody hangs")  # noqa: B023
-        if code == 0 and ended == ENDS_OF_TWO:
+        if code == 0 and ended == ENDS_OF_OTHERS:
             break
         if code == 0:
             begin_anew(disturbed)
