@@ -1,5 +1,6 @@
 """A run on several processes, started by test_module.py. Each process leaves what it saw in ``rank<N>.pt``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from gtn_lightning import GTN
 from gtn_lightning.callbacks import SyntheticData
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
+from tests.tasks import test_autoencoding
 from tests.tiny import SHAPE, make_gtn, make_trainer, with_generator
 
 EVALUATION = {"learners": 3, "real_rates": [0.03, 0.3]}
@@ -35,10 +38,18 @@ class FirstWeights(pl.Callback):
         pl_module.learners.sample = recorded
 
 
-def main(folder: Path, devices: int) -> None:
+def classification() -> GTN:
+    return make_gtn(**with_generator(), evaluation=EVALUATION)
+
+
+def autoencoding() -> GTN:
+    return make_gtn(**test_autoencoding.parts(classes=10), evaluation=EVALUATION)
+
+
+def main(folder: Path, devices: int, make: Callable[[], GTN]) -> None:
     learners = FirstWeights()
     trainer = make_trainer(folder, devices=devices, strategy="ddp", max_steps=3, callbacks=[learners, SyntheticData()])
-    gtn = make_gtn(**with_generator(), evaluation=EVALUATION)
+    gtn = make()
     left: dict[str, Any] = {}
     left["validated"] = trainer.validate(gtn, DigitsData(32), verbose=False)[0]
     left["curve"] = gtn.result

@@ -28,7 +28,6 @@ from gtn_lightning.learners import MLP, ConvNet, Fixed, LearnerDistribution, Mix
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Generator, Pixels, RealData, TeacherInput
 from tests import ddp_run, processes
-from tests.ddp_run import EVALUATION
 from tests.inner_loop.test_unroll import LiveBytes
 from tests.tiny import BATCH, NOISE, SHAPE, STEPS, make_gtn, make_trainer, same, with_generator
 
@@ -661,12 +660,14 @@ def test_real_data_as_the_teacher_learns_its_rates(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 3])
-def test_processes_agree_with_each_other_and_with_one(devices: int, tmp_path: Path) -> None:
-    processes.run(ddp_run.main, tmp_path, devices, folder=tmp_path, count=devices)
+@pytest.mark.parametrize(
+    ("devices", "make"), [(2, ddp_run.classification), (3, ddp_run.classification), (2, ddp_run.autoencoding)]
+)
+def test_processes_agree_with_each_other_and_with_one(devices: int, make: Callable[[], GTN], tmp_path: Path) -> None:
+    processes.run(ddp_run.main, tmp_path, devices, make, folder=tmp_path, count=devices)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(devices)]
 
-    one_process = make_gtn(**with_generator(), evaluation=EVALUATION)
+    one_process = make()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as the two processes have: sums in another order differ in the last bit
     try:

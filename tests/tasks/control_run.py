@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from gtn_lightning.callbacks import EpisodeAnimation, PolePicture
 from gtn_lightning.data import EnvironmentData
 from gtn_lightning.meta_training import EvolutionStrategies
 from tests.tasks.test_control import make_data, make_gtn
@@ -26,7 +27,8 @@ def main(folder: Path, devices: int) -> None:
     left: dict[str, Any] = {}
     for name, gradient in (("exact", None), ("evolution", EvolutionStrategies(pairs=2))):
         seeds, data, gtn = Seeds(), make_data(), make_gtn(outer_gradient=gradient)
-        trainer = make_trainer(folder, devices=devices, strategy="ddp", max_steps=3, callbacks=[seeds])
+        callbacks = [seeds, PolePicture(), EpisodeAnimation()]
+        trainer = make_trainer(folder, devices=devices, strategy="ddp", max_steps=3, callbacks=callbacks)
         trainer.fit(gtn, data)
         assert isinstance(trainer.datamodule, EnvironmentData)  # type: ignore[attr-defined]
         left[name] = {
@@ -35,6 +37,7 @@ def main(folder: Path, devices: int) -> None:
             "own steps": data.counts()["env_steps"],
             "steps": float(trainer.callback_metrics["train/env_steps"]),
             "saved steps": data.state_dict()["env_steps"],
+            "validated": trainer.validate(gtn, data, verbose=False)[0],
         }
     torch.save(left, folder / f"rank{trainer.global_rank}.pt")
     torch.distributed.destroy_process_group()

@@ -256,9 +256,12 @@ def test_processes_play_episodes_of_their_own_and_agree_on_the_teacher(tmp_path:
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     for kind in ("exact", "evolution"):
         one, other = first[kind], second[kind]
+        assert one["validated"] == other["validated"]
         assert same(one["weights"], other["weights"])
         assert not {*one["seeds"]} & {*other["seeds"]}
         assert one["steps"] == other["steps"] == one["own steps"] + other["own steps"] == one["saved steps"]
+    assert (tmp_path / "pictures" / "poles.png").is_file()
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_teacher_file_is_tested_without_a_fit(tmp_path: Path) -> None:
