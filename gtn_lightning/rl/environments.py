@@ -89,7 +89,8 @@ class Environments:
         if vectorization == "vector_entry_point" and not own:
             raise RecipeError(f"data.vectorization: {env_id} has no vector_entry_point: use sync or async")
         self.vectorization = ("vector_entry_point" if own else "sync") if vectorization == "auto" else vectorization
-        self.render_mode = render_mode
+        # An environment that cannot draw itself may not take the argument.
+        self._options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         self.most = MOST_PROCESSES if self.vectorization == "async" else MOST_COPIES
         self.steps = 0
         self._made: dict[int, VectorEnv[Any, Any, Any]] = {}
@@ -133,11 +134,7 @@ class Environments:
             import gymnasium
 
             self._made[count] = gymnasium.make_vec(
-                self._spec,
-                num_envs=count,
-                vectorization_mode=self.vectorization,
-                # An environment that cannot draw itself may not take the argument.
-                **({} if self.render_mode is None else {"render_mode": self.render_mode}),
+                self._spec, num_envs=count, vectorization_mode=self.vectorization, **self._options
             )
         return self._made[count]
 
