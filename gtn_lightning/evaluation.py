@@ -236,7 +236,7 @@ class Evaluator:
             train = self._data.take(module, "train", REAL_SAMPLES)
             tuning = self._data.take(module, "val", TUNING_SAMPLES)
             # A test on a DataLoader alone keeps the baseline and the teacher's data of the fit before.
-            if train is not None and tuning is not None:
+            if self._parts.task.real_fields is None or (train is not None and tuning is not None):
                 self._baseline = self._parts.task.baseline(self._setting(train, tuning))
             elif module.trainer.datamodule is not None:  # type: ignore[attr-defined]  # other data than that of the fit
                 self._baseline = None
@@ -258,10 +258,11 @@ class Evaluator:
         # Without a data module, there is no training data yet at the sanity check.
         self._prepared = train is not None or self._parts.task.real_fields is None
 
-    def _setting(self, train: Batch, tuning: Batch) -> BaselineSetting:
+    def _setting(self, train: Batch | None, tuning: Batch | None) -> BaselineSetting:
         return BaselineSetting(
             train,
             tuning,
+            self._parts.curriculum.pool,
             self._parts.inner_optimizer,
             self._parts.curriculum.batch_size,
             self._parts.inner_loop.steps,
@@ -282,7 +283,8 @@ class Evaluator:
         trainer, size = module.trainer, self._settings.learners
         self._scores = {"synthetic": Scores(self._parts.task, size, self._steps, module.device)}
         # The baseline does not change during a fit: learners and real data depend on the seed alone.
-        if self._baseline is not None and split not in self._baselines and not trainer.sanity_checking:
+        missing = self._baseline is not None and split in self._baseline.splits and split not in self._baselines
+        if missing and not trainer.sanity_checking:
             self._scores["baseline"] = Scores(self._parts.task, size, self._steps, module.device)
         for number in range(trainer.global_rank, size, trainer.world_size):
             self._teach(module, split, number)

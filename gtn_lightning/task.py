@@ -59,10 +59,12 @@ class Taught(NamedTuple):
 class BaselineSetting:
     """Data and settings for a baseline."""
 
-    train: Batch
-    """Real training data."""
-    tuning: Batch
-    """Real data to choose the learning rate on, disjoint from the test split."""
+    train: Batch | None
+    """Real training data; None if the task has no real samples."""
+    tuning: Batch | None
+    """Real data to choose the learning rate on, disjoint from the test split; None if the task has no real samples."""
+    pool: int | None
+    """Number of different samples that the teacher is asked for; None for endlessly many."""
     optimizer: InnerOptimizer
     """The inner optimizer."""
     batch_size: int
@@ -84,11 +86,13 @@ class Baseline(ABC):
         name: suffix of its metrics in logs, as in ``val/accuracy_real``.
         title: its name in pictures and tables.
         axis: unit of its cost, the horizontal axis of learning curves.
+        splits: the splits on which it is scored, of ``val`` and ``test``.
     """
 
     name: str = "real"
     title: str = "real data"
     axis: str = "inner steps"
+    splits: tuple[str, ...] = ("val", "test")
 
     @abstractmethod
     def teach(self, learner: nn.Module, generator: torch.Generator) -> dict[int, Snapshot]:

@@ -11,7 +11,7 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch, Field, Fields
 from gtn_lightning.inner_loop import Buffers, Functional, LossFn
 from gtn_lightning.rl.transitions import Transitions
-from gtn_lightning.task import Points
+from gtn_lightning.task import BaselineSetting, Points
 from gtn_lightning.tasks.control import Control
 
 
@@ -123,6 +123,10 @@ class ActorCritic(Control):
             return policy + self.value_weight * advantage.square().mean() - self.entropy_weight * entropy, buffers
 
         return loss
+
+    def baseline(self, setting: BaselineSetting) -> None:
+        """Return None: random samples make no environment."""
+        return
 
     def shown(self, batch: Batch) -> Points:
         """Return the first states as points, colored by the reward of the first action in them."""

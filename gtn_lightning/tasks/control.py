@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 
+from gtn_lightning.baselines import RandomDataBaseline
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.fields import Batch, Field, Fields
 from gtn_lightning.inner_loop import Buffers, Functional, LossFn
 from gtn_lightning.rl import BASELINES, Episodes, Policies, advantages
-from gtn_lightning.task import Images, Points, Task, TaskMetric, Taught
+from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task, TaskMetric, Taught
 
 MOST_FEATURES = 2000
 """Numbers per state of which a linear value function is fitted, at a cost that grows with their cube."""
@@ -245,6 +246,10 @@ class Control(Task):
             return Points(states, values, noun="action")
         first, second = self.plotted
         return Points(states[:, list(self.plotted.values())], values, (first, second), "action")
+
+    def baseline(self, setting: BaselineSetting) -> Baseline | None:
+        """Return policies that random samples have taught."""
+        return RandomDataBaseline(self, setting)
 
     def check_batch(self, batch: Any, where: str) -> None:
         """Raise ``RecipeError`` unless the batch has episodes of an environment with this task's spaces."""

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Normal
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gtn_lightning import GTN
-from gtn_lightning.callbacks import SyntheticData
+from gtn_lightning.callbacks import LearningCurve, SyntheticData
 from gtn_lightning.curricula import Full
 from gtn_lightning.data import DigitsData, EnvironmentData
 from gtn_lightning.errors import RecipeError
@@ -213,7 +213,7 @@ def test_a_run_logs_returns_and_counts_time_steps(task: Any, tmp_path: Path) -> 
     assert 8 < float(logged["val/return"]) <= 500
     assert 8 < float(logged["val/return_sampled"]) <= 500
     assert float(logged["val/loss"]) == pytest.approx(-float(logged["val/return"]))
-    assert "val/return_real" not in logged
+    assert "val/return_random" not in logged
     measured = 64 * 8  # at least: the episodes of random actions by which states are normalized
     assert float(logged["train/env_steps"]) > measured + 3 * 2 * 2 * 8
     assert gtn.result is not None
@@ -266,10 +266,17 @@ def test_processes_play_episodes_of_their_own_and_agree_on_the_teacher(tmp_path:
 
 def test_a_teacher_file_is_tested_without_a_fit(tmp_path: Path) -> None:
     make_gtn().save_teacher(tmp_path / "teacher.safetensors")
-    (scores,) = make_trainer(tmp_path, max_steps=-1).test(
-        GTN.from_teacher(tmp_path / "teacher.safetensors"), make_data(), verbose=False
-    )
+    gtn = GTN.from_teacher(tmp_path / "teacher.safetensors")
+    trainer = make_trainer(tmp_path, max_steps=-1, callbacks=[LearningCurve()])
+    (scores,) = trainer.test(gtn, make_data(), verbose=False)
     assert scores["test/return"] > 8
+    assert gtn.result is not None
+    (_, _, own), (name, title, random) = gtn.result.sources
+    assert (name, title) == ("random", "random data")
+    assert scores["test/return_random"] == pytest.approx(float(random[:, -1].mean()))
+    assert torch.equal(random[:, 0], own[:, 0])  # the same policies, untaught
+    heading = (tmp_path / "test_learning_curve.csv").read_text().splitlines()[0]
+    assert heading == "steps,synthetic_mean,synthetic_std,random_mean,random_std"
 
 
 def test_a_run_without_an_end(tmp_path: Path) -> None:
