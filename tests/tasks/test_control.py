@@ -223,8 +223,13 @@ def test_a_run_logs_returns_and_counts_time_steps(task: Any, tmp_path: Path) -> 
 def test_convolutions_learn_to_act_on_images(tmp_path: Path) -> None:
     task = BehaviorDistillation((1, lights.SIZE, lights.SIZE), 2, samples=64)
     network = partial(ConvNet, task.shape, task.actions, width=4, depth=1, norm="group")
-    changes = {"outer_optimizer": partial(torch.optim.Adam, lr=0.3), "evaluation": Evaluation(learners=8, steps=[0])}
-    gtn = make_gtn(task, learners=Fixed(network), **changes)
+    gtn = make_gtn(
+        task,
+        learners=Fixed(network),
+        inner_optimizer=Adam(lr=0.02, eps=1e-3, learned_per_step=["lr"], steps=STEPS),
+        outer_optimizer=partial(torch.optim.Adam, lr=0.3),
+        evaluation=Evaluation(learners=8, steps=[0]),
+    )
     make_trainer(tmp_path, max_steps=16, val_check_interval=16).fit(gtn, make_data(env_id=lights.NAME, episodes=8))
     assert gtn.result is not None
     untaught, taught = gtn.result.synthetic.mean(0).tolist()
