@@ -1,5 +1,8 @@
 """A linear probe: how much of the classes a linear model finds in a network's features."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,6 +13,15 @@ from gtn_lightning.errors import RecipeError
 
 RIDGE = 1e-2
 """Penalty of the squared weights relative to the number of samples; features are standardized."""
+
+FEW = 0.01
+"""Share of the labels that the probe ``probe_few`` uses."""
+
+
+def probes(classes: int) -> dict[str, Callable[[], "RidgeProbe"]]:
+    """Return what makes the probes of a task by their names: with all labels, and with 1 % of them."""
+    shares = {"probe": 1.0, "probe_few": FEW}
+    return {name: partial(RidgeProbe, classes, share, sync_on_compute=False) for name, share in shares.items()}
 
 
 class RidgeProbe(Metric):

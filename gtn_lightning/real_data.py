@@ -8,7 +8,15 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from gtn_lightning.data import Counts, InMemoryData
-from gtn_lightning.data.pairs import batches_of, check_finite, check_inputs, check_pair, has_length, only_loader
+from gtn_lightning.data.pairs import (
+    batches_of,
+    check_finite,
+    check_inputs,
+    check_pair,
+    check_tensors,
+    has_length,
+    only_loader,
+)
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch
 from gtn_lightning.learners import check_learner
@@ -134,7 +142,10 @@ class TrainerData:
         return batch
 
     def _tensors(self, batch: Any, split: str) -> tuple[Tensor, ...]:
-        check = check_pair if len(self._fields or ()) == 2 else check_inputs
+        names = list(self._fields or ())
+        if len(names) > 2:
+            return check_tensors(batch, names, self._shape, DATA[split])
+        check = check_pair if len(names) == 2 else check_inputs
         return check(batch, self._shape, DATA[split])
 
     def _fitting(self, module: pl.LightningModule, batch: Any, split: str) -> Batch:

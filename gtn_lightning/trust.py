@@ -31,7 +31,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
         *("RunSummary", "SampleGrid", "SyntheticData", "TeacherCheckpoint"),
     ),
     "gtn_lightning.curricula": ("Full", "NoCurriculum", "ShuffledAll", "ShuffledBatches", "ShuffledPasses"),
-    "gtn_lightning.data": ("DigitsData", "EnvironmentData", "ImageData", "TableData"),
+    "gtn_lightning.data": ("DigitsData", "EnvironmentData", "ImageData", "RepresentationData", "TableData", "VICReg"),
     "gtn_lightning.fields": ("Field",),
     "gtn_lightning.inner_loop": ("SGD", "Adam", "AdamW", "RMSprop"),
     "gtn_lightning.learners": (
@@ -49,7 +49,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "gtn_lightning.nas.spaces": ("ConvNetGrid", "MicroSpace", "NASBench201"),
     "gtn_lightning.meta_training": ("EvolutionStrategies", "MetaGradient", "Recovery"),
     "gtn_lightning.tasks": (
-        *("ActorCritic", "Autoencoding", "BehaviorDistillation", "Classification", "ContextualBandit", "Regression"),
+        *("ActorCritic", "Autoencoding", "BehaviorDistillation", "Classification", "ContextualBandit"),
+        *("Regression", "Representation"),
     ),
     "gtn_lightning.teachers": ("FreeTensors", "Generator", "Pixels", "RealData", "SyntheticEnvironment"),
     "pytorch_lightning.callbacks": (

@@ -35,6 +35,8 @@ def fill_in(model: Namespace) -> None:
         values |= {"samples": samples, "images": samples}
     for part in PARTS:
         known = dict(values)
+        if part == "learners" and "outputs" in known:
+            known.setdefault("classes", known["outputs"])  # of an image classifier, its outputs
         if part == "curriculum":
             known |= {"steps": model.inner_loop.steps, "noise": noise}
             known.pop("images", None)  # a data set's, which is not to be as large as what is asked for

@@ -7,7 +7,9 @@ from gtn_lightning.data.environments import EnvironmentData
 from gtn_lightning.data.images import ImageData
 from gtn_lightning.data.in_memory import InMemoryData
 from gtn_lightning.data.reports import Counts, Normalizes
+from gtn_lightning.data.representation import RepresentationData
 from gtn_lightning.data.table import TableData
+from gtn_lightning.data.vicreg import SelfSupervision, VICReg, vicreg_loss
 
 __all__ = [
     "Counts",
@@ -18,8 +20,12 @@ __all__ = [
     "InMemoryData",
     "Normalizes",
     "RealBatches",
+    "RepresentationData",
+    "SelfSupervision",
     "Split",
     "Splits",
     "TableData",
     "TensorData",
+    "VICReg",
+    "vicreg_loss",
 ]

@@ -77,8 +77,7 @@ class RealBatches(Stream):
     once in a pass, except those of the incomplete batch.
 
     Args:
-        inputs: ``[N, ...]``, images ``[N, C, H, W]`` for instance.
-        targets: ``[N, ...]``.
+        *tensors: each ``[N, ...]``; inputs, such as images ``[N, C, H, W]``, then targets and so on.
         batch_size: samples in a batch, at most ``N``.
         seed: seed of the sequence of batches.
         rank: index of this process.
@@ -93,8 +92,7 @@ class RealBatches(Stream):
 
     def __init__(
         self,
-        inputs: Tensor,
-        targets: Tensor,
+        *tensors: Tensor,
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
@@ -102,55 +100,51 @@ class RealBatches(Stream):
         epoch_length: int | None = None,
         position: Callable[[], int] = from_the_start,
     ) -> None:
-        if not 1 <= batch_size <= len(targets):
-            raise RecipeError(
-                f"data.batch_size must be between 1 and {len(targets)}, the number of samples, got {batch_size}"
-            )
-        self.inputs = inputs
-        self.targets = targets
+        count = len(tensors[0])
+        if not 1 <= batch_size <= count:
+            raise RecipeError(f"data.batch_size must be between 1 and {count}, the number of samples, got {batch_size}")
+        self.tensors = tensors
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.batches_per_pass = len(targets) // batch_size
+        self.batches_per_pass = count // batch_size
         super().__init__(epoch_length or max(1, self.batches_per_pass // world_size), position)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
-    def batch(self, position: int) -> tuple[Tensor, Tensor, int]:
+    def batch(self, position: int) -> tuple[Tensor | int, ...]:
         """Return the batch at a position of this rank's stream.
 
         Args:
             position: 0 for the first batch.
 
         Returns:
-            inputs ``[B, ...]``, targets ``[B, ...]``, and the seed of this batch's augmentation: a plain number,
+            the rows of each tensor, ``[B, ...]``, and the seed of this batch's augmentation: a plain number,
             because reading a tensor on a device would wait for the device.
         """
         batch_index = position * self.world_size + self.rank
         pass_index, place = divmod(batch_index, self.batches_per_pass)
         if pass_index != self._order[0]:
             generator = keyed_generator(self.seed, "pass", pass_index)
-            self._order = pass_index, torch.randperm(len(self.targets), generator=generator)
+            self._order = pass_index, torch.randperm(len(self.tensors[0]), generator=generator)
         rows = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        return self.inputs[rows], self.targets[rows], keyed_seed(self.seed, "batch", batch_index)
+        return *(tensor[rows] for tensor in self.tensors), keyed_seed(self.seed, "batch", batch_index)
 
 
 class EvaluationBatches:
     """All samples of a split, once, in order.
 
     Args:
-        inputs: ``[N, ...]``, images ``[N, C, H, W]`` for instance.
-        targets: ``[N, ...]``.
+        *tensors: as for `RealBatches`.
         batch_size: samples in a batch; the last may have fewer.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int) -> None:
-        self.inputs = inputs
-        self.targets = targets
+    def __init__(self, *tensors: Tensor, batch_size: int) -> None:
+        self.tensors = tensors
         self.batch_size = batch_size
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.inputs.split(self.batch_size), self.targets.split(self.batch_size), strict=True)
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return zip(*(tensor.split(self.batch_size) for tensor in self.tensors), strict=True)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.targets) / self.batch_size)
+        return math.ceil(len(self.tensors[0]) / self.batch_size)

@@ -51,8 +51,9 @@ class InMemoryData(LightningDataModule, ABC):
         """Read the data. Called once in every process; the splits must not depend on ``seed``.
 
         Returns:
-            The splits for the meta-loss, to select the checkpoint and to report, each a pair of raw inputs ``[N, ...]``
-            and targets ``[N, ...]``; and the number of classes, None without classes.
+            The splits for the meta-loss, to select the checkpoint and to report, each a tuple of raw inputs
+            ``[N, ...]``, targets ``[N, ...]`` and what else belongs to them; and the number of classes, None without
+            classes.
         """
 
     def measure(self, splits: tuple[Any, ...]) -> None:
@@ -75,18 +76,18 @@ class InMemoryData(LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         """Augment and normalize on the device.
 
-        ``(inputs, targets, key)`` comes from the training stream and is augmented. A pair of the raw inputs' kind,
-        whole numbers or floating point, is normalized. Anything else, such as a user's own floats beside raw whole
-        numbers, passes as it is.
+        ``(inputs, targets, ..., key)`` comes from the training stream and is augmented. Inputs of the raw inputs' kind,
+        whole numbers or floating point, that are not alone are normalized. Anything else, such as a user's own floats
+        beside raw whole numbers, passes as it is.
 
         Returns:
             Inputs ``[B, ...]``, float32 or what the trainer's precision requires, and targets ``[B, ...]``.
         """
         match batch:
-            case [Tensor() as inputs, targets, int(key)]:
-                return self._as_input(self.augment(inputs, key)), targets
-            case [Tensor() as inputs, targets] if self._are_raw(inputs):
-                return self._as_input(inputs), targets
+            case [Tensor() as inputs, *others, int(key)]:
+                return self._as_input(self.augment(inputs, key)), *others
+            case [Tensor() as inputs, _, *_] if self._are_raw(inputs):
+                return self._as_input(inputs), *batch[1:]
         return batch
 
     def _are_raw(self, inputs: Tensor) -> bool:
@@ -122,10 +123,9 @@ class InMemoryData(LightningDataModule, ABC):
             )
         return self._splits
 
-    def split(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return raw inputs and targets of a split, ``train``, ``val`` or ``test``."""
-        inputs, targets = self.splits[("train", "val", "test").index(name)]
-        return inputs, targets
+    def split(self, name: str) -> tuple[Tensor, ...]:
+        """Return the tensors of a split, ``train``, ``val`` or ``test``: raw inputs, targets, and what `load` adds."""
+        return tuple(self.splits[("train", "val", "test").index(name)])
 
     def digest(self) -> str:
         """Return a digest of all inputs and targets of the three splits, whatever path they were read from.
@@ -145,7 +145,7 @@ class InMemoryData(LightningDataModule, ABC):
             self._digest = digest.hexdigest()
         return self._digest
 
-    def some(self, split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    def some(self, split: str, count: int, seed: int) -> tuple[Tensor, ...]:
         """Return random samples of a split, normalized; the same samples for the same seed on every machine.
 
         Args:
@@ -154,11 +154,11 @@ class InMemoryData(LightningDataModule, ABC):
             seed: seed of the choice.
 
         Returns:
-            Inputs, float32 ``[n, ...]``, and targets ``[n, ...]``.
+            Inputs, float32 ``[n, ...]``, and what belongs to them, each ``[n, ...]``.
         """
-        inputs, targets = self.split(split)
-        rows = torch.randperm(len(targets), generator=keyed_generator(seed, "real", split))[:count]
-        return self.normalize(inputs[rows]), targets[rows]
+        inputs, *others = self.split(split)
+        rows = torch.randperm(len(inputs), generator=keyed_generator(seed, "real", split))[:count]
+        return self.normalize(inputs[rows]), *(part[rows] for part in others)
 
     def train_dataloader(self) -> RealBatches:
         """Return the endless stream of training batches of this rank.
@@ -169,12 +169,12 @@ class InMemoryData(LightningDataModule, ABC):
         """
         trainer = self.trainer
         if trainer is None:
-            return RealBatches(*self.split("train"), self.batch_size, self.seed)
+            return RealBatches(*self.split("train"), batch_size=self.batch_size, seed=self.seed)
         whole_run = trainer.max_steps * trainer.accumulate_grad_batches
         return RealBatches(
             *self.split("train"),
-            self.batch_size,
-            self.seed,
+            batch_size=self.batch_size,
+            seed=self.seed,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             epoch_length=whole_run if whole_run > 0 else None,
@@ -183,11 +183,11 @@ class InMemoryData(LightningDataModule, ABC):
 
     def val_dataloader(self) -> EvaluationBatches:
         """Return the loader of the validation split, complete on every rank."""
-        return EvaluationBatches(*self.split("val"), self.eval_batch_size)
+        return EvaluationBatches(*self.split("val"), batch_size=self.eval_batch_size)
 
     def test_dataloader(self) -> EvaluationBatches:
         """Return the loader of the test split, complete on every rank."""
-        return EvaluationBatches(*self.split("test"), self.eval_batch_size)
+        return EvaluationBatches(*self.split("test"), batch_size=self.eval_batch_size)
 
     def predict_dataloader(self) -> Any:
         """Return the module's own loader, since it predicts synthetic data, one batch per inner step."""

@@ -1,4 +1,4 @@
-"""Checks of the loaders of any data module: their batches must be inputs, or pairs of inputs and targets."""
+"""Checks of the loaders of any data module: their batches must be inputs alone, or inputs, targets and so on."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -92,9 +92,32 @@ def check_pair(batch: Any, shape: Sequence[int] | None, where: str) -> tuple[Ten
             targets.
     """
     names = ("images", "labels") if shape is None or len(shape) == 3 else ("inputs", "targets")
-    if not isinstance(batch, list | tuple) or len(batch) != 2:
+    inputs, targets = _tensors(batch, names, where)
+    _check_inputs(inputs, None if shape is None else tuple(shape), names[0], where)
+    return inputs, targets
+
+
+def check_tensors(batch: Any, names: Sequence[str], shape: Sequence[int] | None, where: str) -> tuple[Tensor, ...]:
+    """Check that a batch has a tensor for each of several names, inputs first, and return it.
+
+    Args:
+        batch: a loader's batch, after the data module's hooks.
+        names: names of the tensors, for error messages.
+        shape, where: as for `check_pair`.
+
+    Raises:
+        RecipeError: if it has not, or the inputs are not ``[B, *shape]`` of torch's default type.
+    """
+    tensors = _tensors(batch, names, where)
+    _check_inputs(tensors[0], None if shape is None else tuple(shape), names[0], where)
+    return tensors
+
+
+def _tensors(batch: Any, names: Sequence[str], where: str) -> tuple[Tensor, ...]:
+    if not isinstance(batch, list | tuple) or len(batch) != len(names):
+        expected = "a pair of tensors" if len(names) == 2 else f"{len(names)} tensors"
         raise RecipeError(
-            f"{where} has batches that are {_described(batch)}, expected a pair of tensors ({', '.join(names)}): "
+            f"{where} has batches that are {_described(batch)}, expected {expected} ({', '.join(names)}): "
             f"{_advice_on_batch(batch)}"
         )
     for name, part in zip(names, batch, strict=True):
@@ -103,9 +126,7 @@ def check_pair(batch: Any, shape: Sequence[int] | None, where: str) -> tuple[Ten
                 f"{where} has {name} that are {_described(part)}, expected a tensor: convert them to one tensor in the "
                 "data set or in the DataLoader's collate_fn"
             )
-    inputs, targets = batch
-    _check_inputs(inputs, None if shape is None else tuple(shape), names[0], where)
-    return inputs, targets
+    return tuple(batch)
 
 
 def check_inputs(batch: Any, shape: Sequence[int] | None, where: str) -> tuple[Tensor]:

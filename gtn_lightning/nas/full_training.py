@@ -75,7 +75,10 @@ class FullTraining:
             module = _Classifier(space.build(architecture), data, self)
             order = keyed_seed(seed, "full training", architecture.name) % 2**32
             try:
-                trainer.fit(module, RealBatches(*data.splits.train, self.batch_size, order, epoch_length=self.steps))
+                batches = RealBatches(
+                    *data.splits.train, batch_size=self.batch_size, seed=order, epoch_length=self.steps
+                )
+                trainer.fit(module, batches)
             except SystemExit as error:
                 if isinstance(error.__context__, KeyboardInterrupt):
                     # Lightning turns it into an exit with code 1; the caller decides whether to exit.

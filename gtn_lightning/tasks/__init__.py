@@ -1,4 +1,4 @@
-"""Tasks that learners are taught: classification, regression, autoencoding, control of an environment."""
+"""Tasks that learners are taught: classification, regression, autoencoding, representation, control."""
 
 from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task, TaskMetric, Taught
 from gtn_lightning.tasks.actor_critic import ActorCritic
@@ -6,6 +6,7 @@ from gtn_lightning.tasks.autoencoding import Autoencoding
 from gtn_lightning.tasks.classification import Classification
 from gtn_lightning.tasks.control import BehaviorDistillation, ContextualBandit, Control
 from gtn_lightning.tasks.regression import Regression
+from gtn_lightning.tasks.representation import Representation
 from gtn_lightning.tasks.supervised import Supervised
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Images",
     "Points",
     "Regression",
+    "Representation",
     "Supervised",
     "Task",
     "TaskMetric",

@@ -13,12 +13,9 @@ from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.fields import Batch, Field, Fields
 from gtn_lightning.inner_loop import Buffers, Functional, LossFn
 from gtn_lightning.labels import check_labels, class_numbers
-from gtn_lightning.probe import RidgeProbe
+from gtn_lightning.probe import probes
 from gtn_lightning.task import Images, Points, TaskMetric
 from gtn_lightning.tasks.with_samples import WithSamples
-
-FEW = 0.01
-"""Share of the labels that the probe ``probe_few`` uses."""
 
 
 class Autoencoding(WithSamples):
@@ -68,12 +65,9 @@ class Autoencoding(WithSamples):
 
     def metrics(self) -> list[TaskMetric]:
         """Return the error ``mse``; with labels also the accuracies of probes with all of them and with 1 %."""
-        found = [TaskMetric("mse", partial(MeanSquaredError, sync_on_compute=False), higher_is_better=False)]
-        if self.classes is not None:
-            for name, share in (("probe", 1.0), ("probe_few", FEW)):
-                make = partial(RidgeProbe, self.classes, share, sync_on_compute=False)
-                found.append(TaskMetric(name, make, format="share"))
-        return found
+        error = TaskMetric("mse", partial(MeanSquaredError, sync_on_compute=False), higher_is_better=False)
+        made = {} if self.classes is None else probes(self.classes)
+        return [error, *(TaskMetric(name, make, format="share") for name, make in made.items())]
 
     def score(
         self,

@@ -29,7 +29,7 @@ class Regression(Supervised):
 
     def __init__(self, outputs: int = 1, meta_every: int = 0, shape: tuple[int, ...] | None = None) -> None:
         if outputs < 1:
-            raise RecipeError(f"Regression: outputs must be at least 1, got {outputs}")
+            raise RecipeError(f"{type(self).__name__}: outputs must be at least 1, got {outputs}")
         super().__init__(shape, outputs, meta_every)
 
     @property

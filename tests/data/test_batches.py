@@ -15,7 +15,7 @@ LABELS = torch.arange(23)
 
 
 def stream(rank: int = 0, world_size: int = 1, seed: int = 0, batch_size: int = 5) -> RealBatches:
-    return RealBatches(IMAGES, LABELS, batch_size, seed, rank=rank, world_size=world_size)
+    return RealBatches(IMAGES, LABELS, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
 
 
 def rows(batches: RealBatches, count: int) -> list[list[int]]:
@@ -81,7 +81,7 @@ def test_batch_size_must_fit(batch_size: int) -> None:
 
 
 def test_evaluation_sees_everything_in_order_each_time() -> None:
-    batches = EvaluationBatches(IMAGES, LABELS, 5)
+    batches = EvaluationBatches(IMAGES, LABELS, batch_size=5)
     for _ in range(2):
         parts: list[tuple[Tensor, Tensor]] = list(batches)
         assert len(parts) == len(batches) == 5
