@@ -68,11 +68,21 @@ def cpu_seconds(recipe: str, seed: int, output: Path) -> float:
 
 def data_of(teacher: Path) -> Any:
     """Return the data module that a teacher file names, set up."""
-    described = as_recipe(read_recipe(teacher).data)
-    data = resolve(described["class_path"])(**described["init_args"])
+    data = module_of(read_recipe(teacher).data)
     data.prepare_data()
     data.setup()
     return data
+
+
+def module_of(description: Any) -> Any:
+    """Return what a description of a data module says, parts of it included."""
+    return _made(as_recipe(description))
+
+
+def _made(value: Any) -> Any:
+    if not isinstance(value, dict) or "class_path" not in value:
+        return value
+    return resolve(value["class_path"])(**{name: _made(part) for name, part in value["init_args"].items()})
 
 
 def _call(command: list[str], environment: dict[str, str], log: Path) -> None:

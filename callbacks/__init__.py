@@ -7,6 +7,7 @@ from gtn_lightning.callbacks.gradient_norm import GradientNorm
 from gtn_lightning.callbacks.nas_proxy import NASProxy
 from gtn_lightning.callbacks.poles import PolePicture
 from gtn_lightning.callbacks.progress import MetaProgressBar
+from gtn_lightning.callbacks.reconstructions import Reconstructions
 from gtn_lightning.callbacks.samples import SampleGrid
 from gtn_lightning.callbacks.summary import RunSummary
 from gtn_lightning.callbacks.synthetic_data import SyntheticData
@@ -18,6 +19,7 @@ __all__ = [
     "MetaProgressBar",
     "NASProxy",
     "PolePicture",
+    "Reconstructions",
     "RunSummary",
     "SampleGrid",
     "SyntheticData",

@@ -103,12 +103,14 @@ def evenly_chosen(count: int, at_most: int) -> list[int]:
     return [int(i) for i in np.linspace(0, count - 1, min(count, at_most)).round()]
 
 
-def draw_images(columns: Sequence[Images], steps: list[int], schedules: dict[str, Tensor], title: str) -> Figure:
+def draw_images(
+    columns: Sequence[Images], steps: Sequence[int | str], schedules: dict[str, Tensor], title: str
+) -> Figure:
     """Draw images in a grid, classes by inner steps, next to the schedules of the hyperparameters.
 
     Args:
         columns: one batch of images per column; without classes, the first few of each are drawn.
-        steps: the columns' inner steps, counted from 1.
+        steps: the columns' inner steps, counted from 1, or other names of them.
         schedules: each hyperparameter's value at every inner step, float ``[T]``, drawn as a line; a constant one is
             written below the images.
         title: title of the figure.
@@ -195,7 +197,8 @@ def _real_points(trainer: Trainer, gtn: Any) -> Points | None:
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, InMemoryData):
         return None
-    real = dict(zip(gtn.task.fields, data.some("train", MAX_REAL_POINTS, gtn.seed), strict=True))
+    # Data may have labels that the task does not take.
+    real = dict(zip(gtn.task.real_fields or (), data.some("train", MAX_REAL_POINTS, gtn.seed), strict=False))
     shown = gtn.task.shown(real)
     return shown if isinstance(shown, Points) else None
 

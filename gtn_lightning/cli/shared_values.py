@@ -63,6 +63,9 @@ def _of_task(task: Namespace) -> dict[str, Any]:
         return {}
     fields = made.fields
     values: dict[str, Any] = {"outputs": getattr(made, "outputs", None), "classes": number_of_classes(fields)}
+    targets = fields.get("targets")
+    if targets is not None and targets.kind == "real" and targets.shape is not None and len(targets.shape) == 1:
+        values["targets"] = targets.shape[0]
     shape = next(iter(fields.values())).shape
     if shape is not None:
         values["shape"] = list(shape)

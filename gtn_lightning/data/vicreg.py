@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gtn_lightning.component import Component
 from gtn_lightning.data.augment import augment
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.randomness import keyed_generator, keyed_seed
+from gtn_lightning.randomness import keyed_generator, keyed_rng, keyed_seed
 
 FLOOR = 1e-4
 """What is added to a variance inside its root, whose derivative would be infinite at zero."""
@@ -160,7 +160,8 @@ class VICReg(SelfSupervision):
                 f"{self.batch_size}"
             )
         device = next(network.parameters()).device
-        expander = self._expander().to(device)
+        with keyed_rng(seed, "vicreg", "expander", device=torch.device("cpu")):
+            expander = self._expander().to(device)
         parameters = [*network.parameters(), *expander.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.steps)

@@ -85,25 +85,28 @@ class Teacher(nn.Module, ABC):
 
 
 def image_fields(name: str, image_shape: Sequence[int] | None, classes: int | None) -> Fields:
-    """Return the fields of labeled images.
+    """Return the fields of labeled images, or of images alone.
 
     Args:
         name: the teacher's class, for error messages.
         image_shape: ``(channels, height, width)`` of the images.
-        classes: number of classes.
+        classes: number of classes; None for images without labels.
 
     Raises:
-        RecipeError: if a size is missing or out of range.
+        RecipeError: if the shape is missing, or a size is out of range.
     """
-    image_shape, classes = given(image_shape, f"{name}.image_shape"), given(classes, f"{name}.classes")
+    image_shape = given(image_shape, f"{name}.image_shape")
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise RecipeError(
             f"{name}: image_shape must be three numbers of at least 1, channels, height and width, "
             f"got {list(image_shape)}"
         )
+    fields = {"inputs": Field("real", tuple(image_shape))}
+    if classes is None:
+        return fields
     if classes < 2:
         raise RecipeError(f"{name}: classes must be at least 2, got {classes}")
-    return {"inputs": Field("real", tuple(image_shape)), "targets": Field("classes", classes=classes)}
+    return fields | {"targets": Field("classes", classes=classes)}
 
 
 def requested_labels(teacher: Teacher, request: TeacherInput) -> Tensor:

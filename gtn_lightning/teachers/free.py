@@ -194,7 +194,7 @@ class Pixels(FreeTensors):
         soft_labels: bool = False,
         init: Literal["noise", "real"] = "noise",
     ) -> None:
-        fields = image_fields("Pixels", image_shape, classes)
+        fields = image_fields("Pixels", image_shape, given(classes, "Pixels.classes"))
         super().__init__(fields, given(images, "Pixels.images"), soft_labels, init)
         self.image_shape = fields["inputs"].sample_shape
         self.images = self.samples

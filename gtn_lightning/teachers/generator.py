@@ -1,4 +1,4 @@
-"""The paper's generator, a network from noise and a label to an image."""
+"""The paper's generator, a network from noise, and a label if there are classes, to an image."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,24 +17,33 @@ CHUNK_BYTES = 2**26
 """Approximate limit of the memory for the activations of one chunk of images, in bytes."""
 
 
+FIRST_UNITS = "2"
+"""The layer of the network whose values are the first layer's units, from which targets are made."""
+
+
 class Generator(Teacher):
-    """A class-conditional convolutional generator (Such et al., arXiv 1912.07768, appendix A).
+    """A convolutional generator, class-conditional if there are classes (Such et al., arXiv 1912.07768, appendix A).
 
     Two linear layers, then two convolutions, each after twofold upsampling; between the layers, batch normalization
     with the statistics of the inner batch and LeakyReLU(0.1). All weights are normalized (Salimans and Kingma,
     arXiv 1602.07868). The image is ``2 tanh(x)``, the range of real images with zero mean and unit variance.
 
+    Without classes, noise alone makes an image, and a linear layer on the first layer's units makes its targets, if
+    there are any.
+
     Args:
         image_shape: ``(channels, height, width)`` of the images, at least 4x4 pixels; a recipe may omit it, the task
             then sets it.
-        classes: number of classes; a recipe may omit it, the task then sets it.
+        classes: number of classes, None for a task without; a recipe may omit it, the task then sets it.
         noise: size of the noise vector.
         hidden: units of the first linear layer.
         channels: channels before the first and before the second convolution.
         soft_labels: whether to learn label probabilities for every class.
+        targets: number of real values to make for every image, without classes; None for none. A recipe may omit it,
+            the task then sets it.
 
     Raises:
-        RecipeError: if a size is out of range.
+        RecipeError: if a size is out of range, or there are both classes and values to make.
     """
 
     def __init__(
@@ -45,12 +54,19 @@ class Generator(Teacher):
         hidden: int = 1024,
         channels: tuple[int, int] = (128, 64),
         soft_labels: bool = False,
+        targets: int | None = None,
     ) -> None:
         super().__init__()
         self.fields: Fields = image_fields("Generator", image_shape, classes)
         depth, height, width = self.fields["inputs"].sample_shape
-        classes = self.fields["targets"].classes
-        assert classes is not None
+        if classes is None and soft_labels:
+            raise RecipeError("Generator: soft_labels needs classes, got none")
+        if targets is not None:
+            if classes is not None:
+                raise RecipeError(f"Generator: targets must be left out with classes, got {targets}")
+            if targets < 1:
+                raise RecipeError(f"Generator: targets must be at least 1, got {targets}")
+            self.fields["targets"] = Field("real", (targets,))
         if min(height, width) < 4:
             raise RecipeError(
                 f"Generator: image_shape must be at least 4 x 4 pixels for two upsamplings, got "
@@ -67,11 +83,12 @@ class Generator(Teacher):
         self.hidden = hidden
         self.channels = channels
         self.soft_labels = soft_labels
+        self.targets = targets
         first, second = channels
         half = ((height + 1) // 2, (width + 1) // 2)
         quarter = ((height + 3) // 4, (width + 3) // 4)
         self.network = nn.Sequential(
-            nn.Linear(noise + classes, hidden),
+            nn.Linear(noise + (classes or 0), hidden),
             nn.BatchNorm1d(hidden, track_running_stats=False),
             nn.LeakyReLU(0.1),
             nn.Linear(hidden, first * quarter[0] * quarter[1]),
@@ -96,7 +113,8 @@ class Generator(Teacher):
                 self.gains[name] = nn.Parameter(_norm(layer.weight.detach()).flatten())
         if soft_labels:
             self.fields["targets"] = Field("probabilities", classes=classes)
-        self.label_logits = nn.Parameter(SHARPNESS * torch.eye(classes)) if soft_labels else None
+        self.head = None if targets is None else nn.Linear(hidden, targets)
+        self.label_logits = None if classes is None or not soft_labels else nn.Parameter(SHARPNESS * torch.eye(classes))
 
     def weights(self) -> dict[str, Tensor]:
         """Return the normalized weight of every linear and convolutional layer, by the layer's name in ``network``."""
@@ -109,9 +127,10 @@ class Generator(Teacher):
         return weights
 
     def forward(self, request: TeacherInput) -> Batch:
-        """Make one inner batch from the request's labels and noise; the index is ignored."""
-        labels = requested_labels(self, request)
-        return self._batch(self._images(labels, _requested_noise(request), self.weights(), 1), labels)
+        """Make one inner batch from the request's noise, and its labels if there are classes; the index is ignored."""
+        labels = self._requested_labels(request)
+        made = self._made(labels, _requested_noise(request), self.weights(), 1)
+        return self._batch(made, labels)
 
     def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
         """Yield the batches of an inner loop, computed in chunks of several batches if they are small.
@@ -130,18 +149,27 @@ class Generator(Teacher):
         chunk_size = max(1, CHUNK_BYTES // (size * height * width * self.channels[1] * 16)) if same_size else 1
         for start in range(0, len(requests), chunk_size):
             chunk = requests[start : start + chunk_size]
-            labels = torch.cat([requested_labels(self, request) for request in chunk])
+            asked = [self._requested_labels(request) for request in chunk]
+            labels = None if self.classes is None else torch.cat([label for label in asked if label is not None])
             noise = torch.cat([_requested_noise(request) for request in chunk])
             if torch.is_grad_enabled() and len(requests) > chunk_size:
-                images = checkpoint(self._images, labels, noise, weights, len(chunk), use_reentrant=False)
+                made = checkpoint(self._made, labels, noise, weights, len(chunk), use_reentrant=False)
             else:
-                images = self._images(labels, noise, weights, len(chunk))
-            for request, batch_images in zip(chunk, images.chunk(len(chunk)), strict=True):
-                yield self._batch(batch_images, requested_labels(self, request))
+                made = self._made(labels, noise, weights, len(chunk))
+            for label, *parts in zip(asked, *(part.chunk(len(chunk)) for part in made), strict=True):
+                yield self._batch(parts, label)
 
-    def _images(self, labels: Tensor, noise: Tensor, weights: dict[str, Tensor], batches: int) -> Tensor:
-        """Return the images of several inner batches of one size, one batch after the other."""
-        values = torch.cat([noise, F.one_hot(labels, self.classes).to(noise.dtype)], dim=1)
+    def _requested_labels(self, request: TeacherInput) -> Tensor | None:
+        return None if self.classes is None else requested_labels(self, request)
+
+    def _made(
+        self, labels: Tensor | None, noise: Tensor, weights: dict[str, Tensor], batches: int
+    ) -> tuple[Tensor, ...]:
+        """Return images, and targets if they are made, of several inner batches of one size, one after the other."""
+        values, targets = noise, []
+        if labels is not None:
+            assert self.classes is not None
+            values = torch.cat([noise, F.one_hot(labels, self.classes).to(noise.dtype)], dim=1)
         for name, layer in self.network.named_children():
             if isinstance(layer, nn.Linear):
                 values = F.linear(values, weights[name], layer.bias)
@@ -151,11 +179,15 @@ class Generator(Teacher):
                 values = _normalized(values, layer, batches)
             else:
                 values = layer(values)
-        return 2 * values.tanh()
+            if self.head is not None and name == FIRST_UNITS:
+                targets.append(self.head(values))
+        return 2 * values.tanh(), *targets
 
-    def _batch(self, images: Tensor, labels: Tensor) -> Batch:
+    def _batch(self, made: Sequence[Tensor], labels: Tensor | None) -> Batch:
+        if labels is None:
+            return dict(zip(self.fields, made, strict=True))
         targets = labels if self.label_logits is None else self.label_logits[labels].softmax(dim=1)
-        return {"inputs": images, "targets": targets, LABELS: labels}
+        return {"inputs": made[0], "targets": targets, LABELS: labels}
 
 
 def _requested_noise(request: TeacherInput) -> Tensor:

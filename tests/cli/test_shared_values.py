@@ -109,3 +109,12 @@ def test_a_users_argument_of_the_same_name_is_left_as_it_is() -> None:
     filled = model(IMAGES, learners=component("learners.Fixed", learner=own))
     fill_in(filled)
     assert own.init_args.classes is None
+
+
+def test_without_classes_an_image_classifier_returns_the_tasks_outputs_and_a_generator_makes_them() -> None:
+    teacher = component("teachers.Generator", image_shape=None, classes=None, noise=64, targets=None)
+    filled = model(component("tasks.Representation", outputs=7, classes=10, shape=(1, 8, 8)), teacher=teacher)
+    fill_in(filled)
+    assert filled.teacher.init_args.as_dict() == {"image_shape": [1, 8, 8], "classes": None, "noise": 64, "targets": 7}
+    assert filled.learners.init_args.learner.init_args.classes == 7
+    assert filled.curriculum.init_args.classes is None

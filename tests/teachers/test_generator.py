@@ -233,3 +233,53 @@ def test_error_messages(arguments: dict[str, Any], message: str) -> None:
 def test_a_curriculum_without_noise_is_refused() -> None:
     with pytest.raises(RecipeError, match="the curriculum gives no noise: set its noise"):
         small()(TeacherInput(torch.arange(4), torch.arange(4), None))
+
+
+def unlabelled(**options: Any) -> Generator:
+    torch.manual_seed(0)
+    return Generator((1, 8, 8), **{"noise": 4, "hidden": 12, "channels": (6, 5), **options})
+
+
+def test_without_classes_noise_makes_images_and_their_targets() -> None:
+    index, _, noise = asked()
+    batch = unlabelled(targets=3)(TeacherInput(index, None, noise))
+    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
+        "inputs": (20, 1, 8, 8),
+        "targets": (20, 3),
+    }
+    assert float(batch["targets"].detach().std(0).min()) > 0
+    alone = unlabelled()(TeacherInput(index, None, noise))
+    assert alone.keys() == {"inputs"}
+    torch.testing.assert_close(alone["inputs"], batch["inputs"])  # targets do not change the images
+
+
+@pytest.mark.parametrize("chunk", [1, 2**26])
+def test_without_classes_a_whole_loop_is_as_batch_by_batch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "CHUNK_BYTES", chunk)
+    teacher = unlabelled(targets=3)
+    requests = Full(4, 6, noise=4).requests(torch.Generator(), CPU)
+    whole, single = list(teacher.batches(requests)), [teacher(request) for request in requests]
+    gradients = []
+    for batches in (whole, single):
+        loss = sum((value.square().sum() for batch in batches for value in batch.values()), torch.zeros(()))
+        gradients.append(torch.autograd.grad(loss, list(teacher.parameters()), allow_unused=True))
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+    for batch, expected in zip(whole, single, strict=True):
+        for name in expected:
+            torch.testing.assert_close(batch[name], expected[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 10, "targets": 3}, "Generator: targets must be left out with classes, got 3"),
+        ({"targets": 0}, "Generator: targets must be at least 1, got 0"),
+        ({"soft_labels": True}, "Generator: soft_labels needs classes, got none"),
+    ],
+)
+def test_classes_and_values_exclude_each_other(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        unlabelled(**options)

@@ -1,0 +1,113 @@
+"""Pictures of what a learner reconstructs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from gtn_lightning.callbacks.figures import save_figure
+from gtn_lightning.callbacks.samples import draw_images, evenly_chosen
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.inner_loop import Functional
+from gtn_lightning.lightning import Callback, LightningModule, Trainer
+from gtn_lightning.randomness import keyed_generator, keyed_rng
+from gtn_lightning.task import Images
+from gtn_lightning.tasks import Autoencoding
+from gtn_lightning.teaching import teach
+
+
+class Reconstructions(Callback):
+    """Draws real images beside their reconstructions by an autoencoder that has just been taught.
+
+    The learner is a new one, the same at every drawing. Each row is an image of the validation split; the first column
+    is the image, the others are what the learner makes of it after several inner steps. All share one gray scale.
+
+    The picture is written to ``<run folder>/pictures/reconstructions.png`` and to the logger after validations. Nothing
+    is drawn for inputs that are no images.
+
+    Args:
+        every_n_validations: number of validations between two pictures.
+        images: maximum number of images.
+
+    Raises:
+        RecipeError: if a number is below 1; from ``setup``, if the task is not `Autoencoding`.
+    """
+
+    def __init__(self, every_n_validations: int = 1, images: int = 10) -> None:
+        for name, value in (("every_n_validations", every_n_validations), ("images", images)):
+            if value < 1:
+                raise RecipeError(f"Reconstructions.{name} must be at least 1, got {value}")
+        self.every_n_validations = every_n_validations
+        self.images = images
+        self._validations = 0
+        self._real: Tensor | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that learners reconstruct."""
+        gtn: Any = pl_module
+        if not isinstance(gtn.task, Autoencoding):
+            raise RecipeError(
+                f"Reconstructions: model.task must be Autoencoding, got {type(gtn.task).__name__}: leave it out"
+            )
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep some images of the first batch, evenly spread, for a split may be sorted by class."""
+        if batch_idx == 0:
+            inputs = batch if isinstance(batch, Tensor) else batch[0]
+            self._real = inputs[evenly_chosen(len(inputs), self.images)]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw after every ``every_n_validations`` validations."""
+        if trainer.sanity_checking:
+            return
+        self._validations += 1
+        real, self._real = self._real, None
+        if self._validations % self.every_n_validations or not trainer.is_global_zero:
+            return
+        if real is None or real.dim() != 4:
+            return
+        name, columns = _reconstructions(trainer, pl_module, real)
+        title = f"What a new {name} reconstructs"
+        if trainer.global_step:  # 0 if the teacher was loaded from a file
+            title += f" after {trainer.global_step} meta-steps"
+        save_figure(trainer, draw_reconstructions(real, columns, title), "reconstructions", trainer.global_step)
+
+
+def draw_reconstructions(real: Tensor, reconstructions: dict[int, Tensor], title: str) -> Figure:
+    """Draw images beside their reconstructions after several inner steps.
+
+    Args:
+        real: ``[N, C, H, W]``.
+        reconstructions: by the number of inner steps, each of the shape of ``real``.
+        title: title of the figure.
+    """
+    columns: Sequence[Tensor] = [real, *reconstructions.values()]
+    names = ["real", *map(str, reconstructions)]
+    figure = draw_images([Images(column, None) for column in columns], names, {}, title)
+    figure.axes[0].set_xlabel("real images, then reconstructions after inner steps", fontsize=9)
+    figure.axes[0].set_ylabel("")
+    return figure
+
+
+def _reconstructions(trainer: Trainer, gtn: Any, real: Tensor) -> tuple[str, dict[int, Tensor]]:
+    """Teach a new learner; return its class's name, and what it makes of images by the number of inner steps."""
+    device = gtn.device
+    precision = trainer.precision_plugin.forward_context()
+    with torch.inference_mode(False), precision, keyed_rng(gtn.seed, "reconstructions", device=device):
+        generator = keyed_generator(gtn.seed, "reconstructions")
+        learner = gtn.learners.sample(generator).to(device)
+        with torch.no_grad():
+            requests = gtn.curriculum.requests(generator, device)
+        steps = gtn.evaluation.scored_steps(gtn.inner_loop.steps)
+        taught = teach(learner, gtn.task, gtn.teacher, requests, gtn.inner_optimizer, steps, gtn.inner_loop.mode)
+        functional = Functional(learner)
+        with torch.no_grad():
+            made = {
+                step: functional(after.params, after.buffers, real.clone(), training=False)[0][0]
+                for step, after in taught.items()
+            }
+    return type(learner).__name__, made
