@@ -35,7 +35,7 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 ##@ Experiments
-.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation agents autoencoders nas-bench nas-transfer
+.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation agents autoencoders representations nas-bench nas-transfer
 mnist: $(INSTALLED) ## MNIST in the paper's setting, on a GPU
 	$(call fit,mnist)
 
@@ -69,6 +69,9 @@ agents: $(INSTALLED) ## policies taught to balance a pole, beside PPO and clonin
 
 autoencoders: $(INSTALLED) ## autoencoders taught without labels, beside real images
 	$(RUN)/python -m benchmarks.autoencoders $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+representations: $(INSTALLED) ## networks taught a self-supervised representation, beside real images
+	$(RUN)/python -m benchmarks.representations $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 ##@ Development
 .PHONY: test test-fast test-next lint format bench clean help

@@ -24,7 +24,7 @@ from gtn_lightning.teacher_file import read_meta_training, read_recipe
 from gtn_lightning.teachers import RealData
 from gtn_lightning.teaching import teach, teach_at_best_rate
 
-RATES = [0.001, 0.003, 0.01, 0.03, 0.1]
+RATES = [0.003, 0.01, 0.03, 0.1]
 """Rates of real data, of which the best on validation data counts, for every learner."""
 
 LONGER = 5
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=recipes, choices=recipes)
     parser.add_argument("--data", help="a local copy of MNIST, instead of the hub's")
     parser.add_argument("--seeds", type=int, default=3, help="meta-seeds, each with its own target network")
-    parser.add_argument("--learners", type=int, default=5, help="learners per seed")
+    parser.add_argument("--learners", type=int, default=4, help="learners per seed")
     parser.add_argument("--output", type=Path, default=Path("runs/representations"), help="where the runs are kept")
     options = parser.parse_args()
     rows: list[list[str]] = []

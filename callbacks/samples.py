@@ -199,7 +199,7 @@ def _real_points(trainer: Trainer, gtn: Any) -> Points | None:
         return None
     # Data may have labels that the task does not take.
     real = dict(zip(gtn.task.real_fields or (), data.some("train", MAX_REAL_POINTS, gtn.seed), strict=False))
-    shown = gtn.task.shown(real)
+    shown = gtn.task.shown({name: real[name] for name in gtn.task.fields})
     return shown if isinstance(shown, Points) else None
 
 

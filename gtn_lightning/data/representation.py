@@ -102,19 +102,9 @@ class RepresentationData(InMemoryData, Counts, Normalizes):
         return {name: round(self._cost.get(key, 0)) if counted else 0 for name, key in names.items()}
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """``(channels, height, width)``."""
-        return self.data.image_shape
-
-    @property
     def classes(self) -> int:
         """Number of classes."""
         return self.data.classes
-
-    @property
-    def dimension(self) -> int:
-        """Number of targets of an image."""
-        return self.target.dimension
 
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device

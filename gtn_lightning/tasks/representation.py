@@ -52,6 +52,10 @@ class Representation(Regression):
         labels = {} if self.classes is None else {"labels": Field("classes", classes=self.classes)}
         return self.fields | labels
 
+    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean squared error, of operators that torch can differentiate in forward mode too."""
+        return (outputs - targets.to(outputs.dtype)).square().mean()
+
     def meta_loss(self, learner: Functional) -> LossFn:
         """Return the inner loss on real data, whose labels are passed over."""
         inner = self.inner_loss(learner)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import DataLoader
 
+from gtn_lightning.callbacks import SampleGrid
 from gtn_lightning.curricula import Full
-from gtn_lightning.data import DigitsData
+from gtn_lightning.data import DigitsData, TableData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD, InnerLoop
 from gtn_lightning.learners import MLP, Autoencoder, ConvAutoencoder, Fixed
@@ -73,6 +74,20 @@ def test_a_run_beside_real_data(tmp_path: Path) -> None:
     shown = gtn.task.shown(gtn.synthetic_batch(0))
     assert isinstance(shown, Images)
     assert shown.labels is None
+
+
+def test_rows_of_a_table_without_their_targets_are_drawn(tmp_path: Path) -> None:
+    data = TableData("wine", batch_size=32)
+    data.setup()
+    task = Autoencoding(data.shape)
+    changes = {
+        "task": task,
+        "teacher": FreeTensors(dict(task.fields), STEPS * BATCH),
+        "learners": Fixed(partial(Autoencoder, data.shape, [6], 3)),
+    }
+    trainer = make_trainer(tmp_path, val_check_interval=2, callbacks=[SampleGrid()])
+    trainer.fit(make_gtn(**parts() | changes), data)
+    assert (tmp_path / "pictures" / "samples.png").is_file()
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["tensors", "lists of one"])
