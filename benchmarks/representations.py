@@ -93,8 +93,8 @@ def probed(features: Tensor, labels: Tensor, classes: int) -> list[float]:
     """Return the accuracies of the probes of features."""
     made = [make() for make in probes(classes).values()]
     for probe in made:
-        probe.update(features, labels)  # type: ignore[operator]
-    return [float(probe.compute()) for probe in made]  # type: ignore[operator]
+        probe.update(features, labels)
+    return [float(probe.compute()) for probe in made]
 
 
 def taught_runs(recipe: str, options: argparse.Namespace) -> list[Run]:
@@ -136,7 +136,8 @@ def rows_of(recipe: str, runs: list[Run], learners: int) -> list[list[str]]:
     seconds = [statistics.mean(one.counts()["target_seconds"] for _, one, _ in runs)]
     seconds.append(statistics.mean(spent["seconds"] for _, _, spent in runs))
     raw = [f"{100 * value:.1f}" for value in probed(data.normalize(images), labels, data.classes)]
-    fixed = torch.tensor([probed(*one.split("test")[1:], one.classes) for _, one, _ in runs])
+    tests = [(one.split("test"), one.classes) for _, one, _ in runs]
+    fixed = torch.tensor([probed(features, given, classes) for (_, features, given), classes in tests])
     rows = [
         [f"`{recipe}`: {seconds[0]:.0f} + {seconds[1]:.0f} s", "", "", "", "", ""],
         ["raw pixels", "", *raw, "", ""],

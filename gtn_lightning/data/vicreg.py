@@ -177,7 +177,7 @@ class VICReg(SelfSupervision):
             if not loss.isfinite():
                 raise RecipeError(f"VICReg: the loss is {float(loss)} after {step} steps: lower its lr, {self.lr}")
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
         return self.steps * self.batch_size
