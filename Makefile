@@ -35,7 +35,8 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 ##@ Experiments
-.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation agents autoencoders representations nas-bench nas-transfer
+.PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation agents outer-gradients synthetic-environment
+.PHONY: autoencoders representations nas-bench nas-transfer
 mnist: $(INSTALLED) ## MNIST in the paper's setting, on a GPU
 	$(call fit,mnist)
 
@@ -66,6 +67,10 @@ ablation: $(INSTALLED) ## digits with each curriculum, free pixels and real data
 agents: $(INSTALLED) ## policies taught to balance a pole, beside PPO and cloning: an hour on a CPU
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(RUN)/python -m benchmarks.agents $(ARGS)
+
+synthetic-environment: $(INSTALLED) ## policies taught in a learned environment: a quarter of an hour on a CPU
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rl]'
+	$(RUN)/python -m benchmarks.synthetic_environment $(ARGS)
 
 autoencoders: $(INSTALLED) ## autoencoders taught without labels, beside real images
 	$(RUN)/python -m benchmarks.autoencoders $(if $(DATA),--data '$(DATA)') $(ARGS)

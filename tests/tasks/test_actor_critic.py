@@ -19,6 +19,7 @@ from gtn_lightning.meta_training.step import meta_step
 from gtn_lightning.parts import Parts
 from gtn_lightning.rl.transitions import Transitions
 from gtn_lightning.tasks import ActorCritic
+from gtn_lightning.tasks.actor_critic import GRADIENTS
 from gtn_lightning.teachers import SyntheticEnvironment, TeacherInput
 from tests.tasks.test_control import make_data, with_fixed_experience
 from tests.tiny import make_trainer
@@ -26,8 +27,8 @@ from tests.tiny import make_trainer
 STEPS, BATCH, HORIZON = 3, 4, 3
 
 
-def make_task(size: int = 3) -> ActorCritic:
-    return ActorCritic((size,), 2, samples=9, horizon=HORIZON, hidden=5)
+def make_task(size: int = 3, **options: Any) -> ActorCritic:
+    return ActorCritic((size,), 2, samples=9, horizon=HORIZON, hidden=5, **options)
 
 
 def parts(task: ActorCritic) -> dict[str, Any]:
@@ -42,13 +43,13 @@ def parts(task: ActorCritic) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("population", [1, 2])
-@pytest.mark.parametrize("mode", ["remat", "reverse", "mixed"])
-def test_the_meta_gradient_by_central_differences(mode: str, population: int) -> None:
-    """The inner loss has constants, the advantage and the bootstrapped value, through which the meta-gradient flows."""
+@pytest.mark.parametrize(("mode", "population"), [("remat", 2), ("reverse", 1), ("mixed", 1)])
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_the_meta_gradient_by_central_differences(gradient: Any, mode: str, population: int) -> None:
+    """The inner loss has constants, such as the bootstrapped value, through which the meta-gradient flows."""
     torch.set_default_dtype(torch.float64)
     try:
-        task = make_task()
+        task = make_task(gradient=gradient, value_scale=0.5)
         with_fixed_experience(task)
         made = Parts(**parts(task), inner_loop=InnerLoop(STEPS, mode))
         parameters = [*made.teacher.parameters(), *made.inner_optimizer.parameters()]
@@ -56,7 +57,7 @@ def test_the_meta_gradient_by_central_differences(mode: str, population: int) ->
         def loss() -> Tensor:
             return meta_step(made, population, None, (0, 0, 0), torch.device("cpu"))[0]
 
-        gradient = parameters_to_vector(torch.autograd.grad(loss(), parameters))
+        found = parameters_to_vector(torch.autograd.grad(loss(), parameters))
         before = parameters_to_vector(parameters).detach()
         for seed in range(3):
             direction = torch.randn(before.shape, generator=torch.Generator().manual_seed(seed))
@@ -65,19 +66,22 @@ def test_the_meta_gradient_by_central_differences(mode: str, population: int) ->
                 vector_to_parameters(before + distance * direction, parameters)
                 losses.append(float(loss().detach()))
             vector_to_parameters(before, parameters)
-            assert float(gradient @ direction) == pytest.approx((losses[0] - losses[1]) / 4e-6, rel=1e-5)
+            assert float(found @ direction) == pytest.approx((losses[0] - losses[1]) / 4e-6, rel=1e-5)
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def test_the_inner_gradient_is_that_of_a2c() -> None:
-    task = make_task()
+def inner_gradient(task: ActorCritic, learner: MLP, *batch: Tensor) -> tuple[Tensor, ...]:
+    loss, _ = task.inner_loss(Functional(learner))(dict(learner.named_parameters()), {}, *batch)
+    return torch.autograd.grad(loss, list(learner.parameters()))
+
+
+def test_the_sampled_gradient_is_that_of_a2c() -> None:
+    task = make_task(gradient="sampled", value_scale=1.0, value_weight=0.5, entropy_weight=0.01)
     learner = MLP((3,), 3, [5], activation="tanh")
     states, draws = torch.randn(BATCH, 3), torch.rand(BATCH, HORIZON)
     weights = torch.randn(1, task.fields["dynamics"].sample_shape[0])
-    functional = Functional(learner)
-    loss, _ = task.inner_loss(functional)(dict(learner.named_parameters()), {}, states, draws, weights)
-    found = torch.autograd.grad(loss, list(learner.parameters()))
+    found = inner_gradient(task, learner, states, draws, weights)
 
     transitions, total = Transitions(3, 2, 5), torch.zeros(())
     for start, row in zip(states, draws, strict=True):
@@ -96,6 +100,43 @@ def test_the_inner_gradient_is_that_of_a2c() -> None:
             later = rewards[step] + task.discount * later
             advantage = later - values[step]
             total = total - logs[step] * advantage.detach() + 0.5 * advantage**2 - 0.01 * entropies[step]
+    expected = torch.autograd.grad(total / (BATCH * HORIZON), list(learner.parameters()))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_expected_gradient_is_the_mean_of_the_sampled_one() -> None:
+    """In one time step, with the actions' probabilities as the numbers of times that they are drawn."""
+    options = {"value_scale": 0.7, "value_weight": 0.0, "entropy_weight": 0.1}
+    learner = MLP((3,), 3, [5], activation="tanh")
+    task = ActorCritic((3,), 2, horizon=1, hidden=5, **options)
+    a2c = ActorCritic((3,), 2, horizon=1, hidden=5, gradient="sampled", **options)
+    weights = torch.randn(1, task.fields["dynamics"].sample_shape[0])
+    count = 4000
+    draws = (torch.arange(count) + 0.5)[:, None] / count
+    states = torch.randn(1, 3).expand(count, 3)
+    mean = inner_gradient(a2c, learner, states, draws, weights)
+    found = inner_gradient(task, learner, states[:1], draws[:1], weights)
+    torch.testing.assert_close(found, mean, rtol=1e-2, atol=1e-3)
+
+
+def test_the_expected_gradient_of_three_actions_by_hand() -> None:
+    task = ActorCritic((3,), 3, horizon=HORIZON, hidden=5, value_scale=0.7, value_weight=0.4, entropy_weight=0.1)
+    learner = MLP((3,), 4, [5], activation="tanh")
+    states, draws = torch.randn(BATCH, 3), torch.rand(BATCH, HORIZON)
+    weights = torch.randn(1, task.fields["dynamics"].sample_shape[0])
+    found = inner_gradient(task, learner, states, draws, weights)
+
+    transitions, total = Transitions(3, 3, 5), torch.zeros(())
+    for start, row in zip(states, draws, strict=True):
+        state = start[None]
+        for number in row:
+            outputs = learner(state)[0]
+            policy = torch.distributions.Categorical(logits=outputs[:3])
+            answers = [transitions(weights[0], state, action[None]) for action in torch.eye(3)]
+            worth = torch.stack([reward[0] + task.discount * 0.7 * learner(later)[0, 3] for later, reward in answers])
+            gain = (policy.probs * worth.detach()).sum()
+            total = total - gain + 0.4 * (gain.detach() - 0.7 * outputs[3]) ** 2 - 0.1 * policy.entropy()
+            state = answers[int((policy.probs.cumsum(0)[:-1] < number).sum())][0]
     expected = torch.autograd.grad(total / (BATCH * HORIZON), list(learner.parameters()))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -147,6 +188,8 @@ def test_random_numbers_are_uniform() -> None:
     ("make", "message"),
     [
         (lambda: ActorCritic((4,), 2, horizon=0), "ActorCritic: horizon must be at least 1, got 0"),
+        (lambda: ActorCritic((4,), 2, gradient="a2c"), "gradient must be one of expected, sampled, got 'a2c'"),  # type: ignore[arg-type]
+        (lambda: ActorCritic((4,), 2, value_scale=-1.0), "value_scale must be at least 0, got -1.0"),
         (lambda: ActorCritic((4,), 2, entropy_weight=-1.0), "entropy_weight must be at least 0, got -1.0"),
         (lambda: ActorCritic((1, 8, 8), 2), r"ActorCritic: shape must be that of flat states, got \[1, 8, 8\]"),
         (lambda: SyntheticEnvironment(dict(make_task().fields), noise=7), "noise must be the task's horizon, 3, got 7"),
