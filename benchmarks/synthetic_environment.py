@@ -112,7 +112,7 @@ def curve(folder: Path) -> str:
 def main() -> None:
     """Run everything and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gradients", type=int, default=6, help="independent meta-gradients of each kind")
+    parser.add_argument("--gradients", type=int, default=5, help="independent meta-gradients of each kind")
     parser.add_argument("--output", type=Path, default=Path("runs/synthetic_environment"), help="where runs are kept")
     options = parser.parse_args()
     rows, teachers = [], []

@@ -34,7 +34,7 @@ class SyntheticEnvironment(Teacher):
         super().__init__()
         name = type(self).__name__
         made = restored(given(fields, f"{name}.fields"))
-        if list(made) != ["states", "draws", "dynamics"]:
+        if made.keys() != {"states", "draws", "dynamics"}:
             raise RecipeError(f"{name}: fields must be states, draws and dynamics, got {', '.join(made)}")
         if starts < 1:
             raise RecipeError(f"{name}: starts must be at least 1, got {starts}")

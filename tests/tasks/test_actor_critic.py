@@ -168,6 +168,12 @@ def test_a_run(tmp_path: Path) -> None:
     assert gtn.task.shown(gtn.synthetic_batch(0)).values.shape == (BATCH,)
 
 
+def test_fields_in_any_order() -> None:
+    """A teacher file that `gtn test` reads has them in alphabetical order."""
+    fields = make_task().fields
+    assert SyntheticEnvironment(dict(sorted(fields.items())), noise=HORIZON).fields == fields
+
+
 def test_random_numbers_that_would_be_learned(tmp_path: Path) -> None:
     changes = parts(make_task(4)) | {"curriculum": Full(STEPS, BATCH, noise=HORIZON)}
     gtn = GTN(**changes, inner_loop=InnerLoop(STEPS, "remat"))
