@@ -121,6 +121,8 @@ def main() -> None:
             scores = fit_and_test(RECIPE, seed, options.output / str(number), [*overrides, LAST_STEP])
             (teacher,) = (options.output / str(number) / RECIPE / str(seed)).glob("*/teacher.safetensors")
             teachers.append(teacher)
+            cost = read_meta_training(teacher)
+            assert cost is not None
             rows.append(
                 [
                     name,
@@ -128,7 +130,7 @@ def main() -> None:
                     f"{scores['test/return']:.0f} ± {scores['test/return_std']:.0f}",
                     f"{scores['test/return_sampled']:.0f}",
                     curve(teacher.parent),
-                    f"{read_meta_training(teacher)['seconds']:.0f}",
+                    f"{cost['seconds']:.0f}",
                 ]
             )
             print(rows[-1], flush=True)
