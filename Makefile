@@ -68,6 +68,9 @@ agents: $(INSTALLED) ## policies taught to balance a pole, beside PPO and clonin
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(RUN)/python -m benchmarks.agents $(ARGS)
 
+outer-gradients: $(INSTALLED) ## evolution strategies beside the exact meta-gradient: an hour on a CPU
+	$(RUN)/python -m benchmarks.outer_gradients $(ARGS)
+
 synthetic-environment: $(INSTALLED) ## policies taught in a learned environment: a quarter of an hour on a CPU
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rl]'
 	$(RUN)/python -m benchmarks.synthetic_environment $(ARGS)
