@@ -52,7 +52,7 @@ class EpisodeAnimation(Callback):
         if not trainer.is_global_zero or not isinstance(data, EnvironmentData) or not isinstance(task, Control):
             return
         with torch.inference_mode(False), torch.no_grad():
-            policy = gtn.fresh_learner("animation", split)
+            (policy,) = gtn.fresh_learner("animation", split)
             policies = Policies([policy])
 
             def act(states: Tensor) -> Tensor:

@@ -10,12 +10,9 @@ from torch import Tensor
 from gtn_lightning.callbacks.figures import save_figure
 from gtn_lightning.callbacks.samples import draw_images, evenly_chosen
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.inner_loop import Functional
 from gtn_lightning.lightning import Callback, LightningModule, Trainer
-from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.task import Images
 from gtn_lightning.tasks import Autoencoding
-from gtn_lightning.teaching import teach
 
 
 class Reconstructions(Callback):
@@ -70,7 +67,7 @@ class Reconstructions(Callback):
             return
         if real is None or real.dim() != 4:
             return
-        name, columns = _reconstructions(trainer, pl_module, real)
+        name, columns = _reconstructions(pl_module, real)
         title = f"What a new {name} reconstructs"
         if trainer.global_step:  # 0 if the teacher was loaded from a file
             title += f" after {trainer.global_step} meta-steps"
@@ -93,21 +90,13 @@ def draw_reconstructions(real: Tensor, reconstructions: dict[int, Tensor], title
     return figure
 
 
-def _reconstructions(trainer: Trainer, gtn: Any, real: Tensor) -> tuple[str, dict[int, Tensor]]:
+def _reconstructions(gtn: Any, real: Tensor) -> tuple[str, dict[int, Tensor]]:
     """Teach a new learner; return its class's name, and what it makes of images by the number of inner steps."""
-    device = gtn.device
-    precision = trainer.precision_plugin.forward_context()
-    with torch.inference_mode(False), precision, keyed_rng(gtn.seed, "reconstructions", device=device):
-        generator = keyed_generator(gtn.seed, "reconstructions")
-        learner = gtn.learners.sample(generator).to(device)
-        with torch.no_grad():
-            requests = gtn.curriculum.requests(generator, device)
-        steps = gtn.evaluation.scored_steps(gtn.inner_loop.steps)
-        taught = teach(learner, gtn.task, gtn.teacher, requests, gtn.inner_optimizer, steps, gtn.inner_loop.mode)
-        functional = Functional(learner)
-        with torch.no_grad():
-            made = {
-                step: functional(after.params, after.buffers, real.clone(), training=False)[0][0]
-                for step, after in taught.items()
-            }
-    return type(learner).__name__, made
+    steps = gtn.evaluation.scored_steps(gtn.inner_loop.steps)
+    with torch.inference_mode(False), torch.no_grad():
+        taught = gtn.fresh_learner("reconstructions", steps=steps)
+        made = {
+            step: each.learner(each.params, each.buffers, real.clone(), training=False)[0][0]
+            for step, each in zip(steps, taught, strict=True)
+        }
+    return type(taught[0].learner.module).__name__, made

@@ -296,16 +296,16 @@ class Evaluator:
                 assert self._baseline is not None
                 self._scores["baseline"].add(number, learner, self._baseline.teach(learner, generator))
 
-    def fresh(self, module: pl.LightningModule, *key: int | str) -> Taught:
-        """Return a fresh learner that the whole inner loop has taught, a function of the run's seed and of a key.
+    def fresh(self, module: pl.LightningModule, steps: Sequence[int], *key: int | str) -> list[Taught]:
+        """Return a fresh learner after some numbers of inner steps, a function of the run's seed and of a key.
 
         Args:
             module: the module that a trainer runs.
+            steps: the numbers of inner steps.
             key: purpose of the learner.
         """
-        last = self._parts.inner_loop.steps
-        with self._lesson(module, key, [last]) as (learner, taught, _):
-            return Taught(Functional(learner), taught[last].params, taught[last].buffers)
+        with self._lesson(module, key, list(steps)) as (learner, taught, _):
+            return [Taught(Functional(learner), taught[step].params, taught[step].buffers) for step in steps]
 
     @contextmanager
     def _lesson(

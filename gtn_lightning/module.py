@@ -355,9 +355,14 @@ class GTN(pl.LightningModule):
             self.log(f"{split}/{key}", value.float(), prog_bar=key == leading)
         self.log(f"{split}/loss", self.result.losses.mean().float())
 
-    def fresh_learner(self, *key: int | str) -> Taught:
-        """Return a fresh learner, taught by the whole inner loop; a function of the seed and of a key, its purpose."""
-        return self._evaluator.fresh(self, *key)
+    def fresh_learner(self, *key: int | str, steps: Sequence[int] = ()) -> list[Taught]:
+        """Return a fresh learner after some numbers of inner steps, by default after all.
+
+        Args:
+            key: purpose of the learner, which is a function of this and of the seed.
+            steps: the numbers of inner steps.
+        """
+        return self._evaluator.fresh(self, steps or [self.inner_loop.steps], *key)
 
     # -------------------------------------------------------------------------------------------------- synthetic data
 
