@@ -64,7 +64,7 @@ nas-transfer: $(INSTALLED) ## which networks are taught well by teachers that me
 ablation: $(INSTALLED) ## digits with each curriculum, free pixels and real data, five seeds: a table
 	$(RUN)/python -m benchmarks.ablation $(ARGS)
 
-agents: $(INSTALLED) ## policies taught to balance a pole, beside PPO and cloning: an hour on a CPU
+agents: $(INSTALLED) ## policies taught in three environments, beside PPO and cloning: two hours on a CPU
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(RUN)/python -m benchmarks.agents $(ARGS)
 
