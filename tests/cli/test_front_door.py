@@ -37,7 +37,7 @@ def test_a_packaged_recipe_is_printed_as_it_is_written(name: str, capsys: pytest
     [
         (["fitt"], "fitt: there is no such command; did you mean fit?"),
         (["train"], "train: there is no such command; use one of fit, "),
-        (["recipes", "digit"], "gtn recipes digit: there is no packaged recipe of that name; it is one of cartpole, "),
+        (["recipes", "digit"], "gtn recipes digit: there is no packaged recipe of that name; it is one of acrobot, "),
         (
             ["fit", "--config", "search_digits"],
             "--config search_digits: it is a recipe for gtn search, and not for gtn",
