@@ -34,8 +34,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "mnist_autoencoder": {
         "128 units, met": partial(Autoencoder, hidden=[128], code=16),
-        "convolutions, met": partial(ConvAutoencoder, width=16, depth=2, code=16),
+        "256 units, met": partial(Autoencoder, hidden=[256], code=16),
         "256 and 64 units, never met": partial(Autoencoder, hidden=[256, 64], code=16),
+        "convolutions, never met": partial(ConvAutoencoder, width=16, depth=2, code=16),
     },
 }
 """Learners of each recipe."""

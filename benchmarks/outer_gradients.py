@@ -1,7 +1,7 @@
 """Evolution strategies beside the exact meta-gradient: the same recipe, as many episodes per meta-step, several seeds.
 
-The exact gradient teaches eight policies per meta-step and lets each play 24 episodes; evolution strategies score eight
-antithetic pairs of perturbed teachers, each by one policy and 12 episodes. So both take 192 episodes per meta-step.
+The exact gradient teaches eight policies per meta-step and lets each play 12 episodes; evolution strategies score eight
+antithetic pairs of perturbed teachers, each by one policy and six episodes. So both take 96 episodes per meta-step.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from benchmarks.report import RESULTS, markdown_table, write_report
 from benchmarks.runs import cpu_seconds, fit_and_test
 
-RECIPE = "cartpole"
 BAR = 475.0
 COMMON = [
     "--trainer.val_check_interval=10",
@@ -24,7 +23,7 @@ COMMON = [
 ]
 STRATEGIES = [
     "--model.population=1",
-    "--data.init_args.episodes=12",
+    "--data.init_args.episodes=6",
     "--model.outer_gradient.class_path=EvolutionStrategies",
     "--model.outer_gradient.init_args.pairs=8",
 ]
@@ -36,15 +35,15 @@ SETTINGS: dict[str, list[str]] = {
 """Overrides of the recipe for each setting."""
 
 
-def curve(setting: str, seed: int, meta_steps: int, output: Path) -> dict[str, list[float]]:
+def curve(recipe: str, setting: str, seed: int, meta_steps: int, output: Path) -> dict[str, list[float]]:
     """Return a run's validation returns, with the environment steps and seconds of meta-training before each.
 
     The seconds are the run's CPU seconds, divided as the wall clock of its meta-steps was.
     """
     place = output / setting.replace(" ", "_").replace(",", "")
     overrides = [*COMMON, f"--trainer.max_steps={meta_steps}", *SETTINGS[setting]]
-    fit_and_test(RECIPE, seed, place, overrides)
-    (file,) = (place / RECIPE / str(seed)).glob("*/teacher.safetensors")
+    fit_and_test(recipe, seed, place, overrides)
+    (file,) = (place / recipe / str(seed)).glob("*/teacher.safetensors")
     with (file.parent / "metrics.csv").open(encoding="utf-8") as log:
         rows = list(csv.DictReader(log))
     found: dict[str, list[float]] = {"steps": [], "seconds": [], "returns": []}
@@ -55,19 +54,22 @@ def curve(setting: str, seed: int, meta_steps: int, output: Path) -> dict[str, l
         if row.get("val/return"):
             for name, value in (("steps", steps), ("seconds", seconds), ("returns", float(row["val/return"]))):
                 found[name].append(value)
-    share = cpu_seconds(RECIPE, seed, place) / seconds
+    share = cpu_seconds(recipe, seed, place) / seconds
     return found | {"seconds": [share * value for value in found["seconds"]]}
 
 
 def main() -> None:
     """Run everything and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="cartpole", choices=["cartpole", "cartpole_smallest"], help="the recipe")
     parser.add_argument("--seeds", type=int, default=5, help="meta-seeds")
     parser.add_argument("--meta-steps", type=int, default=100, help="meta-steps of a run")
     parser.add_argument("--output", type=Path, default=Path("runs/outer_gradients"), help="where the runs are kept")
     options = parser.parse_args()
     found = {
-        setting: [curve(setting, seed, options.meta_steps, options.output) for seed in range(options.seeds)]
+        setting: [
+            curve(options.recipe, setting, seed, options.meta_steps, options.output) for seed in range(options.seeds)
+        ]
         for setting in SETTINGS
     }
     rows = []
@@ -102,7 +104,7 @@ def main() -> None:
     ]
     picture = "![curves](outer_gradients.png)"
     table = markdown_table([*heading, "environment steps", "CPU seconds"], rows)
-    note = f"Greedy validation returns of never-seen policies; mean and deviation over {options.seeds} meta-seeds."
+    note = f"`{options.recipe}`. Greedy validation returns of never-seen policies; mean and deviation over {options.seeds} meta-seeds."
     write_report("outer_gradients", "Evolution strategies and the exact meta-gradient", f"{table}\n\n{picture}", note)
     draw(found).savefig(RESULTS / "outer_gradients.png")
 
