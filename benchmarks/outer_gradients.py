@@ -104,7 +104,10 @@ def main() -> None:
     ]
     picture = "![curves](outer_gradients.png)"
     table = markdown_table([*heading, "environment steps", "CPU seconds"], rows)
-    note = f"`{options.recipe}`. Greedy validation returns of never-seen policies; mean and deviation over {options.seeds} meta-seeds."
+    note = (
+        f"`{options.recipe}`, {options.meta_steps} meta-steps. Greedy validation returns of never-seen policies; mean and "
+        f"standard deviation over {options.seeds} meta-seeds. In the picture, a line is a meta-seed."
+    )
     write_report("outer_gradients", "Evolution strategies and the exact meta-gradient", f"{table}\n\n{picture}", note)
     draw(found).savefig(RESULTS / "outer_gradients.png")
 
