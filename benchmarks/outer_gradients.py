@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.report import RESULTS, markdown_table, write_report
-from benchmarks.runs import cpu_seconds, fit_and_test
+from benchmarks.runs import cpu_seconds, fit_once
 
 BAR = 475.0
 COMMON = [
@@ -42,8 +42,7 @@ def curve(recipe: str, setting: str, seed: int, meta_steps: int, output: Path) -
     """
     place = output / setting.replace(" ", "_").replace(",", "")
     overrides = [*COMMON, f"--trainer.max_steps={meta_steps}", *SETTINGS[setting]]
-    fit_and_test(recipe, seed, place, overrides)
-    (file,) = (place / recipe / str(seed)).glob("*/teacher.safetensors")
+    file = fit_once(recipe, seed, place, overrides)
     with (file.parent / "metrics.csv").open(encoding="utf-8") as log:
         rows = list(csv.DictReader(log))
     found: dict[str, list[float]] = {"steps": [], "seconds": [], "returns": []}
@@ -105,8 +104,8 @@ def main() -> None:
     picture = "![curves](outer_gradients.png)"
     table = markdown_table([*heading, "environment steps", "CPU seconds"], rows)
     note = (
-        f"`{options.recipe}`, {options.meta_steps} meta-steps. Greedy validation returns of never-seen policies; mean and "
-        f"standard deviation over {options.seeds} meta-seeds. In the picture, a line is a meta-seed."
+        f"`{options.recipe}`, {options.meta_steps} meta-steps. Greedy validation returns of never-seen policies; mean "
+        f"and standard deviation over {options.seeds} meta-seeds. In the picture, a line is a meta-seed."
     )
     write_report("outer_gradients", "Evolution strategies and the exact meta-gradient", f"{table}\n\n{picture}", note)
     draw(found).savefig(RESULTS / "outer_gradients.png")

@@ -33,8 +33,8 @@ def fit(recipe: str, folder: str, overrides: Sequence[str], environment: Mapping
     return run
 
 
-def fit_and_test(recipe: str, seed: int, output: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Meta-train by a packaged recipe and test the best teacher, in separate processes; return the test's metrics.
+def fit_once(recipe: str, seed: int, output: Path, overrides: Sequence[str] = ()) -> Path:
+    """Meta-train by a packaged recipe in a separate process, unless a finished run is kept; return the teacher file.
 
     Args:
         recipe: its name.
@@ -43,18 +43,21 @@ def fit_and_test(recipe: str, seed: int, output: Path, overrides: Sequence[str] 
         overrides: of the recipe's keys.
     """
     folder = output / recipe / str(seed)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    gtn = str(Path(sys.executable).with_name("gtn"))
-    log = folder.with_suffix(".log")
-    if not sorted(folder.glob("*/teacher.safetensors")):
+    finished = folder.with_suffix(".cpu")
+    if not finished.exists():
         given = [f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", *overrides]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        _call([gtn, "fit", "--config", recipe, *given], environment, log)
+        _call(["fit", "--config", recipe, *given], folder.with_suffix(".log"))
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        folder.with_suffix(".cpu").write_text(f"{cpu:.1f}", encoding="utf-8")
-    teacher = sorted(folder.glob("*/teacher.safetensors"))[-1]
-    _call([gtn, "test", "--teacher", str(teacher)], environment, log)
+        finished.write_text(f"{cpu:.1f}", encoding="utf-8")
+    return sorted(folder.glob("*/teacher.safetensors"))[-1]
+
+
+def fit_and_test(recipe: str, seed: int, output: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Meta-train as `fit_once` does, and test the best teacher in a separate process; return the test's metrics."""
+    teacher = fit_once(recipe, seed, output, overrides)
+    _call(["test", "--teacher", str(teacher)], (output / recipe / str(seed)).with_suffix(".log"))
     metrics = sorted(teacher.parent.glob("test/*/metrics.csv"))[-1]
     with metrics.open(encoding="utf-8") as file:
         row = list(csv.DictReader(file))[-1]
@@ -62,7 +65,7 @@ def fit_and_test(recipe: str, seed: int, output: Path, overrides: Sequence[str] 
 
 
 def cpu_seconds(recipe: str, seed: int, output: Path) -> float:
-    """Return the CPU seconds of a ``gtn fit`` of `fit_and_test`, start and validations among them."""
+    """Return the CPU seconds of a ``gtn fit`` of `fit_once`, start and validations among them."""
     return float((output / recipe / f"{seed}.cpu").read_text(encoding="utf-8"))
 
 
@@ -85,7 +88,10 @@ def _made(value: Any) -> Any:
     return resolve(value["class_path"])(**{name: _made(part) for name, part in value["init_args"].items()})
 
 
-def _call(command: list[str], environment: dict[str, str], log: Path) -> None:
+def _call(arguments: list[str], log: Path) -> None:
+    """Run ``gtn`` on one thread, without W&B; its output is added to a file."""
+    command = [str(Path(sys.executable).with_name("gtn")), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         result = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
