@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.report import RESULTS, markdown_table, write_report
-from benchmarks.runs import cpu_seconds, data_of, fit_and_test
+from benchmarks.runs import cpu_seconds, data_of, fit_once
 from gtn_lightning import GTN
 from gtn_lightning.data import EnvironmentData
 from gtn_lightning.inner_loop import Functional
@@ -260,8 +260,7 @@ def measured(recipe: str, plan: Plan, seed: int) -> dict[str, Any]:
     if kept.exists():
         known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return known
-    fit_and_test(recipe, seed, plan.output)
-    (file,) = (plan.output / recipe / str(seed)).glob("*/teacher.safetensors")
+    file = fit_once(recipe, seed, plan.output)
     data = data_of(file)
     examiner = Examiner(GTN.from_teacher(file), data, plan.episodes)
     with (file.parent / "metrics.csv").open(encoding="utf-8") as log:

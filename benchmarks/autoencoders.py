@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.report import markdown_table, write_report
-from benchmarks.runs import data_of, fit_and_test
+from benchmarks.runs import data_of, fit_once
 from gtn_lightning import GTN
 from gtn_lightning.curricula import ShuffledPasses
 from gtn_lightning.data import InMemoryData
@@ -107,8 +107,7 @@ def main() -> None:
         own = [f"--data.init_args.path={options.data}"] if options.data and recipe.startswith("mnist") else []
         runs = []
         for seed in range(options.seeds):
-            fit_and_test(recipe, seed, options.output, own)
-            (file,) = (options.output / recipe / str(seed)).glob("*/teacher.safetensors")
+            file = fit_once(recipe, seed, options.output, own)
             runs.append((GTN.from_teacher(file), data_of(file), read_meta_training(file) or {}))
         seconds = statistics.mean(spent["seconds"] for _, _, spent in runs)
         task = runs[0][0].task
