@@ -30,7 +30,6 @@ STRATEGIES = [
 SETTINGS: dict[str, list[str]] = {
     "exact": [],
     "ES, sigma 0.1": [*STRATEGIES, "--model.outer_gradient.init_args.sigma=0.1"],
-    "ES, sigma 0.3": [*STRATEGIES, "--model.outer_gradient.init_args.sigma=0.3"],
 }
 """Overrides of the recipe for each setting."""
 
