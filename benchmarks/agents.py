@@ -310,7 +310,7 @@ def main() -> None:
     draw(results).savefig(RESULTS / "rl.png")
 
 
-RECIPES = {"cartpole": 5, "cartpole_smallest": 3, "acrobot": 3, "mountain_car": 2}
+RECIPES = {"cartpole": 5, "cartpole_smallest": 3, "acrobot": 1, "mountain_car": 1}
 """Recipes whose teacher is a set of samples, with the number of their meta-seeds."""
 
 NOTE = (
