@@ -104,7 +104,9 @@ def main() -> None:
     table = markdown_table([*heading, "environment steps", "CPU seconds"], rows)
     note = (
         f"`{options.recipe}`, {options.meta_steps} meta-steps. Greedy validation returns of never-seen policies; mean "
-        f"and standard deviation over {options.seeds} meta-seeds. In the picture, a line is a meta-seed."
+        f"and standard deviation over {options.seeds} meta-seeds. In the picture, a line is a meta-seed. "
+        "The exact gradient takes the recipe's several updates from each set of episodes, evolution strategies one. Their "
+        "sigma was not tuned."
     )
     write_report("outer_gradients", "Evolution strategies and the exact meta-gradient", f"{table}\n\n{picture}", note)
     draw(found).savefig(RESULTS / "outer_gradients.png")
