@@ -105,8 +105,8 @@ def main() -> None:
     note = (
         f"`{options.recipe}`, {options.meta_steps} meta-steps. Greedy validation returns of never-seen policies; mean "
         f"and standard deviation over {options.seeds} meta-seeds. In the picture, a line is a meta-seed. "
-        "The exact gradient takes the recipe's several updates from each set of episodes, evolution strategies one. Their "
-        "sigma was not tuned."
+        "The exact gradient takes the recipe's several updates from each set of episodes, evolution strategies one. "
+        "Their sigma was not tuned."
     )
     write_report("outer_gradients", "Evolution strategies and the exact meta-gradient", f"{table}\n\n{picture}", note)
     draw(found).savefig(RESULTS / "outer_gradients.png")
