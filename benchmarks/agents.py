@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from benchmarks.report import RESULTS, markdown_table, write_report
@@ -371,7 +372,7 @@ def report(recipe: str, results: Sequence[dict[str, Any]], plan: Plan) -> str:
     means = torch.tensor([[result["policies"][name][0] for name in MET | NEW] for result in results]).mean((1, 2))
     count = plan.policies * len(MET | NEW)
     return (
-        f"## {recipe}\n\n{first['env_id']}: {first['samples']} samples, {first['inner_steps']} inner steps; {count} "
+        f"## {recipe}\n\n{first['env_id']}: {first['samples']} samples, inner steps: {first['inner_steps']}; {count} "
         f"never-seen policies x {plan.episodes} episodes per meta-seed.\n\n{markdown_table(heading, lines)}\n\n"
         f"Greedy return over all meta-seeds: {means.mean():.1f}; the bar is {bar:.0f}.\n"
         f"By architecture, over all meta-seeds:\n\n{architectures}"
@@ -405,6 +406,8 @@ def draw(results: dict[str, list[dict[str, Any]]]) -> Figure:
         left.set_xlabel("inner steps")
         left.set_ylabel("greedy return")
         right.set_xlabel("environment steps of a policy")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        right.xaxis.set_major_locator(MaxNLocator(5))
         for axes in (left, right):
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7)
