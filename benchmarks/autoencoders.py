@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.report import markdown_table, write_report
 from benchmarks.runs import data_of, fit_once
+from benchmarks.unlabeled import probed, score
 from gtn_lightning import GTN
 from gtn_lightning.curricula import ShuffledPasses
 from gtn_lightning.data import InMemoryData
-from gtn_lightning.inner_loop import Functional
 from gtn_lightning.learners import Autoencoder, ConvAutoencoder
-from gtn_lightning.probe import RidgeProbe
 from gtn_lightning.randomness import keyed_generator
 from gtn_lightning.tasks import Autoencoding
 from gtn_lightning.teacher_file import read_meta_training
@@ -43,16 +41,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 SEEDS = {"digits_autoencoder": 3, "mnist_autoencoder": 1}
 """Number of each recipe's meta-seeds; a run on MNIST takes some ten minutes."""
-
-
-def scores(task: Autoencoding, learner: nn.Module, taught: Any, data: InMemoryData) -> list[float]:
-    """Return a learner's metrics on the test split."""
-    metrics = [metric.fresh(torch.device("cpu")) for metric in task.metrics()]
-    functional = Functional(learner)
-    with torch.no_grad():
-        for inputs, labels in data.test_dataloader():
-            task.score(functional, taught.params, taught.buffers, (data.normalize(inputs), labels), metrics)
-    return [float(metric.compute()) for metric in metrics]
 
 
 def compared(gtn: GTN, data: InMemoryData, make: Any, learners: int) -> dict[str, list[list[float]]]:
@@ -83,17 +71,8 @@ def compared(gtn: GTN, data: InMemoryData, make: Any, learners: int) -> dict[str
             "remat",
         )
         for name, snapshot in (("untrained", taught[0]), ("synthetic", taught[steps]), ("real", baseline[steps])):
-            found[name].append(scores(task, learner, snapshot, data))
+            found[name].append(score(task, learner, snapshot, data))
     return found
-
-
-def pixels(data: InMemoryData, classes: int) -> list[float]:
-    """Return the probes of raw pixels."""
-    probes = [RidgeProbe(classes), RidgeProbe(classes, 0.01)]
-    for inputs, labels in data.test_dataloader():
-        for probe in probes:
-            probe.update(data.normalize(inputs), labels)
-    return [float(probe.compute()) for probe in probes]
 
 
 def main() -> None:
@@ -115,7 +94,8 @@ def main() -> None:
         seconds = statistics.mean(spent["seconds"] for _, _, spent in runs)
         task = runs[0][0].task
         assert isinstance(task, Autoencoding)
-        raw = pixels(runs[0][1], task.classes or 0)
+        images, labels = runs[0][1].split("test")
+        raw = probed(runs[0][1].normalize(images), labels, task.classes or 0)
         rows.append(
             [
                 f"`{recipe}`, meta-seeds: {len(runs)}, {seconds:.0f} s",

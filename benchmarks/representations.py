@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 from scipy.stats import t as student
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.report import markdown_table, write_report
-from benchmarks.runs import fit, module_of
+from benchmarks.runs import fit_once, module_of
+from benchmarks.unlabeled import probed, score
 from gtn_lightning import GTN
 from gtn_lightning.curricula import Curriculum, ShuffledPasses
 from gtn_lightning.data import RepresentationData
-from gtn_lightning.inner_loop import Functional
-from gtn_lightning.probe import probes
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.tasks import Representation
 from gtn_lightning.teacher_file import read_meta_training, read_recipe
@@ -79,35 +78,14 @@ def learner_scores(gtn: GTN, data: RepresentationData, learners: int) -> dict[st
     return found
 
 
-def score(task: Representation, learner: nn.Module, taught: Any, data: RepresentationData) -> list[float]:
-    """Return a learner's metrics on the test split."""
-    metrics = [metric.fresh(CPU) for metric in task.metrics()]
-    functional = Functional(learner)
-    with torch.no_grad():
-        for inputs, *others in data.test_dataloader():
-            task.score(functional, taught.params, taught.buffers, (data.normalize(inputs), *others), metrics)
-    return [float(metric.compute()) for metric in metrics]
-
-
-def probed(features: Tensor, labels: Tensor, classes: int) -> list[float]:
-    """Return the accuracies of the probes of features."""
-    made = [make() for make in probes(classes).values()]
-    for probe in made:
-        probe.update(features, labels)
-    return [float(probe.compute()) for probe in made]
-
-
 def taught_runs(recipe: str, options: argparse.Namespace) -> list[Run]:
     """Meta-train with every seed, unless that was done before; return the module, its data and its cost."""
     runs: list[Run] = []
     for seed in range(options.seeds):
-        folder = options.output / recipe / str(seed)
-        overrides = [f"--seed_everything={seed}", f"--data.init_args.cache={options.output / 'targets'}"]
+        overrides = ["--trainer.accelerator=cpu", f"--data.init_args.cache={options.output / 'targets'}"]
         if options.data and recipe.startswith("mnist"):
             overrides.append(f"--data.init_args.data.init_args.path={options.data}")
-        if not list(folder.glob("*/teacher.safetensors")):
-            fit(recipe, str(folder), overrides, {"OMP_NUM_THREADS": "1"})
-        file = sorted(folder.glob("*/teacher.safetensors"))[-1]
+        file = fit_once(recipe, seed, options.output, overrides)
         data = module_of(read_recipe(file).data)
         if runs:  # the images are the same, and are decoded once
             images = copy.copy(runs[0][1].data)

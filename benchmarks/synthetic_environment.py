@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from benchmarks.report import markdown_table, write_report
-from benchmarks.runs import data_of, fit_and_test
+from benchmarks.runs import data_of, fit_and_test, fit_once
 from gtn_lightning import GTN
 from gtn_lightning.curricula import Curriculum
 from gtn_lightning.inner_loop import InnerLoop
@@ -118,8 +118,8 @@ def main() -> None:
     rows, teachers = [], []
     for number, (name, (overrides, seeds)) in enumerate(VARIANTS.items()):
         for seed in range(seeds):
-            scores = fit_and_test(RECIPE, seed, options.output / str(number), [*overrides, LAST_STEP])
-            (teacher,) = (options.output / str(number) / RECIPE / str(seed)).glob("*/teacher.safetensors")
+            run = (RECIPE, seed, options.output / str(number), [*overrides, LAST_STEP])
+            teacher, scores = fit_once(*run), fit_and_test(*run)
             teachers.append(teacher)
             cost = read_meta_training(teacher)
             assert cost is not None

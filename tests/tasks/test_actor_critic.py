@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gtn_lightning import GTN
 from gtn_lightning.curricula import Full, NoCurriculum
@@ -15,12 +14,12 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import Evaluation
 from gtn_lightning.inner_loop import SGD, Functional, InnerLoop
 from gtn_lightning.learners import MLP, Fixed
-from gtn_lightning.meta_training.step import meta_step
 from gtn_lightning.parts import Parts
 from gtn_lightning.rl.transitions import Transitions
 from gtn_lightning.tasks import ActorCritic
 from gtn_lightning.tasks.actor_critic import GRADIENTS
 from gtn_lightning.teachers import SyntheticEnvironment, TeacherInput
+from tests.tasks.central_differences import check_meta_gradient
 from tests.tasks.test_control import make_data, with_fixed_experience
 from tests.tiny import make_trainer
 
@@ -52,21 +51,7 @@ def test_the_meta_gradient_by_central_differences(gradient: Any, mode: str, popu
         task = make_task(gradient=gradient, value_scale=0.5)
         with_fixed_experience(task)
         made = Parts(**parts(task), inner_loop=InnerLoop(STEPS, mode))
-        parameters = [*made.teacher.parameters(), *made.inner_optimizer.parameters()]
-
-        def loss() -> Tensor:
-            return meta_step(made, population, None, (0, 0, 0), torch.device("cpu"))[0]
-
-        found = parameters_to_vector(torch.autograd.grad(loss(), parameters))
-        before = parameters_to_vector(parameters).detach()
-        for seed in range(3):
-            direction = torch.randn(before.shape, generator=torch.Generator().manual_seed(seed))
-            losses = []
-            for distance in (2e-6, -2e-6):
-                vector_to_parameters(before + distance * direction, parameters)
-                losses.append(float(loss().detach()))
-            vector_to_parameters(before, parameters)
-            assert float(found @ direction) == pytest.approx((losses[0] - losses[1]) / 4e-6, rel=1e-5)
+        check_meta_gradient(made, None, population, distance=2e-6, directions=3)
     finally:
         torch.set_default_dtype(torch.float32)
 

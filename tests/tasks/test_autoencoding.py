@@ -8,7 +8,6 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import DataLoader
 
 from gtn_lightning.callbacks import SampleGrid
@@ -17,11 +16,11 @@ from gtn_lightning.data import DigitsData, TableData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD, InnerLoop
 from gtn_lightning.learners import MLP, Autoencoder, ConvAutoencoder, Fixed
-from gtn_lightning.meta_training.step import meta_step
 from gtn_lightning.parts import Parts
 from gtn_lightning.probe import RIDGE, RidgeProbe
 from gtn_lightning.tasks import Autoencoding, Images
 from gtn_lightning.teachers import FreeTensors
+from tests.tasks.central_differences import check_meta_gradient
 from tests.tiny import BATCH, SHAPE, STEPS, make_gtn, make_trainer, same
 
 
@@ -42,21 +41,7 @@ def test_the_meta_gradient_by_central_differences(mode: str) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         made = Parts(**parts(meta_every=2), inner_loop=InnerLoop(STEPS, mode), seed=0)
-        parameters = [*made.teacher.parameters(), *made.inner_optimizer.parameters()]
-        real = (torch.randn(7, *SHAPE), torch.arange(7))  # the labels must not matter
-
-        def loss() -> Tensor:
-            return meta_step(made, 1, real, (0, 0, 0), torch.device("cpu"))[0]
-
-        gradient = parameters_to_vector(torch.autograd.grad(loss(), parameters))
-        before = parameters_to_vector(parameters).detach()
-        direction = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
-        losses = []
-        for distance in (1e-5, -1e-5):
-            vector_to_parameters(before + distance * direction, parameters)
-            losses.append(float(loss().detach()))
-        vector_to_parameters(before, parameters)
-        assert float(gradient @ direction) == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-5)
+        check_meta_gradient(made, (torch.randn(7, *SHAPE), torch.arange(7)))  # the labels must not matter
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import DataLoader, TensorDataset
 
 from gtn_lightning.curricula import Full
@@ -15,10 +14,10 @@ from gtn_lightning.data import DigitsData, RepresentationData, VICReg
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import SGD, InnerLoop
 from gtn_lightning.learners import MLP, Fixed
-from gtn_lightning.meta_training.step import meta_step
 from gtn_lightning.parts import Parts
 from gtn_lightning.tasks import Representation
 from gtn_lightning.teachers import FreeTensors, Generator
+from tests.tasks.central_differences import check_meta_gradient
 from tests.tiny import BATCH, NOISE, SHAPE, STEPS, make_gtn, make_trainer
 
 FEATURES = 6
@@ -48,26 +47,8 @@ def test_the_meta_gradient_by_central_differences(mode: str, make: Any) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         made = Parts(**make(), inner_loop=InnerLoop(STEPS, mode), seed=0)
-        parameters = [
-            *made.teacher.parameters(),
-            *made.curriculum.parameters(),
-            *made.inner_optimizer.parameters(),
-        ]
         # The labels must not matter.
-        real = (torch.randn(7, *SHAPE), torch.randn(7, FEATURES), torch.arange(7))
-
-        def loss() -> Tensor:
-            return meta_step(made, 1, real, (0, 0, 0), torch.device("cpu"))[0]
-
-        gradient = parameters_to_vector(torch.autograd.grad(loss(), parameters))
-        before = parameters_to_vector(parameters).detach()
-        direction = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
-        losses = []
-        for distance in (1e-5, -1e-5):
-            vector_to_parameters(before + distance * direction, parameters)
-            losses.append(float(loss().detach()))
-        vector_to_parameters(before, parameters)
-        assert float(gradient @ direction) == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-5)
+        check_meta_gradient(made, (torch.randn(7, *SHAPE), torch.randn(7, FEATURES), torch.arange(7)))
     finally:
         torch.set_default_dtype(torch.float32)
 
