@@ -34,7 +34,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "gtn_lightning.curricula": ("Full", "NoCurriculum", "ShuffledAll", "ShuffledBatches", "ShuffledPasses"),
     "gtn_lightning.data": ("DigitsData", "EnvironmentData", "ImageData", "RepresentationData", "TableData", "VICReg"),
     "gtn_lightning.fields": ("Field",),
-    "gtn_lightning.inner_loop": ("SGD", "Adam", "AdamW", "RMSprop"),
+    "gtn_lightning.inner_loop": ("SGD", "Adam", "AdamW", "RMSprop", "LARS"),
     "gtn_lightning.learners": (
         *("MLP", "Autoencoder", "ConvAutoencoder", "ConvNet", "Fixed", "GTNCifarNet", "GTNMnistNet", "Mixture"),
         *("RandomWidth", "ResNet"),

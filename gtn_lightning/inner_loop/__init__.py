@@ -13,13 +13,14 @@ from gtn_lightning.inner_loop.errors import (
 from gtn_lightning.inner_loop.functional import Functional, difference
 from gtn_lightning.inner_loop.gradients import eager_loss, inner_gradient
 from gtn_lightning.inner_loop.modes import MODES
-from gtn_lightning.inner_loop.optimizers import SGD, Adam, AdamW, InnerOptimizer, RMSprop
+from gtn_lightning.inner_loop.optimizers import LARS, SGD, Adam, AdamW, InnerOptimizer, RMSprop
 from gtn_lightning.inner_loop.plan import InnerLoop
 from gtn_lightning.inner_loop.population import unroll_population
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
 from gtn_lightning.inner_loop.unroll import InnerState, Snapshot, Unrolled, inner_step, unroll
 
 __all__ = [
+    "LARS",
     "MODES",
     "SGD",
     "Adam",

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from gtn_lightning.inner_loop import (
+    LARS,
     SGD,
     Adam,
     AdamW,
@@ -61,6 +62,9 @@ OPTIMIZERS: dict[str, Callable[[], InnerOptimizer]] = {
     "rmsprop": lambda: RMSprop(
         lr=0.05, alpha=0.9, eps=0.01, momentum=0.6, weight_decay=0.02,
         learned=["alpha", "eps", "momentum", "weight_decay"], learned_per_step=["lr"], steps=3,
+    ),
+    "lars": lambda: LARS(
+        lr=0.1, momentum=0.6, eps=0.01, learned=["momentum", "eps"], learned_per_step=["lr"], steps=3
     ),
 }  # fmt: skip
 

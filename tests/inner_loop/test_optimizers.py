@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gtn_lightning.inner_loop import SGD, Adam, AdamW, Functional, InnerOptimizer, Params, RMSprop, unroll
+from gtn_lightning.inner_loop import LARS, SGD, Adam, AdamW, Functional, InnerOptimizer, Params, RMSprop, unroll
 
 LEARNABLE: list[tuple[type[InnerOptimizer], dict[str, Any]]] = [
     (SGD, {"weight_decay": 0.1}),
@@ -18,9 +18,10 @@ LEARNABLE: list[tuple[type[InnerOptimizer], dict[str, Any]]] = [
     (Adam, {"weight_decay": 0.1}),
     (AdamW, {"weight_decay": 0.1}),
     (RMSprop, {"weight_decay": 0.1, "momentum": 0.5}),
+    (LARS, {}),
 ]
 EVERY = pytest.mark.parametrize(
-    ("optimizer", "arguments"), LEARNABLE, ids=["SGD", "Nesterov", "Adam", "AdamW", "RMSprop"]
+    ("optimizer", "arguments"), LEARNABLE, ids=["SGD", "Nesterov", "Adam", "AdamW", "RMSprop", "LARS"]
 )
 
 
@@ -70,6 +71,27 @@ def test_same_steps_as_torch_optim(
         optimizer.step()
         for name, twin in twins.items():
             torch.testing.assert_close(params[name], twin.detach(), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_a_step_of_lars_is_relative_to_the_size_of_the_weights(scale: float) -> None:
+    weight, grad = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    optimizer = LARS(0.1, 0.5)
+    params, state = {"weight": scale * weight}, optimizer.init({"weight": weight})
+    for step in range(2):
+        before = params["weight"]
+        params, state = optimizer.update({"weight": grad / scale}, state, params, step)
+        moved = (params["weight"] - before).norm() / before.norm()
+        # The second step is the first one's half and its own.
+        assert float(moved) == pytest.approx([0.1, 0.15][step], rel=0.05)
+
+
+def test_lars_moves_biases_and_layers_that_begin_at_zero() -> None:
+    params = {"bias": torch.zeros(4), "weight": torch.zeros(4, 4)}
+    grads = {"bias": torch.tensor([3.0, 0.0, 0.0, 4.0]), "weight": torch.ones(4, 4)}
+    new, _ = LARS(0.1, 0.0).update(grads, LARS(0.1, 0.0).init(params), params, 0)
+    torch.testing.assert_close(new["bias"], -0.1 * 0.2 * grads["bias"] / 5)
+    torch.testing.assert_close(new["weight"], torch.full((4, 4), -1e-4))
 
 
 @EVERY
@@ -229,9 +251,9 @@ def test_learned_values_stay_in_range_after_wild_outer_steps(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", [1e-12, 1e-8])
-@pytest.mark.parametrize("optimizer", [Adam, AdamW, RMSprop])
+@pytest.mark.parametrize("optimizer", [Adam, AdamW, RMSprop, LARS])
 def test_dead_units_leave_the_meta_gradient_finite(
-    optimizer: type[Adam] | type[RMSprop], eps: float, dtype: torch.dtype
+    optimizer: type[Adam] | type[RMSprop] | type[LARS], eps: float, dtype: torch.dtype
 ) -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).to(dtype)
     with torch.no_grad():
@@ -279,6 +301,7 @@ def test_dead_units_leave_the_meta_gradient_finite(
         (lambda: Adam(eps=0.0), "Adam: eps must be at least 1e-12"),
         (lambda: AdamW(eps=1e-20), "AdamW: eps must be at least 1e-12"),
         (lambda: RMSprop(eps=-1.0), "RMSprop: eps must be at least 1e-12"),
+        (lambda: LARS(eps=0.0), "LARS: eps must be at least 1e-12"),
         (lambda: RMSprop(alpha=1.5), "RMSprop: alpha must be at least 0 and below 1, got 1.5"),
     ],
 )  # fmt: skip

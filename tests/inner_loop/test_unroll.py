@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gtn_lightning.inner_loop import (
+    LARS,
     SGD,
     Adam,
     Batch,
@@ -142,6 +143,7 @@ def written_out(
 OPTIMIZERS: dict[str, Callable[[], InnerOptimizer]] = {
     "SGD": lambda: SGD(0.3, 0.9, learned=["momentum"], learned_per_step=["lr"], steps=6),
     "Adam": lambda: Adam(0.05, eps=1e-3, learned=["beta1", "beta2"], learned_per_step=["lr"], steps=6),
+    "LARS": lambda: LARS(0.1, learned=["momentum"], learned_per_step=["lr"], steps=6),
     "RMSprop": lambda: RMSprop(0.05, eps=1e-3, momentum=0.5, learned=["alpha"], learned_per_step=["lr"], steps=6),
 }
 

@@ -7,10 +7,12 @@ detaches its first momentum buffer.
 
 from gtn_lightning.inner_loop.optimizers.adam import Adam, AdamState, AdamW
 from gtn_lightning.inner_loop.optimizers.base import POSITIVE, UNIT, InnerOptimizer
+from gtn_lightning.inner_loop.optimizers.lars import LARS, LARSState
 from gtn_lightning.inner_loop.optimizers.rmsprop import RMSprop, RMSpropState
 from gtn_lightning.inner_loop.optimizers.sgd import SGD, SGDState
 
 __all__ = [
+    "LARS",
     "POSITIVE",
     "SGD",
     "UNIT",
@@ -18,6 +20,7 @@ __all__ = [
     "AdamState",
     "AdamW",
     "InnerOptimizer",
+    "LARSState",
     "RMSprop",
     "RMSpropState",
     "SGDState",
