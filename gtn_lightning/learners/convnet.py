@@ -1,5 +1,7 @@
 """A plain convolutional network with configurable width, depth, normalization, pooling and activation."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from gtn_lightning.errors import RecipeError
@@ -7,14 +9,22 @@ from gtn_lightning.learners.activations import activation_layer
 from gtn_lightning.learners.classifier import ImageClassifier, check_positive
 from gtn_lightning.learners.norms import classifier, conv, image_norm
 
+LAYERS = ("pool", "norm", "activation")
+"""The layers of a block after its convolution.
+
+By default the pooling is first: a quarter of the computation, and the next layer sees normalized features. Max pooling
+of activations gives features with a large positive mean, from which few steps learn little.
+"""
+
 POOLINGS = ("max", "average", "stride", "global", "none")
 
 
 class ConvNet(ImageClassifier):
     """`depth` blocks of 3x3 convolution, halving, normalization and activation; then a linear layer.
 
-    The default learner for small images. In a mixture with several norms and poolings, it makes the teacher's data
-    transfer to other networks.
+    The default learner for small images. In a mixture with several orders, norms and poolings, it makes the teacher's
+    data transfer to other networks. The order that most people write is ``[norm, activation, pool]``, with
+    ``norm: batch_running`` and ``init: torch``; the default's advantage is that it learns more in few steps.
 
     Args:
         image_shape: ``(channels, height, width)``.
@@ -28,6 +38,8 @@ class ConvNet(ImageClassifier):
             convolution has stride 2); ``"global"`` is max pooling between the blocks and the mean over all
             pixels after the last; ``"none"`` keeps the size. Odd sizes are rounded up.
         activation: ``"relu"``, ``"leaky_relu"`` (slope 0.1), ``"gelu"``, ``"tanh"`` or ``"sigmoid"``.
+        order: the layers of a block after the convolution: ``"pool"``, ``"norm"`` and ``"activation"`` in any order.
+        init: ``"kaiming"``, or ``"torch"`` for layers as `torch.nn` makes them.
 
     Raises:
         RecipeError: if a name is unknown, a size is below 1, or the image is too small for the number of halvings.
@@ -42,17 +54,23 @@ class ConvNet(ImageClassifier):
         norm: str = "batch",
         pooling: str = "max",
         activation: str = "relu",
+        order: Sequence[str] = LAYERS,
+        init: str = "kaiming",
     ) -> None:
         super().__init__(image_shape, classes)
         check_positive("width", width)
         check_positive("depth", depth)
         if pooling not in POOLINGS:
             raise RecipeError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+        if sorted(order) != sorted(LAYERS):
+            raise RecipeError(f"order must be {', '.join(LAYERS)} in some order, got {list(order)}")
         self.width = width
         self.depth = depth
         self.norm = norm
         self.pooling = pooling
         self.activation = activation
+        self.order = list(order)
+        self.init = init
 
         channels, rows, columns = self.image_shape
         blocks: list[nn.Module] = []
@@ -65,21 +83,25 @@ class ConvNet(ImageClassifier):
                 )
             stride = 2 if pooling == "stride" else 1
             act = activation_layer(activation)  # before conv(), which looks up the activation's gain
-            blocks.append(conv(channels, width, norm, activation, stride=stride))
+            blocks.append(conv(channels, width, norm, activation, stride=stride, init=init))
             channels = width
-            if halve and pooling != "stride":
-                odd = rows % 2 == 1 or columns % 2 == 1
-                blocks.append((nn.AvgPool2d if pooling == "average" else nn.MaxPool2d)(2, ceil_mode=odd))
-            if halve:
-                rows, columns = (rows + 1) // 2, (columns + 1) // 2
-            # After the pooling: a quarter of the computation, and the next layer sees normalized features. Max pooling
-            # of activations gives features with a large positive mean, from which few steps learn little.
-            blocks += [image_norm(norm, width, rows * columns), act]
+            halved = (rows + 1) // 2, (columns + 1) // 2
+            if halve and pooling == "stride":
+                rows, columns = halved
+            for layer in self.order:
+                if layer == "norm":
+                    blocks.append(image_norm(norm, width, rows * columns))
+                elif layer == "activation":
+                    blocks.append(act)
+                elif halve and pooling != "stride":
+                    odd = rows % 2 == 1 or columns % 2 == 1
+                    blocks.append((nn.AvgPool2d if pooling == "average" else nn.MaxPool2d)(2, ceil_mode=odd))
+                    rows, columns = halved
         if pooling == "global":
             blocks.append(nn.AdaptiveAvgPool2d(1))
             rows, columns = 1, 1
         self.features = nn.Sequential(*blocks)
-        self.classifier = classifier(width * rows * columns, self.classes, norm)
+        self.classifier = classifier(width * rows * columns, self.classes, norm, init)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``[B, classes]`` of images ``[B, C, H, W]``."""

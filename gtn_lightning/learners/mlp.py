@@ -21,6 +21,7 @@ class MLP(nn.Module):
         norm: ``"batch"``, ``"batch_running"``, ``"group"``, ``"layer"``, ``"weight"`` or ``"none"``, as in
             `ConvNet`.
         activation: ``"relu"``, ``"leaky_relu"`` (slope 0.1), ``"gelu"``, ``"tanh"`` or ``"sigmoid"``.
+        init: ``"kaiming"``, or ``"torch"`` for layers as `torch.nn` makes them.
 
     Raises:
         RecipeError: if a name is unknown or a size is below 1.
@@ -33,6 +34,7 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (256, 128),
         norm: str = "none",
         activation: str = "relu",
+        init: str = "kaiming",
     ) -> None:
         super().__init__()
         self.shape, self.outputs = tuple(given(shape, "MLP.shape")), given(outputs, "MLP.outputs")
@@ -43,15 +45,16 @@ class MLP(nn.Module):
         self.hidden = list(hidden)
         self.norm = norm
         self.activation = activation
+        self.init = init
 
         features = math.prod(self.shape)
         layers: list[nn.Module] = []
         for width in self.hidden:
             act = activation_layer(activation)
-            layers += [linear(features, width, norm, activation), feature_norm(norm, width), act]
+            layers += [linear(features, width, norm, activation, init), feature_norm(norm, width), act]
             features = width
         self.features = nn.Sequential(*layers)
-        self.classifier = classifier(features, self.outputs, norm)
+        self.classifier = classifier(features, self.outputs, norm, init)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs ``[B, outputs]`` of inputs ``[B, *shape]``."""

@@ -20,6 +20,9 @@ GroupNorm with several groups and with one; ``weight`` is weight normalization w
 FEATURE_NORMS = tuple(name for name in IMAGE_NORMS if name != "instance")
 """Names for `feature_norm`: without ``instance``, which would normalize over a single value."""
 
+INITS = ("kaiming", "torch")
+"""How layers begin: with Kaiming's normal distribution, or as `torch.nn` makes them, always with a bias."""
+
 _MOST_GROUPS = 8
 _LEAST_CHANNELS_PER_GROUP = 4
 
@@ -89,6 +92,7 @@ def conv(
     kernel_size: int = 3,
     stride: int = 1,
     scale: float = 1.0,
+    init: str = "kaiming",
 ) -> nn.Conv2d:
     """Return a convolution for use before `image_norm`, padded to keep the size divided by its stride.
 
@@ -99,38 +103,43 @@ def conv(
         activation: name of the activation that follows, or ``"linear"``; it decides the Kaiming gain.
         kernel_size: side of the kernel, odd.
         stride: 2 halves the image, rounding up.
-        scale: multiplies the initial weights.
+        scale: multiplies the initial weights, of ``"kaiming"``.
+        init: one of `INITS`.
     """
     # A bias before a layer that subtracts a mean would get no gradient, or duplicate that layer's bias.
     kind = WeightNormConv2d if norm == "weight" else nn.Conv2d
-    layer = kind(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=norm == "none")
-    _initialise(layer, activation, scale)
+    bias = norm == "none" or init == "torch"
+    layer = kind(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=bias)
+    _initialise(layer, activation, init, scale)
     return layer
 
 
-def linear(in_features: int, out_features: int, norm: str, activation: str) -> nn.Linear:
+def linear(in_features: int, out_features: int, norm: str, activation: str, init: str = "kaiming") -> nn.Linear:
     """Return a linear layer for use before `feature_norm`; the arguments are those of `conv`."""
     kind = WeightNormLinear if norm == "weight" else nn.Linear
-    layer = kind(in_features, out_features, bias=norm == "none")
-    _initialise(layer, activation)
+    layer = kind(in_features, out_features, bias=norm == "none" or init == "torch")
+    _initialise(layer, activation, init)
     return layer
 
 
-def classifier(in_features: int, classes: int, norm: str) -> nn.Linear:
+def classifier(in_features: int, classes: int, norm: str, init: str = "kaiming") -> nn.Linear:
     """Return the last linear layer of a network: with bias, and weight-normalized if the network is.
 
     Logits are never normalized over the batch, so that no image's logits are shifted by the others of its batch.
     """
     layer = (WeightNormLinear if norm == "weight" else nn.Linear)(in_features, classes)
-    _initialise(layer, "linear")
+    _initialise(layer, "linear", init)
     return layer
 
 
-def _initialise(layer: nn.Conv2d | nn.Linear, activation: str, scale: float = 1.0) -> None:
-    fan_in = layer.weight[0].numel()
-    nn.init.normal_(layer.weight, std=scale * kaiming_gain(activation) / fan_in**0.5)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+def _initialise(layer: nn.Conv2d | nn.Linear, activation: str, init: str, scale: float = 1.0) -> None:
+    if init not in INITS:
+        raise RecipeError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+    if init == "kaiming":
+        fan_in = layer.weight[0].numel()
+        nn.init.normal_(layer.weight, std=scale * kaiming_gain(activation) / fan_in**0.5)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
     if isinstance(layer, WeightNormConv2d | WeightNormLinear):
         layer.scale = nn.Parameter(_channel_norm(layer.weight.detach()))
 

@@ -42,6 +42,27 @@ def test_convnet_with_every_norm_pooling_and_activation(norm: str, pooling: str)
         check_learns_from(network, (2, 8, 9), 5)
 
 
+def test_convnet_as_most_people_write_it() -> None:
+    def block(before: int, after: int) -> list[nn.Module]:
+        return [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
+
+    torch.manual_seed(0)
+    written = nn.Sequential(*block(1, 16), *block(16, 16), nn.Flatten(), nn.Linear(16 * 2 * 2, 10))
+    torch.manual_seed(0)
+    order = ["norm", "activation", "pool"]
+    network = ConvNet((1, 8, 8), 10, width=16, depth=2, norm="batch_running", order=order, init="torch")
+    for one, other in zip(written.parameters(), network.parameters(), strict=True):
+        assert torch.equal(one, other)
+    images = torch.randn(6, 1, 8, 8)
+    torch.testing.assert_close(network(images), written(images), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("order", itertools.permutations(("pool", "norm", "activation")))
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_convnet_with_every_order(order: tuple[str, ...], pooling: str) -> None:
+    check_learns_from(ConvNet((1, 8, 9), 5, width=8, depth=2, pooling=pooling, order=order), (1, 8, 9), 5)
+
+
 @pytest.mark.parametrize("size", [8, 28, 32])
 def test_default_convnet_fits_the_usual_image_sizes(size: int) -> None:
     check_learns_from(ConvNet((1, size, size), 10), (1, size, size), 10)
@@ -108,6 +129,8 @@ def test_unnormalized_resnet_keeps_its_scale_whatever_its_depth(norm: str, depth
             "norm must be one of batch, batch_running, group, layer, instance, .*, got 'bath'",
         ),
         (lambda: ConvNet((1, 8, 8), 10, pooling="min"), "pooling must be one of max, .*, got .min."),
+        (lambda: ConvNet((1, 8, 8), 10, order=["pool"]), r"order must be pool, norm, .*, got \['pool'\]"),
+        (lambda: ConvNet((1, 8, 8), 10, init="zero"), "init must be one of kaiming, torch, got 'zero'"),
         (lambda: ConvNet((1, 8, 8), 10, activation="swish"), "activation must be one of relu, .*, got .swish."),
         (lambda: ConvNet((1, 8, 8), 10, width=0), r"width must be .*, got 0"),
         (lambda: ConvNet((1, 8, 8), 10, depth=0), r"depth must be .*, got 0"),
