@@ -37,6 +37,7 @@ from gtn_lightning.teacher_file import (
     check_sizes,
     check_state,
     load_weights,
+    read_meta_training,
     read_recipe,
     read_shapes,
     write_teacher,
@@ -149,8 +150,20 @@ class GTN(pl.LightningModule):
         recipe = read_recipe(path, trust)
         check_sizes(recipe.model, read_shapes(path), str(path), recipe.trust)
         gtn = cls.from_description(recipe.model, recipe.trust)
-        load_weights(gtn, path)
+        gtn.load_teacher(path)
         return gtn
+
+    def load_teacher(self, path: str | Path) -> None:
+        """Load the tensors of a teacher file of the same recipe, and the cost of its meta-training.
+
+        Args:
+            path: the teacher file.
+
+        Raises:
+            RecipeError: if it is not a teacher file or was written for another architecture.
+        """
+        load_weights(self, path)
+        self._cost.restore(read_meta_training(path) or {})
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes arguments of any kind

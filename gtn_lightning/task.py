@@ -156,6 +156,18 @@ class Task(Component, ABC):
     def inner_loss(self, learner: Functional) -> LossFn:
         """Return the learner's loss on synthetic data: ``(params, buffers, *fields) -> (loss, buffers)``."""
 
+    @property
+    def exported_loss(self) -> str | None:
+        """The inner loss by its name in ``torch.nn.functional``, for programs that train on exported data.
+
+        None, the default, if it is another function.
+        """
+        return None
+
+    def exported(self, batch: Batch) -> Batch:
+        """Return a synthetic batch such that `exported_loss` takes its fields; by default, unchanged."""
+        return batch
+
     @abstractmethod
     def meta_loss(self, learner: Functional) -> LossFn:
         """Return the learner's loss on real data, which trains the teacher.

@@ -186,7 +186,10 @@ class GTNCLI(LightningCLI):
         if config.teacher is not None:
             if self._teacher is not None:
                 self._check_kinds(self._teacher.model, config.teacher)
-            load_weights(self.model, config.teacher)
+            if self.subcommand == "fit":
+                load_weights(self.model, config.teacher)
+            else:
+                self.model.load_teacher(config.teacher)
         if self._checkpoint is not None:
             trainer = self.trainer if self.subcommand == "fit" else None
             try:

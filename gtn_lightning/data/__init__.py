@@ -6,7 +6,7 @@ from gtn_lightning.data.digits import DigitsData
 from gtn_lightning.data.environments import EnvironmentData
 from gtn_lightning.data.images import ImageData
 from gtn_lightning.data.in_memory import InMemoryData
-from gtn_lightning.data.reports import Counts, Normalizes
+from gtn_lightning.data.reports import Counts, Documents, Normalizes
 from gtn_lightning.data.representation import RepresentationData
 from gtn_lightning.data.table import TableData
 from gtn_lightning.data.vicreg import SelfSupervision, VICReg, vicreg_loss
@@ -14,6 +14,7 @@ from gtn_lightning.data.vicreg import SelfSupervision, VICReg, vicreg_loss
 __all__ = [
     "Counts",
     "DigitsData",
+    "Documents",
     "EnvironmentData",
     "EvaluationBatches",
     "ImageData",

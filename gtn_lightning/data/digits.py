@@ -1,12 +1,15 @@
 """The handwritten digits bundled with scikit-learn, which need no download."""
 
+from typing import Any
+
 import torch
 
 from gtn_lightning.data.base import Split, Splits, TensorData
 from gtn_lightning.data.hold_back import hold_back
+from gtn_lightning.data.reports import Documents
 
 
-class DigitsData(TensorData):
+class DigitsData(TensorData, Documents):
     """The 1,797 handwritten digits of 8x8 pixels that scikit-learn bundles.
 
     1,197 images are for training, 300 for validation and 300 for testing: a stratified split that never changes.
@@ -46,3 +49,11 @@ class DigitsData(TensorData):
         rest, test = (everything.take(rows) for rows in hold_back(everything.labels, 300, "test"))
         train, val = (rest.take(rows) for rows in hold_back(rest.labels, 300, "validation"))
         return Splits(train, val, test, self.classes)
+
+    def document(self) -> dict[str, Any]:
+        """Return source, license and classes of the data."""
+        return {
+            "source": "Optical Recognition of Handwritten Digits (UCI), the test set bundled with scikit-learn",
+            "license": "CC BY 4.0",
+            "class_names": [str(digit) for digit in range(self.classes)],
+        }

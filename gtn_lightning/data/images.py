@@ -1,10 +1,11 @@
 """Image classification datasets loaded by Hugging Face ``datasets``, from the hub or from a folder."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gtn_lightning.data.base import Split, Splits, TensorData
 from gtn_lightning.data.decoding import decode, read_labels
 from gtn_lightning.data.hold_back import choose, hold_back
+from gtn_lightning.data.reports import Documents
 from gtn_lightning.data.sources import open_dataset
 from gtn_lightning.errors import RecipeError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 LABEL_NAMES = ("label", "labels", "fine_label")
 
 
-class ImageData(TensorData):
+class ImageData(TensorData, Documents):
     """Images and labels of a dataset on the Hugging Face hub, or of a folder in the same layout.
 
     The test split is the dataset's own (``test``, else ``validation`` or ``valid``). The validation split is held back
@@ -64,6 +65,7 @@ class ImageData(TensorData):
         self.config = config
         self.image_column = image_column
         self.label_column = label_column
+        self._document: dict[str, Any] = {"source": path}
 
     def prepare_data(self) -> None:
         """Download a dataset of the hub into the cache of ``datasets``, in one process for all."""
@@ -88,7 +90,13 @@ class ImageData(TensorData):
                 for name in ("train", test_name)
             )
         )
-        classes = self._count_classes(dataset["train"].features[label_column], whole, test)
+        feature, info = dataset["train"].features[label_column], dataset["train"].info
+        classes = self._count_classes(feature, whole, test)
+        self._document = {
+            "source": self.path,
+            "license": info.license or None,
+            "class_names": list(getattr(feature, "names", map(str, range(classes)))),
+        }
         if self.val_size >= len(whole.labels):
             raise RecipeError(
                 f"data.val_size must be below {len(whole.labels)}, the number of images in split 'train', "
@@ -109,6 +117,10 @@ class ImageData(TensorData):
                 )
             train = train.take(choose(train.labels, self.train_size, "training"))
         return Splits(train, val, test, classes)
+
+    def document(self) -> dict[str, Any]:
+        """Return source, license and classes of the data, as far as the dataset names them."""
+        return self._document
 
     def _image_column(self, dataset: "Dataset") -> str:
         from datasets import Image

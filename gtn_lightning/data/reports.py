@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +13,17 @@ class Counts(ABC):
     @abstractmethod
     def counts(self) -> Mapping[str, int]:
         """Return numbers so far in this process, by their names in logs after ``train/``."""
+
+
+class Documents(ABC):
+    """A data module that knows what its data is, which ``gtn predict`` writes."""
+
+    @abstractmethod
+    def document(self) -> Mapping[str, Any]:
+        """Return, as plain data, what is known of ``source``, ``license``, ``class_names`` and ``columns``.
+
+        Called after ``setup``.
+        """
 
 
 class Normalizes(ABC):

@@ -9,7 +9,7 @@ from torch import Tensor
 from gtn_lightning.data.columns import check_columns, encode_inputs, encode_targets, statistics
 from gtn_lightning.data.hold_back import hold_back
 from gtn_lightning.data.in_memory import InMemoryData
-from gtn_lightning.data.reports import Normalizes
+from gtn_lightning.data.reports import Documents, Normalizes
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.files import is_file
 
@@ -36,7 +36,7 @@ class TableSplits(NamedTuple):
     classes: int | None
 
 
-class TableData(InMemoryData, Normalizes):
+class TableData(InMemoryData, Normalizes, Documents):
     """A table of numeric and categorical columns, with one or more target columns.
 
     Numeric columns are standardized by the training split's mean and standard deviation; columns of text, categories
@@ -119,6 +119,12 @@ class TableData(InMemoryData, Normalizes):
             values = ((values - self.target_mean) / self.target_std).float()
         parts = [Rows(rows[chosen], values[chosen]) for chosen in (train, val, test)]
         return TableSplits(parts[0], parts[1], parts[2], None if targets.classes is None else len(targets.classes))
+
+    def document(self) -> dict[str, Any]:
+        """Return source, columns and classes of the table; a data frame has no source."""
+        source = self._name if isinstance(self.path, str | Path) else None
+        names = None if self.class_names is None else [str(name) for name in self.class_names]
+        return {"source": source, "license": None, "columns": list(self.columns), "class_names": names}
 
     def normalize(self, inputs: Tensor) -> Tensor:
         """Return the rows unchanged: ``load`` has standardized them."""

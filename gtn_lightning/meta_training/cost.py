@@ -12,6 +12,11 @@ class Cost:
         self.seconds = 0.0
         """Seconds of runs that have ended."""
         self._began: float | None = None
+        self._read: dict[str, float] = {}
+
+    def restore(self, spent: dict[str, float]) -> None:
+        """Take over the cost of a meta-training that a teacher file states, for a module that is not trained."""
+        self._read = dict(spent)
 
     def begin(self) -> None:
         """Start the clock, before the first meta-step of a run."""
@@ -29,6 +34,8 @@ class Cost:
         Args:
             trainer: the trainer of the run, if there is one.
         """
+        if self._read and self._began is None and not self.seconds:
+            return dict(self._read)
         return {
             "seconds": self.seconds + self._running(),
             "meta_steps": 0 if trainer is None else trainer.global_step,

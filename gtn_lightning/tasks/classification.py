@@ -42,6 +42,11 @@ class Classification(Supervised):
         """Inputs, and classes as targets; a teacher may make class probabilities instead."""
         return {"inputs": Field("real", self.shape), "targets": Field("classes", classes=self.classes)}
 
+    @property
+    def exported_loss(self) -> str | None:
+        """The cross-entropy, unless a subclass has another criterion."""
+        return "cross_entropy" if type(self).criterion is Classification.criterion else None
+
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy against hard labels ``[B]`` or class probabilities ``[B, classes]``."""
         return cross_entropy(outputs, targets)

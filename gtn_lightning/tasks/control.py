@@ -322,6 +322,15 @@ class BehaviorDistillation(Control):
 
     signal = "actions"
 
+    @property
+    def exported_loss(self) -> str | None:
+        """The squared error of continuous actions, or the cross-entropy, for which `exported` makes probabilities."""
+        return "mse_loss" if self.continuous else "cross_entropy"
+
+    def exported(self, batch: Batch) -> Batch:
+        """Return states and continuous actions unchanged, and logits of discrete actions as probabilities."""
+        return batch if self.continuous else {**batch, "actions": batch["actions"].softmax(-1)}
+
     def inner_loss(self, learner: Functional) -> LossFn:
         """Return the loss of imitation on synthetic states."""
 

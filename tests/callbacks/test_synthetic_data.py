@@ -1,10 +1,10 @@
 """The file of synthetic data."""
 
-import json
-
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
+
+from gtn_lightning import __version__
+from gtn_lightning.distilled import read_distilled
 
 
 def test_the_file_holds_every_step_in_order(run):
@@ -17,8 +17,14 @@ def test_the_file_holds_every_step_in_order(run):
         torch.testing.assert_close(tensors[name], values)
 
 
-def test_the_metadata_explains_every_tensor(run):
-    with safe_open(run.folder / "synthetic.safetensors", framework="pt") as file:
-        names, metadata = set(file.keys()), file.metadata()
-    assert set(json.loads(metadata["description"])) == names
-    assert metadata["optimizer"] == "SGD"
+def test_the_card_says_how_to_train_and_what_the_data_is(run):
+    data = read_distilled(run.folder / "synthetic.safetensors")
+    card = data.card
+    assert set(card.description) == set(data.tensors)
+    assert card.optimizer == {"name": "SGD", "hyperparameters": ["lr", "momentum", "weight_decay"], "nesterov": False}
+    assert (card.fields, card.loss) == (["inputs", "targets"], "cross_entropy")
+    assert card.real["class_names"][0] == "0"
+    assert card.real["license"] == "CC BY 4.0"
+    assert card.data["class_path"].endswith("DigitsData")
+    assert card.made["version"] == __version__
+    assert card.made["meta_steps"] > 0
