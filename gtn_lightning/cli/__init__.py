@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from gtn_lightning.cli.early_checks import check_command
-from gtn_lightning.cli.front_door import answer, refuse
+from gtn_lightning.cli.front_door import DATA_COMMANDS, answer, refuse
 from gtn_lightning.cli.recipes import Command, read_command
 from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.cli.working_folder import leave_out_folder_style
@@ -32,6 +32,8 @@ def main(args: Sequence[str] | None = None) -> int:
                 if (text := answer(arguments)) is not None:
                     print(text)
                     return 0
+                if arguments[0] in DATA_COMMANDS:
+                    return _run_data_command(arguments, signals)
                 command = read_command(arguments)
                 check_command(command.line)
             except (RecipeError, OSError) as error:
@@ -41,6 +43,12 @@ def main(args: Sequence[str] | None = None) -> int:
             if signals.speaks:
                 print(f"gtn: {interruption.ending} before the run began; nothing was kept", file=sys.stderr)
             return interruption.code
+
+
+def _run_data_command(arguments: Sequence[str], signals: Signals) -> int:
+    from gtn_lightning.cli.data_commands import run_data_command  # takes seconds
+
+    return run_data_command(arguments, signals)
 
 
 def _run(command: Command, signals: Signals) -> int:

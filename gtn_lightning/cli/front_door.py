@@ -18,6 +18,8 @@ commands:
   validate  score a teacher on the validation split
   test      score a teacher on the test split
   predict   write the data that a teacher makes
+  compare   compare a file of synthetic data with real data of the same size and cost
+  replay    train fresh networks on a file of synthetic data, and score them
   search    search an architecture
   recipes   list the packaged recipes; `gtn recipes NAME` prints one
 
@@ -42,6 +44,9 @@ keys that are changed most often:
   --model.learners.init_args.learner=MLP   another network
   --trainer.default_root_dir=runs          where the run's folder is made
 """
+
+DATA_COMMANDS = ("compare", "replay")
+"""Commands on files of synthetic data, which take no recipe."""
 
 COMMAND_HELP = {
     "validate": SCORE_HELP.format(command="validate", split="validation"),

@@ -1,0 +1,175 @@
+"""``gtn replay | compare | export | zoo``: what is done with a file of synthetic data.
+
+Each command is a function whose arguments are the command's, which jsonargparse reads.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import IO, Any, cast
+
+from jsonargparse import ArgumentError, ArgumentParser
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gtn_lightning.cli.endings import USER_ERRORS
+from gtn_lightning.cli.front_door import refuse
+from gtn_lightning.cli.quiet import quiet
+from gtn_lightning.cli.signals import Signals
+from gtn_lightning.distilled import DistilledSet, read_distilled
+from gtn_lightning.distilled.comparison import Comparison, Row
+from gtn_lightning.distilled.comparison import compare as compared
+from gtn_lightning.distilled.learners import home_learners, named_learner
+from gtn_lightning.distilled.real import real_samples
+from gtn_lightning.distilled.scores import metric_of, replayed
+from gtn_lightning.errors import RecipeError, one_line
+from gtn_lightning.streams import Escaping
+
+
+def run_data_command(arguments: Sequence[str], signals: Signals) -> int:
+    """Run a command on a file of synthetic data.
+
+    Args:
+        arguments: the arguments after the program's name, of which the first is the command.
+        signals: what makes exceptions of signals.
+
+    Returns:
+        The exit code: 0, or 2 for wrong input.
+    """
+    name, *rest = arguments
+    function = DATA_COMMANDS[name]
+    parser = ArgumentParser(prog=f"gtn {name}", exit_on_error=False, allow_abbrev=False)
+    parser.add_function_arguments(function, as_positional=True)
+    try:
+        try:
+            values = parser.parse_args(rest)
+        except (ArgumentError, ValueError, TypeError) as error:
+            raise RecipeError(f"gtn {name}: {one_line(error)}; `gtn {name} --help` lists its options") from error
+        with quiet():
+            function(**values.as_dict())
+    except USER_ERRORS as error:
+        return refuse(error)
+    return 0
+
+
+def replay(
+    file: str,
+    learner: str | None = None,
+    data: str | None = None,
+    networks: int = 5,
+    scale: float = 1.0,
+    passes: int = 1,
+    seed: int = 0,
+) -> None:
+    """Train fresh networks on a file of synthetic data and score them on the test split of the real data.
+
+    Args:
+        file: the file of synthetic data.
+        learner: the network to train, MODULE:NAME or one of this package; those of the file by default.
+        data: where the real data lies; where the file says by default.
+        networks: number of fresh networks of each kind.
+        scale: what the learned rates are multiplied by; try 0.3 if a network diverges.
+        passes: how often the batches are gone through.
+        seed: seed of the networks' parameters.
+    """
+    for key, value in (("networks", networks), ("passes", passes)):
+        if value < 1:
+            raise RecipeError(f"--{key} must be at least 1, got {value}")
+    if not 0 < scale < float("inf"):
+        raise RecipeError(f"--scale must be above 0 and finite, got {scale}")
+    distilled = read_distilled(file)
+    chosen = {learner: named_learner(learner, distilled)} if learner else home_learners(distilled)
+    if not chosen:
+        raise RecipeError(f"{file} does not say which networks it is for: name one with --learner")
+    real = real_samples(distilled, data)
+    metric = metric_of(distilled)
+    console = _console()
+    table = Table(box=SIMPLE_HEAD, title_justify="left")
+    for heading in ("network", f"test {metric.name}", "lowest", "highest"):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    for name, make in chosen.items():
+        scores = replayed(make, distilled, real.test, networks, seed, scale, passes)
+        table.add_row(name, metric.text(scores), *(metric.text(end[None]).split(" ±")[0] for end in scores.aminmax()))
+    console.print(
+        f"{distilled.steps * passes} steps of {distilled.batch_size} synthetic samples, {networks} fresh networks, "
+        f"scored on {len(real.test.targets)} samples of the test split of {real.name}",
+        soft_wrap=True,
+    )
+    console.print(table)
+
+
+def compare(
+    file: str,
+    data: str | None = None,
+    networks: int = 3,
+    passes: list[int] = [1, 10],  # noqa: B006  # never changed; jsonargparse shows it
+    seed: int = 0,
+) -> None:
+    """Compare a file of synthetic data with real data of the same size and cost, by what fresh networks learn.
+
+    Args:
+        file: the file of synthetic data.
+        data: where the real data lies; where the file says by default.
+        networks: number of fresh networks of each architecture.
+        passes: how often the batches of a source are gone through.
+        seed: seed of networks and of random choices.
+    """
+    if networks < 1:
+        raise RecipeError(f"--networks must be at least 1, got {networks}")
+    if not passes or min(passes) < 1:
+        raise RecipeError(f"--passes must be whole numbers of at least 1, got {passes}")
+    distilled = read_distilled(file)
+    real = real_samples(distilled, data)
+    console = _console()
+    result = compared(distilled, real, networks, sorted({1, *passes}), seed, progress=_said)
+    print_comparison(console, distilled, result)
+
+
+def print_comparison(console: Console, distilled: DistilledSet, result: Comparison) -> None:
+    """Print a comparison as a table, and the architectures that real data teaches better."""
+    table = Table(box=SIMPLE_HEAD, title_justify="left")
+    table.add_column("trained on")
+    groups = {"met": result.home, "never met": result.others}
+    for passes in result.passes:
+        for title, names in groups.items():
+            if names:
+                table.add_column(f"{title}\n{passes * distilled.steps} steps", justify="right", no_wrap=True)
+    table.add_column("seconds", justify="right")
+    for row in result.rows:
+        cells = [
+            _mean_and_worst(result, row, passes, names)
+            for passes in result.passes
+            for names in groups.values()
+            if names
+        ]
+        table.add_row(row.source, *cells, f"{row.seconds:.0f}")
+    console.print(
+        f"test {result.metric.name}{' in %' if result.metric.name == 'accuracy' else ''}, mean over architectures "
+        f"(worst architecture): {len(result.home)} that the file was made with, {len(result.others)} others; "
+        f"{distilled.steps} steps of {distilled.batch_size} samples are one pass",
+        soft_wrap=True,
+    )
+    console.print(table)
+    for name, sources in result.below(1).items():
+        console.print(f"taught better by real data in as many steps: {name} ({', '.join(sources)})", soft_wrap=True)
+
+
+def _mean_and_worst(result: Comparison, row: Row, passes: int, names: list[str]) -> str:
+    values = [result.mean(row, passes, [name]) for name in names]
+    worst = min(values) if result.metric.higher_is_better else max(values)
+    mean = sum(values) / len(values)
+    if result.metric.name == "accuracy":
+        return f"{100 * mean:.1f} ({100 * worst:.1f})"
+    return f"{mean:.3f} ({worst:.3f})"
+
+
+def _said(text: str) -> None:
+    print(f"training on: {text}", file=sys.stderr)
+
+
+def _console() -> Console:
+    return Console(highlight=False, file=cast(IO[str], Escaping(sys.stdout)))
+
+
+DATA_COMMANDS: dict[str, Callable[..., Any]] = {"compare": compare, "replay": replay}
+"""The commands by name."""

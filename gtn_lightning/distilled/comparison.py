@@ -1,0 +1,362 @@
+"""The fair comparison: networks trained on synthetic data, beside what real data of the same size or cost teaches.
+
+All sources train the same fresh networks with the inner optimizer of the file, without augmentation, and are scored on
+the same real data. Real data gets the best of several constant rates, chosen on the validation split for the first
+network of an architecture. Synthetic data has its learned rates, which are for one pass; for several passes it may
+choose among constant ones too. Random real samples with soft labels follow Qin et al., arXiv 2406.10485:
+experts are trained on all real data, and the labels are those of the training time that teaches best.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gtn_lightning import replay
+from gtn_lightning.distilled.file import DistilledSet
+from gtn_lightning.distilled.learners import Factory, home_learners, other_learners
+from gtn_lightning.distilled.real import RealSamples, Samples
+from gtn_lightning.distilled.scores import Metric, card_of, fresh, metric_of
+from gtn_lightning.randomness import keyed_generator
+
+RATES = {
+    "LARS": (0.02, 0.05, 0.1, 0.2),
+    "SGD": (0.01, 0.03, 0.1, 0.3),
+    "Adam": (0.001, 0.003, 0.01, 0.03),
+}
+"""Constant rates that real data chooses from, by inner optimizer."""
+
+EXPERT_STEPS = (50, 200, 800)
+"""Numbers of steps on all real data after which an expert's probabilities are tried as soft labels."""
+
+TO_THE_END = 3000
+"""Most steps of training on all real data to the end; it ends earlier when the validation score does not improve."""
+
+MOST = 10_000
+"""Largest number of real samples that k-center and herding choose from."""
+
+
+class Batches(NamedTuple):
+    """The batches of one course, ``[T, B, ...]`` each."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass
+class Row:
+    """A source of training data and what networks reach on it."""
+
+    source: str
+    """What the networks are trained on."""
+    equal: bool = True
+    """Whether it is real data of the same number of steps, which synthetic data should surpass."""
+    scores: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    """Scores ``[networks]`` by architecture and number of passes."""
+    seconds: float = 0.0
+    """Seconds of making the source and of training on it, rates that were tried included."""
+
+
+@dataclass
+class Comparison:
+    """The result of a comparison."""
+
+    metric: Metric
+    """The metric of all scores."""
+    home: list[str]
+    """The architectures that the synthetic data was made with."""
+    others: list[str]
+    """Architectures that it was not made with."""
+    passes: list[int]
+    """Numbers of passes over the data of a source."""
+    rows: list[Row]
+    """The sources; the first is the synthetic data as it is."""
+
+    def mean(self, row: Row, passes: int, architectures: Sequence[str] | None = None) -> float:
+        """Return a source's mean score over architectures, by default all."""
+        names = architectures or [*self.home, *self.others]
+        return float(torch.stack([row.scores[name, passes].mean() for name in names]).mean())
+
+    def below(self, passes: int) -> dict[str, list[str]]:
+        """Return the architectures that real data teaches better in as many steps, with the sources that do."""
+        first, *rest = self.rows
+        found: dict[str, list[str]] = {}
+        for name in [*self.home, *self.others]:
+            own = float(first.scores[name, passes].mean())
+            better = [row for row in rest if row.equal and self.metric.better(self.mean(row, passes, [name]), own)]
+            if better:
+                found[name] = [row.source for row in better]
+        return found
+
+
+def compare(
+    data: DistilledSet,
+    real: RealSamples,
+    networks: int = 3,
+    passes: Sequence[int] = (1, 10),
+    seed: int = 0,
+    learners: dict[str, Factory] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Comparison:
+    """Compare synthetic data with real data of the same size and cost.
+
+    Args:
+        data: the synthetic data.
+        real: the real data that it was made from.
+        networks: number of fresh networks of each architecture.
+        passes: how often a source's batches are gone through, ascending, beginning with 1.
+        seed: seed of networks and of random choices.
+        learners: architectures by name; those of the card and others that no packaged mixture has by default.
+        progress: called with the name of a source before its training.
+    """
+    home = home_learners(data) if learners is None else learners
+    others = other_learners(data) if learners is None else {}
+    metric = metric_of(data)
+    result = Comparison(metric, list(home), list(others), list(passes), [])
+    bench = _Bench(data, real, {**home, **others}, networks, seed)
+    for name, make in _sources(data, real, bench, seed):
+        progress(name)
+        began = time.perf_counter()
+        row = Row(name, equal="real" in name)
+        course, learned = make()
+        for architecture in bench.architectures:
+            for number in passes:
+                row.scores[architecture, number] = bench.scores(architecture, course, number, learned)
+        row.seconds = time.perf_counter() - began
+        result.rows.append(row)
+    progress("all real data, to the end")
+    began = time.perf_counter()
+    row = Row("all real data, to the end", equal=False)
+    for architecture in bench.architectures:
+        scores = bench.to_the_end(architecture)
+        row.scores |= {(architecture, number): scores for number in passes}
+    row.seconds = time.perf_counter() - began
+    result.rows.append(row)
+    return result
+
+
+Course = Callable[[int], Batches]
+"""The batches for a network's number: the same for all, or drawn for each."""
+
+
+def _sources(
+    data: DistilledSet, real: RealSamples, bench: "_Bench", seed: int
+) -> Iterator[tuple[str, Callable[[], tuple[Course, bool]]]]:
+    """Yield the sources: name, and a function that returns their course and whether its rates are learned."""
+    steps, size, train = data.steps, data.batch_size, real.train
+    own = Batches(data.inputs, data.targets)
+    yield "synthetic", lambda: (lambda number: own, True)
+    if data.targets.is_floating_point() and data.classes:
+        hard = Batches(data.inputs, data.targets.argmax(2))
+        yield "synthetic, hard labels", lambda: (lambda number: hard, True)
+
+    def random_subset(number: int) -> Samples:
+        return train.take(_balanced(train.targets, steps * size, data.classes, seed, number))
+
+    def batched(samples: Samples, number: int) -> Batches:
+        order = torch.randperm(len(samples.inputs), generator=keyed_generator(seed, "order", number))
+        order = order.repeat(-(-steps * size // len(order)))[: steps * size]
+        return Batches(*(part[order].unflatten(0, (steps, size)) for part in samples))
+
+    yield "random real subset", lambda: (lambda number: batched(random_subset(number), number), False)
+    if data.classes:
+        yield "random real subset, best soft labels", lambda: (bench.soft(random_subset, batched), False)
+        for name, choose in (("k-center", _k_center), ("herding", _herding)):
+            if steps * size <= min(len(train.inputs), MOST):
+
+                def chosen(choose: Callable[[Samples, int, int], Tensor] = choose) -> tuple[Course, bool]:
+                    subset = bench.in_feature_space(choose, steps * size)
+                    return (lambda number: batched(subset, number)), False
+
+                yield f"real subset by {name}", chosen
+
+    def everything(number: int) -> Batches:
+        return batched(train.take(torch.randperm(len(train.inputs), generator=keyed_generator(seed, "all", number))), 0)
+
+    yield "all real data, as many steps", lambda: (everything, False)
+
+
+class _Bench:
+    """Trains and scores fresh networks."""
+
+    def __init__(
+        self, data: DistilledSet, real: RealSamples, architectures: dict[str, Factory], networks: int, seed: int
+    ) -> None:
+        self.data = data
+        self.real = real
+        self.architectures = architectures
+        self.networks = networks
+        self.seed = seed
+        self.metric = metric_of(data)
+        self.how = data.card.optimizer
+        self._experts: list[nn.Module] = []
+
+    def train(self, network: nn.Module, batches: Batches, passes: int, rate: float | None) -> None:
+        """Train a network with the learned rates, or with a constant one and each other setting's mean."""
+        fields = dict(zip(self.data.card.fields, batches, strict=True))
+        steps = len(batches.inputs)
+        for name in self.how["hyperparameters"]:
+            values = self.data.tensors[name]
+            fields[name] = values if rate is None else values.mean().expand(steps)
+        if rate is not None:
+            fields["lr"] = torch.full((steps,), rate)
+        replay.train(network, fields, card_of(self.data), passes=passes)
+
+    def scores(self, architecture: str, course: Course, passes: int, learned: bool) -> Tensor:
+        """Return the test scores of fresh networks, ``[networks]``, with learned rates or at the best constant one."""
+        rates = [*([None] if learned else []), *([] if learned and passes == 1 else RATES[self.how["name"]])]
+
+        def trained(number: int, rate: float | None) -> nn.Module:
+            network = fresh(self.architectures[architecture], self.seed, number)
+            self.train(network, course(number), passes, rate)
+            return network
+
+        networks = [trained(0, rate) for rate in rates]
+        tuned = [self.metric.of(network, self.real.val) for network in networks]
+        best = 0
+        for place, score in enumerate(tuned):
+            if self.metric.better(score, tuned[best]):
+                best = place
+        networks = [networks[best], *(trained(number, rates[best]) for number in range(1, self.networks))]
+        return torch.tensor([self.metric.of(network, self.real.test) for network in networks])
+
+    def soft(self, subset: Callable[[int], Samples], batched: Callable[[Samples, int], Batches]) -> Course:
+        """Return random samples with the soft labels that teach the first network best."""
+        best: tuple[float, nn.Module] | None = None
+        for expert in self.experts():
+
+            def labeled(number: int, expert: nn.Module = expert) -> Batches:
+                samples = subset(number)
+                return batched(Samples(samples.inputs, _probabilities(expert, samples.inputs)), number)
+
+            scores = []
+            for rate in RATES[self.how["name"]]:
+                network = self._first()
+                self.train(network, labeled(0), 1, rate)
+                scores.append(self.metric.of(network, self.real.val))
+            if best is None or max(scores) > best[0]:
+                best = max(scores), expert
+        assert best is not None
+        chosen = best[1]
+
+        def course(number: int) -> Batches:
+            samples = subset(number)
+            return batched(Samples(samples.inputs, _probabilities(chosen, samples.inputs)), number)
+
+        return course
+
+    def _first(self) -> nn.Module:
+        return fresh(next(iter(self.architectures.values())), self.seed, 0)
+
+    def experts(self) -> list[nn.Module]:
+        """Return a network of the first architecture after several numbers of steps on all real data."""
+        if self._experts:
+            return self._experts
+        network = self._first()
+        for step, _ in enumerate(self._adam(network, max(EXPERT_STEPS)), start=1):
+            if step in EXPERT_STEPS:
+                copy = self._first()
+                copy.load_state_dict(network.state_dict())
+                self._experts.append(copy.eval())
+        return self._experts
+
+    def _adam(self, network: nn.Module, steps: int) -> Iterator[None]:
+        """Train a network on all real data with Adam; yield after every step."""
+        train, criterion = self.real.train, replay.LOSSES[self.data.card.loss]
+        optimizer = torch.optim.Adam(network.train().parameters(), 3e-3)
+        generator = keyed_generator(self.seed, "experts")
+        for _ in range(steps):
+            rows = torch.randint(len(train.inputs), (64,), generator=generator)
+            optimizer.zero_grad()
+            criterion(network(train.inputs[rows]), train.targets[rows]).backward()
+            optimizer.step()
+            yield
+
+    def to_the_end(self, architecture: str) -> Tensor:
+        """Return the test score of a network trained on all real data until its validation score stops to improve."""
+        network = fresh(self.architectures[architecture], self.seed, 0)
+        best, state, waited = None, network.state_dict(), 0
+        for step, _ in enumerate(self._adam(network, TO_THE_END), start=1):
+            if step % 200:
+                continue
+            score = self.metric.of(network, self.real.val)
+            network.train()
+            waited += 1
+            if best is None or self.metric.better(score, best):
+                best, waited = score, 0
+                state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            if waited == 3:
+                break
+        network.load_state_dict(state)
+        return torch.tensor([self.metric.of(network, self.real.test)])
+
+    def in_feature_space(self, choose: Callable[[Samples, int, int], Tensor], count: int) -> Samples:
+        """Return real samples, equally many of each class, chosen by an expert's logits."""
+        train = self.real.train
+        rows = torch.randperm(len(train.inputs), generator=keyed_generator(self.seed, "features"))[:MOST]
+        expert = self.experts()[-1]
+        with torch.no_grad():
+            features = torch.cat([expert(part) for part in train.inputs[rows].split(1000)])
+        classes = self.data.classes or 1
+        picked = choose(Samples(F.normalize(features), train.targets[rows]), count, classes)
+        return train.take(rows[picked])
+
+
+def _probabilities(expert: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return expert(inputs).softmax(1)
+
+
+def _balanced(targets: Tensor, count: int, classes: int | None, seed: int, number: int) -> Tensor:
+    """Return rows, equally many of each class as far as there are enough, in random order."""
+    order = torch.randperm(len(targets), generator=keyed_generator(seed, "subset", number))
+    if classes is None:
+        return order[:count]
+    ranks = torch.empty_like(order)
+    for label in range(classes):
+        rows = (targets[order] == label).nonzero()[:, 0]
+        ranks[rows] = torch.arange(len(rows))
+    return order[ranks.argsort(stable=True)][:count]
+
+
+def _by_class(samples: Samples, count: int, classes: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Yield the rows of each class, their features, and how many are to be chosen of it."""
+    for label in range(classes):
+        rows = (samples.targets == label).nonzero()[:, 0]
+        share = count // classes + (label < count % classes)
+        yield rows, samples.inputs[rows], min(share, len(rows))
+
+
+def _k_center(samples: Samples, count: int, classes: int) -> Tensor:
+    """Choose by greedy k-center (Sener and Savarese, arXiv 1708.00489), within each class."""
+    picked = []
+    for rows, features, share in _by_class(samples, count, classes):
+        if not share:
+            continue
+        chosen = [int((features - features.mean(0)).norm(dim=1).argmin())]
+        distance = (features - features[chosen[0]]).norm(dim=1)
+        while len(chosen) < share:
+            chosen.append(int(distance.argmax()))
+            distance = torch.minimum(distance, (features - features[chosen[-1]]).norm(dim=1))
+        picked.append(rows[torch.tensor(chosen)])
+    return torch.cat(picked)
+
+
+def _herding(samples: Samples, count: int, classes: int) -> Tensor:
+    """Choose by herding (Welling, 2009): the mean of the chosen features follows that of the class."""
+    picked = []
+    for rows, features, share in _by_class(samples, count, classes):
+        mean, total, chosen = features.mean(0), torch.zeros_like(features[0]), []
+        free = torch.ones(len(features), dtype=torch.bool)
+        for number in range(share):
+            gap = (mean - (total + features) / (number + 1)).norm(dim=1)
+            best = int(torch.where(free, gap, torch.inf).argmin())
+            free[best] = False
+            total = total + features[best]
+            chosen.append(best)
+        picked.append(rows[torch.tensor(chosen, dtype=torch.int64)])
+    return torch.cat(picked)

@@ -1,0 +1,89 @@
+"""``gtn replay`` and ``gtn compare`` on a file of synthetic data."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gtn_lightning.cli import main
+from gtn_lightning.data import DigitsData
+from gtn_lightning.distilled import Card, DistilledSet, write_distilled
+from gtn_lightning.inner_loop import LARS
+
+NETS = """
+from torch import nn
+
+def Net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+class Sized(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+
+def wrong():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Real digits in the place of synthetic ones, in a working folder with networks."""
+    data = DigitsData()
+    data.setup()
+    images, labels = data.split("train")
+    card = Card(
+        fields=["inputs", "targets"],
+        loss="cross_entropy",
+        optimizer={"name": "LARS", "hyperparameters": ["lr", "momentum", "eps"], "nesterov": False},
+        task={"class_path": "gtn_lightning.tasks.Classification", "init_args": {"classes": 10}},
+        data={"class_path": "gtn_lightning.data.DigitsData", "init_args": {}},
+    )
+    inputs, targets = (part.unflatten(0, (4, 20)) for part in (data.normalize(images[:80]), labels[:80]))
+    tensors = {"inputs": inputs, "targets": targets, **LARS(0.1, 0.5).schedules(4)}
+    tensors |= {"normalize_center": data.mean.view(1, 1, 1), "normalize_scale": data.std.view(1, 1, 1)}
+    monkeypatch.chdir(tmp_path)
+    write_distilled("synthetic.safetensors", DistilledSet(tensors, card))
+    Path("some_nets.py").write_text(NETS)
+    return "synthetic.safetensors"
+
+
+def test_replay_trains_a_network_of_the_users(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", file, "--learner", "some_nets:Net", "--networks=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "4 steps of 20 synthetic samples, 2 fresh networks, scored on 300 samples of the test split" in printed
+    (line,) = [line for line in printed.splitlines() if "some_nets:Net" in line]
+    assert float(line.split()[1]) > 50
+
+
+def test_compare_prints_every_source(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", file, "--networks=1", "--passes=[1]"]) == 0
+    printed = capsys.readouterr()
+    assert "random real subset, best soft labels" in printed.out
+    assert "training on: all real data, to the end" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["replay"], "the following arguments are required: file; `gtn replay --help` lists its options"),
+        (["replay", "nothing"], "nothing: there is no such file: give the path of a synthetic.safetensors"),
+        (["replay", "FILE"], "does not say which networks it is for: name one with --learner"),
+        (["replay", "FILE", "--learner=Net"], "--learner Net: expected MODULE:NAME, or one of ConvNet"),
+        (["replay", "FILE", "--learner=no:Net"], "--learner no:Net: cannot be imported (No module named 'no')"),
+        (["replay", "FILE", "--learner=some_nets:wrong"], "expected outputs [20, 10] for 20 inputs, got [20, 3]"),
+        (["replay", "FILE", "--learner=some_nets:Sized"], "cannot be made without arguments"),
+        (["replay", "FILE", "--learner=some_nets:nn"], "cannot be made without arguments"),
+        (["replay", "FILE", "--learner=MLP", "--data=x"], "--data x: the file was made from DigitsData, which has no"),
+        (["replay", "FILE", "--learner=MLP", "--networks=0"], "--networks must be at least 1, got 0"),
+        (["replay", "FILE", "--learner=MLP", "--scale=0"], "--scale must be above 0 and finite, got 0.0"),
+        (["replay", "FILE", "--learner=MLP", "--steps=3"], "gtn replay: unrecognized arguments: --steps=3"),
+        (["compare", "FILE", "--passes=[0]"], "--passes must be whole numbers of at least 1, got [0]"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_line(
+    file: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([file if word == "FILE" else word for word in arguments]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert len(printed.splitlines()) == 1

@@ -1,0 +1,109 @@
+"""Synthetic data beside real data of the same size and cost."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from gtn_lightning.data import DigitsData
+from gtn_lightning.distilled import Card, DistilledSet
+from gtn_lightning.distilled.comparison import Comparison, Row, _balanced, _herding, _k_center, compare
+from gtn_lightning.distilled.real import RealSamples, Samples, real_samples
+from gtn_lightning.distilled.scores import Metric, metric_of, replayed
+from gtn_lightning.inner_loop import LARS
+from gtn_lightning.learners import MLP
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[DistilledSet, RealSamples]:
+    """Real digits in the place of synthetic ones: 4 steps of 20 with constant rates."""
+    data = DigitsData()
+    data.setup()
+    images, labels = data.split("train")
+    center = {"normalize_center": data.mean.view(1, 1, 1), "normalize_scale": data.std.view(1, 1, 1)}
+    card = Card(
+        fields=["inputs", "targets"],
+        loss="cross_entropy",
+        optimizer={"name": "LARS", "hyperparameters": ["lr", "momentum", "eps"], "nesterov": False},
+        task={"class_path": "gtn_lightning.tasks.Classification", "init_args": {"classes": 10}},
+        data={"class_path": "gtn_lightning.data.DigitsData", "init_args": {}},
+    )
+    inputs = data.normalize(images[:80]).unflatten(0, (4, 20))
+    targets = torch.nn.functional.one_hot(labels[:80], 10).float().unflatten(0, (4, 20))
+    made = DistilledSet({"inputs": inputs, "targets": targets, **LARS(0.1, 0.5).schedules(4), **center}, card)
+    return made, real_samples(made)
+
+
+LINEAR = partial(MLP, (1, 8, 8), 10, hidden=[], init="torch")
+
+
+def test_every_source_is_scored_on_every_architecture(digits: tuple[DistilledSet, RealSamples]) -> None:
+    made, real = digits
+    result = compare(made, real, networks=2, passes=[1, 5], learners={"linear": LINEAR})
+    assert [row.source for row in result.rows] == [
+        "synthetic",
+        "synthetic, hard labels",
+        "random real subset",
+        "random real subset, best soft labels",
+        "real subset by k-center",
+        "real subset by herding",
+        "all real data, as many steps",
+        "all real data, to the end",
+    ]
+    first, hard, *_, last = result.rows
+    assert first.scores["linear", 1].shape == (2,)
+    # The labels are one-hot, so that both are the same.
+    assert torch.equal(first.scores["linear", 1], hard.scores["linear", 1])
+    assert float(first.scores["linear", 1].mean()) > 0.5
+    assert result.mean(first, 5) > result.mean(first, 1)
+    assert result.mean(last, 1) > 0.9
+
+
+def test_a_score_is_the_same_as_replay_gives(digits: tuple[DistilledSet, RealSamples]) -> None:
+    made, real = digits
+    result = compare(made, real, networks=2, passes=[1], learners={"linear": LINEAR})
+    assert torch.equal(result.rows[0].scores["linear", 1], replayed(LINEAR, made, real.test, 2, 0))
+
+
+def test_architectures_that_real_data_teaches_better_are_named() -> None:
+    rows = [
+        Row("synthetic", False, {("a", 1): torch.tensor([0.9]), ("b", 1): torch.tensor([0.5])}),
+        Row("random real subset", True, {("a", 1): torch.tensor([0.8]), ("b", 1): torch.tensor([0.6])}),
+        Row("all real data, to the end", False, {("a", 1): torch.tensor([1.0]), ("b", 1): torch.tensor([1.0])}),
+    ]
+    assert Comparison(Metric("accuracy"), ["a"], ["b"], [1], rows).below(1) == {"b": ["random real subset"]}
+    assert Comparison(Metric("rmse"), ["a"], ["b"], [1], rows).below(1) == {"a": ["random real subset"]}
+
+
+def test_a_subset_is_balanced_and_random() -> None:
+    targets = torch.arange(60) % 3
+    rows = _balanced(targets, 9, 3, seed=0, number=0)
+    assert targets[rows].bincount().tolist() == [3, 3, 3]
+    assert len(set(rows.tolist())) == 9
+    assert rows.tolist() != _balanced(targets, 9, 3, seed=0, number=1).tolist()
+
+
+def test_k_center_takes_the_farthest_and_herding_keeps_the_mean() -> None:
+    features = torch.tensor([[0.0], [0.1], [0.2], [9.0], [0.15]])
+    samples = Samples(features, torch.zeros(5, dtype=torch.int64))
+    assert 3 in _k_center(samples, 2, 1).tolist()
+    samples = Samples(torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0]]), torch.zeros(5, dtype=torch.int64))
+    chosen = _herding(samples, 3, 1)
+    assert float(samples.inputs[chosen].mean()) == pytest.approx(2.0)
+
+
+def test_numbers_are_compared_by_their_error() -> None:
+    card = Card(["inputs", "targets"], "mse_loss", {"name": "LARS", "hyperparameters": ["lr", "momentum", "eps"]})
+    card.optimizer["nesterov"] = False
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(6, 10, 3, generator=generator)
+    made = DistilledSet({"inputs": inputs, "targets": inputs[..., :1], **LARS().schedules(6)}, card)
+    rows = torch.randn(200, 3, generator=generator)
+    real = RealSamples(*(Samples(part, part[:, :1]) for part in rows.split([120, 40, 40])), name="rows")
+    make = partial(MLP, (3,), 1, hidden=[], init="torch")
+    assert metric_of(made).name == "rmse"
+    result = compare(made, real, networks=2, passes=[1], learners={"linear": make})
+    assert [row.source for row in result.rows] == [
+        "synthetic", "random real subset", "all real data, as many steps", "all real data, to the end",
+    ]  # fmt: skip
+    assert result.mean(result.rows[-1], 1) < 0.05
