@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from gtn_lightning.cli import main
 from gtn_lightning.data import DigitsData
