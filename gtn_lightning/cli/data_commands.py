@@ -1,4 +1,4 @@
-"""``gtn replay | compare | export | zoo``: what is done with a file of synthetic data.
+"""``gtn distil | replay | compare``: what is done with a file of synthetic data.
 
 Each command is a function whose arguments are the command's, which jsonargparse reads.
 """
@@ -12,6 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from gtn_lightning.callbacks.synthetic_data import DATA_FILE
+from gtn_lightning.cli.distil import distil as distilled_data
 from gtn_lightning.cli.endings import USER_ERRORS
 from gtn_lightning.cli.front_door import refuse
 from gtn_lightning.cli.quiet import quiet
@@ -171,5 +173,40 @@ def _console() -> Console:
     return Console(highlight=False, file=cast(IO[str], Escaping(sys.stdout)))
 
 
-DATA_COMMANDS: dict[str, Callable[..., Any]] = {"compare": compare, "replay": replay}
+def distil(
+    data: str,
+    target: str | None = None,
+    minutes: float = 10.0,
+    images_per_class: int | None = None,
+    size: int | None = None,
+    out: str | None = None,
+    seed: int = 0,
+    cpu: bool = False,
+) -> None:
+    """Make a small file of synthetic data from your own data, and compare it with real data.
+
+    Args:
+        data: a folder of images, a name on the Hugging Face hub, a CSV or Parquet file, the name of a table that
+            scikit-learn bundles, or digits.
+        target: the column of a table that is to be predicted.
+        minutes: how long it may take, comparison included.
+        images_per_class: number of synthetic samples of each class, or of all without classes; chosen by default.
+        size: height and width to which images are scaled; by default, only large images and those of several sizes.
+        out: a new folder for all files; runs/distil/NAME by default.
+        seed: seed of every random choice.
+        cpu: whether a GPU is left alone.
+    """
+    console = _console()
+    run, result = distilled_data(console, data, target, minutes, images_per_class, size, out, seed, cpu)
+    print_comparison(console, read_distilled(run.folder / DATA_FILE), result)
+    for name, path in (
+        ("recipe", "recipe.yaml"),
+        ("pictures", "README.md"),
+        ("synthetic data", DATA_FILE),
+    ):
+        console.print(f"{name}: {run.folder / path}", markup=False, soft_wrap=True)
+    console.print(f"train your network on it: gtn replay {run.folder / DATA_FILE} --learner my_networks:Net")
+
+
+DATA_COMMANDS: dict[str, Callable[..., Any]] = {"compare": compare, "distil": distil, "replay": replay}
 """The commands by name."""

@@ -18,6 +18,7 @@ commands:
   validate  score a teacher on the validation split
   test      score a teacher on the test split
   predict   write the data that a teacher makes
+  distil    make a file of synthetic data from your own data
   compare   compare a file of synthetic data with real data of the same size and cost
   replay    train fresh networks on a file of synthetic data, and score them
   search    search an architecture
@@ -45,7 +46,7 @@ keys that are changed most often:
   --trainer.default_root_dir=runs          where the run's folder is made
 """
 
-DATA_COMMANDS = ("compare", "replay")
+DATA_COMMANDS = ("compare", "distil", "replay")
 """Commands on files of synthetic data, which take no recipe."""
 
 COMMAND_HELP = {

@@ -22,7 +22,7 @@ POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 """First bytes of PostScript files, for which Pillow starts Ghostscript."""
 
 
-def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path]) -> Tensor:
+def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path], size: int | None = None) -> Tensor:
     """Return the images of a split, uint8 ``[N, C, H, W]``: three channels if any has color, else one.
 
     Args:
@@ -30,6 +30,7 @@ def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path])
         column: name of an image column.
         where: name of the dataset and split, for error messages.
         folders: folders that may hold image files named by a row; empty if the rows hold all images.
+        size: height and width to which all images are scaled and cropped; None to leave them as they are.
 
     Raises:
         RecipeError: if there are no images, or one is missing, broken, of another size, over 8 bits, or outside the
@@ -41,6 +42,8 @@ def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path])
     for table in dataset.select_columns([column]).with_format("arrow").iter(1000):
         for value in table.column(column).to_pylist():
             image = to_eight_bits(feature, value, f"{where}, row {row}", folders)
+            if size is not None:
+                image = squared(image, size)
             array = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
             if pixels is None:
                 pixels = np.empty((len(dataset), *array.shape), dtype=np.uint8)
@@ -48,7 +51,7 @@ def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path])
                 sizes = [f"{height}x{width}" for height, width in (pixels.shape[2:], array.shape[1:])]
                 raise RecipeError(
                     f"data.path: {where} has images of {sizes[0]} and, in row {row}, of {sizes[1]} pixels "
-                    "(height x width), expected one size: resize them first"
+                    "(height x width), expected one size: set data.size, to which all are scaled and cropped"
                 )
             if len(array) > pixels.shape[1]:
                 pixels = pixels.repeat(len(array), axis=1)
@@ -57,6 +60,17 @@ def decode(dataset: "Dataset", column: str, where: str, folders: Sequence[Path])
     if pixels is None:
         raise RecipeError(f"data.path: {where} has no rows, expected images")
     return torch.from_numpy(pixels)
+
+
+def squared(image: "Picture", size: int) -> "Picture":
+    """Scale an image so that its shorter side has ``size`` pixels, and crop the middle, ``size`` times ``size``."""
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    ratio = size / min(width, height)
+    scaled = image.resize((max(size, round(width * ratio)), max(size, round(height * ratio))), Resampling.BICUBIC)
+    left, top = (scaled.width - size) // 2, (scaled.height - size) // 2
+    return scaled.crop((left, top, left + size, top + size))
 
 
 def to_eight_bits(feature: "Image", value: dict[str, Any] | None, where: str, folders: Sequence[Path]) -> "Picture":

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from gtn_lightning.data.base import Split, Splits, TensorData
 from gtn_lightning.data.decoding import decode, read_labels
 from gtn_lightning.data.hold_back import choose, hold_back
@@ -18,8 +20,9 @@ LABEL_NAMES = ("label", "labels", "fine_label")
 class ImageData(TensorData, Documents):
     """Images and labels of a dataset on the Hugging Face hub, or of a folder in the same layout.
 
-    The test split is the dataset's own (``test``, else ``validation`` or ``valid``). The validation split is held back
-    from ``train``; it is stratified, the same in every run, and leaves at least one image of every class to train on.
+    The test split is the dataset's own (``test``, else ``validation`` or ``valid``), or held back from ``train``. The
+    validation split is held back from ``train``. What is held back is stratified, the same in every run, and leaves at
+    least one image of every class to train on.
     Grayscale images have one channel, all others three. All images are decoded once and stay in memory.
 
     Args:
@@ -28,6 +31,9 @@ class ImageData(TensorData, Documents):
         batch_size: real images per meta-loss, in each process.
         eval_batch_size: images in a batch of validation and testing.
         val_size: number of images of ``train`` held back for validation.
+        test_size: number of images of ``train`` held back for testing, for a dataset without a test split, such as a
+            folder ``CLASS/IMAGE``.
+        size: height and width to which all images are scaled and cropped; None for images of one size.
         train_size: number of the remaining training images to use, stratified, for quick trials; None for all.
         crop: random crop of training images, pixels of black padding; 0 for none.
         flip: mirror training images left to right at random.
@@ -54,9 +60,12 @@ class ImageData(TensorData, Documents):
         config: str | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
+        test_size: int | None = None,
+        size: int | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed, crop, flip)
-        for name, value in (("val_size", val_size), ("train_size", train_size)):
+        sizes = {"val_size": val_size, "train_size": train_size, "test_size": test_size, "size": size}
+        for name, value in sizes.items():
             if value is not None and value < 1:
                 raise RecipeError(f"data.{name} must be at least 1, got {value}")
         self.path = path
@@ -65,6 +74,8 @@ class ImageData(TensorData, Documents):
         self.config = config
         self.image_column = image_column
         self.label_column = label_column
+        self.test_size = test_size
+        self.size = size
         self._document: dict[str, Any] = {"source": path}
 
     def prepare_data(self) -> None:
@@ -75,21 +86,29 @@ class ImageData(TensorData, Documents):
         """Decode all images, check them, and hold back the validation split."""
         dataset, folders = open_dataset(self.path, self.config)
         test_name = next((name for name in ("test", "validation", "valid") if name in dataset), None)
-        if "train" not in dataset or test_name is None:
+        if "train" not in dataset or (test_name is None and self.test_size is None):
             raise RecipeError(
-                f"data.path: {self.path!r} has the splits {', '.join(dataset)}, expected train and test (or validation)"
+                f"data.path: {self.path!r} has the splits {', '.join(dataset)}, expected train and test (or "
+                "validation): set data.test_size to hold back images of train"
             )
-        image_column = self._image_column(dataset["train"])
-        label_column = self._label_column(dataset["train"])
-        whole, test = self._alike(
-            *(
-                Split(
-                    decode(dataset[name], image_column, f"{self.path!r}, split {name!r}", folders),
-                    read_labels(dataset[name], label_column, f"{self.path!r}, split {name!r}"),
-                )
-                for name in ("train", test_name)
-            )
-        )
+        if test_name is not None and self.test_size is not None:
+            raise RecipeError(f"data.test_size: {self.path!r} has the split {test_name!r} to test on: leave it out")
+        image_column = self.image_column_of(dataset["train"])
+        label_column = self.label_column_of(dataset["train"])
+
+        def read(name: str) -> Split:
+            where = f"{self.path!r}, split {name!r}"
+            images = decode(dataset[name], image_column, where, folders, self.size)
+            return Split(images, read_labels(dataset[name], label_column, where))
+
+        if test_name is not None:
+            whole, test = self._alike(read("train"), read(test_name))
+        else:
+            everything = read("train")
+            assert self.test_size is not None
+            self._check_share("test_size", self.test_size, everything.labels)
+            rows = hold_back(everything.labels, self.test_size, "test")
+            whole, test = (everything.take(part) for part in rows)
         feature, info = dataset["train"].features[label_column], dataset["train"].info
         classes = self._count_classes(feature, whole, test)
         self._document = {
@@ -97,17 +116,7 @@ class ImageData(TensorData, Documents):
             "license": info.license or None,
             "class_names": list(getattr(feature, "names", map(str, range(classes)))),
         }
-        if self.val_size >= len(whole.labels):
-            raise RecipeError(
-                f"data.val_size must be below {len(whole.labels)}, the number of images in split 'train', "
-                f"got {self.val_size}"
-            )
-        present = len(whole.labels.unique())
-        if self.val_size > len(whole.labels) - present:
-            raise RecipeError(
-                f"data.val_size must be at most {len(whole.labels) - present}, so that each of {present} classes keeps "
-                f"one of the {len(whole.labels)} images in split 'train', got {self.val_size}"
-            )
+        self._check_share("val_size", self.val_size, whole.labels)
         train, val = (whole.take(rows) for rows in hold_back(whole.labels, self.val_size, "validation"))
         if self.train_size is not None:
             if self.train_size > len(train.labels):
@@ -122,13 +131,37 @@ class ImageData(TensorData, Documents):
         """Return source, license and classes of the data, as far as the dataset names them."""
         return self._document
 
-    def _image_column(self, dataset: "Dataset") -> str:
+    @staticmethod
+    def _check_share(key: str, size: int, labels: Tensor) -> None:
+        """Raise ``RecipeError`` unless ``size`` images can be held back."""
+        if size >= len(labels):
+            raise RecipeError(
+                f"data.{key} must be below {len(labels)}, the number of images in split 'train', got {size}"
+            )
+        present = len(labels.unique())
+        if size > len(labels) - present:
+            raise RecipeError(
+                f"data.{key} must be at most {len(labels) - present}, so that each of {present} classes keeps one of "
+                f"the {len(labels)} images in split 'train', got {size}"
+            )
+
+    def image_column_of(self, dataset: "Dataset") -> str:
+        """Return the column of images of a split.
+
+        Raises:
+            RecipeError: if there is none, or several and none is named.
+        """
         from datasets import Image
 
         candidates = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
         return self._one_column("image_column", self.image_column, candidates, dataset)
 
-    def _label_column(self, dataset: "Dataset") -> str:
+    def label_column_of(self, dataset: "Dataset") -> str:
+        """Return the column of classes of a split.
+
+        Raises:
+            RecipeError: if there is none, or several and none is named.
+        """
         from datasets import ClassLabel, Value
 
         features = dataset.features

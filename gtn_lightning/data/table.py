@@ -122,7 +122,7 @@ class TableData(InMemoryData, Normalizes, Documents):
 
     def document(self) -> dict[str, Any]:
         """Return source, columns and classes of the table; a data frame has no source."""
-        source = self._name if isinstance(self.path, str | Path) else None
+        source = str(self.path) if isinstance(self.path, str | Path) else None
         names = None if self.class_names is None else [str(name) for name in self.class_names]
         return {"source": source, "license": None, "columns": list(self.columns), "class_names": names}
 

@@ -10,7 +10,7 @@ experts are trained on all real data, and the labels are those of the training t
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,40 @@ class Comparison:
         """Return a source's mean score over architectures, by default all."""
         names = architectures or [*self.home, *self.others]
         return float(torch.stack([row.scores[name, passes].mean() for name in names]).mean())
+
+    def plain(self) -> dict[str, Any]:
+        """Return the scores after one pass as plain data, for a card.
+
+        ``mean`` and ``std`` are over all networks of all architectures; ``architectures`` has for each ``mean``,
+        ``std``, ``met``, whether the data was made with it, and ``real``, the mean of the best real data of as many
+        steps; ``sources`` has mean and seconds of every source.
+        """
+        first = self.rows[0]
+        names = [*self.home, *self.others]
+        every = torch.cat([first.scores[name, 1] for name in names])
+        architectures = {}
+        for name in names:
+            scores = first.scores[name, 1]
+            best: float | None = None
+            for row in self.rows:
+                mean = self.mean(row, 1, [name])
+                if row.equal and (best is None or self.metric.better(mean, best)):
+                    best = mean
+            architectures[name] = {
+                "mean": float(scores.mean()),
+                "std": float(scores.std(correction=0)),
+                "met": name in self.home,
+                "real": best,
+            }
+        return {
+            "metric": self.metric.name,
+            "split": "test",
+            "networks": len(first.scores[names[0], 1]),
+            "mean": float(every.mean()),
+            "std": float(every.std(correction=0)),
+            "architectures": architectures,
+            "sources": {row.source: {"mean": self.mean(row, 1), "seconds": row.seconds} for row in self.rows},
+        }
 
     def below(self, passes: int) -> dict[str, list[str]]:
         """Return the architectures that real data teaches better in as many steps, with the sources that do."""

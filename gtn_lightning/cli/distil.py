@@ -1,0 +1,176 @@
+"""``gtn distil``: from one's own data to a file of synthetic data, its card and its comparison with real data.
+
+It runs ``gtn fit`` and ``gtn predict`` with the recipe that `gtn_lightning.distilled.plan` chooses, which it writes
+first, so that a user can go on from there.
+"""
+
+import csv
+import itertools
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+
+from gtn_lightning.callbacks.synthetic_data import DATA_FILE
+from gtn_lightning.cli.strict_yaml import dump_yaml
+from gtn_lightning.distilled import read_distilled, write_distilled
+from gtn_lightning.distilled.card_page import card_page
+from gtn_lightning.distilled.comparison import Comparison, compare
+from gtn_lightning.distilled.facts import Facts, facts_of
+from gtn_lightning.distilled.plan import plan
+from gtn_lightning.distilled.real import real_samples
+from gtn_lightning.errors import RecipeError
+
+TRIAL = 24
+"""Meta-steps whose duration is measured before the number of meta-steps is chosen: about two of every family."""
+
+SHARE = 0.7
+"""The share of the time that meta-training gets; the rest is for validations, the file and the comparison."""
+
+LEAST, MOST = 50, 2000
+"""Fewest and most meta-steps."""
+
+
+class Distillation:
+    """One run of ``gtn distil``.
+
+    Args:
+        facts: the data.
+        folder: the new folder for all files.
+        minutes: how long it may take.
+        per_class: number of learned samples of each class, None to choose.
+        cpu: whether a GPU is left alone.
+        console: where progress is printed.
+    """
+
+    def __init__(
+        self, facts: Facts, folder: Path, minutes: float, per_class: int | None, cpu: bool, console: Console
+    ) -> None:
+        self.facts = facts
+        self.folder = folder
+        self.minutes = minutes
+        self.per_class = per_class
+        self.accelerator = "cpu" if cpu else "auto"
+        self.console = console
+        self._began = time.monotonic()
+
+    def run(self) -> Comparison:
+        """Choose a recipe, meta-train, write the file, compare it, and write its card.
+
+        Raises:
+            RecipeError: if a command fails.
+        """
+        recipe = self.folder / "recipe.yaml"
+        self._write(recipe, LEAST)
+        seconds = self._trial(recipe)
+        left = 60 * self.minutes * SHARE - (time.monotonic() - self._began)
+        steps = int(min(max(left / seconds, LEAST), MOST))
+        self._write(recipe, steps)
+        self.console.print(f"{steps} meta-steps of about {seconds:.2f} s", soft_wrap=True)
+        self._gtn("fit", "--config", str(recipe), f"--trainer.default_root_dir={self.folder / 'fit'}")
+        (teacher,) = (self.folder / "fit").glob("*/teacher.safetensors")
+        self._gtn("predict", "--teacher", str(teacher), f"--trainer.default_root_dir={self.folder / 'predict'}")
+        (written,) = (self.folder / "predict").glob(f"*/{DATA_FILE}")
+        data = read_distilled(written)
+        result = compare(data, real_samples(data), passes=[1], progress=self._said)
+        data = data.with_scores(result.plain())
+        write_distilled(self.folder / DATA_FILE, data)
+        pictures = sorted(teacher.parent.glob("pictures/*.png"))
+        page = card_page(data, self.facts.name, [path.relative_to(self.folder) for path in pictures])
+        (self.folder / "README.md").write_text(page, encoding="utf-8")
+        return result
+
+    def _write(self, path: Path, meta_steps: int) -> None:
+        recipe = plan(self.facts, meta_steps, self.per_class, self.accelerator)
+        given = "" if self.per_class is None else f" --images-per-class {self.per_class}"
+        text = (
+            f"# gtn fit --config {path.name}\n# Chosen by gtn distil for {self.facts.name} ({self.facts.text()})"
+            f"{given}, {self.minutes:g} minutes.\n\n{dump_yaml(recipe)}"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def _trial(self, recipe: Path) -> float:
+        """Return the seconds of a meta-step, measured."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._gtn(
+                *("fit", "--config", str(recipe), f"--trainer.max_steps={TRIAL}", "--trainer.log_every_n_steps=1"),
+                *("--trainer.limit_val_batches=0", "--trainer.callbacks=[]", "--trainer.val_check_interval=null"),
+                f"--trainer.default_root_dir={folder}",
+                quiet=True,
+            )
+            (path,) = Path(folder).glob("*/metrics.csv")
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = [float(row["time/meta_step"]) for row in csv.DictReader(file) if row.get("time/meta_step")]
+        # The first of every family is slower, since it is compiled or prepared.
+        rows = sorted(rows)[: max(1, 3 * len(rows) // 4)]
+        return sum(rows) / len(rows)
+
+    def _gtn(self, *arguments: str, quiet: bool = False) -> None:
+        """Run a command of this package in a process of its own.
+
+        Raises:
+            RecipeError: if it fails; it has said why.
+        """
+        if not quiet:
+            self.console.print(f"$ {shlex.join(['gtn', *arguments])}", soft_wrap=True, markup=False)
+        output = subprocess.DEVNULL if quiet else None
+        process = subprocess.Popen([sys.executable, "-m", "gtn_lightning", *arguments], stdout=output, stderr=output)
+        try:
+            code = process.wait()
+        except BaseException:
+            # A signal reaches a process in the foreground by itself, one in the background not.
+            with suppress(ProcessLookupError):
+                process.terminate()
+            process.wait()
+            raise
+        if code:
+            raise RecipeError(
+                f"gtn {arguments[0]} ended with exit code {code}: run it by itself to see why: "
+                f"{shlex.join(['gtn', *arguments])}"
+            )
+
+    def _said(self, text: str) -> None:
+        self.console.print(f"training networks on: {text}", soft_wrap=True)
+
+
+def distil(
+    console: Console,
+    data: str,
+    target: str | None,
+    minutes: float,
+    per_class: int | None,
+    size: int | None,
+    out: str | None,
+    seed: int,
+    cpu: bool,
+) -> tuple[Distillation, Comparison]:
+    """Distil one's own data; the arguments are those of the command.
+
+    Raises:
+        RecipeError: if the data cannot be used, or an option is out of range.
+    """
+    if not 0 < minutes < float("inf"):
+        raise RecipeError(f"--minutes must be above 0 and finite, got {minutes}")
+    facts = facts_of(data, target, size, seed)
+    plan(facts, LEAST, per_class)  # refuses what cannot be before a folder is made
+    folder = _new_folder(Path(out) if out else Path("runs") / "distil" / facts.name, named=out is not None)
+    console.print(f"{facts.name}: {facts.text()}", soft_wrap=True)
+    console.print(f"recipe and files: {folder}", soft_wrap=True, markup=False)
+    run = Distillation(facts, folder, minutes, per_class, cpu, console)
+    return run, run.run()
+
+
+def _new_folder(wanted: Path, named: bool) -> Path:
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return folder
+        if named:
+            raise RecipeError(f"--out {wanted}: is there already: name a folder that is not, or an empty one")
+    raise AssertionError

@@ -1,0 +1,78 @@
+"""A page in Markdown that says what a file of synthetic data is, what it reaches and how to train on it."""
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from gtn_lightning.distilled.file import DistilledSet
+from gtn_lightning.distilled.scores import metric_of
+
+TRAINING = """```python
+import torch
+from safetensors.torch import load_file
+
+data = load_file("synthetic.safetensors")
+velocity = [torch.zeros_like(p) for p in net.parameters()]  # net: your network
+for x, y, lr, momentum in zip(data["{inputs}"], data["{targets}"], data["lr"], data["momentum"]):
+    loss = torch.nn.functional.{loss}(net(x), y)
+    for p, g, v in zip(net.parameters(), torch.autograd.grad(loss, list(net.parameters())), velocity):
+        size = p.detach().norm() if p.ndim > 1 else 0.1 * p.numel() ** 0.5
+        v.mul_(momentum).add_(size * g / (g.norm() + 1e-4))
+        p.data.sub_(lr * v)
+```
+"""
+"""Training with LARS in plain PyTorch."""
+
+
+def card_page(data: DistilledSet, name: str, pictures: Sequence[PurePath] = ()) -> str:
+    """Return the page.
+
+    Args:
+        data: the synthetic data.
+        name: its title.
+        pictures: paths of pictures, relative to the page.
+    """
+    card, metric = data.card, metric_of(data)
+    lines = [f"# {name}", ""]
+    samples = "images" if data.inputs.ndim == 5 else "rows"
+    lines.append(
+        f"{data.steps * data.batch_size} synthetic {samples} of shape {list(data.inputs.shape[2:])}: {data.steps} "
+        f"steps of {data.batch_size}."
+    )
+    for label, value in (("Made from", card.real.get("source")), ("License of that data", card.real.get("license"))):
+        if value:
+            lines.append(f"{label}: {value}.")
+    made = card.made
+    if made:
+        cost = f", {made['seconds']:.0f} s of meta-training" if made.get("seconds") else ""
+        lines.append(f"Made on {made.get('date')} with gtn-lightning {made.get('version')}{cost}.")
+    if card.scores:
+        lines += ["", f"## Test {metric.name}", ""]
+        lines.append(
+            f"{card.scores['networks']} fresh networks of each architecture, beside the best real data of as many "
+            "steps."
+        )
+        lines += ["", "| network | in meta-training | synthetic | real |", "| --- | --- | --- | --- |"]
+        for architecture, scores in card.scores["architectures"].items():
+            real = "" if scores["real"] is None else _text(metric.name, scores["real"])
+            met = "met" if scores["met"] else "never met"
+            value = f"{_text(metric.name, scores['mean'])} ± {_text(metric.name, scores['std'])}"
+            lines.append(f"| {architecture} | {met} | {value} | {real} |")
+        lines += ["", "| trained on | mean | seconds |", "| --- | --- | --- |"]
+        for source, values in card.scores["sources"].items():
+            lines.append(f"| {source} | {_text(metric.name, values['mean'])} | {values['seconds']:.0f} |")
+    lines += ["", "## Train on it", ""]
+    if card.optimizer["name"] == "LARS":
+        lines.append(TRAINING.format(inputs=card.fields[0], targets=card.fields[1], loss=card.loss))
+    else:
+        lines += [f"`gtn_lightning.replay` trains with {card.optimizer['name']} as the file says.", ""]
+    if "normalize_center" in data.tensors:
+        lines.append('Inputs of your own: `(raw - data["normalize_center"]) / data["normalize_scale"]`.')
+    if card.real.get("class_names"):
+        lines.append(f"Classes: {', '.join(card.real['class_names'])}.")
+    for picture in pictures:
+        lines += ["", f"![{picture.stem}]({picture.as_posix()})"]
+    return "\n".join(lines) + "\n"
+
+
+def _text(metric: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"
