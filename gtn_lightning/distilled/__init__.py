@@ -2,5 +2,18 @@
 
 from gtn_lightning.distilled.export import FORMATS, export
 from gtn_lightning.distilled.file import Card, DistilledSet, read_distilled, write_distilled
+from gtn_lightning.distilled.zoo import ZooEntry, load_zoo, zoo_entries, zoo_files, zoo_table
 
-__all__ = ["FORMATS", "Card", "DistilledSet", "export", "read_distilled", "write_distilled"]
+__all__ = [
+    "FORMATS",
+    "Card",
+    "DistilledSet",
+    "ZooEntry",
+    "export",
+    "load_zoo",
+    "read_distilled",
+    "write_distilled",
+    "zoo_entries",
+    "zoo_files",
+    "zoo_table",
+]
