@@ -103,10 +103,10 @@ test-next: ## the test suite with the newest releases of all dependencies, in a 
 lint: $(INSTALLED) ## formatting, lint, spelling and types
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
-	$(RUN)/codespell benchmarks callbacks docs gtn_lightning recipes tests *.md .ci Makefile pyproject.toml setup.cfg
+	$(RUN)/codespell benchmarks callbacks docs gtn_lightning recipes tests zoo *.md .ci Makefile pyproject.toml setup.cfg
 	@# mypy looks for gtn_lightning.callbacks inside gtn_lightning/, so it gets a folder in which it is there.
 	@rm -rf build/typed && mkdir -p build/typed/gtn_lightning
-	@ln -s $(CURDIR)/gtn_lightning/* $(CURDIR)/callbacks $(CURDIR)/recipes build/typed/gtn_lightning/
+	@ln -s $(CURDIR)/gtn_lightning/* $(CURDIR)/callbacks $(CURDIR)/recipes $(CURDIR)/zoo build/typed/gtn_lightning/
 	$(RUN)/mypy
 
 format: $(INSTALLED) ## rewrite the code as `make lint` wants it
@@ -123,7 +123,7 @@ clean: ## remove the virtual environments, caches and builds; runs/ stays
 	@# A VENV that holds no virtual environment is somebody's folder.
 	for folder in '$(VENV)' '$(NEXT)'; do if [ -e "$$folder/pyvenv.cfg" ]; then rm -rf "$$folder"; fi; done
 	rm -rf build dist gtn_lightning.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find benchmarks callbacks gtn_lightning recipes tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks callbacks gtn_lightning recipes tests zoo -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } \

@@ -4,11 +4,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gtn_lightning.distilled import load_zoo
     from gtn_lightning.module import GTN
 
 __version__ = "0.1.0"
 
-__all__ = ["GTN", "__version__"]
+__all__ = ["GTN", "__version__", "load_zoo"]
 
 PARTS = (
     *("callbacks", "curricula", "data", "inner_loop", "learners", "loggers", "nas", "recipes", "tasks", "teachers"),
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from gtn_lightning.module import GTN
 
         return GTN
+    if name == "load_zoo":
+        from gtn_lightning.distilled import load_zoo
+
+        return load_zoo
     if name in PARTS:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

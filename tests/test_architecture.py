@@ -23,7 +23,7 @@ def modules() -> Iterator[tuple[str, Path]]:
             yield path.stem, path
         elif path.is_dir():
             yield from ((path.name, module) for module in path.rglob("*.py"))
-    for folder in ("callbacks", "recipes"):
+    for folder in ("callbacks", "recipes", "zoo"):
         yield from ((folder, module) for module in (ROOT / folder).rglob("*.py"))
 
 

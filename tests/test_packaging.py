@@ -20,6 +20,7 @@ INSTALLED_AS = {
     "gtn_lightning": "gtn_lightning",
     "callbacks": "gtn_lightning/callbacks",
     "recipes": "gtn_lightning/recipes",
+    "zoo": "gtn_lightning/zoo",
 }
 
 
@@ -61,7 +62,7 @@ def test_wheel_carries_every_module_and_every_recipe(wheel: Path) -> None:
     wanted = {"gtn_lightning/py.typed"}
     for folder, package in INSTALLED_AS.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".yaml"}:
+            if path.suffix in {".py", ".yaml", ".safetensors"}:
                 wanted.add(f"{package}/{path.relative_to(ROOT / folder).as_posix()}")
     assert {"gtn_lightning/callbacks/__init__.py", "gtn_lightning/recipes/digits.yaml"} <= wanted
 

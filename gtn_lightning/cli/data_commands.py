@@ -1,11 +1,12 @@
-"""``gtn distil | replay | compare``: what is done with a file of synthetic data.
+"""``gtn distil | replay | compare | export | zoo``: what is done with a file of synthetic data.
 
 Each command is a function whose arguments are the command's, which jsonargparse reads.
 """
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import IO, Any, cast
+from pathlib import Path
+from typing import IO, Any, Literal, cast
 
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.box import SIMPLE_HEAD
@@ -21,11 +22,16 @@ from gtn_lightning.cli.signals import Signals
 from gtn_lightning.distilled import DistilledSet, read_distilled
 from gtn_lightning.distilled.comparison import Comparison, Row
 from gtn_lightning.distilled.comparison import compare as compared
+from gtn_lightning.distilled.export import export as exported
 from gtn_lightning.distilled.learners import home_learners, named_learner
 from gtn_lightning.distilled.real import real_samples
 from gtn_lightning.distilled.scores import metric_of, replayed
+from gtn_lightning.distilled.zoo import zoo_files, zoo_table
 from gtn_lightning.errors import RecipeError, one_line
 from gtn_lightning.streams import Escaping
+
+Format = Literal["dd-ranking", "hugging-face", "npz", "png"]
+"""Formats of `gtn_lightning.distilled.export`."""
 
 
 def run_data_command(arguments: Sequence[str], signals: Signals) -> int:
@@ -66,7 +72,7 @@ def replay(
     """Train fresh networks on a file of synthetic data and score them on the test split of the real data.
 
     Args:
-        file: the file of synthetic data.
+        file: the file of synthetic data, or the name of one of the zoo.
         learner: the network to train, MODULE:NAME or one of this package; those of the file by default.
         data: where the real data lies; where the file says by default.
         networks: number of fresh networks of each kind.
@@ -79,7 +85,7 @@ def replay(
             raise RecipeError(f"--{key} must be at least 1, got {value}")
     if not 0 < scale < float("inf"):
         raise RecipeError(f"--scale must be above 0 and finite, got {scale}")
-    distilled = read_distilled(file)
+    distilled = _opened(file)
     chosen = {learner: named_learner(learner, distilled)} if learner else home_learners(distilled)
     if not chosen:
         raise RecipeError(f"{file} does not say which networks it is for: name one with --learner")
@@ -110,7 +116,7 @@ def compare(
     """Compare a file of synthetic data with real data of the same size and cost, by what fresh networks learn.
 
     Args:
-        file: the file of synthetic data.
+        file: the file of synthetic data, or the name of one of the zoo.
         data: where the real data lies; where the file says by default.
         networks: number of fresh networks of each architecture.
         passes: how often the batches of a source are gone through.
@@ -120,7 +126,7 @@ def compare(
         raise RecipeError(f"--networks must be at least 1, got {networks}")
     if not passes or min(passes) < 1:
         raise RecipeError(f"--passes must be whole numbers of at least 1, got {passes}")
-    distilled = read_distilled(file)
+    distilled = _opened(file)
     real = real_samples(distilled, data)
     console = _console()
     result = compared(distilled, real, networks, sorted({1, *passes}), seed, progress=_said)
@@ -163,6 +169,11 @@ def _mean_and_worst(result: Comparison, row: Row, passes: int, names: list[str])
     if result.metric.name == "accuracy":
         return f"{100 * mean:.1f} ({100 * worst:.1f})"
     return f"{mean:.3f} ({worst:.3f})"
+
+
+def _opened(file: str) -> DistilledSet:
+    """Read a file, or one of the zoo by its name; a path with a folder or an ending is never a name."""
+    return read_distilled(zoo_files().get(file, file))
 
 
 def _said(text: str) -> None:
@@ -208,5 +219,29 @@ def distil(
     console.print(f"train your network on it: gtn replay {run.folder / DATA_FILE} --learner my_networks:Net")
 
 
-DATA_COMMANDS: dict[str, Callable[..., Any]] = {"compare": compare, "distil": distil, "replay": replay}
+def export(file: str, format: Format, out: str) -> None:
+    """Write a file of synthetic data in another format; nothing is overwritten.
+
+    Args:
+        file: the file of synthetic data, or the name of one of the zoo.
+        format: dd-ranking, hugging-face, npz or png.
+        out: the new file or folder.
+    """
+    console = _console()
+    for path in exported(_opened(file), format, Path(out)):
+        console.print(str(path), markup=False, soft_wrap=True)
+
+
+def zoo() -> None:
+    """List the files of synthetic data that come with the package."""
+    _console().print(zoo_table(), markup=False, soft_wrap=True)
+
+
+DATA_COMMANDS: dict[str, Callable[..., Any]] = {
+    "compare": compare,
+    "distil": distil,
+    "export": export,
+    "replay": replay,
+    "zoo": zoo,
+}
 """The commands by name."""

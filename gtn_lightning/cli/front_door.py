@@ -20,8 +20,10 @@ commands:
   predict   write the data that a teacher makes
   distil    make a file of synthetic data from your own data
   compare   compare a file of synthetic data with real data of the same size and cost
+  export    write a file of synthetic data in another format: DD-Ranking, Hugging Face, NumPy, PNG
   replay    train fresh networks on a file of synthetic data, and score them
   search    search an architecture
+  zoo       list the files of synthetic data that come with the package
   recipes   list the packaged recipes; `gtn recipes NAME` prints one
 
 options:
@@ -46,7 +48,7 @@ keys that are changed most often:
   --trainer.default_root_dir=runs          where the run's folder is made
 """
 
-DATA_COMMANDS = ("compare", "distil", "replay")
+DATA_COMMANDS = ("compare", "distil", "export", "replay", "zoo")
 """Commands on files of synthetic data, which take no recipe."""
 
 COMMAND_HELP = {

@@ -1,0 +1,1 @@
+"""Files of synthetic data that come with the package: ``gtn_lightning.load_zoo(NAME)`` reads one."""
