@@ -3,8 +3,10 @@
 Each command is a function whose arguments are the command's, which jsonargparse reads.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -30,6 +32,22 @@ from gtn_lightning.distilled.zoo import zoo_files, zoo_table
 from gtn_lightning.errors import RecipeError, one_line
 from gtn_lightning.streams import Escaping
 
+
+def _with_underscores(words: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """Return options as the parser wants them: ``--a-b`` as ``--a_b``, and a switch without a value as true."""
+    switches = {name for name, each in inspect.signature(function).parameters.items() if isinstance(each.default, bool)}
+    given = []
+    for word, following in zip_longest(words, words[1:], fillvalue="--"):
+        option, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            given.append(word)
+            continue
+        name = option.removeprefix("--").replace("-", "_")
+        alone = name in switches and not equals and following.lower() not in ("true", "false")
+        given.append(f"--{name}=true" if alone else f"--{name}{equals}{value}")
+    return given
+
+
 Format = Literal["dd-ranking", "hugging-face", "npz", "png"]
 """Formats of `gtn_lightning.distilled.export`."""
 
@@ -50,7 +68,7 @@ def run_data_command(arguments: Sequence[str], signals: Signals) -> int:
     parser.add_function_arguments(function, as_positional=True)
     try:
         try:
-            values = parser.parse_args(rest)
+            values = parser.parse_args(_with_underscores(rest, function))
         except (ArgumentError, ValueError, TypeError) as error:
             raise RecipeError(f"gtn {name}: {one_line(error)}; `gtn {name} --help` lists its options") from error
         with quiet():

@@ -112,7 +112,7 @@ def sizes(facts: Facts, per_class: int | None) -> tuple[int, int, int]:
         return STEPS, per_class * classes, per_class * classes
     # As near to STEPS steps as divides the samples into equal batches.
     step_counts = [number for number in range(1, per_class + 1) if per_class % number == 0]
-    steps = min(step_counts, key=lambda number: abs(number - STEPS))
+    steps = min(step_counts, key=lambda number: (abs(number - STEPS), -number))
     return steps, per_class // steps * classes, per_class * classes
 
 
