@@ -35,15 +35,15 @@ from gtn_lightning.streams import Escaping
 
 def _with_underscores(words: Sequence[str], function: Callable[..., Any]) -> list[str]:
     """Return options as the parser wants them: ``--a-b`` as ``--a_b``, and a switch without a value as true."""
-    switches = {name for name, each in inspect.signature(function).parameters.items() if isinstance(each.default, bool)}
+    parameters = inspect.signature(function).parameters
     given = []
     for word, following in zip_longest(words, words[1:], fillvalue="--"):
         option, equals, value = word.partition("=")
-        if not word.startswith("--"):
+        name = option.removeprefix("--").replace("-", "_")
+        if not word.startswith("--") or name not in parameters:
             given.append(word)
             continue
-        name = option.removeprefix("--").replace("-", "_")
-        alone = name in switches and not equals and following.lower() not in ("true", "false")
+        alone = isinstance(parameters[name].default, bool) and not equals and following.lower() not in ("true", "false")
         given.append(f"--{name}=true" if alone else f"--{name}{equals}{value}")
     return given
 
