@@ -1,7 +1,10 @@
 """The documentation site: every page is reachable, every link leads to a file, and marked commands work."""
 
+import glob
 import importlib.util
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gtn_lightning.cli import main
 from gtn_lightning.cli.front_door import COMMAND_HELP
 
 ROOT = Path(__file__).parents[1]
@@ -93,3 +97,84 @@ def test_no_page_needs_the_web() -> None:
 def test_every_command_has_its_help_in_the_reference() -> None:
     assert "<!-- the help of every command -->" in (DOCS / "reference" / "commands.md").read_text()
     assert {"fit", "test", "predict", "search"} <= COMMAND_HELP.keys()
+
+
+USES = ["supervised", "distillation", "agents", "unsupervised", "tables", "search"]
+"""The pages of one use each."""
+
+SHORT = [
+    *("--trainer.accelerator=cpu", "--model.inner_loop.steps=4"),
+    *("--model.evaluation.learners=1", "--model.evaluation.real_rates=[0.1]"),
+]
+"""What makes a run of a recipe short."""
+
+SHORTER = {
+    "cartpole": ["--data.init_args.episodes=1", "--data.init_args.eval_episodes=1"],
+    "digits_representation": ["--data.init_args.target.init_args.steps=3"],
+}
+"""What else does for some recipes."""
+
+LONG = {
+    "max_steps=100, val_check_interval=50": "max_steps=2, val_check_interval=2",
+    "steps=10": "steps=2",
+    "=320": "=64",
+}
+"""What is made shorter in programs."""
+
+
+def marked(page: str) -> list[tuple[str, str, str]]:
+    """The marked blocks of a page in their order: how they are tested, language, text."""
+    return [match.groups() for match in MARKED.finditer((DOCS / f"{page}.md").read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page", USES)
+def test_a_page_of_a_use_has_a_picture_and_a_command_that_is_tested(page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    assert re.search(r"!\[[^\]]+\]\((images|results)/\w+\.png\)", text)
+    assert any("gtn fit" in block for _, _, block in marked(page))
+
+
+def command_lines(block: str) -> Iterator[list[str]]:
+    """The commands of a shell block, word by word, with what the shell would fill in."""
+    for line in block.replace("\\\n", "").splitlines():
+        words = shlex.split(line, comments=True)
+        yield [found for word in words for found in (sorted(glob.glob(word)) if "*" in word else [word])]
+
+
+def run(words: list[str], meta_steps: int) -> None:
+    """Run a command of a page, `gtn fit` for few meta-steps."""
+    if words[:2] == ["gtn", "fit"]:
+        recipe = words[words.index("--config") + 1]
+        steps = [f"--trainer.max_steps={meta_steps}", f"--trainer.val_check_interval={meta_steps}"]
+        words = [*words, *SHORT, *SHORTER.get(recipe, []), *steps]
+    if words[0] == "gtn":
+        assert main(words[1:]) == 0, shlex.join(words)
+    else:
+        subprocess.run(words, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["start", *USES])
+def test_marked_blocks_do_what_they_say(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr("sys.argv", ["gtn"])
+    names: dict[str, object] = {}
+    for how, language, block in marked(page):
+        assert how in ("run", "parsed")
+        if language == "python":
+            for long, short in LONG.items():
+                block = block.replace(long, short)
+            exec(block, names)
+        elif how == "run":
+            for words in command_lines(block):
+                run(words, 20 if page == "distillation" else 2)  # a teacher that is replayed learns something
+        else:
+            for words in command_lines(block):
+                with pytest.raises(SystemExit, match="0"):
+                    main([*words[1:], "--print_config"])
+    if page == "distillation":
+        (accuracy,) = re.findall(r"among them: ([\d.]+)%", capsys.readouterr().out)
+        assert float(accuracy) > 20  # guessing: 10
