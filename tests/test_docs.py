@@ -127,6 +127,12 @@ def marked(page: str) -> list[tuple[str, str, str]]:
     return [match.groups() for match in MARKED.finditer((DOCS / f"{page}.md").read_text(encoding="utf-8"))]
 
 
+def test_the_readme_begins_as_the_start_page() -> None:
+    ((_, _, block),) = MARKED.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (start, *_) = (text for _, language, text in marked("start") if language == "bash")
+    assert list(command_lines(block)) == list(command_lines(start))
+
+
 @pytest.mark.parametrize("page", USES)
 def test_a_page_of_a_use_has_a_picture_and_a_command_that_is_tested(page: str) -> None:
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
