@@ -2,6 +2,7 @@
 
 import glob
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -92,6 +93,13 @@ def test_no_page_needs_the_web() -> None:
     assert not {"extra_javascript", "extra_css", "repo_url"} & config.keys()
     for path in PAGES:
         assert not re.search(r"!\[[^\]]*\]\(https?:|<(img|script|iframe)", path.read_text(encoding="utf-8")), path
+
+
+def test_notebooks_are_stored_without_outputs() -> None:
+    for path in DOCS.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        assert len(cells) > 5
+        assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in cells), path
 
 
 def test_every_command_has_its_help_in_the_reference() -> None:

@@ -3,6 +3,7 @@
 import base64
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import nbformat
@@ -26,13 +27,17 @@ def page_of(path: Path, execute: bool) -> NotebookPage:
 
     Args:
         path: the notebook, stored without outputs.
-        execute: whether to run it, in an empty environment of W&B; an error in a cell is raised.
+        execute: whether to run it, in an empty folder and without W&B; an error in a cell is raised.
     """
     notebook = nbformat.read(path, as_version=4)
     note = f"Download: [{path.name}]({path.name})."
     if execute:
         os.environ["WANDB_MODE"] = "disabled"
-        NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(path.parent)}}).execute()
+        # The kernel warns that its messages are not encrypted; they do not leave this machine.
+        arguments = ["--Application.log_level=ERROR"]
+        with TemporaryDirectory() as folder:
+            resources = {"metadata": {"path": folder}}
+            NotebookClient(notebook, timeout=SECONDS, resources=resources, extra_arguments=arguments).execute()
     else:
         note += " It was not run when this page was built."
     parts, pictures = [], {}
