@@ -168,7 +168,7 @@ def run(words: list[str], meta_steps: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["start", *USES])
+@pytest.mark.parametrize("page", ["start", "choose", *USES])
 def test_marked_blocks_do_what_they_say(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
