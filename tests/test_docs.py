@@ -111,6 +111,7 @@ USES = ["supervised", "distillation", "agents", "unsupervised", "tables", "searc
 """The pages of one use each."""
 
 SHORT = [
+    *("--trainer.max_steps=2", "--trainer.val_check_interval=2"),
     *("--trainer.accelerator=cpu", "--model.inner_loop.steps=4"),
     *("--model.evaluation.learners=1", "--model.evaluation.real_rates=[0.1]"),
 ]
@@ -118,9 +119,10 @@ SHORT = [
 
 SHORTER = {
     "cartpole": ["--data.init_args.episodes=1", "--data.init_args.eval_episodes=1"],
+    "digits": ["--trainer.max_steps=20", "--trainer.val_check_interval=20"],
     "digits_representation": ["--data.init_args.target.init_args.steps=3"],
 }
-"""What else does for some recipes."""
+"""What else does for some recipes. The teacher of digits, which is replayed, learns something."""
 
 LONG = {
     "max_steps=100, val_check_interval=50": "max_steps=2, val_check_interval=2",
@@ -155,12 +157,19 @@ def command_lines(block: str) -> Iterator[list[str]]:
         yield [found for word in words for found in (sorted(glob.glob(word)) if "*" in word else [word])]
 
 
-def run(words: list[str], meta_steps: int) -> None:
-    """Run a command of a page, `gtn fit` for few meta-steps."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of all pages run: a command that two pages have runs once."""
+    return tmp_path_factory.mktemp("pages")
+
+
+def run(words: list[str]) -> None:
+    """Run a command of a page, `gtn fit` for few meta-steps, unless it has run here."""
     if words[:2] == ["gtn", "fit"]:
         recipe = words[words.index("--config") + 1]
-        steps = [f"--trainer.max_steps={meta_steps}", f"--trainer.val_check_interval={meta_steps}"]
-        words = [*words, *SHORT, *SHORTER.get(recipe, []), *steps]
+        if Path("runs", recipe).exists():
+            return
+        words = [*words, *SHORT, *SHORTER.get(recipe, [])]
     if words[0] == "gtn":
         assert main(words[1:]) == 0, shlex.join(words)
     else:
@@ -170,9 +179,9 @@ def run(words: list[str], meta_steps: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["start", "choose", *USES])
 def test_marked_blocks_do_what_they_say(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr("sys.argv", ["gtn"])
     names: dict[str, object] = {}
@@ -184,7 +193,7 @@ def test_marked_blocks_do_what_they_say(
             exec(block, names)
         elif how == "run":
             for words in command_lines(block):
-                run(words, 20 if page == "distillation" else 2)  # a teacher that is replayed learns something
+                run(words)
         else:
             for words in command_lines(block):
                 with pytest.raises(SystemExit, match="0"):
