@@ -12,8 +12,17 @@ ARGS =
 # A local copy of the data set, instead of the hub's: make mnist-cpu DATA=path/to/mnist
 DATA =
 
+# Whether `make docs` runs the notebooks: make docs NOTEBOOKS=false
+NOTEBOOKS ?= true
+
 INSTALLED := $(VENV)/.installed
+INSTALLED_FOR_DOCS := $(VENV)/.installed-for-docs
 RUN := $(VENV)/bin
+# mypy and mkdocstrings look for gtn_lightning.callbacks inside gtn_lightning/, so they get a folder in which it is there.
+define lay_out
+@rm -rf build/typed && mkdir -p build/typed/gtn_lightning
+@ln -s $(CURDIR)/gtn_lightning/* $(CURDIR)/callbacks $(CURDIR)/recipes $(CURDIR)/zoo build/typed/gtn_lightning/
+endef
 fit = $(RUN)/gtn fit --config recipes/$(1).yaml $(if $(DATA),--data.init_args.path='$(DATA)') $(ARGS)
 
 ##@ Start here
@@ -82,7 +91,7 @@ representations: $(INSTALLED) ## networks taught a self-supervised representatio
 	$(RUN)/python -m benchmarks.representations $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 ##@ Development
-.PHONY: test test-fast test-next lint format bench clean help
+.PHONY: test test-fast test-next lint format docs bench clean help
 # Workers of one thread: the tests' networks are too small for more. Three on two cores, for some tests wait, for a
 # server or a signal. A file's tests stay in one worker, where they share what they prepare.
 test: $(INSTALLED) ## the test suite; GTN_TEST_LONG=1 make test: also what takes half a minute a test
@@ -104,14 +113,20 @@ lint: $(INSTALLED) ## formatting, lint, spelling and types
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/codespell benchmarks callbacks docs gtn_lightning recipes tests zoo *.md .ci Makefile pyproject.toml setup.cfg
-	@# mypy looks for gtn_lightning.callbacks inside gtn_lightning/, so it gets a folder in which it is there.
-	@rm -rf build/typed && mkdir -p build/typed/gtn_lightning
-	@ln -s $(CURDIR)/gtn_lightning/* $(CURDIR)/callbacks $(CURDIR)/recipes $(CURDIR)/zoo build/typed/gtn_lightning/
+	$(lay_out)
 	$(RUN)/mypy
 
 format: $(INSTALLED) ## rewrite the code as `make lint` wants it
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
+
+docs: $(INSTALLED_FOR_DOCS) ## the documentation site, in build/site; NOTEBOOKS=false: its notebooks are not run
+	$(lay_out)
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 NOTEBOOKS=$(NOTEBOOKS) $(RUN)/python -m mkdocs build --strict
+
+$(INSTALLED_FOR_DOCS): $(INSTALLED)
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
 
 bench: $(INSTALLED) ## time and memory of the inner loop beside its peers, and the shares of a meta-step
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

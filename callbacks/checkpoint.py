@@ -64,6 +64,13 @@ class TeacherCheckpoint(ModelCheckpoint):
 
     Raises:
         RecipeError: if ``save_top_k`` is 0, which would keep no teacher.
+
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from gtn_lightning.callbacks import LearningCurve, SampleGrid, TeacherCheckpoint
+        >>> callbacks = [TeacherCheckpoint(), SampleGrid(), LearningCurve()]
+        >>> validation = {"val_check_interval": 100, "check_val_every_n_epoch": None}
+        >>> trainer = pl.Trainer(max_steps=600, callbacks=callbacks, **validation)
     """
 
     def __init__(

@@ -21,6 +21,11 @@ class LearningCurve(Callback):
     The lines are means over the learners, the bands one standard deviation to either side. After each validation, the
     picture is written to ``<run folder>/pictures/learning_curve.png`` and to the logger, and the numbers to
     ``learning_curve.csv`` in the run folder; after a test, to files with the prefix ``test_``.
+
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from gtn_lightning.callbacks import LearningCurve
+        >>> trainer = pl.Trainer(max_steps=600, callbacks=[LearningCurve()])
     """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

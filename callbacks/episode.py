@@ -36,6 +36,11 @@ class EpisodeAnimation(Callback):
     environment's own time. Its time steps are not part of ``train/env_steps``.
 
     There is a warning in its place if the environment does not draw itself or a library for it is missing.
+
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from gtn_lightning.callbacks import EpisodeAnimation
+        >>> trainer = pl.Trainer(max_steps=600, callbacks=[EpisodeAnimation()])
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

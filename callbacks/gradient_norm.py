@@ -28,6 +28,11 @@ class GradientNorm(Callback):
 
     Raises:
         RecipeError: if a value is out of range.
+
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from gtn_lightning.callbacks import GradientNorm
+        >>> trainer = pl.Trainer(max_steps=600, callbacks=[GradientNorm(clip=2.0)])
     """
 
     def __init__(self, clip: float | None = 2.0, decay: float = 0.99) -> None:

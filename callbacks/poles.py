@@ -37,6 +37,11 @@ class PolePicture(Callback):
     States are evenly chosen by the pole's angle among all that the teacher makes, and drawn in the environment's own
     units. The picture is written to ``<run folder>/pictures/poles.png`` and to the logger at the end of ``fit`` and
     after a test. Nothing is drawn for other environments.
+
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from gtn_lightning.callbacks import PolePicture
+        >>> trainer = pl.Trainer(max_steps=600, callbacks=[PolePicture()])
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

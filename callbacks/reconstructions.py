@@ -30,6 +30,11 @@ class Reconstructions(Callback):
 
     Raises:
         RecipeError: if a number is below 1; from ``setup``, if the task is not `Autoencoding`.
+
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from gtn_lightning.callbacks import Reconstructions
+        >>> trainer = pl.Trainer(max_steps=600, callbacks=[Reconstructions(images=8)])
     """
 
     def __init__(self, every_n_validations: int = 1, images: int = 10) -> None:

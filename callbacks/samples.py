@@ -48,6 +48,11 @@ class SampleGrid(Callback):
 
     Raises:
         RecipeError: if ``every_n_validations`` is below 1 or ``max_columns`` below 2.
+
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from gtn_lightning.callbacks import SampleGrid
+        >>> trainer = pl.Trainer(max_steps=600, callbacks=[SampleGrid(every_n_validations=2)])
     """
 
     def __init__(self, every_n_validations: int = 1, max_columns: int = 10) -> None:

@@ -87,6 +87,13 @@ class Full(Curriculum):
 
     Raises:
         RecipeError: if a number is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.curricula import Full
+        >>> curriculum = Full(steps=2, batch_size=4, classes=2)
+        >>> [request.index.tolist() for request in curriculum.requests(torch.Generator(), torch.device("cpu"))]
+        [[0, 1, 2, 3], [4, 5, 6, 7]]
     """
 
     def __init__(
@@ -121,7 +128,16 @@ class Full(Curriculum):
 
 
 class ShuffledBatches(Full):
-    """The batches of ``Full``, in a new random order at every meta-step; arguments as for ``Full``."""
+    """The batches of ``Full``, in a new random order at every meta-step; arguments as for ``Full``.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.curricula import ShuffledBatches
+        >>> curriculum = ShuffledBatches(steps=3, batch_size=2)
+        >>> requests = curriculum.requests(torch.Generator().manual_seed(0), torch.device("cpu"))
+        >>> sorted(request.index.tolist() for request in requests)
+        [[0, 1], [2, 3], [4, 5]]
+    """
 
     def order(self, generator: torch.Generator) -> Tensor:
         """Return the batches in a random order."""
@@ -132,6 +148,14 @@ class ShuffledAll(Full):
     """The samples of ``Full``, in new random batches at every meta-step; arguments as for ``Full``.
 
     An inner loop is one epoch over the pool.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.curricula import ShuffledAll
+        >>> curriculum = ShuffledAll(steps=3, batch_size=2)
+        >>> requests = curriculum.requests(torch.Generator().manual_seed(0), torch.device("cpu"))
+        >>> sorted(torch.cat([request.index for request in requests]).tolist())
+        [0, 1, 2, 3, 4, 5]
     """
 
     def order(self, generator: torch.Generator) -> Tensor:
@@ -151,6 +175,14 @@ class ShuffledPasses(Curriculum):
 
     Raises:
         RecipeError: if a number is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.curricula import ShuffledPasses
+        >>> curriculum = ShuffledPasses(steps=2, batch_size=3, images=3)
+        >>> requests = curriculum.requests(torch.Generator().manual_seed(0), torch.device("cpu"))
+        >>> [sorted(request.index.tolist()) for request in requests]  # two passes
+        [[0, 1, 2], [0, 1, 2]]
     """
 
     def __init__(
@@ -184,6 +216,14 @@ class NoCurriculum(Curriculum):
 
     Args:
         steps, batch_size, classes, noise: see `Curriculum`.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.curricula import NoCurriculum
+        >>> curriculum = NoCurriculum(steps=2, batch_size=4, classes=2, noise=16)
+        >>> request = curriculum.requests(torch.Generator(), torch.device("cpu"))[0]
+        >>> request.noise.shape, request.labels.tolist()
+        (torch.Size([4, 16]), [0, 1, 0, 1])
     """
 
     @property

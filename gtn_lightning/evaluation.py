@@ -38,6 +38,11 @@ class Evaluation:
 
     Raises:
         RecipeError: if a value is out of range.
+
+    Examples:
+        >>> from gtn_lightning.evaluation import Evaluation
+        >>> Evaluation(learners=5).scored_steps(32)
+        [2, 4, 8, 16, 32]
     """
 
     learners: int = 10

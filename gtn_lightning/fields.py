@@ -30,8 +30,12 @@ class Field(Component):
     Raises:
         RecipeError: if a value is out of range or does not belong to the kind.
 
-    Example:
-        >>> Field("real", (1, 28, 28)), Field("classes", classes=10)
+    Examples:
+        >>> from gtn_lightning.fields import Field
+        >>> Field("real", (1, 28, 28)).sample_shape
+        (1, 28, 28)
+        >>> Field("classes", classes=10).classes
+        10
     """
 
     kind: Literal["real", "classes", "probabilities"] = "real"

@@ -85,6 +85,28 @@ class GTN(pl.LightningModule):
 
     Raises:
         RecipeError: if the parts do not fit together.
+
+    Examples:
+        >>> from functools import partial
+        >>> from gtn_lightning import GTN
+        >>> from gtn_lightning.curricula import Full
+        >>> from gtn_lightning.inner_loop import SGD, InnerLoop
+        >>> from gtn_lightning.learners import MLP, Fixed
+        >>> from gtn_lightning.tasks import Classification
+        >>> from gtn_lightning.teachers import Pixels
+        >>> gtn = GTN(
+        ...     teacher=Pixels(image_shape=(1, 8, 8), classes=10, images=60),
+        ...     curriculum=Full(steps=3, batch_size=20, classes=10),
+        ...     learners=Fixed(partial(MLP, shape=(1, 8, 8), outputs=10)),
+        ...     inner_optimizer=SGD(lr=0.1, learned_per_step=["lr"], steps=3),
+        ...     task=Classification(classes=10),
+        ...     inner_loop=InnerLoop(steps=3, mode="remat"),
+        ... )
+        >>> gtn.synthetic_batch(0)["inputs"].shape
+        torch.Size([20, 1, 8, 8])
+        >>> gtn.save_teacher("teacher.safetensors")  # after Trainer(max_steps=600).fit(gtn, DigitsData())
+        >>> GTN.from_teacher("teacher.safetensors").inner_loop.steps
+        3
     """
 
     def __init__(

@@ -36,7 +36,9 @@ class RidgeProbe(Metric):
     Raises:
         RecipeError: if a value is out of range.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.probe import RidgeProbe
         >>> probe = RidgeProbe(classes=2)
         >>> probe.update(torch.tensor([[0.0], [0.1], [1.0], [0.9]]), torch.tensor([0, 0, 1, 1]))
         >>> float(probe.compute())

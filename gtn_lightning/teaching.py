@@ -80,6 +80,20 @@ def teach(
 
     Returns:
         The learner after each of ``steps``, detached from any graph.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.curricula import Full
+        >>> from gtn_lightning.inner_loop import SGD
+        >>> from gtn_lightning.learners import MLP
+        >>> from gtn_lightning.tasks import Classification
+        >>> from gtn_lightning.teachers import Pixels
+        >>> from gtn_lightning.teaching import teach
+        >>> requests = Full(steps=3, batch_size=20, classes=10).requests(torch.Generator(), torch.device("cpu"))
+        >>> network = MLP(shape=(1, 8, 8), outputs=10)
+        >>> taught = teach(network, Classification(10), Pixels((1, 8, 8), 10, 60), requests, SGD(lr=0.1), [1, 3])
+        >>> sorted(taught)
+        [1, 3]
     """
     taught = {0: Snapshot(*Functional(learner).init())} if 0 in steps else {}
     for lesson in lessons(learner, task, teacher, requests[: max(steps)], optimizer, mode):

@@ -52,6 +52,20 @@ class TensorData(InMemoryData, Normalizes):
 
     Raises:
         RecipeError: if a value is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.data import Split, Splits, TensorData
+        >>> class Noise(TensorData):
+        ...     def load(self):
+        ...         images = torch.randint(256, (300, 1, 8, 8), dtype=torch.uint8)
+        ...         everything = Split(images, torch.arange(300) % 10)
+        ...         train, val, test = (everything.take(rows) for rows in torch.arange(300).chunk(3))
+        ...         return Splits(train, val, test, classes=10)
+        >>> data = Noise(batch_size=32, eval_batch_size=100)
+        >>> data.setup()
+        >>> data.image_shape, len(data.splits.train.images)
+        ((1, 8, 8), 100)
     """
 
     samples_name = "images"

@@ -88,6 +88,14 @@ class RealBatches(Stream):
 
     Raises:
         RecipeError: if ``batch_size`` is below 1 or above the number of samples.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.data import RealBatches
+        >>> stream = RealBatches(torch.randn(100, 13), torch.arange(100) % 3, batch_size=32)
+        >>> inputs, targets, *_ = next(iter(stream))
+        >>> inputs.shape, targets.shape
+        (torch.Size([32, 13]), torch.Size([32]))
     """
 
     def __init__(
@@ -137,6 +145,13 @@ class EvaluationBatches:
     Args:
         *tensors: as for `RealBatches`.
         batch_size: samples in a batch; the last may have fewer.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.data import EvaluationBatches
+        >>> batches = EvaluationBatches(torch.randn(100, 13), torch.arange(100) % 3, batch_size=64)
+        >>> [len(inputs) for inputs, targets in batches]
+        [64, 36]
     """
 
     def __init__(self, *tensors: Tensor, batch_size: int) -> None:

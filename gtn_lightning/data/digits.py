@@ -22,6 +22,13 @@ class DigitsData(TensorData, Documents):
         rotate: maximum random rotation of training images, in degrees.
         scale: maximum fraction by which training images are stretched or shrunk at random.
         shift: maximum random shift of training images, in pixels; may be a fraction.
+
+    Examples:
+        >>> from gtn_lightning.data import DigitsData
+        >>> data = DigitsData(batch_size=256)
+        >>> data.setup()
+        >>> data.image_shape, data.classes
+        ((1, 8, 8), 10)
     """
 
     image_shape = (1, 8, 8)

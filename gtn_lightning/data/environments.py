@@ -49,7 +49,8 @@ class EnvironmentData(LightningDataModule, Counts, Normalizes):
     Raises:
         RecipeError: if a value is out of range; from ``setup``, if the environment cannot be used.
 
-    Example:
+    Examples:
+        >>> from gtn_lightning.data import EnvironmentData
         >>> data = EnvironmentData("CartPole-v1", scale=[2.4, 2.0, 0.21, 2.0])
         >>> data.setup()
         >>> data.shape, data.actions

@@ -45,6 +45,12 @@ class ImageData(TensorData, Documents):
     Raises:
         RecipeError: if a value is out of range; from ``prepare_data`` or ``setup``, if the dataset cannot be
             read or used.
+
+    Examples:
+        >>> from gtn_lightning.data import ImageData
+        >>> data = ImageData("ylecun/mnist", batch_size=256, val_size=5000)  # read by the trainer, or by data.setup()
+        >>> data.batch_size
+        256
     """
 
     def __init__(

@@ -48,6 +48,15 @@ class RepresentationData(InMemoryData, Counts, Normalizes):
 
     Raises:
         RecipeError: if the data are not images in memory; from ``setup``, if the network cannot be trained.
+
+    Examples:
+        >>> from gtn_lightning.data import DigitsData, RepresentationData, VICReg
+        >>> data = RepresentationData(DigitsData(), target=VICReg(dimension=16, steps=2, shift=1.0), cache="targets")
+        >>> data.prepare_data()  # trains the target network, or reads it from the cache
+        >>> data.setup()
+        >>> inputs, targets, labels = data.some("train", 8, seed=0)
+        >>> inputs.shape, targets.shape
+        (torch.Size([8, 1, 8, 8]), torch.Size([8, 16]))
     """
 
     samples_name = "images"

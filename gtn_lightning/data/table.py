@@ -65,7 +65,8 @@ class TableData(InMemoryData, Normalizes, Documents):
     Raises:
         RecipeError: if a value is out of range; from ``setup``, if the table cannot be read or used.
 
-    Example:
+    Examples:
+        >>> from gtn_lightning.data import TableData
         >>> data = TableData("wine")
         >>> data.setup()
         >>> data.shape, data.classes

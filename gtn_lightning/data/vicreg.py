@@ -72,6 +72,11 @@ class VICReg(SelfSupervision):
 
     Raises:
         RecipeError: if a value is out of range.
+
+    Examples:
+        >>> from gtn_lightning.data import VICReg
+        >>> VICReg(dimension=16, steps=100, rotate=10.0, shift=1.0).dimension
+        16
     """
 
     def __init__(

@@ -79,6 +79,17 @@ class Functional:
 
     Raises:
         InnerLoopError: if a parameter has a gradient hook.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.inner_loop import Functional
+        >>> network = Functional(torch.nn.Linear(3, 2))
+        >>> params, buffers = network.init()
+        >>> sorted(params), sorted(buffers)
+        (['bias', 'weight'], [])
+        >>> outputs, buffers = network(params, buffers, torch.zeros(4, 3))
+        >>> outputs.shape
+        torch.Size([4, 2])
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -43,6 +43,21 @@ def inner_gradient(
             in the backward pass, which recomputes the loss in all modes but ``reverse``.
         NotTwiceDifferentiableError: if an operator of the loss has no second derivative; in all modes but
             ``reverse`` in the backward pass.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from gtn_lightning.inner_loop import Functional, inner_gradient
+        >>> network = Functional(torch.nn.Linear(3, 2))
+        >>> def loss(params, buffers, inputs, targets):
+        ...     outputs, buffers = network(params, buffers, inputs)
+        ...     return F.cross_entropy(outputs, targets), buffers
+        >>> params, buffers = network.init()
+        >>> inputs = torch.randn(8, 3, requires_grad=True)
+        >>> gradient = inner_gradient(loss, params, buffers, (inputs, torch.arange(8) % 2), mode="remat")
+        >>> gradient.grads["weight"].square().sum().backward()  # the gradient of a function of the gradient
+        >>> inputs.grad.shape
+        torch.Size([8, 3])
     """
     chosen = _chosen(mode)
     reject_no_parameters(params)
@@ -87,6 +102,21 @@ def eager_loss(
 
     Raises:
         ValueError: if the mode is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from gtn_lightning.inner_loop import Functional, eager_loss
+        >>> network = Functional(torch.nn.Linear(3, 2))
+        >>> def loss(params, buffers, inputs, targets):
+        ...     outputs, buffers = network(params, buffers, inputs)
+        ...     return F.cross_entropy(outputs, targets), buffers
+        >>> params, buffers = network.init()
+        >>> weights = {name: parameter.requires_grad_() for name, parameter in params.items()}
+        >>> value = eager_loss(loss, weights, buffers, (torch.randn(8, 3), torch.arange(8) % 2))
+        >>> value.backward()
+        >>> weights["weight"].grad.shape
+        torch.Size([2, 3])
     """
     with record_function("meta-loss"):
         if not torch.is_grad_enabled():

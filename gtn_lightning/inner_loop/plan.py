@@ -26,6 +26,13 @@ class InnerLoop:
 
     Raises:
         ValueError: if a value is out of range, or needs another one that is missing.
+
+    Examples:
+        >>> from gtn_lightning.inner_loop import InnerLoop
+        >>> InnerLoop(steps=32, mode="remat").steps
+        32
+        >>> InnerLoop(steps=128, truncation=40, random_window=True).truncation  # RaT-BPTT
+        40
     """
 
     steps: int

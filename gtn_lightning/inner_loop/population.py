@@ -59,6 +59,19 @@ def unroll_population(
     Raises:
         ValueError: if there are no members, if they share one loss although their learners differ in more than
             parameters and buffers, and as ``unroll``.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.inner_loop import SGD, Functional, unroll_population
+        >>> networks = [Functional(torch.nn.Linear(3, 1)) for _ in range(4)]
+        >>> def loss(params, buffers, inputs, targets):
+        ...     outputs, buffers = networks[0](params, buffers, inputs)
+        ...     return (outputs - targets).square().mean(), buffers
+        >>> batches = [(torch.randn(8, 3), torch.randn(8, 1)) for _ in range(5)]
+        >>> members = [network.init() for network in networks]
+        >>> trained = unroll_population(loss, members, batches, SGD(lr=0.1), mode="remat")
+        >>> len(trained), trained[0].params["weight"].shape
+        (4, torch.Size([1, 3]))
     """
     if not members:
         raise ValueError("a population needs at least one learner")

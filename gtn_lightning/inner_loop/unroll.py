@@ -72,6 +72,22 @@ def inner_step(
 
     Returns:
         The state after the step, and the loss before the step, a scalar.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from gtn_lightning.inner_loop import SGD, Functional, InnerState, inner_step
+        >>> network = Functional(torch.nn.Linear(3, 2))
+        >>> def loss(params, buffers, inputs, targets):
+        ...     outputs, buffers = network(params, buffers, inputs)
+        ...     return F.cross_entropy(outputs, targets), buffers
+        >>> optimizer = SGD(lr=0.1)
+        >>> params, buffers = network.init()
+        >>> state = InnerState(params, buffers, optimizer.init(params))
+        >>> batch = torch.randn(8, 3), torch.arange(8) % 2
+        >>> state, value = inner_step(loss, state, batch, optimizer, step=0, mode="remat")
+        >>> sorted(state.params), value.shape
+        (['bias', 'weight'], torch.Size([]))
     """
     gradient = inner_gradient(loss_fn, at.params, at.buffers, batch, mode, checked)
     with record_function("inner optimizer"):
@@ -122,6 +138,25 @@ def unroll(
     Raises:
         ValueError: if there is no parameter, no batch, fewer batches than the window or a snapshot needs, or an invalid
             window or segment.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from gtn_lightning.inner_loop import SGD, Functional, unroll
+        >>> network = Functional(torch.nn.Linear(3, 2))
+        >>> def loss(params, buffers, inputs, targets):
+        ...     outputs, buffers = network(params, buffers, inputs)
+        ...     return F.cross_entropy(outputs, targets), buffers
+        >>> images = torch.randn(5, 8, 3, requires_grad=True)  # five inner steps of eight samples
+        >>> batches = [(batch, torch.arange(8) % 2) for batch in images]
+        >>> optimizer = SGD(lr=0.1, learned=["lr"])
+        >>> trained = unroll(loss, *network.init(), batches, optimizer, mode="remat")
+        >>> trained.losses.shape
+        torch.Size([5])
+        >>> meta_loss, _ = loss(trained.params, trained.buffers, torch.randn(9, 3), torch.arange(9) % 2)
+        >>> meta_loss.backward()
+        >>> images.grad.shape, optimizer.logs["lr"].grad is not None
+        (torch.Size([5, 8, 3]), True)
     """
     first, last = window if window is not None else (0, None)
     if first < 0 or (last is not None and last <= first):

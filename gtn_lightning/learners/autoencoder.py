@@ -24,6 +24,13 @@ class Autoencoder(nn.Module):
 
     Raises:
         RecipeError: if a name is unknown or a size is below 1.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.learners import Autoencoder
+        >>> reconstruction, code = Autoencoder(shape=(13,), hidden=[16], code=4)(torch.randn(8, 13))
+        >>> reconstruction.shape, code.shape
+        (torch.Size([8, 13]), torch.Size([8, 4]))
     """
 
     def __init__(
@@ -66,6 +73,13 @@ class ConvAutoencoder(nn.Module):
 
     Raises:
         RecipeError: if a name is unknown, a size is below 1, or the image cannot be halved so often.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.learners import ConvAutoencoder
+        >>> reconstruction, code = ConvAutoencoder(shape=(1, 8, 8), width=4, code=4)(torch.randn(8, 1, 8, 8))
+        >>> reconstruction.shape, code.shape
+        (torch.Size([8, 1, 8, 8]), torch.Size([8, 4]))
     """
 
     def __init__(

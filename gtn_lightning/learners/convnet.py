@@ -43,6 +43,13 @@ class ConvNet(ImageClassifier):
 
     Raises:
         RecipeError: if a name is unknown, a size is below 1, or the image is too small for the number of halvings.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.learners import ConvNet
+        >>> network = ConvNet(image_shape=(1, 8, 8), classes=10, width=16, depth=1)
+        >>> network(torch.randn(8, 1, 8, 8)).shape
+        torch.Size([8, 10])
     """
 
     def __init__(

@@ -72,6 +72,14 @@ class Fixed(LearnerDistribution):
 
     Raises:
         RecipeError: if the learner is a network instead of a factory, or needs more arguments.
+
+    Examples:
+        >>> from functools import partial
+        >>> import torch
+        >>> from gtn_lightning.learners import MLP, Fixed
+        >>> learners = Fixed(partial(MLP, shape=(13,), outputs=3))
+        >>> type(learners.sample(torch.Generator())).__name__
+        'MLP'
     """
 
     def __init__(self, learner: LearnerFactory) -> None:
@@ -98,6 +106,15 @@ class RandomWidth(LearnerDistribution):
     Raises:
         RecipeError: if a range is empty or not two whole numbers, or the learner does not take an argument of
             that name, or cannot be built at an end of its ranges.
+
+    Examples:
+        >>> from functools import partial
+        >>> import torch
+        >>> from gtn_lightning.learners import ConvNet, RandomWidth
+        >>> learners = RandomWidth(partial(ConvNet, image_shape=(1, 8, 8), classes=10, depth=1), {"width": [8, 16]})
+        >>> network = learners.sample(torch.Generator().manual_seed(0))
+        >>> network(torch.randn(4, 1, 8, 8)).shape
+        torch.Size([4, 10])
     """
 
     def __init__(self, learner: LearnerFactory, ranges: dict[str, list[int]]) -> None:
@@ -145,6 +162,15 @@ class Mixture(LearnerDistribution):
 
     Raises:
         RecipeError: if there are no learners, or weights are not positive or do not name the families.
+
+    Examples:
+        >>> from functools import partial
+        >>> import torch
+        >>> from gtn_lightning.learners import MLP, Mixture
+        >>> small, large = (partial(MLP, shape=(13,), outputs=3, hidden=[size]) for size in (8, 64))
+        >>> learners = Mixture({"small": small, "large": large}, weights={"small": 3.0, "large": 1.0})
+        >>> learners.sample(torch.Generator().manual_seed(0))(torch.randn(4, 13)).shape
+        torch.Size([4, 3])
     """
 
     def __init__(self, learners: dict[str, LearnerFactory], weights: dict[str, float] | None = None) -> None:

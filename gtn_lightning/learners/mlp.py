@@ -25,6 +25,13 @@ class MLP(nn.Module):
 
     Raises:
         RecipeError: if a name is unknown or a size is below 1.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.learners import MLP
+        >>> network = MLP(shape=(13,), outputs=3, hidden=[32])
+        >>> network(torch.randn(8, 13)).shape
+        torch.Size([8, 3])
     """
 
     def __init__(

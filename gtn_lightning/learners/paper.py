@@ -28,6 +28,13 @@ class GTNMnistNet(ImageClassifier):
 
     Raises:
         RecipeError: if the norm is unknown or a size is below 1.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.learners import GTNMnistNet
+        >>> network = GTNMnistNet(conv1=4, conv2=8, linear=16)
+        >>> network(torch.randn(8, 1, 28, 28)).shape
+        torch.Size([8, 10])
     """
 
     def __init__(
@@ -87,6 +94,13 @@ class GTNCifarNet(ImageClassifier):
 
     Raises:
         RecipeError: if the norm is unknown or a size is below 1.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.learners import GTNCifarNet
+        >>> network = GTNCifarNet(widths=[4, 8, 8, 16, 16])
+        >>> network(torch.randn(8, 3, 32, 32)).shape
+        torch.Size([8, 10])
     """
 
     def __init__(

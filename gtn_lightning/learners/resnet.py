@@ -24,6 +24,13 @@ class ResNet(ImageClassifier):
 
     Raises:
         RecipeError: if the norm is unknown, a size is below 1, or the image is too small for the number of stages.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.learners import ResNet
+        >>> network = ResNet(image_shape=(3, 8, 8), classes=10, width=4, blocks=[1, 1])
+        >>> network(torch.randn(8, 3, 8, 8)).shape
+        torch.Size([8, 10])
     """
 
     def __init__(

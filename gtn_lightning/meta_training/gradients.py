@@ -57,6 +57,11 @@ class MetaGradient(OuterGradient):
 
     Raises:
         RecipeError: if ``updates`` is below 1.
+
+    Examples:
+        >>> from gtn_lightning.meta_training import MetaGradient
+        >>> MetaGradient(updates=4).updates
+        4
     """
 
     def __init__(self, updates: int = 1) -> None:
@@ -85,6 +90,11 @@ class EvolutionStrategies(OuterGradient):
 
     Raises:
         RecipeError: if a value is out of range.
+
+    Examples:
+        >>> from gtn_lightning.meta_training import EvolutionStrategies
+        >>> EvolutionStrategies(pairs=8, sigma=0.05).pairs
+        8
     """
 
     def __init__(self, pairs: int = 16, sigma: float = 0.1, shaping: str = "ranks") -> None:

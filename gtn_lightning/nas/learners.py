@@ -22,6 +22,13 @@ class SpaceLearners(LearnerDistribution):
 
     Raises:
         RecipeError: a value is out of range or unknown to the space, or no architecture is left.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.nas import ConvNetGrid, SpaceLearners
+        >>> learners = SpaceLearners(ConvNetGrid(image_shape=(1, 8, 8), classes=10, depths=[1, 2]), held_out=0.5)
+        >>> type(learners.sample(torch.Generator().manual_seed(0))).__name__
+        'ConvNet'
     """
 
     def __init__(

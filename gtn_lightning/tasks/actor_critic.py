@@ -49,6 +49,11 @@ class ActorCritic(Control):
 
     Raises:
         RecipeError: if a value is out of range.
+
+    Examples:
+        >>> from gtn_lightning.tasks import ActorCritic
+        >>> list(ActorCritic(shape=(4,), actions=2, horizon=5).fields)
+        ['states', 'draws', 'dynamics']
     """
 
     signal = "dynamics"

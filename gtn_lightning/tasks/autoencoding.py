@@ -32,6 +32,12 @@ class Autoencoding(WithSamples):
 
     Raises:
         RecipeError: if a number is out of range.
+
+    Examples:
+        >>> from gtn_lightning.tasks import Autoencoding
+        >>> task = Autoencoding(shape=(1, 8, 8), classes=10)
+        >>> list(task.fields), [metric.name for metric in task.metrics()]
+        (['inputs'], ['mse', 'probe', 'probe_few'])
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int | None = None, meta_every: int = 0) -> None:

@@ -27,6 +27,12 @@ class Classification(Supervised):
 
     Raises:
         RecipeError: if a number is out of range.
+
+    Examples:
+        >>> from gtn_lightning.tasks import Classification
+        >>> task = Classification(classes=10, shape=(1, 8, 8))
+        >>> list(task.fields), [metric.name for metric in task.metrics()]
+        (['inputs', 'targets'], ['accuracy'])
     """
 
     output_name = "classes"

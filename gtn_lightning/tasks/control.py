@@ -318,6 +318,12 @@ class BehaviorDistillation(Control):
     strategies, Wilhelm and Ventura (arXiv 2508.09283) by the meta-gradient.
 
     Args: see `Control`.
+
+    Examples:
+        >>> from gtn_lightning.tasks import BehaviorDistillation
+        >>> task = BehaviorDistillation(shape=(4,), actions=2)
+        >>> {name: field.sample_shape for name, field in task.fields.items()}
+        {'states': (4,), 'actions': (2,)}
     """
 
     signal = "actions"
@@ -355,6 +361,12 @@ class ContextualBandit(Control):
 
     Raises:
         RecipeError: if a value is out of range, or actions are continuous.
+
+    Examples:
+        >>> from gtn_lightning.tasks import ContextualBandit
+        >>> task = ContextualBandit(shape=(4,), actions=2)
+        >>> {name: field.sample_shape for name, field in task.fields.items()}
+        {'states': (4,), 'rewards': (2,)}
     """
 
     signal = "rewards"

@@ -25,6 +25,11 @@ class Regression(Supervised):
 
     Raises:
         RecipeError: if a number is out of range.
+
+    Examples:
+        >>> from gtn_lightning.tasks import Regression
+        >>> [metric.name for metric in Regression(outputs=1, shape=(10,)).metrics()]
+        ['rmse', 'r2']
     """
 
     def __init__(self, outputs: int = 1, meta_every: int = 0, shape: tuple[int, ...] | None = None) -> None:

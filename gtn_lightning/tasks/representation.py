@@ -32,6 +32,12 @@ class Representation(Regression):
 
     Raises:
         RecipeError: if a number is out of range.
+
+    Examples:
+        >>> from gtn_lightning.tasks import Representation
+        >>> task = Representation(outputs=64, shape=(1, 8, 8))
+        >>> task.fields["targets"].sample_shape, [metric.name for metric in task.metrics()]
+        ((64,), ['mse'])
     """
 
     def __init__(

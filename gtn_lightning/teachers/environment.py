@@ -22,6 +22,14 @@ class SyntheticEnvironment(Teacher):
 
     Raises:
         RecipeError: if a value is out of range, or the fields are others.
+
+    Examples:
+        >>> from gtn_lightning.tasks import ActorCritic
+        >>> from gtn_lightning.teachers import SyntheticEnvironment
+        >>> task = ActorCritic(shape=(4,), actions=2, horizon=5)
+        >>> teacher = SyntheticEnvironment(task.fields, starts=64, noise=5)
+        >>> teacher.states.shape
+        torch.Size([64, 4])
     """
 
     def __init__(

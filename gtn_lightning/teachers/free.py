@@ -42,8 +42,13 @@ class FreeTensors(Teacher):
     Raises:
         RecipeError: if a size is out of range, ``init`` is neither, or ``spread`` names no real field.
 
-    Example:
-        >>> FreeTensors({"inputs": Field("real", (13,)), "targets": Field("classes", classes=3)}, samples=60)
+    Examples:
+        >>> from gtn_lightning.fields import Field
+        >>> from gtn_lightning.teachers import FreeTensors
+        >>> fields = {"inputs": Field("real", (13,)), "targets": Field("classes", classes=3)}
+        >>> teacher = FreeTensors(fields, samples=60, soft_labels=True)
+        >>> {name: tensor.shape for name, tensor in teacher.tensors.items()}
+        {'inputs': torch.Size([60, 13]), 'targets': torch.Size([60, 3])}
     """
 
     samples_name: str = "samples"
@@ -182,6 +187,16 @@ class Pixels(FreeTensors):
 
     Raises:
         RecipeError: if a size is out of range or ``init`` is neither.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.curricula import Full
+        >>> from gtn_lightning.teachers import Pixels
+        >>> teacher = Pixels(image_shape=(1, 8, 8), classes=10, images=60)
+        >>> requests = Full(steps=3, batch_size=20, classes=10).requests(torch.Generator(), torch.device("cpu"))
+        >>> batch = teacher(requests[0])
+        >>> batch["inputs"].shape, batch["targets"].shape
+        (torch.Size([20, 1, 8, 8]), torch.Size([20]))
     """
 
     samples_name = "images"

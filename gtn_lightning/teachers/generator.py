@@ -44,6 +44,16 @@ class Generator(Teacher):
 
     Raises:
         RecipeError: if a size is out of range, or there are both classes and values to make.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.curricula import Full
+        >>> from gtn_lightning.teachers import Generator
+        >>> teacher = Generator((1, 8, 8), classes=10, noise=16, hidden=32, channels=(8, 8))
+        >>> curriculum = Full(steps=3, batch_size=20, classes=10, noise=16)
+        >>> batches = teacher.batches(curriculum.requests(torch.Generator(), torch.device("cpu")))
+        >>> [batch["inputs"].shape for batch in batches]
+        [torch.Size([20, 1, 8, 8]), torch.Size([20, 1, 8, 8]), torch.Size([20, 1, 8, 8])]
     """
 
     def __init__(

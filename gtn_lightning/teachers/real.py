@@ -12,6 +12,17 @@ class RealData(Teacher):
 
     It has no parameters; only the inner hyperparameters are meta-learned. ``GTN`` passes it data of the data module's
     training split when training or evaluation starts. The fields of its batches are those of the data.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.curricula import ShuffledPasses
+        >>> from gtn_lightning.teachers import RealData
+        >>> teacher = RealData()
+        >>> teacher.attach({"inputs": torch.randn(100, 13), "targets": torch.arange(100) % 3})
+        >>> curriculum = ShuffledPasses(steps=2, batch_size=8, images=100)
+        >>> requests = curriculum.requests(torch.Generator(), torch.device("cpu"))
+        >>> teacher(requests[0])["inputs"].shape
+        torch.Size([8, 13])
     """
 
     def __init__(self) -> None:

@@ -32,13 +32,14 @@ class AdamState(NamedTuple):
 
 
 class Adam(InnerOptimizer):
-    r"""Adam (Kingma and Ba, arXiv 1412.6980) with its epsilon inside the square root.
+    """Adam (Kingma and Ba, arXiv 1412.6980) with its epsilon inside the square root.
 
-    .. math:: p_t = p_{t-1} - \eta_t \frac{\hat m_t}{\sqrt{\hat v_t + \epsilon^2}}
+    With the corrected running means ``m`` of the gradient and ``v`` of its square, a step is
+    ``p = p - lr * m / sqrt(v + eps ** 2)``.
 
     With epsilon outside, as in ``torch.optim.Adam``, the derivative of the square root at a zero gradient is
     infinite, and one dead unit of the learner makes the meta-gradient NaN. Values differ from ``torch.optim.Adam``
-    only if :math:`\hat v` is about as small as :math:`\epsilon^2`.
+    only if ``v`` is about as small as ``eps ** 2``.
 
     Args:
         lr: learning rate, above 0.
@@ -53,6 +54,12 @@ class Adam(InnerOptimizer):
 
     Raises:
         ValueError: if a value lies outside its range or a name is unknown.
+
+    Examples:
+        >>> from gtn_lightning.inner_loop import Adam
+        >>> optimizer = Adam(lr=0.01, learned=["lr", "beta1"])
+        >>> sorted(name for name, _ in optimizer.named_parameters())
+        ['logs.beta1', 'logs.lr']
     """
 
     elementwise = True
@@ -109,6 +116,11 @@ class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101).
 
     Parameters are multiplied by ``1 - lr * weight_decay`` in each step; otherwise as `Adam`.
+
+    Examples:
+        >>> from gtn_lightning.inner_loop import AdamW
+        >>> AdamW(lr=0.01, weight_decay=0.1).weight_decay
+        0.1
     """
 
     decoupled = True

@@ -27,10 +27,10 @@ class RMSpropState(NamedTuple):
 
 
 class RMSprop(InnerOptimizer):
-    r"""RMSprop (Hinton, 2012) with its epsilon inside the square root, for the same reason as in `Adam`.
+    """RMSprop (Hinton, 2012) with its epsilon inside the square root, for the same reason as in `Adam`.
 
-    .. math:: v_t = \alpha v_{t-1} + (1 - \alpha) g_t^2, \qquad
-        b_t = \mu b_{t-1} + g_t / \sqrt{v_t + \epsilon^2}, \qquad p_t = p_{t-1} - \eta_t b_t
+    With the gradient ``g``, a step is ``v = alpha * v + (1 - alpha) * g ** 2``,
+    ``b = momentum * b + g / sqrt(v + eps ** 2)``, ``p = p - lr * b``.
 
     Args:
         lr: learning rate, above 0.
@@ -44,6 +44,11 @@ class RMSprop(InnerOptimizer):
 
     Raises:
         ValueError: if a value lies outside its range or a name is unknown.
+
+    Examples:
+        >>> from gtn_lightning.inner_loop import RMSprop
+        >>> RMSprop(lr=0.01, momentum=0.9).momentum
+        0.9
     """
 
     elementwise = True

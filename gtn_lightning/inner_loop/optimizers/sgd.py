@@ -17,13 +17,11 @@ class SGDState(NamedTuple):
 
 
 class SGD(InnerOptimizer):
-    r"""Stochastic gradient descent with momentum.
+    """Stochastic gradient descent with momentum.
 
-    .. math:: b_t = \mu_t b_{t-1} + g_t + \lambda p_{t-1}, \qquad p_t = p_{t-1} - \eta_t b_t
-
-    and with Nesterov's momentum :math:`g_t + \lambda p_{t-1} + \mu_t b_t` in place of :math:`b_t` in the
-    second equation, as in ``torch.optim.SGD``. The paper learns rate and momentum per inner step, from 0.02
-    and 0.5.
+    With the gradient ``g``, the momentum ``b`` and the parameters ``p``, a step is ``d = g + weight_decay * p``,
+    ``b = momentum * b + d``, ``p = p - lr * b``, and with Nesterov's momentum ``p = p - lr * (d + momentum * b)``, as
+    in ``torch.optim.SGD``. The paper learns rate and momentum per inner step, from 0.02 and 0.5.
 
     Args:
         lr: learning rate, above 0.
@@ -36,6 +34,14 @@ class SGD(InnerOptimizer):
 
     Raises:
         ValueError: if a value lies outside its range or a name is unknown.
+
+    Examples:
+        >>> from gtn_lightning.inner_loop import SGD
+        >>> optimizer = SGD(lr=0.1, momentum=0.5, learned_per_step=["lr"], steps=3)
+        >>> [name for name, _ in optimizer.named_parameters()]
+        ['logs.lr']
+        >>> [round(rate.item(), 3) for rate in optimizer.schedules(3)["lr"]]
+        [0.1, 0.1, 0.1]
     """
 
     elementwise = True

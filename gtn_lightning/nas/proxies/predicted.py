@@ -80,11 +80,11 @@ class PredictedRankScorer(CombinedScorer):
 
 
 class PredictedRank(CombinedProxy):
-    r"""The rank that a regression predicts for an architecture among some whose accuracies are known.
+    """The rank that a regression predicts for an architecture among some whose accuracies are known.
 
     The inputs are the architecture's values by other proxies, and its choices, one-hot. The output is a normal score: 0
     for the middle of the known ones, 1 for the best sixth. The model is a Gaussian process with the kernel
-    :math:`a \exp(-|x - x'|^2 / 2 l^2) + b \, (x \cdot x' + c) + \sigma^2 \delta`, its constants those of the largest
+    ``a * exp(-|x - x'|^2 / (2 * l^2)) + b * (x . x' + c) + noise``, its constants those of the largest
     marginal likelihood (Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006), on inputs brought
     near a normal distribution (Yeo and Johnson, 2000). Predictors of this kind, from a few accuracies, encodings and
     cheap proxies, are compared by White et al. (arXiv 2104.01177).

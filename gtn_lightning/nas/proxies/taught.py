@@ -220,6 +220,17 @@ class RealDataProxy(TaughtProxy):
 
     Raises:
         RecipeError: a value is out of range.
+
+    Examples:
+        >>> from gtn_lightning.data import DigitsData
+        >>> from gtn_lightning.inner_loop import SGD
+        >>> from gtn_lightning.nas import ConvNetGrid, RealDataProxy
+        >>> data = DigitsData()
+        >>> data.setup()
+        >>> space = ConvNetGrid(image_shape=(1, 8, 8), classes=10, depths=[1, 2])
+        >>> scorer = RealDataProxy(steps=2, optimizer=SGD(lr=0.1)).bind(space, data)
+        >>> 0 <= scorer("w4-d1-relu-batch-max") <= 1
+        True
     """
 
     scorer = RealDataScorer

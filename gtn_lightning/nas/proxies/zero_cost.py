@@ -73,7 +73,16 @@ class ZeroCostProxy(Proxy):
 
 
 class NumParameters(ZeroCostProxy):
-    """The number of a network's parameters, the least that any other proxy should exceed."""
+    """The number of a network's parameters, the least that any other proxy should exceed.
+
+    Examples:
+        >>> from gtn_lightning.data import DigitsData
+        >>> from gtn_lightning.nas import ConvNetGrid, NumParameters
+        >>> space = ConvNetGrid(image_shape=(1, 8, 8), classes=10, depths=[1, 2])
+        >>> scorer = NumParameters().bind(space, DigitsData())
+        >>> scorer("w16-d1-relu-batch-max") < scorer("w32-d1-relu-batch-max")
+        True
+    """
 
     name = "parameters"
 

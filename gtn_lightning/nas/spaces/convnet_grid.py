@@ -23,6 +23,13 @@ class ConvNetGrid(SearchSpace):
         classes: number of classes; the recipe of a GTN may leave it to its task.
         widths: channels of the convolutions.
         depths: numbers of blocks.
+
+    Examples:
+        >>> from gtn_lightning.nas import ConvNetGrid
+        >>> space = ConvNetGrid(image_shape=(1, 8, 8), classes=10, depths=[1, 2])
+        >>> architecture = space.parse("w16-d2-relu-batch-max")
+        >>> architecture.choices["width"], type(space.build(architecture)).__name__
+        (16, 'ConvNet')
     """
 
     def __init__(
