@@ -64,14 +64,6 @@ def fit_and_test(recipe: str, seed: int, output: Path, overrides: Sequence[str] 
     return {name: float(value) for name, value in row.items() if name.startswith("test/")}
 
 
-def predict_once(recipe: str, seed: int, output: Path, overrides: Sequence[str] = ()) -> Path:
-    """Meta-train as `fit_once` does, and write the best teacher's data unless it is kept; return its file."""
-    teacher = fit_once(recipe, seed, output, overrides)
-    if not list(teacher.parent.glob("predict/*/synthetic.safetensors")):
-        _call(["predict", "--teacher", str(teacher)], (output / recipe / str(seed)).with_suffix(".log"))
-    return sorted(teacher.parent.glob("predict/*/synthetic.safetensors"))[-1]
-
-
 def cpu_seconds(recipe: str, seed: int, output: Path) -> float:
     """Return the CPU seconds of a ``gtn fit`` of `fit_once`, start and validations among them."""
     return float((output / recipe / f"{seed}.cpu").read_text(encoding="utf-8"))

@@ -9,75 +9,84 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.report import markdown_table
-from benchmarks.runs import module_of, predict_once
-from gtn_lightning import replay
-from gtn_lightning.data import InMemoryData
-from gtn_lightning.description import build
 from gtn_lightning.distilled import Card, ZooEntry, read_distilled, write_distilled, zoo_entries
-from gtn_lightning.learners import LearnerDistribution
-from gtn_lightning.randomness import keyed_generator
+from gtn_lightning.distilled.learners import home_learners, other_learners
+from gtn_lightning.distilled.scores import judge_of, plays, replayed
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
-
-CHUNK = 1000
-"""Real samples that a network takes at once."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """How a file is made."""
+    """How a file is made: the arguments of ``gtn distil``, or the recipe of ``gtn fit``."""
 
-    recipe: str
-    seed: int = 0
-    overrides: tuple[str, ...] = ()
-    hub: str | None = None
-    """The data set on the hub that ``--data`` stands for; None if the recipe needs no download."""
+    arguments: tuple[str, ...]
+    recipe: bool = False
 
-    @property
     def text(self) -> str:
         """The commands that make the file, for a shell."""
-        fit = ["gtn", "fit", "--config", self.recipe, f"--seed_everything={self.seed}", *self.overrides]
-        return f"{shlex.join(fit)} && gtn predict --teacher path/to/teacher.safetensors"
+        if not self.recipe:
+            return shlex.join(["gtn", "distil", *self.arguments])
+        return f"{shlex.join(['gtn', 'fit', '--config', *self.arguments])} && gtn predict --teacher path/to/teacher"
 
+
+MNIST, CIFAR10 = "ylecun/mnist", "uoft-cs/cifar10"
+"""Names on the hub, in whose place ``--mnist`` and ``--cifar10`` give local copies."""
 
 COMMANDS = {
-    "diabetes": Command("diabetes"),
-    "digits": Command("digits"),
-    "mnist": Command("mnist_cpu", hub="ylecun/mnist"),
-    "wine": Command("wine"),
+    "breast_cancer": Command(("breast_cancer", "--minutes=3")),
+    "cartpole": Command(("cartpole",), recipe=True),
+    "cifar10_10": Command((CIFAR10, "--images-per-class=10", "--minutes=10")),
+    "digits": Command(("digits", "--minutes=10")),
+    "mnist_1": Command((MNIST, "--images-per-class=1", "--minutes=5")),
+    "mnist_10": Command((MNIST, "--images-per-class=10", "--minutes=10")),
+    "mnist_50": Command((MNIST, "--images-per-class=50", "--minutes=10")),
 }
 """The commands of the files, by name."""
 
 
-def make(name: str, zoo: Path, runs: Path, local: str | None) -> None:
+def make(name: str, zoo: Path, local: dict[str, str]) -> None:
     """Make a file by its command, with command and machine in its card.
 
     Args:
         name: a key of `COMMANDS`.
         zoo: the folder for the file.
-        runs: where runs are kept; a finished one is not repeated.
-        local: a local copy of the data set on the hub.
+        local: local copies of data sets on the hub, by name.
     """
     command = COMMANDS[name]
-    own = [f"--data.init_args.path={local}"] if local and command.hub else []
-    data = read_distilled(predict_once(command.recipe, command.seed, runs, [*command.overrides, *own]))
-    content = asdict(data.card)
-    if own:
-        content = _replaced(content, str(local), str(command.hub))
-    card = Card(**content)
-    card = replace(card, made=card.made | {"command": command.text, "machine": machine()})
+    arguments = [local.get(word, word) for word in command.arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        if command.recipe:
+            _gtn("fit", "--config", *arguments, f"--trainer.default_root_dir={folder}/fit")
+            (teacher,) = Path(folder).glob("fit/*/teacher.safetensors")
+            _gtn("predict", "--teacher", str(teacher), f"--trainer.default_root_dir={folder}/predict")
+            (path,) = Path(folder).glob("predict/*/synthetic.safetensors")
+        else:
+            _gtn("distil", *arguments, f"--out={folder}/made")
+            path = Path(folder) / "made" / "synthetic.safetensors"
+        data = read_distilled(path)
+    text = json.dumps(asdict(data.card))
+    for hub, place in local.items():
+        text = text.replace(json.dumps(place)[1:-1], hub)
+    card = Card(**json.loads(text))
+    card = replace(card, made=card.made | {"command": command.text(), "machine": machine()})
     write_distilled(zoo / f"{name}.safetensors", replace(data, card=card))
+
+
+def _gtn(*arguments: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    subprocess.run([sys.executable, "-m", "gtn_lightning", *arguments], env=environment, check=True)
 
 
 def machine() -> str:
@@ -86,51 +95,22 @@ def machine() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}, OMP_NUM_THREADS={threads}"
 
 
-def replayed(path: Path, networks: int, local: str | None = None) -> str:
-    """Train new networks on a file, by `gtn_lightning.replay`, and return their score on the real test split.
+def figure(path: Path, networks: int, local: dict[str, str]) -> str:
+    """Train new networks on a file, by `gtn_lightning.replay`, and return their score on the real task.
 
     Args:
         path: the file.
-        networks: number of networks, drawn from the distribution of learners in the file's card.
-        local: a local copy of the data set, instead of the path in the card.
-
-    Returns:
-        A text such as ``accuracy 97.1 ± 0.7 %, 10 networks``, or why there is none.
+        networks: number of networks of each architecture, other than those of the card's figure.
+        local: local copies of data sets on the hub, by name.
     """
-    card = read_distilled(path).card
-    if not card.learners or card.data is None:
-        return "not replayed: its card describes no learners or no real data"
-    if local and "path" in card.data["init_args"]:
-        card.data["init_args"]["path"] = local
-    module = module_of(card.data)
-    if not isinstance(module, InMemoryData):
-        return f"not replayed: {type(module).__name__} has no test split"
-    module.prepare_data()
-    module.setup()
-    inputs, targets, *_ = module.split("test")
-    learners = build(card.learners)
-    assert isinstance(learners, LearnerDistribution)
-    tensors, plain = replay.load(str(path))
-    scores = []
-    for number in range(networks):
-        torch.manual_seed(1000 + number)
-        network = learners.sample(keyed_generator(0, "zoo", number))
-        replay.train(network, tensors, plain)
-        scores.append(_score(network, module.normalize(inputs), targets, card.loss))
-    values = torch.tensor(scores, dtype=torch.float64)
-    spread = float(values.std()) if networks > 1 else 0.0
-    if card.loss == "cross_entropy":
-        return f"accuracy {100 * float(values.mean()):.1f} ± {100 * spread:.1f} %, {networks} networks"
-    return f"RMSE of normalized targets {float(values.mean()):.3f} ± {spread:.3f}, {networks} networks"
-
-
-def _score(network: nn.Module, inputs: Tensor, targets: Tensor, loss: str) -> float:
-    with torch.no_grad():
-        outputs = torch.cat([network(part) for part in inputs.split(CHUNK)])
-    if loss == "cross_entropy":
-        classes = targets.argmax(1) if targets.is_floating_point() else targets
-        return float((outputs.argmax(1) == classes).double().mean())
-    return float((outputs - targets).square().mean().sqrt())
+    data = read_distilled(path)
+    source = ((data.card.data or {}).get("init_args") or {}).get("path")
+    judge = judge_of(data, local.get(str(source)))
+    learners = home_learners(data) | ({} if plays(data) else other_learners(data))
+    scores = torch.cat([replayed(make, data, judge.score, networks, seed=1) for make in learners.values()])
+    return (
+        f"{judge.metric.name} {judge.metric.text(scores)}, {networks} networks of each of {len(learners)} architectures"
+    )
 
 
 def readme(entries: Sequence[ZooEntry], figures: Sequence[str], command: str) -> str:
@@ -138,7 +118,7 @@ def readme(entries: Sequence[ZooEntry], figures: Sequence[str], command: str) ->
 
     Args:
         entries: the files.
-        figures: what `replayed` found for each.
+        figures: what `figure` found for each.
         command: the command that this was made by.
     """
     parts = [
@@ -173,32 +153,26 @@ def readme(entries: Sequence[ZooEntry], figures: Sequence[str], command: str) ->
     return "\n\n".join(parts) + "\n"
 
 
-def _replaced(content: Any, old: str, new: str) -> Any:
-    """Return plain data with every text ``old`` replaced."""
-    text = json.dumps(content)
-    return json.loads(text.replace(json.dumps(old)[1:-1], json.dumps(new)[1:-1]))
-
-
 def main(arguments: Sequence[str]) -> None:
     """Make what is asked for, replay all files and write the README."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
     parser.add_argument("--make", nargs="+", default=[], choices=list(COMMANDS), help="files to make again")
-    parser.add_argument("--data", help="a local copy of MNIST, instead of the hub's")
-    parser.add_argument("--networks", type=int, default=10, help="networks that are trained on every file")
+    parser.add_argument("--mnist", help="a local copy of MNIST, instead of the hub's")
+    parser.add_argument("--cifar10", help="a local copy of CIFAR-10, instead of the hub's")
+    parser.add_argument("--networks", type=int, default=5, help="networks of each architecture, per file")
     parser.add_argument("--zoo", type=Path, default=ZOO, help="the folder of the files")
-    parser.add_argument("--output", type=Path, default=Path("runs/zoo"), help="where the runs are kept")
     options = parser.parse_args(arguments)
+    given = {MNIST: options.mnist, CIFAR10: options.cifar10}
+    local = {hub: path for hub, path in given.items() if path}
     for name in options.make:
-        make(name, options.zoo, options.output, options.data)
-    entries = zoo_entries(options.zoo)
-    figures = []
+        make(name, options.zoo, local)
+    entries, figures = zoo_entries(options.zoo), []
     for entry in entries:
-        hub = entry.name in COMMANDS and COMMANDS[entry.name].hub
-        figures.append(replayed(entry.path, options.networks, options.data if hub else None))
+        figures.append(figure(entry.path, options.networks, local))
         print(f"{entry.name}: {figures[-1]}", flush=True)
     command = shlex.join(["python", "-m", "benchmarks.zoo", *arguments])
-    if options.data:
-        command = command.replace(shlex.quote(options.data), "path/to/mnist")
+    for hub, path in local.items():
+        command = command.replace(path, f"path/to/{hub.rpartition('/')[2]}")
     (options.zoo / "README.md").write_text(readme(entries, figures, command), encoding="utf-8")
 
 

@@ -27,7 +27,7 @@ from gtn_lightning.distilled.comparison import compare as compared
 from gtn_lightning.distilled.export import export as exported
 from gtn_lightning.distilled.learners import home_learners, named_learner
 from gtn_lightning.distilled.real import real_samples
-from gtn_lightning.distilled.scores import metric_of, replayed
+from gtn_lightning.distilled.scores import judge_of, plays, replayed
 from gtn_lightning.distilled.zoo import zoo_files, zoo_table
 from gtn_lightning.errors import RecipeError, one_line
 from gtn_lightning.streams import Escaping
@@ -107,18 +107,18 @@ def replay(
     chosen = {learner: named_learner(learner, distilled)} if learner else home_learners(distilled)
     if not chosen:
         raise RecipeError(f"{file} does not say which networks it is for: name one with --learner")
-    real = real_samples(distilled, data)
-    metric = metric_of(distilled)
+    judge = judge_of(distilled, data)
     console = _console()
     table = Table(box=SIMPLE_HEAD, title_justify="left")
-    for heading in ("network", f"test {metric.name}", "lowest", "highest"):
+    for heading in ("network", f"test {judge.metric.name}", "lowest", "highest"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for name, make in chosen.items():
-        scores = replayed(make, distilled, real.test, networks, seed, scale, passes)
-        table.add_row(name, metric.text(scores), *(metric.text(end[None]).split(" ±")[0] for end in scores.aminmax()))
+        scores = replayed(make, distilled, judge.score, networks, seed, scale, passes)
+        ends = (judge.metric.number(float(end)) for end in scores.aminmax())
+        table.add_row(name, judge.metric.text(scores), *ends)
     console.print(
         f"{distilled.steps * passes} steps of {distilled.batch_size} synthetic samples, {networks} fresh networks, "
-        f"scored on {len(real.test.targets)} samples of the test split of {real.name}",
+        f"scored on {judge.place}",
         soft_wrap=True,
     )
     console.print(table)
@@ -145,6 +145,8 @@ def compare(
     if not passes or min(passes) < 1:
         raise RecipeError(f"--passes must be whole numbers of at least 1, got {passes}")
     distilled = _opened(file)
+    if plays(distilled):
+        raise RecipeError(f"{file} is for policies, for which there is no data to compare with: use gtn replay")
     real = real_samples(distilled, data)
     console = _console()
     result = compared(distilled, real, networks, sorted({1, *passes}), seed, progress=_said)

@@ -12,6 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from gtn_lightning.distilled.file import DistilledSet, read_distilled
+from gtn_lightning.distilled.scores import Metric
 from gtn_lightning.errors import RecipeError
 
 
@@ -141,5 +142,6 @@ def _reaches(data: DistilledSet) -> str:
     mean, std = scores.get("mean"), scores.get("std")
     if not isinstance(mean, int | float):
         return ""
-    spread = f" ± {std:.2g}" if isinstance(std, int | float) else ""
-    return f"{scores.get('metric', 'score')} {mean:.4g}{spread}"
+    metric = Metric(str(scores.get("metric")))
+    spread = f" ± {metric.number(std)}" if isinstance(std, int | float) else ""
+    return f"{metric.name} {metric.number(mean).removesuffix(' %')}{spread}"

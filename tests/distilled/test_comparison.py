@@ -9,7 +9,7 @@ from gtn_lightning.data import DigitsData
 from gtn_lightning.distilled import Card, DistilledSet
 from gtn_lightning.distilled.comparison import Comparison, Row, _balanced, _herding, _k_center, compare
 from gtn_lightning.distilled.real import RealSamples, Samples, real_samples
-from gtn_lightning.distilled.scores import Metric, metric_of, replayed
+from gtn_lightning.distilled.scores import Metric, judge_of, metric_of, replayed
 from gtn_lightning.inner_loop import LARS
 from gtn_lightning.learners import MLP
 
@@ -62,7 +62,7 @@ def test_every_source_is_scored_on_every_architecture(digits: tuple[DistilledSet
 def test_a_score_is_the_same_as_replay_gives(digits: tuple[DistilledSet, RealSamples]) -> None:
     made, real = digits
     result = compare(made, real, networks=2, passes=[1], learners={"linear": LINEAR})
-    assert torch.equal(result.rows[0].scores["linear", 1], replayed(LINEAR, made, real.test, 2, 0))
+    assert torch.equal(result.rows[0].scores["linear", 1], replayed(LINEAR, made, judge_of(made).score, 2, 0))
 
 
 def test_architectures_that_real_data_teaches_better_are_named() -> None:
