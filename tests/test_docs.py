@@ -119,10 +119,10 @@ SHORT = [
 
 SHORTER = {
     "cartpole": ["--data.init_args.episodes=1", "--data.init_args.eval_episodes=1"],
-    "digits": ["--trainer.max_steps=20", "--trainer.val_check_interval=20"],
+    "digits_distil": ["--trainer.max_steps=20", "--trainer.val_check_interval=20"],
     "digits_representation": ["--data.init_args.target.init_args.steps=3"],
 }
-"""What else does for some recipes. The teacher of digits, which is replayed, learns something."""
+"""What else does for some recipes. The teacher of digits_distil, which is replayed, learns something."""
 
 LONG = {
     "max_steps=100, val_check_interval=50": "max_steps=2, val_check_interval=2",

@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from notebooks import page_of
 
-from gtn_lightning.cli.front_door import COMMAND_HELP, answer
+from gtn_lightning.cli.front_door import COMMAND_HELP, DATA_HELP, answer
 
 ROOT = Path(__file__).parents[2]
 HELP = "<!-- the help of every command -->"
@@ -43,7 +43,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     sources = {inside: source for source, inside in PAGES.items()}
     if not path.startswith("notebooks/"):
         markdown = rewritten(markdown, sources.get(path, f"docs/{path}"), path, ROOT)
-    return markdown.replace(HELP, "\n\n".join(map(_help, [None, *COMMAND_HELP])))
+    return markdown.replace(HELP, "\n\n".join(map(_help, [None, *COMMAND_HELP, *DATA_HELP])))
 
 
 def _help(command: str | None) -> str:

@@ -48,7 +48,67 @@ keys that are changed most often:
   --trainer.default_root_dir=runs          where the run's folder is made
 """
 
-DATA_COMMANDS = ("compare", "distil", "export", "replay", "zoo")
+DATA_HELP = {
+    "distil": """usage: gtn distil DATA [--KEY=VALUE ...]
+
+Make a small file of synthetic data from your own data, and compare it with real data. DATA is a folder of images
+(train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE), a name on the Hugging Face hub, a CSV or Parquet file, the
+name of a table that scikit-learn bundles, or digits. A folder runs/distil/NAME gets the file synthetic.safetensors,
+its card README.md, and the recipe, with which `gtn fit` goes on.
+
+options:
+  --minutes=10           how long it may take, comparison included
+  --images-per-class=N   synthetic samples of each class; chosen by default
+  --target=COLUMN        the column of a table that is to be predicted
+  --size=N               height and width to which images are scaled; by default large ones and those of several sizes
+  --out=FOLDER           a new folder for all files
+  --seed=0               seed of every random choice
+  --cpu                  leave a GPU alone
+""",
+    "replay": """usage: gtn replay FILE [--KEY=VALUE ...]
+
+Train fresh networks on a file of synthetic data, or one of the zoo by its name, and score them on the test split of the
+real data, policies in their environment.
+
+options:
+  --learner=MODULE:NAME  your network, a class or function without arguments; or one of this package, such as ConvNet;
+                         by default, the networks that the file was made with
+  --data=PATH            where the real data lies; by default, where the file says
+  --networks=5           fresh networks of each kind
+  --scale=1.0            what the learned rates are multiplied by; try 0.3 if a network diverges
+  --passes=1             how often the batches are gone through
+  --seed=0               seed of the networks' parameters
+""",
+    "compare": """usage: gtn compare FILE [--KEY=VALUE ...]
+
+Compare a file of synthetic data, or one of the zoo by its name, with real data of the same size and cost: random
+samples with hard labels and with the best soft labels, k-center, herding, all real data for as many steps, and to the
+end. Networks are those that the file was made with, and others.
+
+options:
+  --data=PATH            where the real data lies; by default, where the file says
+  --networks=3           fresh networks of each architecture
+  --passes=[1,10]        how often the batches of a source are gone through
+  --seed=0               seed of networks and of random choices
+""",
+    "export": """usage: gtn export FILE FORMAT OUT
+
+Write a file of synthetic data, or one of the zoo by its name, in another format. Nothing is overwritten.
+
+formats:
+  dd-ranking             images.pt, labels.pt and lr.pt in a folder
+  hugging-face           a folder that datasets.load_dataset reads, with a card
+  npz                    a NumPy archive
+  png                    a folder of pictures, with labels.csv
+""",
+    "zoo": """usage: gtn zoo
+
+List the files of synthetic data that come with the package. `gtn replay NAME` trains networks on one.
+""",
+}
+"""Help of the commands on files of synthetic data."""
+
+DATA_COMMANDS = tuple(DATA_HELP)
 """Commands on files of synthetic data, which take no recipe."""
 
 COMMAND_HELP = {
@@ -127,6 +187,8 @@ def answer(arguments: Sequence[str]) -> str | None:
             return recipe_list()
         case ["recipes", name]:
             return recipe_text(name)
+        case [command, *options] if command in DATA_HELP and {"-h", "--help"} & set(options):
+            return DATA_HELP[command]
         case [command, *options] if command in COMMAND_HELP and {"-h", "--help"} & set(options):
             return COMMAND_HELP[command] + MORE_HELP.format(command=command) + NOTES
     return None

@@ -1,10 +1,13 @@
 """``gtn replay`` and ``gtn compare`` on a file of synthetic data."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 
 from gtn_lightning.cli import main
+from gtn_lightning.cli.data_commands import DATA_COMMANDS
+from gtn_lightning.cli.front_door import DATA_HELP
 from gtn_lightning.data import DigitsData
 from gtn_lightning.distilled import Card, DistilledSet, write_distilled
 from gtn_lightning.inner_loop import LARS
@@ -44,6 +47,14 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     write_distilled("synthetic.safetensors", DistilledSet(tensors, card))
     Path("some_nets.py").write_text(NETS)
     return "synthetic.safetensors"
+
+
+def test_the_help_names_every_option() -> None:
+    assert DATA_COMMANDS.keys() == DATA_HELP.keys()
+    for name, function in DATA_COMMANDS.items():
+        for option, parameter in inspect.signature(function).parameters.items():
+            wanted = option.upper() if parameter.default is parameter.empty else f"  --{option.replace('_', '-')}"
+            assert wanted in DATA_HELP[name], f"gtn {name}: {option}"
 
 
 def test_replay_trains_a_network_of_the_users(file: str, capsys: pytest.CaptureFixture[str]) -> None:
