@@ -65,12 +65,13 @@ def plan(facts: Facts, meta_steps: int, per_class: int | None = None, accelerato
                 "class_path": "torch.optim.lr_scheduler.CosineAnnealingLR",
                 "init_args": {"T_max": "${....trainer.max_steps}", "eta_min": 0.003},
             },
-            "evaluation": {"learners": 6},
+            # Networks for rows are cheap, and few rows make scores noisy.
+            "evaluation": {"learners": 20 if facts.kind == "rows" else 6},
         },
         "data": facts.data,
         "trainer": {
             "max_steps": meta_steps,
-            "val_check_interval": max(1, meta_steps // 4),
+            "val_check_interval": max(1, meta_steps // (10 if facts.kind == "rows" else 4)),
             "check_val_every_n_epoch": None,
             "num_sanity_val_steps": 0,
             "gradient_clip_val": 1.0,
@@ -105,8 +106,9 @@ def sizes(facts: Facts, per_class: int | None) -> tuple[int, int, int]:
     if per_class is not None and per_class < 1:
         raise RecipeError(f"--images-per-class must be at least 1, got {per_class}")
     if per_class is None:
-        batch = classes * max(1, round(min(BATCH, facts.train // STEPS) / classes))
-        steps = min(STEPS, max(1, facts.train // batch))
+        most = facts.train // 3  # more would hardly be a small set
+        batch = classes * max(1, round(min(BATCH, most // STEPS) / classes))
+        steps = min(STEPS, max(1, most // batch))
         return steps, batch, steps * batch
     if per_class < STEPS // 2:
         return STEPS, per_class * classes, per_class * classes

@@ -19,7 +19,7 @@ def test_a_table_becomes_a_file_with_card_recipe_and_comparison(
     assert "wine: 106 rows of 13, 3 classes" in printed
     assert "random real subset, best soft labels" in printed
     data = read_distilled("made/synthetic.safetensors")
-    assert (data.steps, data.batch_size, data.classes) == (11, 9, 3)
+    assert (data.steps, data.batch_size, data.classes) == (11, 3, 3)
     assert data.card.real["class_names"] == ["0", "1", "2"]
     assert data.card.scores["architectures"]["MLP, tanh"]["met"] is False
     page = Path("made/README.md").read_text()

@@ -29,7 +29,7 @@ TABLE = Facts("table", "rows", "numbers", (7,), 2, 400, {"class_path": "DigitsDa
         (MNIST, 10, (10, 10, 100)),
         (MNIST, 32, (16, 20, 320)),
         (MNIST, 50, (10, 50, 500)),
-        (TABLE, None, (12, 32, 384)),
+        (TABLE, None, (12, 11, 132)),
         (TABLE, 20, (10, 2, 20)),
     ],
 )
