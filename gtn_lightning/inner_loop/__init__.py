@@ -14,6 +14,7 @@ from gtn_lightning.inner_loop.errors import (
 from gtn_lightning.inner_loop.functional import Functional, difference
 from gtn_lightning.inner_loop.gradients import eager_loss, inner_gradient
 from gtn_lightning.inner_loop.meta_gradient_check import MetaGradientCheck, check_meta_gradient
+from gtn_lightning.inner_loop.metasmoothness import metasmoothness
 from gtn_lightning.inner_loop.modes import MODES
 from gtn_lightning.inner_loop.optimizers import SGD, Adam, AdamW, InnerOptimizer, RMSprop
 from gtn_lightning.inner_loop.plan import InnerLoop
@@ -49,6 +50,7 @@ __all__ = [
     "eager_loss",
     "inner_gradient",
     "inner_step",
+    "metasmoothness",
     "unroll",
     "unroll_population",
 ]
