@@ -21,7 +21,7 @@ class Metasmoothness(Callback):
     times, with the meta-parameters as they are and shifted once and twice by ``step`` along a random direction: one if
     its parameters respond alike to both shifts, near zero if they respond at random. It costs about as much as a
     meta-step, changes no random number of the run, and is the same on all processes. NaN stands for a learner that
-    diverges.
+    diverges. Loggers repeat the last value until the next measurement.
 
     Args:
         every_n_steps: number of meta-steps between two measurements.

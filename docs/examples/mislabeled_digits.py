@@ -7,8 +7,8 @@ training loss; a training with all weights one is differentiated, and the gradie
 respect to the weights says for every example whether more of it would help or harm. Wrong labels harm. Beside it stands
 the same question answered by retraining: without each example in turn, and without random halves of the set; and the
 example's own loss after training, which needs no clean digits and is hard to beat here. The figure is the area under
-the ROC curve. With ``--momentum 0.9`` the network learns the wrong labels by heart: the meta-gradient still agrees with
-retraining, but now neither finds them.
+the ROC curve. With ``--momentum 0.9`` the meta-gradient still agrees with retraining without each example, but the
+effect of one example then says little of its label: neither finds the wrong ones.
 """
 
 import argparse

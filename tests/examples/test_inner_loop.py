@@ -60,6 +60,14 @@ def test_strengths_of_augmentation_are_learned() -> None:
     assert float(scores["learned"]) > float(scores["1 times the guess"]) + 2
 
 
+def test_the_code_of_the_page_on_ones_own_loop_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (EXAMPLES.parent / "own_loop.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    exec("\n".join(blocks), {})
+    assert "True (" in capsys.readouterr().out
+
+
 def test_they_need_nothing_but_the_inner_loop() -> None:
     for example in EXAMPLES.glob("*.py"):
         imported = re.findall(r"^from (gtn_lightning[\w.]*)", example.read_text(), re.MULTILINE)
