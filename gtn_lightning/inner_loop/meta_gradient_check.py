@@ -318,7 +318,8 @@ def _causes(line: _Line, generator: torch.Generator) -> Iterator[str]:
                 part = _Line(line.training, line.point, along, line.gradient)
                 groups[group] = part.error()
         wrong = [f"{group} ({error:.2g})" for group, error in groups.items() if not _is_right(error)]
-        yield f"the meta-loss is smooth, so a dependence is missing; wrong with respect to: {', '.join(wrong)}"
+        said = f"; wrong with respect to: {', '.join(wrong)}" if wrong else ""
+        yield f"the meta-loss is smooth, so a dependence is missing{said}"
     yield from found
     if not found and not fault:
         yield (
@@ -370,6 +371,8 @@ def _meta_loss_fault(training: _Training, trained: Unrolled) -> str | None:
     params = {name: p.detach().requires_grad_() for name, p in trained.params.items()}
     with torch.enable_grad(), training.replayed():
         loss = training.meta_loss(trained._replace(params=params))
+        if not loss.requires_grad:  # it is a function of the inner losses or of snapshots alone
+            return None
         found = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
     generator = torch.Generator().manual_seed(0)
     along = {name: random_direction(p.detach(), generator) for name, p in params.items()}
@@ -394,7 +397,7 @@ def _meta_loss_fault(training: _Training, trained: Unrolled) -> str | None:
 
 def _inner_loss_fault(training: _Training, params: Params, batch: Batch) -> str | None:
     """Compare the derivative of the inner gradient by itself with central differences."""
-    wanted = [name in training.start for name in (f"batch 0.{place}" for place in range(len(batch)))]
+    wanted = [name in training.start for name in (f"batches 0.{place}" for place in range(len(batch)))]
 
     def gradient(params: Params, batch: Batch) -> Params:
         with torch.no_grad(), training.replayed():

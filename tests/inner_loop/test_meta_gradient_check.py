@@ -244,6 +244,28 @@ def test_an_optimizer_that_stops_gradients_is_found_by_elimination() -> None:
     assert "look into the inner optimizer" in said
 
 
+def test_so_it_is_where_the_meta_loss_is_of_the_inner_losses_alone() -> None:
+    def area(network: Functional, trained: Unrolled, inputs: Tensor, targets: Tensor) -> Tensor:
+        return trained.losses.mean()
+
+    assert checked(score=area).passed
+    assert "look into the inner optimizer" in cause(score=area, optimizer=Stopping(lr=0.3, momentum=0.5))
+
+
+def test_a_wrong_derivative_by_the_batch_alone_is_found() -> None:
+    def loss_fn(params: Params, buffers: Buffers, rows: Tensor, targets: Tensor) -> tuple[Tensor, Buffers]:
+        size = float(rows.detach().norm())  # a number that depends on the batch
+        return F.mse_loss((rows @ params["weight"]).tanh() * size, targets), buffers
+
+    batch, start = (torch.randn(10, 3).requires_grad_(), torch.randn(10)), {"weight": torch.randn(3)}
+    with pytest.raises(WrongMetaGradientError) as caught:
+        check_meta_gradient(
+            loss_fn, start, {}, [batch] * 3, SGD(lr=0.1), lambda t: t.params["weight"].square().sum(), checked=False
+        )
+    assert "wrong with respect to: batches (" in str(caught.value)
+    assert "the derivative of the inner loss's gradient is wrong, because of" in str(caught.value)
+
+
 def test_a_training_that_diverges_is_said_to() -> None:
     assert "the training diverges" in cause(lambda learner, hidden: hidden * hidden, SGD(lr=1e30))
 
