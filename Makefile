@@ -45,7 +45,7 @@ $(INSTALLED): setup.cfg constraints.txt
 
 ##@ Experiments
 .PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation agents outer-gradients synthetic-environment
-.PHONY: autoencoders representations nas-bench nas-transfer
+.PHONY: autoencoders representations nas-bench nas-transfer metasmoothness
 mnist: $(INSTALLED) ## MNIST in the paper's setting, on a GPU
 	$(call fit,mnist)
 
@@ -83,6 +83,9 @@ outer-gradients: $(INSTALLED) ## evolution strategies beside the exact meta-grad
 synthetic-environment: $(INSTALLED) ## policies taught in a learned environment: a quarter of an hour on a CPU
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rl]'
 	$(RUN)/python -m benchmarks.synthetic_environment $(ARGS)
+
+metasmoothness: $(INSTALLED) ## which settings make meta-gradients hold for finite changes: seven minutes on a CPU
+	$(RUN)/python -m benchmarks.metasmoothness $(ARGS)
 
 autoencoders: $(INSTALLED) ## autoencoders taught without labels, beside real images
 	$(RUN)/python -m benchmarks.autoencoders $(if $(DATA),--data '$(DATA)') $(ARGS)

@@ -4,6 +4,7 @@ from gtn_lightning.callbacks.checkpoint import TeacherCheckpoint
 from gtn_lightning.callbacks.curve import LearningCurve
 from gtn_lightning.callbacks.episode import EpisodeAnimation
 from gtn_lightning.callbacks.gradient_norm import GradientNorm
+from gtn_lightning.callbacks.metasmoothness import Metasmoothness
 from gtn_lightning.callbacks.nas_proxy import NASProxy
 from gtn_lightning.callbacks.poles import PolePicture
 from gtn_lightning.callbacks.progress import MetaProgressBar
@@ -17,6 +18,7 @@ __all__ = [
     "GradientNorm",
     "LearningCurve",
     "MetaProgressBar",
+    "Metasmoothness",
     "NASProxy",
     "PolePicture",
     "Reconstructions",

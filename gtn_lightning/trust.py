@@ -28,7 +28,7 @@ from gtn_lightning.files import whole_file
 KNOWN: dict[str, tuple[str, ...]] = {
     "gtn_lightning.callbacks": (
         *("EpisodeAnimation", "GradientNorm", "LearningCurve", "MetaProgressBar", "NASProxy", "PolePicture"),
-        "Reconstructions",
+        *("Metasmoothness", "Reconstructions"),
         *("RunSummary", "SampleGrid", "SyntheticData", "TeacherCheckpoint"),
     ),
     "gtn_lightning.curricula": ("Full", "NoCurriculum", "ShuffledAll", "ShuffledBatches", "ShuffledPasses"),

@@ -9,9 +9,12 @@ from gtn_lightning.inner_loop.errors import (
     NotTwiceDifferentiableError,
     RecomputationError,
     WrongDerivativeError,
+    WrongMetaGradientError,
 )
 from gtn_lightning.inner_loop.functional import Functional, difference
 from gtn_lightning.inner_loop.gradients import eager_loss, inner_gradient
+from gtn_lightning.inner_loop.meta_gradient_check import MetaGradientCheck, check_meta_gradient
+from gtn_lightning.inner_loop.metasmoothness import metasmoothness
 from gtn_lightning.inner_loop.modes import MODES
 from gtn_lightning.inner_loop.optimizers import LARS, SGD, Adam, AdamW, InnerOptimizer, RMSprop
 from gtn_lightning.inner_loop.plan import InnerLoop
@@ -34,6 +37,7 @@ __all__ = [
     "InnerOptimizer",
     "InnerState",
     "LossFn",
+    "MetaGradientCheck",
     "NotTwiceDifferentiableError",
     "Params",
     "RMSprop",
@@ -41,10 +45,13 @@ __all__ = [
     "Snapshot",
     "Unrolled",
     "WrongDerivativeError",
+    "WrongMetaGradientError",
+    "check_meta_gradient",
     "difference",
     "eager_loss",
     "inner_gradient",
     "inner_step",
+    "metasmoothness",
     "unroll",
     "unroll_population",
 ]

@@ -1,5 +1,7 @@
 """Errors of the inner loop about learners whose meta-gradient it cannot compute correctly."""
 
+from typing import Any
+
 
 class InnerLoopError(RuntimeError):
     """A learner or loss cannot be differentiated correctly; the message says why and what to change."""
@@ -15,3 +17,16 @@ class RecomputationError(InnerLoopError):
 
 class WrongDerivativeError(InnerLoopError):
     """The derivative of the inner gradient differs from its central differences."""
+
+
+class WrongMetaGradientError(InnerLoopError):
+    """A meta-gradient differs from its central differences.
+
+    Args:
+        message: by how much, and why.
+        check: the result of `check_meta_gradient`.
+    """
+
+    def __init__(self, message: str, check: Any = None) -> None:
+        super().__init__(message)
+        self.check = check

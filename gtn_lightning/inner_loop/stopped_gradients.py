@@ -193,7 +193,7 @@ class LossObserver(TorchFunctionMode):
         if func is set_grad_enabled or func in _MAKES_NUMBERS:
             return func(*args, **kwargs)
         out = kwargs.pop("out", None)
-        in_place = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_OPERATORS | {"__setitem__"}
+        in_place = writes_in_place(name)
         target = args[0] if in_place else out
         with torch.enable_grad():
             if isinstance(target, Tensor) and self._depends(target):
@@ -224,6 +224,11 @@ class LossObserver(TorchFunctionMode):
             seen.add(node)
             stack.extend(parent for parent, _ in node.next_functions)
         return False
+
+
+def writes_in_place(name: str) -> bool:
+    """Return whether torch's function of this name writes to its first argument."""
+    return (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_OPERATORS | {"__setitem__"}
 
 
 def _attribute(func: Callable[..., Any]) -> str:

@@ -10,7 +10,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gtn_lightning.errors import first_line
+from gtn_lightning.inner_loop.central_differences import (
+    as_real_numbers,
+    distance,
+    dot,
+    double,
+    random_direction,
+    typical_slope,
+)
 from gtn_lightning.inner_loop.errors import InnerLoopError, RecomputationError, WrongDerivativeError
+from gtn_lightning.inner_loop.stopped_gradients import writes_in_place
+from gtn_lightning.inner_loop.torch_internals import tree_map_only
 from gtn_lightning.inner_loop.types import Batch, Params, detached
 
 ACCEPT = "checked=False accepts it"
@@ -48,7 +58,7 @@ def agree(found: Iterable[Tensor | None], expected: Iterable[Tensor | None], rou
     """
     eps = torch.finfo(rounding).eps
     pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a is not None or b is not None]
-    tensors = [tuple(torch.zeros(()) if t is None else _real(t.detach()) for t in pair) for pair in pairs]
+    tensors = [tuple(torch.zeros(()) if t is None else as_real_numbers(t.detach()) for t in pair) for pair in pairs]
     if all(torch.equal(a, b) for a, b in tensors):
         return True
     distances = [float((a.to(b.device) - b).norm()) for a, b in tensors]
@@ -124,7 +134,8 @@ def check_derivative(
     try:
         with InDouble():
             # One direction may cross a kink; a wrong derivative is wrong along all of them.
-            right = any(_is_right(gradient, product, *_double(params, batch), wanted, generator) for _ in range(3))
+            params, batch = {name: double(p) for name, p in detached(params).items()}, [double(t) for t in batch]
+            right = any(_is_right(gradient, product, params, batch, wanted, generator) for _ in range(3))
     except InnerLoopError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
@@ -143,7 +154,10 @@ def check_derivative(
 
 
 class InDouble(TorchFunctionMode):
-    """Computes in double precision, as central differences need, where a learner casts to lower precision."""
+    """Computes in double precision, as central differences need.
+
+    Also where a learner casts to lower precision, makes tensors of it, or has tensors of it that are no arguments.
+    """
 
     def __torch_function__(
         self,
@@ -155,10 +169,24 @@ class InDouble(TorchFunctionMode):
         if func in _CASTS:
             return Tensor.double(*args)
         args = tuple(_doubled_type(arg) for arg in args)
-        return func(*args, **{name: _doubled_type(value) for name, value in (kwargs or {}).items()})
+        kwargs = {name: _doubled_type(value) for name, value in (kwargs or {}).items()}
+        name = getattr(func, "__name__", "")
+        if func not in _OF_THE_TENSOR_ITSELF and name not in ("__get__", "__set__"):
+            kept = int(writes_in_place(name))
+            args = (*args[:kept], *tree_map_only(Tensor, _doubled_tensor, args[kept:]))
+            out = kwargs.pop("out", None)
+            kwargs = tree_map_only(Tensor, _doubled_tensor, kwargs) | ({} if out is None else {"out": out})
+        return func(*args, **kwargs)
 
 
 _CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16}
+_OF_THE_TENSOR_ITSELF = {torch.autograd.grad, Tensor.register_hook, Tensor.retain_grad}
+"""Functions for which a copy in double precision is another tensor."""
+
+
+def _doubled_tensor(tensor: Tensor) -> Tensor:
+    is_lower = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+    return double(tensor) if is_lower else tensor
 
 
 def _doubled_type(value: Any) -> Any:
@@ -176,58 +204,23 @@ def _is_right(
     generator: torch.Generator,
 ) -> bool:
     """Return whether the derivative of a gradient along a random direction agrees with central differences."""
-    params = {name: p + SCALE * _like(p, generator) for name, p in params.items()}
-    batch = [t + SCALE * _like(t, generator) if want else t for t, want in zip(batch, wanted, strict=True)]
-    along = {name: _like(p, generator) for name, p in params.items()}
-    along_batch = [_like(t, generator) if want else None for t, want in zip(batch, wanted, strict=True)]
-    cotangents = {name: _like(p, generator) for name, p in params.items()}
+    params = {name: p + SCALE * random_direction(p, generator) for name, p in params.items()}
+    batch = [t + SCALE * random_direction(t, generator) if want else t for t, want in zip(batch, wanted, strict=True)]
+    along = {name: random_direction(p, generator) for name, p in params.items()}
+    along_batch = [random_direction(t, generator) if want else None for t, want in zip(batch, wanted, strict=True)]
+    cotangents = {name: random_direction(p, generator) for name, p in params.items()}
     by_params, by_batch = product(params, batch, cotangents)
     pairs = [*((by_params[name], along[name]) for name in params), *zip(by_batch, along_batch, strict=True)]
-    slope = sum(float(_dot(a, b)) for a, b in pairs if a is not None and b is not None)
-    # The typical slope along a random direction, so that a slope near zero causes no large relative error.
-    sizes = [float(a.norm() * b.norm()) / math.sqrt(a.numel()) for a, b in pairs if a is not None and b is not None]
-    for step in STEPS:
-        values = []
-        for sign in (step, -step):
-            moved = {name: p + sign * along[name] for name, p in params.items()}
-            inputs = [
-                t if direction is None else t + sign * direction
-                for t, direction in zip(batch, along_batch, strict=True)
-            ]
-            grads = gradient(moved, inputs)
-            values.append(sum(float(_dot(grads[name], cotangents[name])) for name in params))
-        difference = (values[0] - values[1]) / (2 * step)
-        scale = max(abs(difference), abs(slope), 0.1 * math.sqrt(sum(size**2 for size in sizes)))
-        if abs(difference - slope) <= TOLERANCE * scale or not math.isfinite(difference):
-            return True
-    return False
+    slopes = [(a, b) for a, b in pairs if a is not None and b is not None]
 
+    def value(shift: float) -> float:
+        moved = {name: p + shift * along[name] for name, p in params.items()}
+        inputs = [
+            t if direction is None else t + shift * direction for t, direction in zip(batch, along_batch, strict=True)
+        ]
+        grads = gradient(moved, inputs)
+        return sum(float(dot(grads[name], cotangents[name])) for name in params)
 
-def _like(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a random direction of the tensor's norm, or of norm one for a zero tensor."""
-    noise = torch.randn(tensor.shape, dtype=torch.promote_types(tensor.dtype, torch.float32), generator=generator)
-    noise = noise.to(tensor)
-    size = tensor.norm()
-    return noise * torch.where(size > 0, size, 1.0) / noise.norm().clamp(min=1e-12)
-
-
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    return (_real(one) * _real(other)).sum()
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """Return a tensor as real numbers of at least float32."""
-    if tensor.layout != torch.strided:
-        tensor = tensor.to_dense()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _double(params: Params, batch: Batch) -> tuple[Params, Batch]:
-    def doubled(tensor: Tensor) -> Tensor:
-        if tensor.is_complex():
-            return tensor.to(torch.complex128)
-        return tensor.double() if tensor.is_floating_point() else tensor
-
-    return {name: doubled(p) for name, p in detached(params).items()}, [doubled(t.detach()) for t in batch]
+    slope = sum(float(dot(a, b)) for a, b in slopes)
+    error = distance(value, slope, typical_slope(slopes), STEPS, TOLERANCE)
+    return error <= TOLERANCE or math.isnan(error)  # a diverged learner cannot be compared

@@ -120,7 +120,7 @@ class EvolutionStrategies(OuterGradient):
                 ]
                 row = []
                 for sign in (1, -1):
-                    with _shifted(parameters, noise, sign):
+                    with shifted(parameters, noise, sign):
                         loss, inner_loss = step.evaluate(step.rank * self.pairs + pair)
                     row.append(loss)
                     inner_losses.append(inner_loss)
@@ -151,13 +151,21 @@ class EvolutionStrategies(OuterGradient):
 
 
 @contextmanager
-def _shifted(parameters: Sequence[Tensor], noise: Sequence[Tensor], sign: int) -> Iterator[None]:
-    """Shift parameters within a block; they then have the same bits as before."""
+def shifted(parameters: Sequence[Tensor], along: Sequence[Tensor], distance: float) -> Iterator[None]:
+    """Shift parameters along a direction within a block; they then have the same bits as before.
+
+    Args:
+        parameters: the parameters.
+        along: the direction, of the shapes of the parameters.
+        distance: a factor of the direction.
+    """
     originals = [parameter.detach().clone() for parameter in parameters]
     try:
-        for parameter, part in zip(parameters, noise, strict=True):
-            parameter.add_(part, alpha=sign)
+        with torch.no_grad():
+            for parameter, part in zip(parameters, along, strict=True):
+                parameter.add_(part, alpha=distance)
         yield
     finally:
-        for parameter, original in zip(parameters, originals, strict=True):
-            parameter.copy_(original)
+        with torch.no_grad():
+            for parameter, original in zip(parameters, originals, strict=True):
+                parameter.copy_(original)

@@ -51,7 +51,7 @@ def test_the_meta_gradient_by_central_differences(gradient: Any, mode: str, popu
         task = make_task(gradient=gradient, value_scale=0.5)
         with_fixed_experience(task)
         made = Parts(**parts(task), inner_loop=InnerLoop(STEPS, mode))
-        check_meta_gradient(made, None, population, distance=2e-6, directions=3)
+        check_meta_gradient(made, None, population, step=2e-6, directions=3)
     finally:
         torch.set_default_dtype(torch.float32)
 
