@@ -57,7 +57,7 @@ HARD: dict[str, dict[str, Any]] = {
 }
 """Never met and far from what was met: reported, but not counted among the ten."""
 
-BARS = {"CartPole-v1": 475.0, "Acrobot-v1": -85.0, "MountainCar-v0": -110.0}
+BARS = {"CartPole-v1": 475.0, "Acrobot-v1": -85.0, "MountainCar-v0": -110.0, "Pendulum-v1": -200.0}
 """Return from which an environment counts as solved here."""
 
 CLONING_FACTORS = (1 / 3, 1.0, 3.0, 10.0)
@@ -96,6 +96,21 @@ PPO = {
     ),
     "MountainCar-v0": Rival(
         500_000, 16, True, {"n_steps": 16, "gae_lambda": 0.98, "gamma": 0.99, "n_epochs": 4, "ent_coef": 0.0}
+    ),
+    "Pendulum-v1": Rival(
+        100_000,
+        4,
+        False,
+        {
+            "n_steps": 1024,
+            "gae_lambda": 0.95,
+            "gamma": 0.9,
+            "n_epochs": 10,
+            "ent_coef": 0.0,
+            "learning_rate": 0.001,
+            "use_sde": True,
+            "sde_sample_freq": 4,
+        },
     ),
 }
 """PPO's setting for each environment."""
