@@ -326,7 +326,7 @@ def main() -> None:
         draw(recipe, found).savefig(RESULTS / f"rl_{recipe}.png")
 
 
-RECIPES = {"cartpole": 5, "cartpole_smallest": 3, "acrobot": 1, "mountain_car": 3}
+RECIPES = {"cartpole": 5, "cartpole_smallest": 3, "acrobot": 1, "mountain_car": 3, "pendulum": 1}
 """Recipes whose teacher is a set of samples, with the number of their meta-seeds."""
 
 NOTE = (
