@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from benchmarks.report import RESULTS, markdown_table, write_report
+from benchmarks.report import RESULTS, markdown_table, write_sections
 from benchmarks.runs import cpu_seconds, data_of, fit_once
 from gtn_lightning import GTN
 from gtn_lightning.data import EnvironmentData
@@ -57,7 +57,7 @@ HARD: dict[str, dict[str, Any]] = {
 }
 """Never met and far from what was met: reported, but not counted among the ten."""
 
-BARS = {"CartPole-v1": 475.0, "Acrobot-v1": -85.0, "MountainCar-v0": -110.0}
+BARS = {"CartPole-v1": 475.0, "Acrobot-v1": -85.0, "MountainCar-v0": -110.0, "Pendulum-v1": -200.0}
 """Return from which an environment counts as solved here."""
 
 CLONING_FACTORS = (1 / 3, 1.0, 3.0, 10.0)
@@ -96,6 +96,21 @@ PPO = {
     ),
     "MountainCar-v0": Rival(
         500_000, 16, True, {"n_steps": 16, "gae_lambda": 0.98, "gamma": 0.99, "n_epochs": 4, "ent_coef": 0.0}
+    ),
+    "Pendulum-v1": Rival(
+        100_000,
+        4,
+        False,
+        {
+            "n_steps": 1024,
+            "gae_lambda": 0.95,
+            "gamma": 0.9,
+            "n_epochs": 10,
+            "ent_coef": 0.0,
+            "learning_rate": 0.001,
+            "use_sde": True,
+            "sde_sample_freq": 4,
+        },
     ),
 }
 """PPO's setting for each environment."""
@@ -306,12 +321,12 @@ def main() -> None:
         recipe: [measured(recipe, plan, seed) for seed in range(options.seeds or RECIPES[recipe])]
         for recipe in options.recipes
     }
-    body = "\n\n".join(report(recipe, found, plan) for recipe, found in results.items())
-    write_report("rl", "Agents", f"{body}\n\n![returns](rl.png)", NOTE)
-    draw(results).savefig(RESULTS / "rl.png")
+    write_sections("rl", "Agents", {recipe: report(recipe, found, plan) for recipe, found in results.items()}, NOTE)
+    for recipe, found in results.items():
+        draw(recipe, found).savefig(RESULTS / f"rl_{recipe}.png")
 
 
-RECIPES = {"cartpole": 5, "cartpole_smallest": 3, "acrobot": 1, "mountain_car": 1}
+RECIPES = {"cartpole": 5, "cartpole_smallest": 3, "acrobot": 1, "mountain_car": 3, "pendulum": 1}
 """Recipes whose teacher is a set of samples, with the number of their meta-seeds."""
 
 NOTE = (
@@ -372,10 +387,10 @@ def report(recipe: str, results: Sequence[dict[str, Any]], plan: Plan) -> str:
     means = torch.tensor([[result["policies"][name][0] for name in MET | NEW] for result in results]).mean((1, 2))
     count = plan.policies * len(MET | NEW)
     return (
-        f"## {recipe}\n\n{first['env_id']}: {first['samples']} samples, inner steps: {first['inner_steps']}; {count} "
+        f"{first['env_id']}: {first['samples']} samples, inner steps: {first['inner_steps']}; {count} "
         f"never-seen policies x {plan.episodes} episodes per meta-seed.\n\n{markdown_table(heading, lines)}\n\n"
         f"Greedy return over all meta-seeds: {means.mean():.1f}; the bar is {bar:.0f}.\n"
-        f"By architecture, over all meta-seeds:\n\n{architectures}"
+        f"By architecture, over all meta-seeds:\n\n{architectures}\n\n![returns](rl_{recipe}.png)"
     )
 
 
@@ -383,34 +398,33 @@ def _spread(values: Tensor) -> str:
     return f"{values.mean():.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.mean():.1f}"
 
 
-def draw(results: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Draw, for each recipe, returns against inner steps, and beside it PPO's against environment steps."""
-    figure = Figure(figsize=(9, 3 * len(results)), dpi=120, layout="constrained")
-    grid = figure.subplots(len(results), 2, squeeze=False)
+def draw(recipe: str, results: Sequence[dict[str, Any]]) -> Figure:
+    """Draw a recipe's returns against inner steps, and beside it PPO's against environment steps."""
+    figure = Figure(figsize=(9, 3), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
     titles = {"taught": "synthetic samples", "cloned": "as many pairs of PPO", "random": "random pairs"}
-    for (left, right), (recipe, found) in zip(grid, results.items(), strict=True):
-        for color, (name, title) in enumerate(titles.items()):
-            values = torch.tensor([result["by_steps"][name] for result in found])  # [seeds, steps, policies]
-            values = values.movedim(1, 0).flatten(1)
-            low, high = values.quantile(0.1, dim=1), values.quantile(0.9, dim=1)
-            left.plot(found[0]["steps"], values.mean(1), color=f"C{color}", label=title, marker="o", markersize=3)
-            left.fill_between(found[0]["steps"], low, high, color=f"C{color}", alpha=0.15, linewidth=0)
-        for number, result in enumerate(found):
-            steps, _, scores = zip(*result["ppo"], strict=True)
-            label = "PPO, one policy" if not number else None
-            right.plot(steps, scores, color="C3", alpha=0.6, linewidth=1, label=label)
-        greedy = torch.tensor([result["policies"][name][0] for result in found for name in MET | NEW])
-        right.axhline(float(greedy.mean()), color="C0", label="taught, no environment steps of their own")
-        right.axhline(float(greedy.min()), color="C0", linestyle=":", label="the worst of them")
-        left.set_title(recipe, fontsize=9)
-        left.set_xlabel("inner steps")
-        left.set_ylabel("greedy return")
-        right.set_xlabel("environment steps of a policy")
-        left.xaxis.set_major_locator(MaxNLocator(integer=True))
-        right.xaxis.set_major_locator(MaxNLocator(5))
-        for axes in (left, right):
-            axes.grid(alpha=0.3)
-            axes.legend(fontsize=7)
+    for color, (name, title) in enumerate(titles.items()):
+        values = torch.tensor([result["by_steps"][name] for result in results])  # [seeds, steps, policies]
+        values = values.movedim(1, 0).flatten(1)
+        low, high = values.quantile(0.1, dim=1), values.quantile(0.9, dim=1)
+        left.plot(results[0]["steps"], values.mean(1), color=f"C{color}", label=title, marker="o", markersize=3)
+        left.fill_between(results[0]["steps"], low, high, color=f"C{color}", alpha=0.15, linewidth=0)
+    for number, result in enumerate(results):
+        steps, _, scores = zip(*result["ppo"], strict=True)
+        label = "PPO, one policy" if not number else None
+        right.plot(steps, scores, color="C3", alpha=0.6, linewidth=1, label=label)
+    greedy = torch.tensor([result["policies"][name][0] for result in results for name in MET | NEW])
+    right.axhline(float(greedy.mean()), color="C0", label="taught, no environment steps of their own")
+    right.axhline(float(greedy.min()), color="C0", linestyle=":", label="the worst of them")
+    left.set_title(recipe, fontsize=9)
+    left.set_xlabel("inner steps")
+    left.set_ylabel("greedy return")
+    right.set_xlabel("environment steps of a policy")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.xaxis.set_major_locator(MaxNLocator(5))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
     return figure
 
 

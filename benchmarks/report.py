@@ -5,7 +5,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,12 +35,38 @@ def heat_map(axes: Axes, values: torch.Tensor, rows: Sequence[str], columns: Seq
 
 def write_report(name: str, title: str, body: str, note: str = "") -> None:
     """Print a report and write it to ``docs/results/<name>.md``, with date, command and machine."""
-    command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".strip()
-    text = (
-        f"# {title}\n\n{body}\n\n{note + chr(10) + chr(10) if note else ''}"
-        f"Made on {time.strftime('%Y-%m-%d')} by `{command}` on {os.cpu_count()} CPU cores ({platform.machine()}), "
-        f"torch {torch.__version__}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}.\n"
+    _write(name, f"# {title}\n\n{body}\n\n{note + chr(10) + chr(10) if note else ''}{_made()}\n")
+
+
+def write_sections(name: str, title: str, sections: Mapping[str, str], note: str) -> None:
+    """Print sections of a report and write them to ``docs/results/<name>.md``, each with date, command and machine.
+
+    Sections of the file that are not given, those of earlier commands, stay as they are.
+
+    Args:
+        name: of the report.
+        title: its heading.
+        sections: their texts by heading; new ones are added at the end.
+        note: explains all of them.
+    """
+    path = RESULTS / f"{name}.md"
+    _, *parts = path.read_text(encoding="utf-8").split("\n## ") if path.exists() else [""]
+    kept = {heading: text.strip() for heading, _, text in (part.partition("\n") for part in parts)}
+    kept |= {heading: f"{text}\n\n{_made()}" for heading, text in sections.items()}
+    _write(
+        name, "\n\n".join([f"# {title}", note, *(f"## {heading}\n\n{text}" for heading, text in kept.items())]) + "\n"
     )
+
+
+def _write(name: str, text: str) -> None:
     print(text)
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def _made() -> str:
+    command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".strip()
+    return (
+        f"Made on {time.strftime('%Y-%m-%d')} by `{command}` on {os.cpu_count()} CPU cores ({platform.machine()}), "
+        f"torch {torch.__version__}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}."
+    )

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from benchmarks.report import markdown_table, write_report
+from benchmarks.report import markdown_table, write_sections
 from benchmarks.runs import fit_once, module_of
 from benchmarks.unlabeled import probed, score
 from gtn_lightning import GTN
@@ -98,8 +98,18 @@ def taught_runs(recipe: str, options: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def rows_of(recipe: str, runs: list[Run], learners: int) -> list[list[str]]:
-    """Return the rows of a recipe's table."""
+HEADING = [
+    "trained on",
+    "error",
+    "probe, %",
+    "probe with 1 % of labels, %",
+    "synthetic is above in the probe by",
+    "in that with 1 % by",
+]
+
+
+def report(runs: list[Run], learners: int) -> str:
+    """Return a recipe's table, with what it is made of."""
     data = runs[0][1]
     found = [learner_scores(gtn, one, learners) for gtn, one, _ in runs]
     images, _, labels = data.split("test")
@@ -117,7 +127,6 @@ def rows_of(recipe: str, runs: list[Run], learners: int) -> list[list[str]]:
     tests = [(one.split("test"), one.classes) for _, one, _ in runs]
     fixed = torch.tensor([probed(features, given, classes) for (_, features, given), classes in tests])
     rows = [
-        [f"`{recipe}`: {seconds[0]:.0f} + {seconds[1]:.0f} s", "", "", "", "", ""],
         ["raw pixels", "", *raw, "", ""],
         ["target network", "0", *(cell(fixed[:, place], 100) for place in (0, 1)), "", ""],
     ]
@@ -127,7 +136,10 @@ def rows_of(recipe: str, runs: list[Run], learners: int) -> list[list[str]]:
         cells = [cell(scores[:, 0], 1), cell(scores[:, 1], 100), cell(scores[:, 2], 100)]
         gains = [interval(100 * (means["synthetic"] - scores)[:, place]) for place in (1, 2)]
         rows.append([title, *cells, *(gains if name != "synthetic" else ["", ""])])
-    return rows
+    return (
+        f"Meta-seeds: {len(runs)}, each with a target network of its own ({seconds[0]:.0f} s), a meta-training "
+        f"({seconds[1]:.0f} s) and {learners} never-seen learners.\n\n{markdown_table(HEADING, rows)}"
+    )
 
 
 def cell(values: Tensor, factor: int) -> str:
@@ -155,22 +167,16 @@ def main() -> None:
     parser.add_argument("--learners", type=int, default=4, help="learners per seed")
     parser.add_argument("--output", type=Path, default=Path("runs/representations"), help="where the runs are kept")
     options = parser.parse_args()
-    rows: list[list[str]] = []
-    for recipe in options.recipes:
-        rows += rows_of(recipe, taught_runs(recipe, options), options.learners)
-    heading = ["trained on", "error", "probe, %", "probe with 1 % of labels, %"]
-    heading += ["synthetic is above in the probe by", "in that with 1 % by"]
-    write_report(
+    sections = {recipe: report(taught_runs(recipe, options), options.learners) for recipe in options.recipes}
+    write_sections(
         "representations",
         "Representations without labels",
-        markdown_table(heading, rows),
-        f"On the test split, after the recipe's inner steps. Mean and standard deviation over {options.seeds} "
-        f"meta-seeds, each with a target network of its own and the mean of {options.learners} never-seen learners; "
-        "then the mean difference of the same learners, and its 95 % interval by Student's distribution over the "
-        f"seeds. Real images have the target network's features as targets; each learner has the best of {len(RATES)} "
-        "rates, chosen on validation data. Errors are of standardized features. The probes are ridge regressions on "
-        "what the networks return, fitted on half of the test split and scored on the other half. The seconds are "
-        "those of the target network and of meta-training.",
+        sections,
+        "On the test split, after the recipe's inner steps. Mean and standard deviation over the meta-seeds of the "
+        "mean of a seed's learners; then the mean difference of the same learners, and its 95 % interval by Student's "
+        "distribution over the seeds. Real images have the target network's features as targets; each learner has the "
+        f"best of {len(RATES)} rates, chosen on validation data. Errors are of standardized features. The probes are "
+        "ridge regressions on what the networks return, fitted on half of the test split and scored on the other half.",
     )
 
 

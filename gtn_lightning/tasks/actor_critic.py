@@ -66,7 +66,7 @@ class ActorCritic(Control):
         samples: int = 512,
         discount: float = 0.99,
         trace: float = 0.95,
-        advantage: Literal["linear", "time"] = "linear",
+        advantage: Literal["linear", "polynomial", "time"] = "linear",
         plotted: dict[str, int] | None = None,
         horizon: int = 5,
         hidden: int = 32,

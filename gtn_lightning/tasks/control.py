@@ -14,11 +14,11 @@ from gtn_lightning.baselines import RandomDataBaseline
 from gtn_lightning.errors import RecipeError, first_line
 from gtn_lightning.fields import Batch, Field, Fields
 from gtn_lightning.inner_loop import Buffers, Functional, LossFn
-from gtn_lightning.rl import BASELINES, Episodes, Policies, advantages
+from gtn_lightning.rl import BASELINES, Episodes, Policies, advantages, features_of
 from gtn_lightning.task import Baseline, BaselineSetting, Images, Points, Task, TaskMetric, Taught
 
-MOST_FEATURES = 2000
-"""Numbers per state of which a linear value function is fitted, at a cost that grows with their cube."""
+MOST_FEATURES = 4000
+"""Features of a state of which a value function is a linear function; the cost of the fit grows with their cube."""
 
 
 class Control(Task):
@@ -43,7 +43,8 @@ class Control(Task):
         discount: factor of a reward one time step later.
         trace: lambda of generalized advantage estimation.
         clip: how far the ratio may differ from 1 before its gradient is cut off.
-        advantage: what is subtracted from returns, ``linear`` or ``time``; see `gtn_lightning.rl.advantages`.
+        advantage: what is subtracted from returns, ``linear``, ``polynomial`` or ``time``; see
+            `gtn_lightning.rl.advantages`.
         plotted: names of two dimensions of flat states to draw, and their places, as in ``{angle: 2, speed: 3}``; None
             for the plane of the principal components.
 
@@ -67,7 +68,7 @@ class Control(Task):
         discount: float = 0.99,
         trace: float = 0.95,
         clip: float = 0.2,
-        advantage: Literal["linear", "time"] = "linear",
+        advantage: Literal["linear", "polynomial", "time"] = "linear",
         plotted: dict[str, int] | None = None,
     ) -> None:
         name = type(self).__name__
@@ -86,9 +87,10 @@ class Control(Task):
         if advantage not in BASELINES:
             raise RecipeError(f"{name}: advantage must be one of {', '.join(BASELINES)}, got {advantage!r}")
         self.shape = tuple(shape)
-        if advantage == "linear" and math.prod(self.shape) > MOST_FEATURES:
+        if features_of(math.prod(self.shape), advantage) > MOST_FEATURES:
             raise RecipeError(
-                f"{name}: advantage linear takes at most {MOST_FEATURES} numbers per state, got {list(shape)}: use time"
+                f"{name}: advantage {advantage} takes states of fewer numbers, got {list(shape)}: use "
+                f"{'time' if advantage == 'linear' else 'linear or time'}"
             )
         if plotted is not None and (
             len(plotted) != 2 or len(self.shape) != 1 or not all(0 <= place < shape[0] for place in plotted.values())

@@ -10,6 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from gtn_lightning.data import DigitsData, RepresentationData, TableData, VICReg
 from gtn_lightning.errors import RecipeError
+from tests import processes
+from tests.data import representation_run
+from tests.tiny import same
 
 SMALL: dict[str, Any] = {"dimension": 5, "width": 2, "steps": 3, "batch_size": 16, "shift": 1.0}
 
@@ -77,6 +80,21 @@ def test_the_network_is_trained_once_and_then_read(tmp_path: Path) -> None:
     (file,) = tmp_path.iterdir()
     with safe_open(file, "pt") as opened:
         assert float(opened.metadata()["seconds"]) > 0
+
+
+@pytest.mark.slow
+def test_one_process_trains_the_network_for_all(tmp_path: Path) -> None:
+    processes.run(representation_run.main, tmp_path, 2, folder=tmp_path, count=2)
+    assert (tmp_path / "process0" / "trainings").read_text() == "trained\n"
+    assert not (tmp_path / "process1" / "trainings").exists()
+    assert len(list((tmp_path / "targets").iterdir())) == 1
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert same(first["network"], second["network"])
+    assert torch.equal(first["targets"], second["targets"])
+    assert same(first["weights"], second["weights"])
+    assert not torch.equal(first["weights"]["teacher.free_targets"], first["targets"][:30]), "the teacher was trained"
+    assert first["counts"]["target_images"] == first["logged"] == second["logged"] == 48
+    assert second["counts"]["target_images"] == 0, "the network's cost is counted once"
 
 
 def test_the_network_does_not_depend_on_labels(tmp_path: Path) -> None:

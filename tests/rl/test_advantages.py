@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.rl import Trajectories, advantages
-from gtn_lightning.rl.advantages import generalized_advantages, linear_values, rewards_to_go
+from gtn_lightning.rl.advantages import (
+    features_of,
+    generalized_advantages,
+    linear_values,
+    polynomial_values,
+    rewards_to_go,
+)
 
 LENGTHS = (3, 5, 1)
 """Time steps of each episode."""
@@ -51,10 +57,37 @@ def test_a_value_that_is_linear_is_found() -> None:
     states = torch.randn(longer.states.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     longer = longer._replace(states=states, rewards=(states[:-1] @ weights + 3) * longer.alive)
     to_go = rewards_to_go(longer.rewards, 0.0)
-    torch.testing.assert_close(linear_values(longer, to_go), states @ weights + 3, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(linear_values(longer, to_go, 0.0), states @ weights + 3, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("baseline", ["linear", "time"])
+def test_a_value_that_is_a_product_is_found_by_a_polynomial_alone() -> None:
+    trajectories = played()
+    longer = Trajectories(*(torch.cat([part] * 40, dim=2) for part in trajectories))
+    states = torch.randn(longer.states.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    value = states[..., 0] * states[..., 1] - 2 * states[..., 0] * states[..., 1] ** 2
+    longer = longer._replace(states=states, rewards=value[:-1] * longer.alive)
+    to_go = rewards_to_go(longer.rewards, 0.0)
+    torch.testing.assert_close(polynomial_values(longer, to_go, 0.0), value, rtol=1e-2, atol=1e-2)
+    assert float((linear_values(longer, to_go, 0.0) - value).abs().mean()) > 0.5
+
+
+def test_polynomial_values_fall_off_towards_a_time_limit() -> None:
+    """With a constant reward, the discounted return is a geometric sum."""
+    alive = torch.ones(200, 2, 4, dtype=torch.bool)
+    states = torch.randn(201, 2, 4, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    trajectories = Trajectories(states, torch.zeros(200, 2, 4), -alive.double(), alive)
+    to_go = rewards_to_go(trajectories.rewards, 0.9)
+    torch.testing.assert_close(polynomial_values(trajectories, to_go, 0.9)[:-1], to_go, rtol=0, atol=0.2)
+    assert float((linear_values(trajectories, to_go, 0.9)[:-1] - to_go).abs().max()) > 1
+
+
+@pytest.mark.parametrize(("numbers", "features"), [(1, 9), (2, 29), (3, 69)])
+def test_the_number_of_features(numbers: int, features: int) -> None:
+    """Products of up to four numbers, and these and 1 times a power of the discount."""
+    assert features_of(numbers, "polynomial") == features
+
+
+@pytest.mark.parametrize("baseline", ["linear", "polynomial", "time"])
 def test_they_are_standardized_within_episodes(baseline: str) -> None:
     trajectories = played()
     found = advantages(trajectories, baseline, 0.99, 0.95)

@@ -396,8 +396,15 @@ def test_images_are_no_environment(tmp_path: Path) -> None:
         (lambda: BehaviorDistillation((4,), 2, deviation=0.0), "deviation must be above 0, got 0.0"),
         (lambda: BehaviorDistillation((4,), 2, temperature=0.0), "temperature must be above 0, got 0.0"),
         (lambda: BehaviorDistillation((4,), 2, clip=-1.0), "clip must be above 0, got -1.0"),
-        (lambda: BehaviorDistillation((4,), 2, advantage="q"), "advantage must be one of linear, time, got 'q'"),
-        (lambda: BehaviorDistillation((3, 64, 64), 2), "advantage linear takes at most 2000 numbers per state, got"),
+        (
+            lambda: BehaviorDistillation((4,), 2, advantage="q"),
+            "advantage must be one of linear, polynomial, time, got 'q'",
+        ),
+        (lambda: BehaviorDistillation((3, 64, 64), 2), "advantage linear takes states of fewer numbers, got"),
+        (
+            lambda: BehaviorDistillation((15,), 2, advantage="polynomial"),
+            r"advantage polynomial takes states of fewer numbers, got \[15\]: use linear or time",
+        ),
         (lambda: BehaviorDistillation((4,), 2, plotted={"angle": 4, "speed": 0}), "plotted must name two dimensions"),
         (lambda: ContextualBandit((3,), 1, continuous=True), "ContextualBandit: actions must be discrete"),
         (lambda: EnvironmentData("CartPole-v1", episodes=0), "data.episodes must be at least 1, got 0"),
