@@ -120,7 +120,7 @@ def _images(path: str, size: int | None, seed: int) -> Facts:
     train = dataset["train"]
     column = module.image_column_of(train)
     if len(train.features) == 1:
-        raise RecipeError(f"{path} has images of one class, expected at least two: give every class a folder of its own")
+        raise RecipeError(f"{path} has images without classes, expected two or more: use folders CLASS/IMAGE")
     sizes, gray = set(), True
     for split in dataset.values():
         rows = range(0, len(split), max(1, len(split) // SEEN))
