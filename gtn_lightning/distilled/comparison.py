@@ -1,9 +1,9 @@
 """The fair comparison: networks trained on synthetic data, beside what real data of the same size or cost teaches.
 
 All sources train the same fresh networks with the inner optimizer of the file, without augmentation, and are scored on
-the same real data. Real data gets the best of several constant rates, chosen on the validation split for the first
-network of an architecture. Synthetic data has its learned rates, which are for one pass; for several passes it may
-choose among constant ones too. Random real samples with soft labels follow Qin et al., arXiv 2406.10485:
+the same real data. Real data gets the best of several constant rates and of the file's learned ones, chosen on the
+validation split for the first network of an architecture. Synthetic data has its learned rates, which are for one pass;
+for several passes it chooses as real data does. Random real samples with soft labels follow Qin et al., arXiv 2406.10485:
 experts are trained on all real data, and the labels are those of the training time that teaches best.
 """
 
@@ -245,14 +245,14 @@ class _Bench:
         steps = len(batches.inputs)
         for name in self.how["hyperparameters"]:
             values = self.data.tensors[name]
-            fields[name] = values if rate is None else values.mean().expand(steps)
+            fields[name] = values.repeat(steps // len(values)) if rate is None else values.mean().expand(steps)
         if rate is not None:
             fields["lr"] = torch.full((steps,), rate)
         replay.train(network, fields, card_of(self.data), passes=1 if longer else passes)
 
     def scores(self, architecture: str, course: Course, passes: int, learned: bool) -> Tensor:
-        """Return the test scores of fresh networks, ``[networks]``, with learned rates or at the best constant one."""
-        rates = [*([None] if learned else []), *([] if learned and passes == 1 else RATES[self.how["name"]])]
+        """Return the test scores of fresh networks, ``[networks]``, with the learned rates or at the best constant one."""
+        rates = [None, *([] if learned and passes == 1 else RATES[self.how["name"]])]
 
         def trained(number: int, rate: float | None) -> nn.Module:
             network = fresh(self.architectures[architecture], self.seed, number)
