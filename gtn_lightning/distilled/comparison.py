@@ -251,7 +251,7 @@ class _Bench:
         replay.train(network, fields, card_of(self.data), passes=1 if longer else passes)
 
     def scores(self, architecture: str, course: Course, passes: int, learned: bool) -> Tensor:
-        """Return the test scores of fresh networks, ``[networks]``, with the learned rates or at the best constant one."""
+        """Return the test scores of fresh networks, ``[networks]``, at the learned or the best constant rates."""
         rates = [None, *([] if learned and passes == 1 else RATES[self.how["name"]])]
 
         def trained(number: int, rate: float | None) -> nn.Module:

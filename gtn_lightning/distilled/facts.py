@@ -17,6 +17,9 @@ LARGEST = 64
 SCALED = 32
 """Height and width to which larger images, and images of different sizes, are scaled."""
 
+SMALLEST = 4
+"""Least height and width of images, which convolutions halve twice."""
+
 SEEN = 500
 """Images of a split, about, that are looked at to find out whether all have one size and are gray."""
 
@@ -132,6 +135,10 @@ def _images(path: str, size: int | None, seed: int) -> Facts:
     if size is None and (len(sizes) > 1 or max(max(each) for each in sizes) > LARGEST):
         size = SCALED
     width, height = (size, size) if size else next(iter(sizes))
+    if min(width, height) < SMALLEST:
+        raise RecipeError(
+            f"{path} has images of {width}x{height} pixels, expected at least {SMALLEST}x{SMALLEST}: set --size=8"
+        )
     has_test = any(name in dataset for name in ("test", "validation", "valid"))
     label_column = module.label_column_of(train)
     present = len(set(train[label_column]))

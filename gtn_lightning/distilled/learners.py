@@ -148,7 +148,7 @@ def other_learners(data: DistilledSet) -> dict[str, Factory]:
         "MLP, tanh": partial(mlp, hidden=[128], activation="tanh"),
         "MLP, layer norm, GELU": partial(mlp, hidden=[128], norm="layer", activation="gelu"),
     }
-    if len(shape) == 3 and data.card.loss == "cross_entropy":
+    if len(shape) == 3 and min(shape[1:]) >= 4 and data.card.loss == "cross_entropy":
         usual = partial(ConvNet, shape, outputs, order=["norm", "activation", "pool"], init="torch")
         others = {
             "ConvNet, group norm, GELU, average pooling": partial(
