@@ -3,8 +3,8 @@
 All sources train the same fresh networks with the inner optimizer of the file, without augmentation, and are scored on
 the same real data. Real data gets the best of several constant rates and of the file's learned ones, chosen on the
 validation split for the first network of an architecture. Synthetic data has its learned rates, which are for one pass;
-for several passes it chooses as real data does. Random real samples with soft labels follow Qin et al., arXiv 2406.10485:
-experts are trained on all real data, and the labels are those of the training time that teaches best.
+for several passes it chooses as real data does. Random real samples with soft labels follow Qin et al., arXiv
+2406.10485: experts are trained on all real data, and the labels are those of the training time that teaches best.
 """
 
 import time
