@@ -25,7 +25,7 @@ def train(net: torch.nn.Module, data: dict, card: dict, scale: float = 1.0, pass
         h = {name: float(data[name][t]) for name in how["hyperparameters"]}
         decay *= torch.tensor([h.get("beta1", 0), h.get("beta2", 0)])
         loss = LOSSES[card["loss"]](net(data[inputs][t]), data[targets][t])
-        for (p, m, v), g in zip(state, torch.autograd.grad(loss, params), strict=True):
+        for (p, m, v), g in zip(state, torch.autograd.grad(loss, params, materialize_grads=True), strict=True):
             g = g + h.get("weight_decay", 0) * p.data
             if how["name"] == "LARS":  # steps relative to the size of each tensor of weights
                 size = (p.data.square().sum() + 1e-6 * p.numel()).sqrt() if p.ndim > 1 else 0.1 * p.numel() ** 0.5

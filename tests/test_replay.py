@@ -66,3 +66,12 @@ def test_the_module_is_short_and_needs_torch_and_safetensors_alone(tmp_path: Pat
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["cross_entropy", "1.0"]
+
+
+def test_a_parameter_that_is_not_used_stays_as_it_is(tmp_path: Path) -> None:
+    write_distilled(tmp_path / "synthetic.safetensors", small_set(LARS()))
+    data, card = replay.load(str(tmp_path / "synthetic.safetensors"))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    net.register_parameter("spare", nn.Parameter(torch.ones(3, 3)))
+    replay.train(net, data, card)
+    assert torch.equal(net.get_parameter("spare"), torch.ones(3, 3))

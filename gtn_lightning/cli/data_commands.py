@@ -4,12 +4,14 @@ Each command is a function whose arguments are the command's, which jsonargparse
 """
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
+import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -20,7 +22,7 @@ from gtn_lightning.cli.distil import distil as distilled_data
 from gtn_lightning.cli.endings import USER_ERRORS
 from gtn_lightning.cli.front_door import refuse
 from gtn_lightning.cli.quiet import quiet
-from gtn_lightning.cli.signals import Signals
+from gtn_lightning.cli.signals import InterruptedBySignal, Signals
 from gtn_lightning.distilled import DistilledSet, read_distilled
 from gtn_lightning.distilled.comparison import Comparison, Row
 from gtn_lightning.distilled.comparison import compare as compared
@@ -60,7 +62,7 @@ def run_data_command(arguments: Sequence[str], signals: Signals) -> int:
         signals: what makes exceptions of signals.
 
     Returns:
-        The exit code: 0, or 2 for wrong input.
+        The exit code: 0; 2 for wrong input; 128 plus its number for a signal.
     """
     name, *rest = arguments
     function = DATA_COMMANDS[name]
@@ -71,10 +73,15 @@ def run_data_command(arguments: Sequence[str], signals: Signals) -> int:
             values = parser.parse_args(_with_underscores(rest, function))
         except (ArgumentError, ValueError, TypeError) as error:
             raise RecipeError(f"gtn {name}: {one_line(error)}; `gtn {name} --help` lists its options") from error
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)  # as for the other commands, see docs/results/threads.md
         with quiet():
             function(**values.as_dict())
     except USER_ERRORS as error:
         return refuse(error)
+    except InterruptedBySignal as interruption:
+        print(f"gtn: {interruption.ending}", file=sys.stderr)
+        return interruption.code
     return 0
 
 
@@ -201,7 +208,8 @@ def _said(text: str) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, file=cast(IO[str], Escaping(sys.stdout)))
+    # Names of a file's card are no markup.
+    return Console(highlight=False, markup=False, emoji=False, file=cast(IO[str], Escaping(sys.stdout)))
 
 
 def distil(
@@ -213,6 +221,8 @@ def distil(
     out: str | None = None,
     seed: int = 0,
     cpu: bool = False,
+    predicts: Literal["auto", "classes", "numbers"] = "auto",
+    ignore: list[str] | None = None,
 ) -> None:
     """Make a small file of synthetic data from your own data, and compare it with real data.
 
@@ -226,17 +236,23 @@ def distil(
         out: a new folder for all files; runs/distil/NAME by default.
         seed: seed of every random choice.
         cpu: whether a GPU is left alone.
+        predicts: whether the target of a table is a class or a number; auto takes whole numbers as classes.
+        ignore: columns of a table to leave out.
     """
     console = _console()
-    run, result = distilled_data(console, data, target, minutes, images_per_class, size, out, seed, cpu)
+    run, result = distilled_data(
+        console, data, target, minutes, images_per_class, size, out, seed, cpu, predicts, ignore
+    )
     print_comparison(console, read_distilled(run.folder / DATA_FILE), result)
     for name, path in (
         ("recipe", "recipe.yaml"),
         ("pictures", "README.md"),
         ("synthetic data", DATA_FILE),
     ):
-        console.print(f"{name}: {run.folder / path}", markup=False, soft_wrap=True)
-    console.print(f"train your network on it: gtn replay {run.folder / DATA_FILE} --learner my_networks:Net")
+        console.print(f"{name}: {run.folder / path}", soft_wrap=True)
+    console.print(
+        f"train your network on it: gtn replay {run.folder / DATA_FILE} --learner my_networks:Net", soft_wrap=True
+    )
 
 
 def export(file: str, format: Format, out: str) -> None:
@@ -249,12 +265,12 @@ def export(file: str, format: Format, out: str) -> None:
     """
     console = _console()
     for path in exported(_opened(file), format, Path(out)):
-        console.print(str(path), markup=False, soft_wrap=True)
+        console.print(str(path), soft_wrap=True)
 
 
 def zoo() -> None:
     """List the files of synthetic data that come with the package."""
-    _console().print(zoo_table(), markup=False, soft_wrap=True)
+    _console().print(zoo_table(), soft_wrap=True)
 
 
 DATA_COMMANDS: dict[str, Callable[..., Any]] = {

@@ -13,10 +13,12 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
 from gtn_lightning.callbacks.synthetic_data import DATA_FILE
+from gtn_lightning.cli.signals import InterruptedBySignal
 from gtn_lightning.cli.strict_yaml import dump_yaml
 from gtn_lightning.distilled import read_distilled, write_distilled
 from gtn_lightning.distilled.card_page import card_page
@@ -34,6 +36,10 @@ SHARE = 0.7
 
 LEAST, MOST = 50, 2000
 """Fewest and most meta-steps."""
+
+
+REFUSED = "gtn: error: "
+"""How the line begins with which a command refuses its input."""
 
 
 class Distillation:
@@ -66,8 +72,14 @@ class Distillation:
             RecipeError: if a command fails.
         """
         recipe = self.folder / "recipe.yaml"
-        self._write(recipe, LEAST)
-        seconds = self._trial(recipe)
+        try:
+            self._write(recipe, LEAST)
+            seconds = self._trial(recipe)
+        except BaseException:
+            with suppress(OSError):  # nothing is of use yet
+                recipe.unlink()
+                self.folder.rmdir()
+            raise
         left = 60 * self.minutes * SHARE - (time.monotonic() - self._began)
         steps = int(min(max(left / seconds, LEAST), MOST))
         self._write(recipe, steps)
@@ -118,22 +130,29 @@ class Distillation:
             RecipeError: if it fails; it has said why.
         """
         if not quiet:
-            self.console.print(f"$ {shlex.join(['gtn', *arguments])}", soft_wrap=True, markup=False)
-        output = subprocess.DEVNULL if quiet else None
-        process = subprocess.Popen([sys.executable, "-m", "gtn_lightning", *arguments], stdout=output, stderr=output)
-        try:
-            code = process.wait()
-        except BaseException:
-            # A signal reaches a process in the foreground by itself, one in the background not.
-            with suppress(ProcessLookupError):
-                process.terminate()
-            process.wait()
-            raise
-        if code:
-            raise RecipeError(
-                f"gtn {arguments[0]} ended with exit code {code}: run it by itself to see why: "
-                f"{shlex.join(['gtn', *arguments])}"
-            )
+            self.console.print(f"$ {shlex.join(['gtn', *arguments])}", soft_wrap=True)
+        command = [sys.executable, "-m", "gtn_lightning", *arguments]
+        with tempfile.TemporaryFile() as said:
+            output = subprocess.DEVNULL if quiet else None
+            process = subprocess.Popen(command, stdout=output, stderr=said if quiet else None)
+            try:
+                code = process.wait()
+            except BaseException:
+                # A signal reaches a process in the foreground by itself, one in the background not.
+                with suppress(ProcessLookupError):
+                    process.terminate()
+                process.wait()
+                raise
+            said.seek(0)
+            *_, last = [line for line in said.read().decode(errors="replace").splitlines() if line.strip()] or [""]
+        if not code:
+            return
+        if last.startswith(REFUSED):
+            raise RecipeError(f"{self.facts.name}: {last.removeprefix(REFUSED)}")
+        raise RecipeError(
+            f"gtn {arguments[0]} ended with exit code {code}{f' ({last})' if last else ''}: run it by itself to see "
+            f"why: {shlex.join(['gtn', *arguments])}"
+        )
 
     def _said(self, text: str) -> None:
         self.console.print(f"training networks on: {text}", soft_wrap=True)
@@ -149,6 +168,8 @@ def distil(
     out: str | None,
     seed: int,
     cpu: bool,
+    predicts: Literal["auto", "classes", "numbers"],
+    ignore: list[str] | None,
 ) -> tuple[Distillation, Comparison]:
     """Distil one's own data; the arguments are those of the command.
 
@@ -157,13 +178,20 @@ def distil(
     """
     if not 0 < minutes < float("inf"):
         raise RecipeError(f"--minutes must be above 0 and finite, got {minutes}")
-    facts = facts_of(data, target, size, seed)
+    if not 0 <= seed < 2**32:
+        raise RecipeError(f"--seed must be from 0 to {2**32 - 1}, got {seed}")
+    facts = facts_of(data, target, size, seed, predicts, ignore)
     plan(facts, LEAST, per_class)  # refuses what cannot be before a folder is made
     folder = _new_folder(Path(out) if out else Path("runs") / "distil" / facts.name, named=out is not None)
     console.print(f"{facts.name}: {facts.text()}", soft_wrap=True)
-    console.print(f"recipe and files: {folder}", soft_wrap=True, markup=False)
+    console.print(f"recipe and files: {folder}", soft_wrap=True)
     run = Distillation(facts, folder, minutes, per_class, cpu, console)
-    return run, run.run()
+    try:
+        return run, run.run()
+    except InterruptedBySignal:
+        if folder.exists():
+            console.print(f"kept: {folder}", soft_wrap=True)
+        raise
 
 
 def _new_folder(wanted: Path, named: bool) -> Path:

@@ -60,6 +60,8 @@ options:
   --minutes=10           how long it may take, comparison included
   --images-per-class=N   synthetic samples of each class; chosen by default
   --target=COLUMN        the column of a table that is to be predicted
+  --predicts=numbers     what the target is: classes, numbers, or auto, which takes whole numbers as classes
+  --ignore=[COLUMN,...]  columns of a table to leave out
   --size=N               height and width to which images are scaled; by default large ones and those of several sizes
   --out=FOLDER           a new folder for all files
   --seed=0               seed of every random choice

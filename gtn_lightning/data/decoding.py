@@ -102,7 +102,10 @@ def to_eight_bits(feature: "Image", value: dict[str, Any] | None, where: str, fo
         return image.convert("L")
     if image.mode in COLOR_MODES:
         return image.convert("RGB")
-    raise RecipeError(f"data.path: {where} has an image of mode {image.mode!r}, expected 8 bits per channel")
+    raise RecipeError(
+        f"data.path: {where} has an image of mode {image.mode!r}, expected 8 bits per channel: "
+        "convert it to gray or RGB first"
+    )
 
 
 def own_file(path: str, where: str, folders: Sequence[Path]) -> bytes:

@@ -35,7 +35,7 @@ def card_page(data: DistilledSet, name: str, pictures: Sequence[PurePath] = ()) 
     lines = [f"# {name}", ""]
     samples = "images" if data.inputs.ndim == 5 else "rows"
     lines.append(
-        f"{data.steps * data.batch_size} synthetic {samples} of shape {list(data.inputs.shape[2:])}: {data.steps} "
+        f"{data.samples} synthetic {samples} of shape {list(data.inputs.shape[2:])}: {data.steps} "
         f"steps of {data.batch_size}."
     )
     for label, value in (("Made from", card.real.get("source")), ("License of that data", card.real.get("license"))):

@@ -1,10 +1,10 @@
 """The fair comparison: networks trained on synthetic data, beside what real data of the same size or cost teaches.
 
 All sources train the same fresh networks with the inner optimizer of the file, without augmentation, and are scored on
-the same real data. Real data gets the best of several constant rates, chosen on the validation split for the first
-network of an architecture. Synthetic data has its learned rates, which are for one pass; for several passes it may
-choose among constant ones too. Random real samples with soft labels follow Qin et al., arXiv 2406.10485:
-experts are trained on all real data, and the labels are those of the training time that teaches best.
+the same real data. Real data gets the best of several constant rates and of the file's learned ones, chosen on the
+validation split for the first network of an architecture. Synthetic data has its learned rates, which are for one pass;
+for several passes it chooses as real data does. Random real samples with soft labels follow Qin et al., arXiv
+2406.10485: experts are trained on all real data, and the labels are those of the training time that teaches best.
 """
 
 import time
@@ -151,7 +151,7 @@ def compare(
     others = other_learners(data) if learners is None else {}
     metric = metric_of(data)
     result = Comparison(metric, list(home), list(others), list(passes), [])
-    bench = _Bench(data, real, {**home, **others}, networks, seed)
+    bench = _Bench(data, real, {**home, **others}, networks, seed, passes)
     for name, make in _sources(data, real, bench, seed):
         progress(name)
         began = time.perf_counter()
@@ -174,14 +174,14 @@ def compare(
 
 
 Course = Callable[[int], Batches]
-"""The batches for a network's number: the same for all, or drawn for each."""
+"""The batches for a network's number: the same for all, or drawn for each; of one pass, or of all that are trained."""
 
 
 def _sources(
     data: DistilledSet, real: RealSamples, bench: "_Bench", seed: int
 ) -> Iterator[tuple[str, Callable[[], tuple[Course, bool]]]]:
     """Yield the sources: name, and a function that returns their course and whether its rates are learned."""
-    steps, size, train = data.steps, data.batch_size, real.train
+    steps, size, count, train = data.steps, data.batch_size, data.samples, real.train
     own = Batches(data.inputs, data.targets)
     yield "synthetic", lambda: (lambda number: own, True)
     if data.targets.is_floating_point() and data.classes:
@@ -189,38 +189,45 @@ def _sources(
         yield "synthetic, hard labels", lambda: (lambda number: hard, True)
 
     def random_subset(number: int) -> Samples:
-        return train.take(_balanced(train.targets, steps * size, data.classes, seed, number))
+        return train.take(_balanced(train.targets, count, data.classes, seed, number))
 
-    def batched(samples: Samples, number: int) -> Batches:
+    def batched(samples: Samples, number: int, passes: int = 1) -> Batches:
+        """Return batches for so many passes: all samples in random order, then again."""
         order = torch.randperm(len(samples.inputs), generator=keyed_generator(seed, "order", number))
-        order = order.repeat(-(-steps * size // len(order)))[: steps * size]
-        return Batches(*(part[order].unflatten(0, (steps, size)) for part in samples))
+        order = order.repeat(-(-passes * steps * size // len(order)))[: passes * steps * size]
+        return Batches(*(part[order].unflatten(0, (passes * steps, size)) for part in samples))
 
     yield "random real subset", lambda: (lambda number: batched(random_subset(number), number), False)
     if data.classes:
         yield "random real subset, best soft labels", lambda: (bench.soft(random_subset, batched), False)
         for name, choose in (("k-center", _k_center), ("herding", _herding)):
-            if steps * size <= min(len(train.inputs), MOST):
+            if count <= min(len(train.inputs), MOST):
 
                 def chosen(choose: Callable[[Samples, int, int], Tensor] = choose) -> tuple[Course, bool]:
-                    subset = bench.in_feature_space(choose, steps * size)
+                    subset = bench.in_feature_space(choose, count)
                     return (lambda number: batched(subset, number)), False
 
                 yield f"real subset by {name}", chosen
 
-    def everything(number: int) -> Batches:
-        return batched(train.take(torch.randperm(len(train.inputs), generator=keyed_generator(seed, "all", number))), 0)
-
-    yield "all real data, as many steps", lambda: (everything, False)
+    # As many steps on new samples, not several passes over as many samples as one pass has.
+    most = max(bench.passes)
+    yield "all real data, as many steps", lambda: (lambda number: batched(train, number, most), False)
 
 
 class _Bench:
     """Trains and scores fresh networks."""
 
     def __init__(
-        self, data: DistilledSet, real: RealSamples, architectures: dict[str, Factory], networks: int, seed: int
+        self,
+        data: DistilledSet,
+        real: RealSamples,
+        architectures: dict[str, Factory],
+        networks: int,
+        seed: int,
+        passes: Sequence[int],
     ) -> None:
         self.data = data
+        self.passes = passes
         self.real = real
         self.architectures = architectures
         self.networks = networks
@@ -231,18 +238,21 @@ class _Bench:
 
     def train(self, network: nn.Module, batches: Batches, passes: int, rate: float | None) -> None:
         """Train a network with the learned rates, or with a constant one and each other setting's mean."""
+        # A course longer than one pass is not gone through again.
+        if longer := len(batches.inputs) > self.data.steps:
+            batches = Batches(*(part[: passes * self.data.steps] for part in batches))
         fields = dict(zip(self.data.card.fields, batches, strict=True))
         steps = len(batches.inputs)
         for name in self.how["hyperparameters"]:
             values = self.data.tensors[name]
-            fields[name] = values if rate is None else values.mean().expand(steps)
+            fields[name] = values.repeat(steps // len(values)) if rate is None else values.mean().expand(steps)
         if rate is not None:
             fields["lr"] = torch.full((steps,), rate)
-        replay.train(network, fields, card_of(self.data), passes=passes)
+        replay.train(network, fields, card_of(self.data), passes=1 if longer else passes)
 
     def scores(self, architecture: str, course: Course, passes: int, learned: bool) -> Tensor:
-        """Return the test scores of fresh networks, ``[networks]``, with learned rates or at the best constant one."""
-        rates = [*([None] if learned else []), *([] if learned and passes == 1 else RATES[self.how["name"]])]
+        """Return the test scores of fresh networks, ``[networks]``, at the learned or the best constant rates."""
+        rates = [None, *([] if learned and passes == 1 else RATES[self.how["name"]])]
 
         def trained(number: int, rate: float | None) -> nn.Module:
             network = fresh(self.architectures[architecture], self.seed, number)

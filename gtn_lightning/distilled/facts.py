@@ -1,5 +1,6 @@
 """What a plan needs to know of one's own data: kind, shape, classes, sizes of the splits."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,11 @@ LARGEST = 64
 SCALED = 32
 """Height and width to which larger images, and images of different sizes, are scaled."""
 
-SEEN = 50
-"""Images that are looked at to find out whether all have one size."""
+SMALLEST = 4
+"""Least height and width of images, which convolutions halve twice."""
+
+SEEN = 500
+"""Images of a split, about, that are looked at to find out whether all have one size and are gray."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,18 @@ class Facts:
         return f"{self.train:,} {self.kind} of {size}, {what}"
 
 
-def facts_of(path: str, target: str | None = None, size: int | None = None, seed: int = 0) -> Facts:
+OPTIONS = {"path": "DATA", "target": "--target", "predicts": "--predicts", "ignore": "--ignore", "size": "--size"}
+"""What ``gtn distil`` calls the keys of a data module."""
+
+
+def facts_of(
+    path: str,
+    target: str | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    predicts: Literal["auto", "classes", "numbers"] = "auto",
+    ignore: list[str] | None = None,
+) -> Facts:
     """Look at data.
 
     Args:
@@ -55,26 +70,40 @@ def facts_of(path: str, target: str | None = None, size: int | None = None, seed
         target: the column of a table that is to be predicted.
         size: height and width to which images are scaled; None to scale only large images and those of several sizes.
         seed: seed of the order of the training data.
+        predicts: whether the target of a table is a class or a number.
+        ignore: columns of a table to leave out.
 
     Raises:
         RecipeError: if there is no such data, or it cannot be used.
     """
-    if path == "digits":
-        module = DigitsData(seed=seed)
-        module.setup()
-        count = len(module.splits[0][1])
-        return Facts("digits", "images", "classes", (1, 8, 8), 10, count, _described(module, seed=seed))
-    if path in BUNDLED or Path(path).suffix.lower() in (".csv", ".parquet", ".pq"):
-        if size is not None:
-            raise RecipeError(f"--size is for images, and {path} is a table: leave it out")
-        return _table(path, target, seed)
-    if target is not None:
-        raise RecipeError(f"--target is for tables, and {path} is none: leave it out")
-    return _images(path, size, seed)
+    is_table = path in BUNDLED or Path(path).suffix.lower() in (".csv", ".parquet")
+    of_tables = {"target": target, "predicts": None if predicts == "auto" else predicts, "ignore": ignore}
+    for option, value in ({"size": size} if is_table else of_tables).items():
+        if value is not None:
+            kind, is_one = ("images", "is a table") if is_table else ("tables", "is none")
+            raise RecipeError(f"--{option} is for {kind}, and {path} {is_one}: leave it out")
+    if size is not None and size < 1:
+        raise RecipeError(f"--size must be at least 1, got {size}")
+    try:
+        if is_table:
+            return _table(path, seed, {key: value for key, value in of_tables.items() if value is not None})
+        return _digits(size, seed) if path == "digits" else _images(path, size, seed)
+    except RecipeError as error:
+        named = re.sub(r"\bdata\.(\w+)", lambda key: OPTIONS.get(key[1], key[0]), str(error))
+        raise RecipeError(named) from error
 
 
-def _table(path: str, target: str | None, seed: int) -> Facts:
-    given: dict[str, Any] = {"path": path, **({} if target is None else {"target": target})}
+def _digits(size: int | None, seed: int) -> Facts:
+    if size is not None:
+        raise RecipeError("--size is for images of your own, and digits have 8x8 pixels: leave it out")
+    module = DigitsData(seed=seed)
+    module.setup()
+    count = len(module.splits[0][1])
+    return Facts("digits", "images", "classes", (1, 8, 8), 10, count, _described(module, seed=seed))
+
+
+def _table(path: str, seed: int, options: dict[str, Any]) -> Facts:
+    given: dict[str, Any] = {"path": path, **options}
     module = TableData(**given, batch_size=1, seed=seed)
     module.setup()
     rows, classes = module.splits[0], module.splits[3]
@@ -93,31 +122,42 @@ def _images(path: str, size: int | None, seed: int) -> Facts:
     module = ImageData(path)
     train = dataset["train"]
     column = module.image_column_of(train)
-    feature, sizes = train.features[column], set()
-    rows = range(0, len(train), max(1, len(train) // SEEN))
-    gray = True
-    for table in train.select(rows).select_columns([column]).with_format("arrow").iter(SEEN):
-        for value in table.column(column).to_pylist():
-            picture = to_eight_bits(feature, value, path, folders)
-            sizes.add(picture.size)
-            gray = gray and picture.mode == "L"
+    if len(train.features) == 1:
+        raise RecipeError(f"{path} has images without classes, expected two or more: use folders CLASS/IMAGE")
+    sizes, gray = set(), True
+    for split in dataset.values():
+        rows = range(0, len(split), max(1, len(split) // SEEN))
+        for table in split.select(rows).select_columns([column]).with_format("arrow").iter(SEEN):
+            for value in table.column(column).to_pylist():
+                picture = to_eight_bits(train.features[column], value, path, folders)
+                sizes.add(picture.size)
+                gray = gray and picture.mode == "L"
     if size is None and (len(sizes) > 1 or max(max(each) for each in sizes) > LARGEST):
         size = SCALED
     width, height = (size, size) if size else next(iter(sizes))
+    if min(width, height) < SMALLEST:
+        raise RecipeError(
+            f"{path} has images of {width}x{height} pixels, expected at least {SMALLEST}x{SMALLEST}: set --size=8"
+        )
     has_test = any(name in dataset for name in ("test", "validation", "valid"))
-    count = len(train)
-    val = max(1, min(1000, count // 5))
-    arguments: dict[str, Any] = {"path": path, "val_size": val, "batch_size": 256, "seed": seed}
-    if not has_test:
-        arguments["test_size"] = max(1, min(2000, count // 5))
+    label_column = module.label_column_of(train)
+    present = len(set(train[label_column]))
+    classes = getattr(train.features[label_column], "num_classes", None) or present
+    # Every class keeps an image to train on.
+    count, spare = len(train), len(train) - present
+    if spare < (1 if has_test else 2):
+        raise RecipeError(
+            f"{path} has {count} images of {present} classes to train on, too few to hold some back: add images of "
+            "every class"
+        )
+    test = 0 if has_test else max(1, min(2000, count // 5, spare // 2))
+    val = max(1, min(1000, count // 5, spare - test))
+    left = count - val - test
+    arguments: dict[str, Any] = {"path": path, "val_size": val, "batch_size": min(256, left), "seed": seed}
+    if test:
+        arguments["test_size"] = test
     if size:
         arguments["size"] = size
-    left = count - val - arguments.get("test_size", 0)
-    arguments["batch_size"] = max(1, min(256, left))
-    labels = train.features[module.label_column_of(train)]
-    classes = getattr(labels, "num_classes", None)
-    if classes is None:
-        classes = len(set(train[module.label_column_of(train)]))
     name = Path(path).resolve().name if Path(path).exists() else path.rpartition("/")[2]
     shape = (1 if gray else 3, height, width)
     return Facts(name or "images", "images", "classes", shape, int(classes), left, _described(module, **arguments))

@@ -22,11 +22,15 @@ from gtn_lightning.replay import LOSSES
 FORMAT = "gtn-lightning synthetic data 2"
 """Value of the metadata key ``format``."""
 
-OPTIMIZERS = ("SGD", "Adam", "LARS")
-"""Inner optimizers that `gtn_lightning.replay` knows."""
+OPTIMIZERS = {"SGD": ("lr", "momentum"), "Adam": ("lr", "beta1", "beta2", "eps"), "LARS": ("lr", "momentum", "eps")}
+"""Inner optimizers that `gtn_lightning.replay` knows, and the hyperparameters that it needs."""
 
 CARD_LIMIT = 1_000_000
 """Maximum length of a card in characters."""
+
+
+CLASS_LIMIT = 1_000_000
+"""Maximum number of classes, so that a card cannot ask for a network of any size."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class DistilledSet:
     def batch_size(self) -> int:
         """Samples per step, B."""
         return self.inputs.shape[1]
+
+    @property
+    def samples(self) -> int:
+        """Number of different samples; few samples are gone through several times in ``T * B``."""
+        return len(self.inputs.flatten(0, 1).flatten(1).unique(dim=0))
 
     @property
     def inputs(self) -> Tensor:
@@ -203,6 +212,16 @@ def _card(text: str | None, path: str | Path) -> Card:
     how = card.optimizer
     if how.get("name") not in OPTIMIZERS or not isinstance(how.get("hyperparameters"), list):
         raise RecipeError(f"{path}: optimizer must be one of {', '.join(OPTIMIZERS)}, got {how.get('name')!r}")
+    names = how["hyperparameters"]
+    if not all(isinstance(name, str) for name in names) or not isinstance(how.get("nesterov"), bool):
+        raise RecipeError(f"{damaged} has optimizer of another kind: use an undamaged file")
+    if missing := [name for name in OPTIMIZERS[how["name"]] if name not in names]:
+        raise RecipeError(f"{damaged} has no {missing[0]} of {how['name']}: use an undamaged file")
+    for name, part in (("task", card.task), ("data", card.data or {})):
+        if not isinstance(part.get("init_args", {}), dict):
+            raise RecipeError(f"{damaged} has {name} of another kind: use an undamaged file")
+    if not isinstance(card.task.get("init_args", {}).get("classes"), int | None):
+        raise RecipeError(f"{damaged} has classes of another kind: use an undamaged file")
     return card
 
 
@@ -216,6 +235,20 @@ def _check(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:
             f"{path} is damaged: {card.fields[0]} and {card.fields[1]} must be [T, B, ...], got {list(inputs.shape)} "
             f"and {list(targets.shape)}: use an undamaged file"
         )
+    if not inputs.is_floating_point():
+        raise RecipeError(
+            f"{path} is damaged: {card.fields[0]} must be float, got {inputs.dtype}: use an undamaged file"
+        )
+    _check_targets(targets, DistilledSet(dict(tensors), card), path)
+    try:
+        fits = DistilledSet(dict(tensors), card).prepare(inputs[0, :1]).shape == inputs[0, :1].shape
+    except (RuntimeError, KeyError):
+        fits = False
+    if not fits:
+        raise RecipeError(
+            f"{path} is damaged: normalize_center and normalize_scale do not fit {card.fields[0]}: use an undamaged "
+            "file"
+        )
     for name in card.optimizer["hyperparameters"]:
         if tensors[name].shape != (len(inputs),):
             raise RecipeError(
@@ -227,3 +260,21 @@ def _check(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:
             raise RecipeError(f"{path} is damaged: {name} has values that are not finite: use an undamaged file")
     if checksum(tensors) != card.checksum:
         raise RecipeError(f"{path} is damaged: its tensors do not have the checksum of its card: use an undamaged file")
+
+
+def _check_targets(targets: Tensor, data: DistilledSet, path: str | Path) -> None:
+    """Raise ``RecipeError`` unless targets are numbers, classes below their number, or a probability of each."""
+    name, classes = data.card.fields[1], data.classes
+    if classes is None:
+        right = targets.is_floating_point()
+    elif targets.is_floating_point():
+        right = targets.ndim == 3 and targets.shape[2] == classes
+    else:
+        right = targets.dtype == torch.int64 and targets.ndim == 2
+        right = right and int(targets.min()) >= 0 and int(targets.max()) < classes <= CLASS_LIMIT
+    if not right:
+        what = "numbers" if classes is None else f"classes from 0 to {classes - 1} [T, B], or a probability of each"
+        raise RecipeError(
+            f"{path} is damaged: {name} must be {what}, got {targets.dtype} {list(targets.shape)}: use an undamaged "
+            "file"
+        )

@@ -21,6 +21,9 @@ from gtn_lightning.randomness import keyed_generator
 Factory = Callable[[], nn.Module]
 """Returns a new network, with parameters from torch's global random state."""
 
+LARGEST = 100_000_000
+"""Most parameters of a network that a card describes."""
+
 
 def named_learner(name: str, data: DistilledSet) -> Factory:
     """Return what makes networks of a name.
@@ -44,25 +47,27 @@ def named_learner(name: str, data: DistilledSet) -> Factory:
         ) from error
     if not isinstance(network, nn.Module):
         raise RecipeError(f"--learner {name}: expected a torch.nn.Module, got a {type(network).__name__}")
-    check_fits(name, network, data)
+    check_fits(f"--learner {name}", network, data)
     return make
 
 
 def check_fits(name: str, network: nn.Module, data: DistilledSet) -> None:
     """Raise ``RecipeError`` unless a network takes the data's inputs and returns what its loss compares."""
-    inputs, targets = data.inputs[0], data.targets[0]
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not trained:
+        raise RecipeError(f"{name}: has no parameters to train: name another network")
+    inputs, targets = data.inputs[0].to(trained[0].device), data.targets[0]
     try:
         with torch.no_grad():
             outputs = network.train()(inputs)
     except Exception as error:
         raise RecipeError(
-            f"--learner {name}: cannot take inputs of shape {list(inputs.shape)} ({one_line(error)}): make its layers "
-            "fit them"
+            f"{name}: cannot take inputs of shape {list(inputs.shape)} ({one_line(error)}): make its layers fit them"
         ) from error
     expected = [len(inputs), data.classes] if data.classes else list(targets.shape)
     given = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
     if given != expected:
-        raise RecipeError(f"--learner {name}: expected outputs {expected} for {len(inputs)} inputs, got {given}")
+        raise RecipeError(f"{name}: expected outputs {expected} for {len(inputs)} inputs, got {given}")
 
 
 def _imported(name: str, module: str, attribute: str) -> Any:
@@ -71,10 +76,11 @@ def _imported(name: str, module: str, attribute: str) -> Any:
         sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # of the module's own code too
+        kind = "" if isinstance(error, ImportError | AttributeError | ValueError) else f"{type(error).__name__}: "
         raise RecipeError(
-            f"--learner {name}: cannot be imported ({one_line(error)}): give MODULE:NAME of a class or a function, as "
-            "in my_networks:Net"
+            f"--learner {name}: cannot be imported ({kind}{one_line(error)}): give MODULE:NAME of a class or a "
+            "function, as in my_networks:Net"
         ) from error
 
 
@@ -105,11 +111,30 @@ def home_learners(data: DistilledSet) -> dict[str, Factory]:
     """
     if not data.card.learners:
         return {}
+    try:
+        with torch.device("meta"):  # without memory, whatever sizes a stranger's file asks for
+            families = _families(data)
+            networks = {name: family.sample(keyed_generator(0, "learners", name)) for name, family in families.items()}
+    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f"the networks of the file cannot be made ({one_line(error)}): use an undamaged file"
+        ) from error
+    for name, network in networks.items():
+        if (size := sum(each.numel() for each in network.state_dict().values())) > LARGEST:
+            raise RecipeError(
+                f"the network {name!r} of the file has {size:,} parameters, expected at most {LARGEST:,}: name another "
+                "one with --learner"
+            )
+        check_fits(f"the network {name!r} of the file", network, data)
+    families = _families(data)
+    return {name: partial(family.sample, keyed_generator(0, "learners", name)) for name, family in families.items()}
+
+
+def _families(data: DistilledSet) -> dict[str, LearnerDistribution]:
     learners = build(data.card.learners)
     if not isinstance(learners, LearnerDistribution):
         raise RecipeError("the card's learners are no distribution of networks: use an undamaged file")
-    families = learners.families()
-    return {name: partial(family.sample, keyed_generator(0, "learners", name)) for name, family in families.items()}
+    return dict(learners.families())
 
 
 def other_learners(data: DistilledSet) -> dict[str, Factory]:
@@ -123,7 +148,7 @@ def other_learners(data: DistilledSet) -> dict[str, Factory]:
         "MLP, tanh": partial(mlp, hidden=[128], activation="tanh"),
         "MLP, layer norm, GELU": partial(mlp, hidden=[128], norm="layer", activation="gelu"),
     }
-    if len(shape) == 3 and data.card.loss == "cross_entropy":
+    if len(shape) == 3 and min(shape[1:]) >= 4 and data.card.loss == "cross_entropy":
         usual = partial(ConvNet, shape, outputs, order=["norm", "activation", "pool"], init="torch")
         others = {
             "ConvNet, group norm, GELU, average pooling": partial(

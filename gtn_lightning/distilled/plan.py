@@ -34,8 +34,9 @@ def plan(facts: Facts, meta_steps: int, per_class: int | None = None, accelerato
     """
     steps, batch, pool = sizes(facts, per_class)
     if pool > facts.train:
+        classes = facts.outputs if facts.predicts == "classes" else 1
         raise RecipeError(
-            f"--images-per-class must be at most {facts.train // max(facts.outputs, 1)}, since the data has "
+            f"--images-per-class must be at most {facts.train // classes}, since the data has "
             f"{facts.train} samples to train on, got {per_class}"
         )
     classified = facts.predicts == "classes"

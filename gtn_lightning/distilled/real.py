@@ -58,6 +58,14 @@ def real_samples(data: DistilledSet, path: str | None = None) -> RealSamples:
             f"{source}: expected real data of shape {list(data.inputs.shape[2:])}, as the file's, got "
             f"{list(parts[0].inputs.shape[1:])}: give the data that the file was made from with --data"
         )
+    targets, found = parts[0].targets, getattr(module, "classes", None)
+    if data.classes != found or (found is None and targets.shape[1:] != data.targets.shape[2:]):
+        wanted = f"{data.classes} classes" if data.classes else f"numbers of shape {list(data.targets.shape[2:])}"
+        got = f"{found} classes" if found else f"numbers of shape {list(targets.shape[1:])}"
+        raise RecipeError(
+            f"{source}: expected {wanted}, as the file's, got {got}: give the data that the file was made from with "
+            "--data"
+        )
     return RealSamples(parts[0], parts[1], parts[2], source)
 
 

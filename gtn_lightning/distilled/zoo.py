@@ -26,7 +26,7 @@ class ZooEntry:
     source: str
     """The real data that it was made from."""
     samples: int
-    """Number of samples of all batches."""
+    """Number of different samples."""
     per_class: float | None
     """Samples per class; None without classes."""
     reaches: str
@@ -122,7 +122,7 @@ def zoo_table(folder: Path | None = None, width: int = 120) -> str:
 
 def _entry(name: str, path: Path, data: DistilledSet) -> ZooEntry:
     card = data.card
-    samples = data.steps * data.batch_size
+    samples = data.samples
     seconds = card.made.get("seconds")
     return ZooEntry(
         name=name,

@@ -142,7 +142,8 @@ class RandomWidth(LearnerDistribution):
 
     def sample(self, generator: torch.Generator) -> nn.Module:
         widths = {
-            name: int(torch.randint(low, high, (), generator=generator)) for name, (low, high) in self.ranges.items()
+            name: int(torch.randint(low, high, (), generator=generator, device=generator.device))
+            for name, (low, high) in self.ranges.items()
         }
         return _make(self.learner, **widths)
 

@@ -27,6 +27,9 @@ def wrong():
 """
 
 
+BROKEN = "raise KeyError('no such key')"
+
+
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Real digits in the place of synthetic ones, in a working folder with networks."""
@@ -46,6 +49,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     write_distilled("synthetic.safetensors", DistilledSet(tensors, card))
     Path("some_nets.py").write_text(NETS)
+    Path("broken_nets.py").write_text(BROKEN)
     return "synthetic.safetensors"
 
 
@@ -83,6 +87,8 @@ def test_compare_prints_every_source(file: str, capsys: pytest.CaptureFixture[st
         (["replay", "FILE", "--learner=some_nets:wrong"], "expected outputs [20, 10] for 20 inputs, got [20, 3]"),
         (["replay", "FILE", "--learner=some_nets:Sized"], "cannot be made without arguments"),
         (["replay", "FILE", "--learner=some_nets:nn"], "cannot be made without arguments"),
+        (["replay", "FILE", "--learner=broken_nets:Net"], "cannot be imported (KeyError: 'no such key')"),
+        (["replay", "FILE", "--learner=torch.nn:Flatten"], "has no parameters to train"),
         (["replay", "FILE", "--learner=MLP", "--data=x"], "--data x: the file was made from DigitsData, which has no"),
         (["replay", "FILE", "--learner=MLP", "--networks=0"], "--networks must be at least 1, got 0"),
         (["replay", "FILE", "--learner=MLP", "--scale=0"], "--scale must be above 0 and finite, got 0.0"),

@@ -1,15 +1,28 @@
 """Synthetic data beside real data of the same size and cost."""
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from gtn_lightning.data import DigitsData
 from gtn_lightning.distilled import Card, DistilledSet
-from gtn_lightning.distilled.comparison import Comparison, Row, _balanced, _herding, _k_center, compare
+from gtn_lightning.distilled.comparison import (
+    Comparison,
+    Row,
+    _balanced,
+    _Bench,
+    _herding,
+    _k_center,
+    _sources,
+    compare,
+)
+from gtn_lightning.distilled.learners import home_learners
 from gtn_lightning.distilled.real import RealSamples, Samples, real_samples
 from gtn_lightning.distilled.scores import Metric, judge_of, metric_of, replayed
+from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import LARS
 from gtn_lightning.learners import MLP
 
@@ -34,7 +47,43 @@ def digits() -> tuple[DistilledSet, RealSamples]:
     return made, real_samples(made)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hidden": [10**6, 10**6]}, r"has 1,0\d\d,[\d,]* parameters, expected at most 100,000,000"),
+        ({"outputs": 3}, r"'MLP' of the file: expected outputs \[20, 10\] for 20 inputs, got \[20, 3\]"),
+        ({"shape": [5]}, r"'MLP' of the file: cannot take inputs of shape \[20, 1, 8, 8\]"),
+        ({"hidden": "many"}, "the networks of the file cannot be made"),
+        ({"nothing": 1}, "the networks of the file cannot be made"),
+    ],
+)
+def test_networks_of_a_file_that_do_not_fit_are_refused(
+    digits: tuple[DistilledSet, RealSamples], arguments: dict[str, Any], message: str
+) -> None:
+    given = {"shape": [1, 8, 8], "outputs": 10} | arguments
+    learner = {"class_path": "gtn_lightning.learners.MLP", "init_args": given}
+    learners = {"class_path": "gtn_lightning.learners.Fixed", "init_args": {"learner": learner}}
+    made = replace(digits[0], card=replace(digits[0].card, learners=learners))
+    with pytest.raises(RecipeError, match=message):
+        home_learners(made)
+
+
 LINEAR = partial(MLP, (1, 8, 8), 10, hidden=[], init="torch")
+
+
+def test_real_data_has_as_many_samples_as_are_different_and_all_of_it_new_ones_at_every_step(
+    digits: tuple[DistilledSet, RealSamples],
+) -> None:
+    made, real = digits
+    once = {name: made.tensors[name][:1] for name in made.card.fields}
+    repeated = made.tensors | {name: field.repeat(4, *[1] * (field.ndim - 1)) for name, field in once.items()}
+    few = replace(made, tensors=repeated)
+    assert (made.samples, few.samples) == (80, 20)
+    bench = _Bench(few, real, {"linear": LINEAR}, 1, 0, [1, 3])
+    courses = {name: make()[0](0) for name, make in _sources(few, real, bench, 0)}
+    different = {name: len(batches.inputs.flatten(0, 1).unique(dim=0)) for name, batches in courses.items()}
+    assert different.pop("all real data, as many steps") == 3 * 80
+    assert set(different.values()) == {20}
 
 
 def test_every_source_is_scored_on_every_architecture(digits: tuple[DistilledSet, RealSamples]) -> None:

@@ -48,6 +48,11 @@ def changed(path: Path, card: Callable[[dict[str, Any]], Any] = dict, **tensors:
     save_file(load_file(path) | tensors, path, metadata | {"card": json.dumps(content)})
 
 
+def with_optimizer(**changes: Any) -> Callable[[dict[str, Any]], Any]:
+    """Return what changes entries of the optimizer in a card."""
+    return lambda card: card | {"optimizer": card["optimizer"] | changes}
+
+
 @pytest.mark.parametrize(
     ("card", "tensors", "message"),
     [
@@ -62,6 +67,14 @@ def changed(path: Path, card: Callable[[dict[str, Any]], Any] = dict, **tensors:
         (lambda card: card | {"more": 1}, {}, "its card has the unknown entry 'more'"),
         (lambda card: card | {"scores": 1}, {}, "its card has scores of another kind"),
         (lambda card: {"loss": "mse_loss"}, {}, "its card has no fields"),
+        (lambda card: card | {"task": {"init_args": {"classes": 10**12}}}, {}, "or a probability of each"),
+        (lambda card: card | {"task": {"init_args": {"classes": "2"}}}, {}, "its card has classes of another kind"),
+        (lambda card: card | {"task": {"init_args": [3]}}, {}, "its card has task of another kind"),
+        (with_optimizer(hyperparameters=[["lr"]]), {}, "its card has optimizer of another kind"),
+        (with_optimizer(nesterov=None), {}, "its card has optimizer of another kind"),
+        (with_optimizer(hyperparameters=["momentum", "eps"]), {}, "its card has no lr of LARS"),
+        (dict, {"normalize_scale": torch.ones(3, 5, 5)}, "normalize_center and normalize_scale do not fit inputs"),
+        (dict, {"inputs": torch.ones(4, 6, 1, 4, 4, dtype=torch.int64)}, "inputs must be float"),
         (lambda card: card | {"optimizer": {"name": "RMSprop"}}, {}, "optimizer must be one of SGD, Adam, LARS"),
     ],
 )
