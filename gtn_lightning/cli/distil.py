@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,9 @@ TRIAL = 24
 
 SHARE = 0.7
 """The share of the time that meta-training gets; the rest is for validations, the file and the comparison."""
+
+SLOWER = 1.5
+"""How much longer than measured meta-training may take before it is ended."""
 
 LEAST, MOST = 50, 2000
 """Fewest and most meta-steps."""
@@ -84,8 +88,15 @@ class Distillation:
         steps = int(min(max(left / seconds, LEAST), MOST))
         self._write(recipe, steps)
         self.console.print(f"{steps} meta-steps of about {seconds:.2f} s", soft_wrap=True)
-        self._gtn("fit", "--config", str(recipe), f"--trainer.default_root_dir={self.folder / 'fit'}")
-        (teacher,) = (self.folder / "fit").glob("*/teacher.safetensors")
+        # If other programs take the cores, meta-training ends early rather than much too late.
+        limit = timedelta(seconds=round(max(SLOWER * seconds * steps, 60)))
+        self._gtn(
+            *("fit", "--config", str(recipe), f"--trainer.default_root_dir={self.folder / 'fit'}"),
+            f"--trainer.max_time={_in_parts(limit)}",
+        )
+        teacher = next((self.folder / "fit").glob("*/teacher.safetensors"), None)
+        if teacher is None:
+            raise RecipeError(f"meta-training ended before its first validation, after {limit}: give it more --minutes")
         self._gtn("predict", "--teacher", str(teacher), f"--trainer.default_root_dir={self.folder / 'predict'}")
         (written,) = (self.folder / "predict").glob(f"*/{DATA_FILE}")
         data = read_distilled(written)
@@ -192,6 +203,13 @@ def distil(
         if folder.exists():
             console.print(f"kept: {folder}", soft_wrap=True)
         raise
+
+
+def _in_parts(time: timedelta) -> str:
+    """Return a duration as Lightning reads it: days, hours, minutes, seconds."""
+    minutes, seconds = divmod(int(time.total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours // 24:02}:{hours % 24:02}:{minutes:02}:{seconds:02}"
 
 
 def _new_folder(wanted: Path, named: bool) -> Path:

@@ -2,8 +2,6 @@
 
 import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from torch import nn
 
 from gtn_lightning import learners as package
+from gtn_lightning import trust
 from gtn_lightning.description import build
 from gtn_lightning.distilled.file import DistilledSet
 from gtn_lightning.errors import RecipeError, one_line
@@ -71,9 +70,8 @@ def check_fits(name: str, network: nn.Module, data: DistilledSet) -> None:
 
 
 def _imported(name: str, module: str, attribute: str) -> Any:
-    # The user has named the module: its code may be run. It may lie in the working folder.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    # The user has named the module: its code may be run.
+    trust.look_in_working_folder([module])
     try:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:  # of the module's own code too
