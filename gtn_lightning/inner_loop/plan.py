@@ -17,7 +17,7 @@ class InnerLoop:
             and uses the fastest, so two runs agree up to rounding; name a mode if they must agree in every bit.
         truncation: number of inner steps to differentiate through, the last ones; None for all.
         random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, Feng et al.,
-            arXiv 2311.06152).
+            arXiv 2311.07025).
         segment: number of steps after which the state of the inner loop is kept; the steps between are recomputed in
             the backward pass. For inner loops whose states do not fit into memory. States at which a meta-loss is
             computed are kept as well. None keeps all.
