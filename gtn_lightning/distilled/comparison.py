@@ -4,11 +4,12 @@ All sources train the same fresh networks with the inner optimizer of the file, 
 the same real data. Real data gets the best of several constant rates, chosen on the validation split for the first
 network of an architecture. Synthetic data has its learned rates, which are for one pass; for several passes it may
 choose among constant ones too. Random real samples with soft labels follow Qin et al., arXiv 2406.10485:
-experts are trained on all real data, and the labels are those of the training time that teaches best.
+experts are trained on all real data, and the labels are those of the training time that teaches best. A subset of real
+data has as many samples as there are different synthetic ones, which may come again and again within a pass.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from gtn_lightning.distilled.file import DistilledSet
 from gtn_lightning.distilled.learners import Factory, home_learners, other_learners
 from gtn_lightning.distilled.real import RealSamples, Samples
 from gtn_lightning.distilled.scores import Metric, card_of, fresh, metric_of
+from gtn_lightning.errors import RecipeError
 from gtn_lightning.randomness import keyed_generator
 
 RATES = {
@@ -35,6 +37,9 @@ EXPERT_STEPS = (50, 200, 800)
 
 TO_THE_END = 3000
 """Most steps of training on all real data to the end; it ends earlier when the validation score does not improve."""
+
+THE_END = "all real data, to the end"
+"""The source that shows what all real data reaches at any cost."""
 
 MOST = 10_000
 """Largest number of real samples that k-center and herding choose from."""
@@ -134,6 +139,9 @@ def compare(
     passes: Sequence[int] = (1, 10),
     seed: int = 0,
     learners: dict[str, Factory] | None = None,
+    sources: Collection[str] | None = None,
+    expert_steps: Sequence[int] = EXPERT_STEPS,
+    most_steps: int = TO_THE_END,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Compare synthetic data with real data of the same size and cost.
@@ -145,14 +153,26 @@ def compare(
         passes: how often a source's batches are gone through, ascending, beginning with 1.
         seed: seed of networks and of random choices.
         learners: architectures by name; those of the card and others that no packaged mixture has by default.
+        sources: names of the sources to compare; None for all.
+        expert_steps: numbers of steps on all real data after which an expert's probabilities are tried as soft labels.
+        most_steps: most steps of training on all real data to the end.
         progress: called with the name of a source before its training.
+
+    Raises:
+        RecipeError: if there is no source of a name.
     """
     home = home_learners(data) if learners is None else learners
     others = other_learners(data) if learners is None else {}
     metric = metric_of(data)
     result = Comparison(metric, list(home), list(others), list(passes), [])
-    bench = _Bench(data, real, {**home, **others}, networks, seed)
-    for name, make in _sources(data, real, bench, seed):
+    bench = _Bench(data, real, {**home, **others}, networks, seed, expert_steps)
+    courses = dict(_sources(data, real, bench, seed))
+    names = [*courses, THE_END]
+    if unknown := [name for name in sources or () if name not in names]:
+        raise RecipeError(f"sources must be among {', '.join(names)}, got {unknown[0]}")
+    for name, make in courses.items():
+        if sources is not None and name not in sources:
+            continue
         progress(name)
         began = time.perf_counter()
         row = Row(name, equal="real" in name)
@@ -162,11 +182,13 @@ def compare(
                 row.scores[architecture, number] = bench.scores(architecture, course, number, learned)
         row.seconds = time.perf_counter() - began
         result.rows.append(row)
-    progress("all real data, to the end")
+    if sources is not None and THE_END not in sources:
+        return result
+    progress(THE_END)
     began = time.perf_counter()
-    row = Row("all real data, to the end", equal=False)
+    row = Row(THE_END, equal=False)
     for architecture in bench.architectures:
-        scores = bench.to_the_end(architecture)
+        scores = bench.to_the_end(architecture, most_steps)
         row.scores |= {(architecture, number): scores for number in passes}
     row.seconds = time.perf_counter() - began
     result.rows.append(row)
@@ -182,6 +204,7 @@ def _sources(
 ) -> Iterator[tuple[str, Callable[[], tuple[Course, bool]]]]:
     """Yield the sources: name, and a function that returns their course and whether its rates are learned."""
     steps, size, train = data.steps, data.batch_size, real.train
+    different = len(data.inputs.flatten(0, 1).flatten(1).unique(dim=0))
     own = Batches(data.inputs, data.targets)
     yield "synthetic", lambda: (lambda number: own, True)
     if data.targets.is_floating_point() and data.classes:
@@ -189,7 +212,7 @@ def _sources(
         yield "synthetic, hard labels", lambda: (lambda number: hard, True)
 
     def random_subset(number: int) -> Samples:
-        return train.take(_balanced(train.targets, steps * size, data.classes, seed, number))
+        return train.take(_balanced(train.targets, different, data.classes, seed, number))
 
     def batched(samples: Samples, number: int) -> Batches:
         order = torch.randperm(len(samples.inputs), generator=keyed_generator(seed, "order", number))
@@ -200,10 +223,10 @@ def _sources(
     if data.classes:
         yield "random real subset, best soft labels", lambda: (bench.soft(random_subset, batched), False)
         for name, choose in (("k-center", _k_center), ("herding", _herding)):
-            if steps * size <= min(len(train.inputs), MOST):
+            if different <= min(len(train.inputs), MOST):
 
                 def chosen(choose: Callable[[Samples, int, int], Tensor] = choose) -> tuple[Course, bool]:
-                    subset = bench.in_feature_space(choose, steps * size)
+                    subset = bench.in_feature_space(choose, different)
                     return (lambda number: batched(subset, number)), False
 
                 yield f"real subset by {name}", chosen
@@ -218,7 +241,13 @@ class _Bench:
     """Trains and scores fresh networks."""
 
     def __init__(
-        self, data: DistilledSet, real: RealSamples, architectures: dict[str, Factory], networks: int, seed: int
+        self,
+        data: DistilledSet,
+        real: RealSamples,
+        architectures: dict[str, Factory],
+        networks: int,
+        seed: int,
+        expert_steps: Sequence[int],
     ) -> None:
         self.data = data
         self.real = real
@@ -227,6 +256,7 @@ class _Bench:
         self.seed = seed
         self.metric = metric_of(data)
         self.how = data.card.optimizer
+        self.expert_steps = expert_steps
         self._experts: list[nn.Module] = []
 
     def train(self, network: nn.Module, batches: Batches, passes: int, rate: float | None) -> None:
@@ -291,8 +321,8 @@ class _Bench:
         if self._experts:
             return self._experts
         network = self._first()
-        for step, _ in enumerate(self._adam(network, max(EXPERT_STEPS)), start=1):
-            if step in EXPERT_STEPS:
+        for step, _ in enumerate(self._adam(network, max(self.expert_steps)), start=1):
+            if step in self.expert_steps:
                 copy = self._first()
                 copy.load_state_dict(network.state_dict())
                 self._experts.append(copy.eval())
@@ -310,12 +340,12 @@ class _Bench:
             optimizer.step()
             yield
 
-    def to_the_end(self, architecture: str) -> Tensor:
+    def to_the_end(self, architecture: str, most_steps: int) -> Tensor:
         """Return the test score of a network trained on all real data until its validation score stops to improve."""
         network = fresh(self.architectures[architecture], self.seed, 0)
         best, state, waited = None, network.state_dict(), 0
-        for step, _ in enumerate(self._adam(network, TO_THE_END), start=1):
-            if step % 200:
+        for step, _ in enumerate(self._adam(network, most_steps), start=1):
+            if step % 200 and step < most_steps:
                 continue
             score = self.metric.of(network, self.real.val)
             network.train()
