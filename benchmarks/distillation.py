@@ -9,6 +9,7 @@ once.
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def main() -> None:
             sources=sources,
             expert_steps=EXPERT_STEPS,
             most_steps=options.steps,
-            progress=lambda text, path=path: print(f"{path}: {text}", flush=True),
+            progress=partial(print, f"{path}:", flush=True),
         )
         per_epoch = data.steps * data.batch_size // images_of(data)
         for row in result.rows:

@@ -32,6 +32,7 @@ class Augmented(Teacher):
         RecipeError: if a value is out of range, or the teacher makes no images.
 
     Examples:
+        >>> import torch
         >>> from gtn_lightning.curricula import Full
         >>> from gtn_lightning.teachers import Augmented, Pixels
         >>> teacher = Augmented(Pixels(image_shape=(1, 8, 8), classes=10, images=60), flip=True, rotate=15.0)
