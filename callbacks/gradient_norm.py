@@ -15,7 +15,7 @@ from gtn_lightning.meta_training.checkpoints import CheckpointError, misfit
 class GradientNorm(Callback):
     """Logs the norm of the meta-gradient as ``train/gradient_norm`` and clips it by its running mean.
 
-    Norms of meta-gradients of long inner loops and of random windows (RaT-BPTT, Feng et al., arXiv 2311.06152) differ
+    Norms of meta-gradients of long inner loops and of random windows (RaT-BPTT, Feng et al., arXiv 2311.07025) differ
     by orders of magnitude between meta-steps, and their scale changes during training, so no fixed threshold is
     suitable. The running mean is of the clipped norms, so that a single outlier hardly raises it. Non-finite gradients
     are not counted, since the module skips them; neither are zero gradients.

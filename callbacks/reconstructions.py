@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from gtn_lightning.callbacks.figures import save_figure
-from gtn_lightning.callbacks.samples import draw_images, evenly_chosen
+from gtn_lightning.callbacks.samples import draw_images, evenly_chosen, pictured
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.lightning import Callback, LightningModule, Trainer
 from gtn_lightning.task import Images
@@ -73,6 +73,7 @@ class Reconstructions(Callback):
         if real is None or real.dim() != 4:
             return
         name, columns = _reconstructions(pl_module, real)
+        real, columns = pictured(trainer, real), {step: pictured(trainer, each) for step, each in columns.items()}
         title = f"What a new {name} reconstructs"
         if trainer.global_step:  # 0 if the teacher was loaded from a file
             title += f" after {trainer.global_step} meta-steps"

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtn_lightning.callbacks.figures import save_figure
-from gtn_lightning.data import InMemoryData
+from gtn_lightning.data import InMemoryData, Normalizes
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.lightning import Callback, LightningModule, Trainer
 from gtn_lightning.task import Images, Points
@@ -93,6 +93,10 @@ class SampleGrid(Callback):
         if (value := trainer.callback_metrics.get(f"val/{metric.name}")) is not None:
             title += f", validation {metric.name} {metric.text(float(value))}"
         shown = [gtn.task.shown(batch) for batch in batches]
+        shown = [
+            Images(pictured(trainer, each.pixels), each.labels, each.noun) if isinstance(each, Images) else each
+            for each in shown
+        ]
         schedules = gtn.inner_optimizer.schedules(gtn.inner_loop.steps)
         if all(isinstance(batch, Images) for batch in shown):
             figure = draw_images(shown, [step + 1 for step in steps], schedules, title)
@@ -101,6 +105,12 @@ class SampleGrid(Callback):
         else:
             return
         save_figure(trainer, figure, "samples", trainer.global_step)
+
+
+def pictured(trainer: Trainer, inputs: Tensor) -> Tensor:
+    """Return a learner's inputs ``[B, ...]`` as pictures show them: without the data module's whitening."""
+    data = getattr(trainer, "datamodule", None)
+    return data.pictured(inputs) if isinstance(data, Normalizes) else inputs
 
 
 def evenly_chosen(count: int, at_most: int) -> list[int]:

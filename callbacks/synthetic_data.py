@@ -32,6 +32,8 @@ MEANINGS = {
 NORMALIZATION = {
     "normalize_center": "what is subtracted from raw data to make a learner's inputs",
     "normalize_scale": "what the difference is divided by",
+    "whiten_center": "what is then subtracted",
+    "whiten_matrix": "what the flattened difference is then multiplied by",
 }
 """Descriptions of a data module's normalization."""
 
@@ -41,7 +43,8 @@ class SyntheticData(BasePredictionWriter):
 
     The file holds every field of the T inner steps in order, for instance ``inputs`` ``[T, B, C, H, W]`` and
     ``targets``, and each hyperparameter of the inner optimizer by its name, float ``[T]``; and, if the data module is
-    one that `Normalizes`, ``normalize_center`` and ``normalize_scale``. Its card says how to train on them, what they
+    one that `Normalizes`, ``normalize_center`` and ``normalize_scale``, and with whitening
+    ``whiten_center`` and ``whiten_matrix``. Its card says how to train on them, what they
     were made from and at what cost, see `gtn_lightning.distilled.Card`. Under DDP every rank makes its share of the
     steps, and rank zero writes all.
     """
@@ -84,8 +87,9 @@ class SyntheticData(BasePredictionWriter):
         # What turns raw data into a learner's inputs, from a data module that says it.
         data = getattr(trainer, "datamodule", None)
         for name, value in (data.normalization() if isinstance(data, Normalizes) else {}).items():
-            meanings[name] = f"float32 {list(value.shape)}, {NORMALIZATION[name]}"
-            tensors[name] = value.float().cpu().contiguous()
+            kind = str(value.dtype).removeprefix("torch.")
+            meanings[name] = f"{kind} {list(value.shape)}, {NORMALIZATION[name]}"
+            tensors[name] = value.cpu().contiguous()
         path = Path(trainer.default_root_dir) / DATA_FILE
         with unless_unwritable(trainer, path.name):
             write_distilled(path, DistilledSet(tensors, _card(gtn, data, list(schedules), meanings)))

@@ -53,7 +53,9 @@ KNOWN: dict[str, tuple[str, ...]] = {
         *("ActorCritic", "Autoencoding", "BehaviorDistillation", "Classification", "ContextualBandit"),
         *("Regression", "Representation"),
     ),
-    "gtn_lightning.teachers": ("FreeTensors", "Generator", "Pixels", "RealData", "SyntheticEnvironment"),
+    "gtn_lightning.teachers": (
+        *("Augmented", "FreeTensors", "Generator", "Pixels", "RealData", "SyntheticEnvironment"),
+    ),
     "pytorch_lightning.callbacks": (
         *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler"),
         *("LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar"),

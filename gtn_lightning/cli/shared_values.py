@@ -27,7 +27,8 @@ def fill_in(model: Namespace) -> None:
         model: what the parser made of the recipe's ``model``; it is changed.
     """
     values = _of_task(model.task)
-    noise = (model.teacher.get("init_args") or {}).get("noise") or 0
+    # A teacher around another takes the noise of that one.
+    noise = next((each.get("noise") for *_, each in components(model.teacher) if each.get("noise")), 0)
     curriculum = model.curriculum.get("init_args") or Namespace()
     if curriculum.get("batch_size") is not None:
         pool = (curriculum.get("steps") or model.inner_loop.steps) * curriculum.batch_size

@@ -16,7 +16,9 @@ def augment(
     scale: float = 0.0,
     shift: float = 0.0,
 ) -> Tensor:
-    """Crop, flip, rotate, scale and shift every image at random, with black padding.
+    """Crop, flip, rotate, scale and shift every image at random, with padding of zeros, which is black in raw images.
+
+    It is differentiable with respect to the images.
 
     Crop and flip move whole pixels. Rotation, scale and shift are one affine map with bilinear interpolation, which
     suits images of few pixels. Random numbers are drawn on the CPU, so a key gives the same result on every device.
@@ -31,7 +33,7 @@ def augment(
         shift: maximum shift along each axis, in pixels; may be a fraction.
 
     Returns:
-        images of the same shape; of the same type, or float32 if they were interpolated.
+        images of the same shape and type, but float32 if whole numbers were interpolated.
     """
     generator = torch.Generator().manual_seed(key)
     if crop or flip:
@@ -66,5 +68,6 @@ def _distort(images: Tensor, rotate: float, scale: float, shift: float, generato
     aspect = torch.tensor([[1.0, height / width], [width / height, 1.0]])
     moved = torch.stack([right * 2 * shift / width, below * 2 * shift / height], 1)[:, :, None]
     maps = torch.cat([rotation * aspect * stretch, moved], 2)
-    grid = F.affine_grid(maps.to(images.device), list(images.shape), align_corners=False)
-    return F.grid_sample(images.float(), grid, align_corners=False)
+    images = images if images.is_floating_point() else images.float()
+    grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)

@@ -22,6 +22,7 @@ class DigitsData(TensorData, Documents):
         rotate: maximum random rotation of training images, in degrees.
         scale: maximum fraction by which training images are stretched or shrunk at random.
         shift: maximum random shift of training images, in pixels; may be a fraction.
+        whiten, whiten_regularization: see `TensorData`.
 
     Examples:
         >>> from gtn_lightning.data import DigitsData
@@ -42,8 +43,19 @@ class DigitsData(TensorData, Documents):
         rotate: float = 0.0,
         scale: float = 0.0,
         shift: float = 0.0,
+        whiten: str | None = None,
+        whiten_regularization: float = 0.1,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, seed, rotate=rotate, scale=scale, shift=shift)
+        super().__init__(
+            batch_size,
+            eval_batch_size,
+            seed,
+            rotate=rotate,
+            scale=scale,
+            shift=shift,
+            whiten=whiten,
+            whiten_regularization=whiten_regularization,
+        )
 
     def load(self) -> Splits:
         """Read and split the digits."""

@@ -41,6 +41,7 @@ class ImageData(TensorData, Documents):
         config: the configuration, for a dataset that has several.
         image_column: by default, the only column of images.
         label_column: by default, the only column of class labels, else the column with a usual name.
+        rotate, scale, shift, whiten, whiten_regularization: see `TensorData`.
 
     Raises:
         RecipeError: if a value is out of range; from ``prepare_data`` or ``setup``, if the dataset cannot be
@@ -68,8 +69,15 @@ class ImageData(TensorData, Documents):
         label_column: str | None = None,
         test_size: int | None = None,
         size: int | None = None,
+        rotate: float = 0.0,
+        scale: float = 0.0,
+        shift: float = 0.0,
+        whiten: str | None = None,
+        whiten_regularization: float = 0.1,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, seed, crop, flip)
+        super().__init__(
+            batch_size, eval_batch_size, seed, crop, flip, rotate, scale, shift, whiten, whiten_regularization
+        )
         sizes = {"val_size": val_size, "train_size": train_size, "test_size": test_size, "size": size}
         for name, value in sizes.items():
             if value is not None and value < 1:

@@ -27,8 +27,15 @@ class Documents(ABC):
 
 
 class Normalizes(ABC):
-    """A data module that makes a learner's inputs by ``(raw - center) / scale``, which ``gtn predict`` writes."""
+    """A data module that makes a learner's inputs by ``(raw - center) / scale``, which ``gtn predict`` writes.
+
+    ``W (inputs - c)`` may follow, a whitening.
+    """
 
     @abstractmethod
     def normalization(self) -> Mapping[str, Tensor]:
-        """Return ``normalize_center`` and ``normalize_scale``."""
+        """Return ``normalize_center`` and ``normalize_scale``; with whitening also ``whiten_center`` and the matrix."""
+
+    def pictured(self, inputs: Tensor) -> Tensor:
+        """Return a learner's inputs ``[B, ...]`` as pictures show them, by default unchanged."""
+        return inputs

@@ -100,6 +100,10 @@ class RepresentationData(InMemoryData, Counts, Normalizes):
         """Return mean and standard deviation of the images' channels."""
         return self.data.normalization()
 
+    def pictured(self, inputs: Tensor) -> Tensor:
+        """Return a learner's inputs as the images' data module pictures them."""
+        return self.data.pictured(inputs)
+
     def augment(self, inputs: Tensor, key: int) -> Tensor:
         """Augment training images as their data module does."""
         return self.data.augment(inputs, key)
@@ -150,15 +154,20 @@ class RepresentationData(InMemoryData, Counts, Normalizes):
 
     def _key(self) -> str:
         """Return a digest of the training images and of everything that the network's training depends on."""
-        images = self.data.split("train")[0]
+        images, normalization = self.data.split("train")[0], self.normalization()
+        whitened = {name: value for name, value in normalization.items() if name.startswith("whiten")}
         facts = {
             "format": FORMAT,
             "target": self.target.settings(),
             "seed": self.seed,
             "shape": list(images.shape),
-            "normalization": [value.flatten().tolist() for value in self.normalization().values()],
+            "normalization": [
+                value.flatten().tolist() for name, value in normalization.items() if name not in whitened
+            ],
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for value in whitened.values():  # as bytes: a matrix is large
+            digest.update(value.cpu().contiguous().numpy().data)
         digest.update(images.contiguous().numpy().data)
         return digest.hexdigest()
 

@@ -66,7 +66,10 @@ def card_page(data: DistilledSet, name: str, pictures: Sequence[PurePath] = ()) 
     else:
         lines += [f"`gtn_lightning.replay` trains with {card.optimizer['name']} as the file says.", ""]
     if "normalize_center" in data.tensors:
-        lines.append('Inputs of your own: `(raw - data["normalize_center"]) / data["normalize_scale"]`.')
+        lines.append('Inputs of your own: `x = (raw - data["normalize_center"]) / data["normalize_scale"]`.')
+    if "whiten_matrix" in data.tensors:
+        whitened = '(x - data["whiten_center"]).flatten(1) @ data["whiten_matrix"].float()'
+        lines.append(f"They are then whitened: `({whitened}).view_as(x)`.")
     if card.real.get("class_names"):
         lines.append(f"Classes: {', '.join(card.real['class_names'])}.")
     for picture in pictures:

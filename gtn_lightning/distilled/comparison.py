@@ -4,11 +4,12 @@ All sources train the same fresh networks with the inner optimizer of the file, 
 the same real data. Real data gets the best of several constant rates and of the file's learned ones, chosen on the
 validation split for the first network of an architecture. Synthetic data has its learned rates, which are for one pass;
 for several passes it chooses as real data does. Random real samples with soft labels follow Qin et al., arXiv
-2406.10485: experts are trained on all real data, and the labels are those of the training time that teaches best.
+2406.10485: experts are trained on all real data, and the labels are those of the training time that teaches best. A
+subset of real data has as many samples as there are different synthetic ones, which may come several times in a pass.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from gtn_lightning.distilled.file import DistilledSet
 from gtn_lightning.distilled.learners import Factory, home_learners, other_learners
 from gtn_lightning.distilled.real import RealSamples, Samples
 from gtn_lightning.distilled.scores import Metric, card_of, fresh, metric_of
+from gtn_lightning.errors import RecipeError
 from gtn_lightning.randomness import keyed_generator
 
 RATES = {
@@ -35,6 +37,15 @@ EXPERT_STEPS = (50, 200, 800)
 
 TO_THE_END = 3000
 """Most steps of training on all real data to the end; it ends earlier when the validation score does not improve."""
+
+THE_END = "all real data, to the end"
+"""The source that shows what all real data reaches at any cost."""
+
+SYNTHETIC = ("synthetic", "synthetic, hard labels")
+"""Names of the sources of synthetic data."""
+
+BY_EXPERTS = ("random real subset, best soft labels", "real subset by k-center", "real subset by herding")
+"""Names of the sources that networks trained on all real data choose or label."""
 
 MOST = 10_000
 """Largest number of real samples that k-center and herding choose from."""
@@ -58,7 +69,7 @@ class Row:
     scores: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     """Scores ``[networks]`` by architecture and number of passes."""
     seconds: float = 0.0
-    """Seconds of making the source and of training on it, rates that were tried included."""
+    """Seconds of making the source and of training on it, with the rates that were tried and the experts."""
 
 
 @dataclass
@@ -134,6 +145,9 @@ def compare(
     passes: Sequence[int] = (1, 10),
     seed: int = 0,
     learners: dict[str, Factory] | None = None,
+    sources: Collection[str] | None = None,
+    expert_steps: Sequence[int] = EXPERT_STEPS,
+    most_steps: int = TO_THE_END,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Compare synthetic data with real data of the same size and cost.
@@ -145,28 +159,46 @@ def compare(
         passes: how often a source's batches are gone through, ascending, beginning with 1.
         seed: seed of networks and of random choices.
         learners: architectures by name; those of the card and others that no packaged mixture has by default.
+        sources: names of the sources to compare; None for all.
+        expert_steps: numbers of steps on all real data after which an expert's probabilities are tried as soft labels.
+        most_steps: most steps of training on all real data to the end.
         progress: called with the name of a source before its training.
+
+    Raises:
+        RecipeError: if there is no source of a name.
     """
     home = home_learners(data) if learners is None else learners
     others = other_learners(data) if learners is None else {}
     metric = metric_of(data)
     result = Comparison(metric, list(home), list(others), list(passes), [])
-    bench = _Bench(data, real, {**home, **others}, networks, seed, passes)
-    for name, make in _sources(data, real, bench, seed):
+    bench = _Bench(data, real, {**home, **others}, networks, seed, passes, expert_steps)
+    courses = dict(_sources(data, real, bench, seed))
+    names = [*courses, THE_END]
+    if unknown := [name for name in sources or () if name not in names]:
+        raise RecipeError(f"sources must be among {', '.join(names)}, got {unknown[0]}")
+    began = time.perf_counter()
+    if set(BY_EXPERTS) & courses.keys():
+        bench.experts()
+    expert_seconds = time.perf_counter() - began
+    for name, make in courses.items():
+        if sources is not None and name not in sources:
+            continue
         progress(name)
         began = time.perf_counter()
-        row = Row(name, equal="real" in name)
+        row = Row(name, equal=name not in SYNTHETIC)
         course, learned = make()
         for architecture in bench.architectures:
             for number in passes:
                 row.scores[architecture, number] = bench.scores(architecture, course, number, learned)
-        row.seconds = time.perf_counter() - began
+        row.seconds = time.perf_counter() - began + (expert_seconds if name in BY_EXPERTS else 0.0)
         result.rows.append(row)
-    progress("all real data, to the end")
+    if sources is not None and THE_END not in sources:
+        return result
+    progress(THE_END)
     began = time.perf_counter()
-    row = Row("all real data, to the end", equal=False)
+    row = Row(THE_END, equal=False)
     for architecture in bench.architectures:
-        scores = bench.to_the_end(architecture)
+        scores = bench.to_the_end(architecture, most_steps)
         row.scores |= {(architecture, number): scores for number in passes}
     row.seconds = time.perf_counter() - began
     result.rows.append(row)
@@ -225,6 +257,7 @@ class _Bench:
         networks: int,
         seed: int,
         passes: Sequence[int],
+        expert_steps: Sequence[int],
     ) -> None:
         self.data = data
         self.passes = passes
@@ -234,6 +267,7 @@ class _Bench:
         self.seed = seed
         self.metric = metric_of(data)
         self.how = data.card.optimizer
+        self.expert_steps = expert_steps
         self._experts: list[nn.Module] = []
 
     def train(self, network: nn.Module, batches: Batches, passes: int, rate: float | None) -> None:
@@ -301,8 +335,8 @@ class _Bench:
         if self._experts:
             return self._experts
         network = self._first()
-        for step, _ in enumerate(self._adam(network, max(EXPERT_STEPS)), start=1):
-            if step in EXPERT_STEPS:
+        for step, _ in enumerate(self._adam(network, max(self.expert_steps)), start=1):
+            if step in self.expert_steps:
                 copy = self._first()
                 copy.load_state_dict(network.state_dict())
                 self._experts.append(copy.eval())
@@ -320,12 +354,12 @@ class _Bench:
             optimizer.step()
             yield
 
-    def to_the_end(self, architecture: str) -> Tensor:
+    def to_the_end(self, architecture: str, most_steps: int) -> Tensor:
         """Return the test score of a network trained on all real data until its validation score stops to improve."""
         network = fresh(self.architectures[architecture], self.seed, 0)
         best, state, waited = None, network.state_dict(), 0
-        for step, _ in enumerate(self._adam(network, TO_THE_END), start=1):
-            if step % 200:
+        for step, _ in enumerate(self._adam(network, most_steps), start=1):
+            if step % 200 and step < most_steps:
                 continue
             score = self.metric.of(network, self.real.val)
             network.train()

@@ -32,6 +32,8 @@ def data_card(data: DistilledSet, class_names: list[str], pixels: str | None) ->
         if "normalize_center" in data.tensors
         else ""
     )
+    if "whiten_matrix" in data.tensors:
+        raw += "These are then whitened: `(inputs - whiten_center)`, flattened, times `whiten_matrix`.\n"
     column = (
         f"The column `image` is for viewing ({pixels}).\n"
         if pixels

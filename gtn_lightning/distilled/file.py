@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from gtn_lightning.data.whitening import whitening_of
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.files import whole_file
 from gtn_lightning.replay import LOSSES
@@ -73,7 +74,8 @@ class DistilledSet:
     """
 
     tensors: dict[str, Tensor]
-    """Fields ``[T, B, ...]``, hyperparameters ``[T]``, and ``normalize_center`` and ``normalize_scale``."""
+    """Fields ``[T, B, ...]``, hyperparameters ``[T]``, ``normalize_center`` and ``normalize_scale``, and with whitening
+    ``whiten_center`` and ``whiten_matrix``."""
     card: Card
 
     @property
@@ -111,15 +113,22 @@ class DistilledSet:
         return int(known or soft or int(self.targets.max()) + 1)
 
     def prepare(self, raw: Tensor) -> Tensor:
-        """Return raw data as a network's inputs: ``(raw - center) / scale``, or unchanged without normalization."""
+        """Return raw data as a network's inputs: ``(raw - center) / scale``, whitened; unchanged without normalization.
+
+        Raw data is ``[..., *shape of an input]``.
+        """
         if "normalize_center" not in self.tensors:
             return raw.float()
-        return (raw.float() - self.tensors["normalize_center"]) / self.tensors["normalize_scale"]
+        inputs = (raw.float() - self.tensors["normalize_center"]) / self.tensors["normalize_scale"]
+        whitening = whitening_of(self.tensors)
+        return inputs if whitening is None else whitening.apply(inputs)
 
     def raw(self, inputs: Tensor) -> Tensor:
         """Return a network's inputs as raw data, the inverse of `prepare`."""
         if "normalize_center" not in self.tensors:
             return inputs
+        if (whitening := whitening_of(self.tensors)) is not None:
+            inputs = whitening.invert(inputs)
         return inputs * self.tensors["normalize_scale"] + self.tensors["normalize_center"]
 
     def with_scores(self, scores: Mapping[str, Any]) -> "DistilledSet":
@@ -255,6 +264,15 @@ def _check(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:
                 f"{path} is damaged: {name} must have one value for each of {len(inputs)} steps, got "
                 f"{list(tensors[name].shape)}: use an undamaged file"
             )
+    shape, size = inputs.shape[2:], inputs[0, 0].numel()
+    center = tensors.get("whiten_center", inputs[0, 0])
+    if tensors.get("whiten_matrix", inputs.new_empty(size, size)).shape != (size, size) or (
+        ("whiten_center" in tensors) != ("whiten_matrix" in tensors) or center.shape != shape
+    ):
+        raise RecipeError(
+            f"{path} is damaged: whiten_center and whiten_matrix must be {list(shape)} and [{size}, {size}], both or "
+            "neither: use an undamaged file"
+        )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise RecipeError(f"{path} is damaged: {name} has values that are not finite: use an undamaged file")

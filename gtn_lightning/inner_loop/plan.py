@@ -15,9 +15,11 @@ class InnerLoop:
         steps: number of inner steps T.
         mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``. ``auto`` measures
             and uses the fastest, so two runs agree up to rounding; name a mode if they must agree in every bit.
-        truncation: number of inner steps to differentiate through, the last ones; None for all.
-        random_window: with ``truncation``, end the inner loop after a random number of steps (RaT-BPTT, Feng et al.,
-            arXiv 2311.06152).
+        truncation: number of inner steps to differentiate through, the last ones; None for all. The meta-gradient is
+            then biased: it lacks what earlier steps contribute.
+        random_window: with ``truncation``, end the inner loop after a random number of steps, from ``truncation`` to
+            ``steps``, the same on all processes (RaT-BPTT, Feng et al., arXiv 2311.07025). The meta-loss is computed
+            there. It is biased as well. Evaluations always teach all steps.
         segment: number of steps after which the state of the inner loop is kept; the steps between are recomputed in
             the backward pass. For inner loops whose states do not fit into memory. States at which a meta-loss is
             computed are kept as well. None keeps all.

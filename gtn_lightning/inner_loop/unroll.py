@@ -124,7 +124,7 @@ def unroll(
         mode: how the inner gradient is differentiated, a key of ``gtn_lightning.inner_loop.MODES``.
         window: ``(first, last)``: steps before ``first`` run without a graph, and training ends before step
             ``last``. ``(T - K, T)`` is truncation to the last K steps; a random ``last`` gives RaT-BPTT
-            (Feng et al., arXiv 2311.06152). None differentiates through all of the batches.
+            (Feng et al., arXiv 2311.07025). None differentiates through all of the batches.
         snapshots: numbers of steps (0 = untrained) after which to record the learner.
         segment: number of steps after which the learner's state is kept; the steps between are recomputed in the
             backward pass. With about the square root of T, memory grows with that root, and T more inner gradients are

@@ -11,7 +11,10 @@ from gtn_lightning.trust import canonical
 PLACES = frozenset({"path"})
 """Arguments that name a location: another worker may have the same data in another place."""
 
-OWN = ("batch_size", "eval_batch_size", "seed", "crop", "flip", "rotate", "scale", "shift")
+OWN = (
+    *("batch_size", "eval_batch_size", "seed", "crop", "flip", "rotate", "scale", "shift"),
+    *("whiten", "whiten_regularization"),
+)
 """The arguments that every data module stores under their names."""
 
 

@@ -303,6 +303,7 @@ NO_FILES = frozenset(
         "target",
         "tune",
         "weights",
+        "whiten",
         "without_families",
     ]
 )

@@ -59,6 +59,14 @@ def test_free_tensors_get_the_tasks_fields_and_as_many_samples_as_are_asked_for(
     assert filled.learners.init_args.learner.init_args.as_dict() == {"shape": [13], "outputs": 2}
 
 
+def test_a_teacher_within_another_is_filled_in_too() -> None:
+    inner = component("teachers.Generator", image_shape=None, classes=None, noise=16)
+    filled = model(IMAGES, teacher=component("teachers.Augmented", teacher=inner, flip=True))
+    fill_in(filled)
+    assert inner.init_args.as_dict() == {"image_shape": [1, 8, 8], "classes": 10, "noise": 16}
+    assert filled.curriculum.init_args.noise == 16
+
+
 def test_fields_that_are_given_are_left_as_they_are() -> None:
     given = {"inputs": component("fields.Field", kind="real", shape=(13,), classes=None)}
     filled = model(IMAGES, teacher=component("teachers.FreeTensors", fields=given, samples=None))

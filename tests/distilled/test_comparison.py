@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gtn_lightning.data import DigitsData
-from gtn_lightning.distilled import Card, DistilledSet
+from gtn_lightning.distilled import Card, DistilledSet, comparison
 from gtn_lightning.distilled.comparison import (
     Comparison,
     Row,
@@ -112,6 +112,29 @@ def test_a_score_is_the_same_as_replay_gives(digits: tuple[DistilledSet, RealSam
     made, real = digits
     result = compare(made, real, networks=2, passes=[1], learners={"linear": LINEAR})
     assert torch.equal(result.rows[0].scores["linear", 1], replayed(LINEAR, made, judge_of(made).score, 2, 0))
+
+
+def test_real_data_has_as_many_samples_as_there_are_different_synthetic_ones(
+    digits: tuple[DistilledSet, RealSamples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, real = digits
+    # Four epochs of the same twenty images.
+    again = {name: made.tensors[name][:1].expand_as(made.tensors[name]) for name in ("inputs", "targets")}
+    few = DistilledSet({**made.tensors, **again}, made.card)
+    trained_on = []
+    train = comparison.replay.train
+
+    def recorded(network: torch.nn.Module, fields: dict[str, torch.Tensor], *others: object, **options: object) -> None:
+        trained_on.append(fields["inputs"])
+        train(network, fields, *others, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(comparison.replay, "train", recorded)
+    result = compare(few, real, networks=2, passes=[1], learners={"linear": LINEAR}, sources=["random real subset"])
+    assert [row.source for row in result.rows] == ["random real subset"]
+    assert {len(inputs.flatten(0, 1).unique(dim=0)) for inputs in trained_on} == {20}
+    assert all(inputs.shape == made.inputs.shape for inputs in trained_on)
+    with pytest.raises(RecipeError, match=r"sources must be among synthetic, .*, got real"):
+        compare(few, real, learners={"linear": LINEAR}, sources=["real"])
 
 
 def test_architectures_that_real_data_teaches_better_are_named() -> None:

@@ -1,0 +1,98 @@
+"""Random changes of another teacher's images."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from gtn_lightning.data.augment import augment
+from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import Batch, given
+from gtn_lightning.teachers.base import Teacher, TeacherInput
+
+
+class Augmented(Teacher):
+    """Another teacher's images, changed at random at every inner step of a meta-step.
+
+    Differentiable augmentation of synthetic images (Zhao and Bilen, arXiv 2102.08259), with its own random numbers for
+    every image and step. They are drawn from torch's random state before the batch is made, which a meta-step seeds by
+    its key, so that a recomputation of the batch has the same ones and the meta-gradient is exact.
+
+    It acts only in training mode, like dropout: evaluations teach with the plain images, and files hold these.
+
+    Args:
+        teacher: makes the images, in the field ``inputs``.
+        crop: random crop, pixels of padding; 0 for none.
+        flip: mirror images left to right at random.
+        rotate: maximum random rotation, in degrees.
+        scale: maximum fraction by which images are stretched or shrunk at random.
+        shift: maximum random shift, in pixels; may be a fraction.
+
+    Raises:
+        RecipeError: if a value is out of range, or the teacher makes no images.
+
+    Examples:
+        >>> import torch
+        >>> from gtn_lightning.curricula import Full
+        >>> from gtn_lightning.teachers import Augmented, Pixels
+        >>> teacher = Augmented(Pixels(image_shape=(1, 8, 8), classes=10, images=60), flip=True, rotate=15.0)
+        >>> requests = Full(steps=3, batch_size=20, classes=10).requests(torch.Generator(), torch.device("cpu"))
+        >>> teacher(requests[0])["inputs"].shape
+        torch.Size([20, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher | None = None,
+        crop: int = 0,
+        flip: bool = False,
+        rotate: float = 0.0,
+        scale: float = 0.0,
+        shift: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.teacher = given(teacher, "Augmented.teacher")
+        for name, value in (("crop", crop), ("rotate", rotate), ("scale", scale), ("shift", shift)):
+            if not 0 <= value < math.inf:
+                raise RecipeError(f"Augmented: {name} must be at least 0 and finite, got {value}")
+        if scale >= 1:
+            raise RecipeError(f"Augmented: scale must be below 1, got {scale}")
+        made = self.teacher.fields.get("inputs")
+        if self.teacher.fields and (made is None or len(made.sample_shape) != 3):
+            raise RecipeError(
+                "Augmented: expected a teacher that makes images as inputs, got "
+                f"{type(self.teacher).__name__} with {', '.join(map(str, self.teacher.fields.values()))}: leave it out"
+            )
+        self.crop = crop
+        self.flip = flip
+        self.rotate = rotate
+        self.scale = scale
+        self.shift = shift
+        self.fields = self.teacher.fields
+        self.noise = self.teacher.noise
+        self.pool = self.teacher.pool
+
+    @property
+    def needs_real_data(self) -> bool:
+        """Whether the teacher needs it."""
+        return self.teacher.needs_real_data
+
+    def attach(self, real: Batch) -> None:
+        """Pass real data to the teacher."""
+        self.teacher.attach(real)
+
+    def forward(self, request: TeacherInput) -> Batch:
+        """Return the teacher's batch, changed at random in training mode; see the base class."""
+        return next(self.batches([request]))
+
+    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
+        """Yield the teacher's batches, each changed at random in training mode."""
+        batches = self.teacher.batches(requests)
+        if not self.training:
+            yield from batches
+            return
+        # All keys at once, before the learner draws random numbers of its own.
+        keys = torch.randint(2**62, (len(requests),)).tolist()
+        for key, batch in zip(keys, batches, strict=True):
+            inputs = augment(batch["inputs"], key, self.crop, self.flip, self.rotate, self.scale, self.shift)
+            yield {**batch, "inputs": inputs}
