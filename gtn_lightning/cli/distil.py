@@ -35,6 +35,12 @@ TRIAL = 24
 SHARE = 0.7
 """The share of the time that meta-training gets; the rest is for validations, the file and the comparison."""
 
+SCORED = 2000
+"""Most real samples that the closing comparison scores networks on; `gtn compare` takes all."""
+
+TO_THE_END = 1000
+"""Most steps of its training on all real data to the end."""
+
 SLOWER = 1.5
 """How much longer than measured meta-training may take before it is ended."""
 
@@ -100,8 +106,9 @@ class Distillation:
         self._gtn("predict", "--teacher", str(teacher), f"--trainer.default_root_dir={self.folder / 'predict'}")
         (written,) = (self.folder / "predict").glob(f"*/{DATA_FILE}")
         data = read_distilled(written)
-        result = compare(data, real_samples(data), passes=[1], progress=self._said)
-        data = data.with_scores(result.plain())
+        real = real_samples(data).limited(SCORED)
+        result = compare(data, real, networks=2, passes=[1], most_steps=TO_THE_END, progress=self._said)
+        data = data.with_scores(result.plain() | {"samples": len(real.test.targets)})
         write_distilled(self.folder / DATA_FILE, data)
         pictures = sorted(teacher.parent.glob("pictures/*.png"))
         page = card_page(data, self.facts.name, [path.relative_to(self.folder) for path in pictures])

@@ -48,8 +48,8 @@ def card_page(data: DistilledSet, name: str, pictures: Sequence[PurePath] = ()) 
     if card.scores:
         lines += ["", f"## Test {metric.name}", ""]
         lines.append(
-            f"{card.scores['networks']} fresh networks of each architecture, beside the best real data of as many "
-            "steps."
+            f"{card.scores['networks']} fresh networks of each architecture, scored on {card.scores.get('samples', 'all')} "
+            "test samples, beside the best real data of as many steps."
         )
         lines += ["", "| network | in meta-training | synthetic | real |", "| --- | --- | --- | --- |"]
         for architecture, scores in card.scores["architectures"].items():

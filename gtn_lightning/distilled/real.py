@@ -1,6 +1,6 @@
 """The real data that belongs to a file of synthetic data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from gtn_lightning import trust
 from gtn_lightning.data import ImageData, InMemoryData, TableData
 from gtn_lightning.distilled.file import DistilledSet
 from gtn_lightning.errors import RecipeError, one_line
+from gtn_lightning.randomness import keyed_generator
 
 
 class Samples(NamedTuple):
@@ -32,6 +33,17 @@ class RealSamples:
     test: Samples
     name: str
     """Where it is from."""
+
+    def limited(self, count: int) -> "RealSamples":
+        """Return the data with at most ``count`` samples to choose rates on and to report, the same in every run."""
+
+        def some(samples: Samples, purpose: str) -> Samples:
+            if len(samples.targets) <= count:
+                return samples
+            rows = torch.randperm(len(samples.targets), generator=keyed_generator(0, "limited", purpose))[:count]
+            return samples.take(rows)
+
+        return replace(self, val=some(self.val, "val"), test=some(self.test, "test"))
 
 
 def real_samples(data: DistilledSet, path: str | None = None) -> RealSamples:

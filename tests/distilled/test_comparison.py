@@ -79,7 +79,7 @@ def test_real_data_has_as_many_samples_as_are_different_and_all_of_it_new_ones_a
     repeated = made.tensors | {name: field.repeat(4, *[1] * (field.ndim - 1)) for name, field in once.items()}
     few = replace(made, tensors=repeated)
     assert (made.samples, few.samples) == (80, 20)
-    bench = _Bench(few, real, {"linear": LINEAR}, 1, 0, [1, 3])
+    bench = _Bench(few, real, {"linear": LINEAR}, 1, 0, [1, 3], [50])
     courses = {name: make()[0](0) for name, make in _sources(few, real, bench, 0)}
     different = {name: len(batches.inputs.flatten(0, 1).unique(dim=0)) for name, batches in courses.items()}
     assert different.pop("all real data, as many steps") == 3 * 80
