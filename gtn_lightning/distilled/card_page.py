@@ -47,9 +47,10 @@ def card_page(data: DistilledSet, name: str, pictures: Sequence[PurePath] = ()) 
         lines.append(f"Made on {made.get('date')} with gtn-lightning {made.get('version')}{cost}.")
     if card.scores:
         lines += ["", f"## Test {metric.name}", ""]
+        scored = card.scores.get("samples", "all")
         lines.append(
-            f"{card.scores['networks']} fresh networks of each architecture, scored on {card.scores.get('samples', 'all')} "
-            "test samples, beside the best real data of as many steps."
+            f"{card.scores['networks']} fresh networks of each architecture, scored on {scored} test samples, beside the "
+            "best real data of as many steps."
         )
         lines += ["", "| network | in meta-training | synthetic | real |", "| --- | --- | --- | --- |"]
         for architecture, scores in card.scores["architectures"].items():
