@@ -49,8 +49,8 @@ def card_page(data: DistilledSet, name: str, pictures: Sequence[PurePath] = ()) 
         lines += ["", f"## Test {metric.name}", ""]
         scored = card.scores.get("samples", "all")
         lines.append(
-            f"{card.scores['networks']} fresh networks of each architecture, scored on {scored} test samples, beside the "
-            "best real data of as many steps."
+            f"{card.scores['networks']} fresh networks of each architecture, scored on {scored} test samples, beside "
+            "the best real data of as many steps."
         )
         lines += ["", "| network | in meta-training | synthetic | real |", "| --- | --- | --- | --- |"]
         for architecture, scores in card.scores["architectures"].items():
