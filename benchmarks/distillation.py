@@ -83,7 +83,7 @@ def main() -> None:
     header = ["images per class", "trained on", "epochs", "steps", "test accuracy"]
     write_report(
         options.page,
-        "MNIST: a few images per class",
+        "MNIST: images per class: " + ", ".join(map(str, sorted(seen))),
         markdown_table(header, rows),
         f"ConvNet-3: three blocks of 128 convolutions, instance norm, ReLU and average pooling. {options.networks} "
         "never-seen networks (mean and standard deviation; one for all real data), scored on "
