@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of MNIST in the hub's layout")
     parser.add_argument("--networks", type=int, default=2, help="fresh networks per source")
     parser.add_argument("--passes", type=int, nargs="+", default=[1, 5], help="how often a file's batches come")
-    parser.add_argument("--steps", type=int, default=400, help="most steps on all real data")
+    parser.add_argument("--steps", type=int, default=400, help="most steps on all real data; 0 to leave it out")
+    parser.add_argument("--page", default="distillation", help="name of the page in docs/results")
     parser.add_argument("--test", type=int, default=10_000, help="images of the test split, drawn at random")
     options = parser.parse_args()
     rows, seen, everything = [], set[int](), ""
@@ -49,7 +50,7 @@ def main() -> None:
         sources = ["synthetic"]
         if per_class not in seen:
             sources += REAL
-        if not everything:
+        if options.steps and not everything:
             sources.append(THE_END)
         real = real_samples(data, options.data)
         drawn = torch.randperm(len(real.test.targets), generator=keyed_generator(0, "test"))[: options.test]
@@ -77,11 +78,12 @@ def main() -> None:
                 print(" | ".join(rows[-1]), flush=True)
         seen.add(per_class)
     rows.sort(key=lambda row: (int(row[0]), int(row[2])))
-    rows.append(["all", f"all real data, at most {options.steps} steps of 64", "", "", everything])
+    if everything:
+        rows.append(["all", f"all real data, at most {options.steps} steps of 64", "", "", everything])
     header = ["images per class", "trained on", "epochs", "steps", "test accuracy"]
     write_report(
-        "distillation",
-        "MNIST: a few images per class",
+        options.page,
+        "MNIST: images per class: " + ", ".join(map(str, sorted(seen))),
         markdown_table(header, rows),
         f"ConvNet-3: three blocks of 128 convolutions, instance norm, ReLU and average pooling. {options.networks} "
         "never-seen networks (mean and standard deviation; one for all real data), scored on "
