@@ -249,6 +249,15 @@ def _check(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:
             f"{path} is damaged: {card.fields[0]} must be float, got {inputs.dtype}: use an undamaged file"
         )
     _check_targets(targets, DistilledSet(dict(tensors), card), path)
+    shape, size = inputs.shape[2:], inputs[0, 0].numel()
+    center = tensors.get("whiten_center", inputs[0, 0])
+    if tensors.get("whiten_matrix", inputs.new_empty(size, size)).shape != (size, size) or (
+        ("whiten_center" in tensors) != ("whiten_matrix" in tensors) or center.shape != shape
+    ):
+        raise RecipeError(
+            f"{path} is damaged: whiten_center and whiten_matrix must be {list(shape)} and [{size}, {size}], both or "
+            "neither: use an undamaged file"
+        )
     try:
         fits = DistilledSet(dict(tensors), card).prepare(inputs[0, :1]).shape == inputs[0, :1].shape
     except (RuntimeError, KeyError):
@@ -264,15 +273,6 @@ def _check(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:
                 f"{path} is damaged: {name} must have one value for each of {len(inputs)} steps, got "
                 f"{list(tensors[name].shape)}: use an undamaged file"
             )
-    shape, size = inputs.shape[2:], inputs[0, 0].numel()
-    center = tensors.get("whiten_center", inputs[0, 0])
-    if tensors.get("whiten_matrix", inputs.new_empty(size, size)).shape != (size, size) or (
-        ("whiten_center" in tensors) != ("whiten_matrix" in tensors) or center.shape != shape
-    ):
-        raise RecipeError(
-            f"{path} is damaged: whiten_center and whiten_matrix must be {list(shape)} and [{size}, {size}], both or "
-            "neither: use an undamaged file"
-        )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise RecipeError(f"{path} is damaged: {name} has values that are not finite: use an undamaged file")
