@@ -32,6 +32,8 @@ MEANINGS = {
 NORMALIZATION = {
     "normalize_center": "what is subtracted from raw data to make a learner's inputs",
     "normalize_scale": "what the difference is divided by",
+    "target_center": "what is added to an output times target_scale to make the numbers of the table",
+    "target_scale": "what an output is multiplied by",
     "whiten_center": "what is then subtracted",
     "whiten_matrix": "what the flattened difference is then multiplied by",
 }

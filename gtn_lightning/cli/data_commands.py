@@ -187,6 +187,15 @@ def print_comparison(console: Console, distilled: DistilledSet, result: Comparis
     console.print(table)
     for name, sources in result.below(1).items():
         console.print(f"taught better by real data in as many steps: {name} ({', '.join(sources)})", soft_wrap=True)
+    first, *rest = result.rows
+    own, best = result.mean(first, 1), [result.mean(row, 1) for row in rest if row.equal]
+    if any(not result.metric.better(own, each) for each in best):
+        chance = f"; chance is {100 / distilled.classes:.1f} %" if distilled.classes else ""
+        console.print(
+            "on average, the synthetic data teaches no better than some real data of the same size: give meta-training "
+            f"more time, or make more samples{chance}",
+            soft_wrap=True,
+        )
 
 
 def _mean_and_worst(result: Comparison, row: Row, passes: int, names: list[str]) -> str:

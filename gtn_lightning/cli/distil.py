@@ -20,7 +20,7 @@ from rich.console import Console
 
 from gtn_lightning.callbacks.synthetic_data import DATA_FILE
 from gtn_lightning.cli.signals import InterruptedBySignal
-from gtn_lightning.cli.strict_yaml import dump_yaml
+from gtn_lightning.cli.strict_yaml import dump_yaml_lines
 from gtn_lightning.distilled import read_distilled, write_distilled
 from gtn_lightning.distilled.card_page import card_page
 from gtn_lightning.distilled.comparison import Comparison, compare
@@ -40,6 +40,9 @@ SCORED = 2000
 
 TO_THE_END = 1000
 """Most steps of its training on all real data to the end."""
+
+END_SHARE = 0.1
+"""The share of the time that this training gets."""
 
 SLOWER = 1.5
 """How much longer than measured meta-training may take before it is ended."""
@@ -106,8 +109,12 @@ class Distillation:
         self._gtn("predict", "--teacher", str(teacher), f"--trainer.default_root_dir={self.folder / 'predict'}")
         (written,) = (self.folder / "predict").glob(f"*/{DATA_FILE}")
         data = read_distilled(written)
+        write_distilled(self.folder / DATA_FILE, data)  # of use already if the comparison is interrupted
         real = real_samples(data).limited(SCORED)
-        result = compare(data, real, networks=2, passes=[1], most_steps=TO_THE_END, progress=self._said)
+        seconds = max(10.0, 60 * self.minutes * END_SHARE)
+        result = compare(
+            data, real, networks=2, passes=[1], most_steps=TO_THE_END, most_seconds=seconds, progress=self._said
+        )
         data = data.with_scores(result.plain() | {"samples": len(real.test.targets)})
         write_distilled(self.folder / DATA_FILE, data)
         pictures = sorted(teacher.parent.glob("pictures/*.png"))
@@ -117,10 +124,13 @@ class Distillation:
 
     def _write(self, path: Path, meta_steps: int) -> None:
         recipe = plan(self.facts, meta_steps, self.per_class, self.accelerator)
+        recipe["trainer"]["default_root_dir"] = str(self.folder / "fit")
         given = "" if self.per_class is None else f" --images-per-class {self.per_class}"
         text = (
             f"# gtn fit --config {path.name}\n# Chosen by gtn distil for {self.facts.name} ({self.facts.text()})"
-            f"{given}, {self.minutes:g} minutes.\n\n{dump_yaml(recipe)}"
+            f"{given}, {self.minutes:g} minutes.\n"
+            "# Then, for the file: gtn predict --teacher path/to/teacher.safetensors\n\n"
+            f"{dump_yaml_lines(recipe)}"
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -125,6 +125,12 @@ def dump_yaml(content: Any) -> str:
     return text.strip()
 
 
+def dump_yaml_lines(content: Any) -> str:
+    """Return plain data as YAML to read and to edit, one entry per line, which every reader understands alike."""
+    text: str = yaml.dump(content, Dumper=Dumper, default_flow_style=False, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def _measure(node: yaml.Node, above: set[int], known: dict[int, int], depth: int = 0) -> int:
     """Return how many values a node holds, with aliases expanded."""
     if id(node) in above:

@@ -97,7 +97,8 @@ def to_eight_bits(feature: "Image", value: dict[str, Any] | None, where: str, fo
     except RecipeError:
         raise
     except Exception as error:
-        raise RecipeError(f"data.path: {where} has an image that cannot be decoded: {error}") from error
+        file = f" ({os.path.basename(str(value['path']))})" if value.get("path") else ""
+        raise RecipeError(f"data.path: {where} has an image that cannot be decoded{file}: {error}") from error
     if image.mode in GREY_MODES:
         return image.convert("L")
     if image.mode in COLOR_MODES:

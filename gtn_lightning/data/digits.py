@@ -74,5 +74,6 @@ class DigitsData(TensorData, Documents):
         return {
             "source": "Optical Recognition of Handwritten Digits (UCI), the test set bundled with scikit-learn",
             "license": "CC BY 4.0",
+            "raw": "gray pixels from 0 to 16, [N, 1, 8, 8]",
             "class_names": [str(digit) for digit in range(self.classes)],
         }

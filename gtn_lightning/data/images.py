@@ -128,6 +128,7 @@ class ImageData(TensorData, Documents):
         self._document = {
             "source": self.path,
             "license": info.license or None,
+            "raw": self._raw(whole.images),
             "class_names": list(getattr(feature, "names", map(str, range(classes)))),
         }
         self._check_share("val_size", self.val_size, whole.labels)
@@ -140,6 +141,14 @@ class ImageData(TensorData, Documents):
                 )
             train = train.take(choose(train.labels, self.train_size, "training"))
         return Splits(train, val, test, classes)
+
+    def _raw(self, images: Tensor) -> str:
+        _, channels, height, width = images.shape
+        scaled = ""
+        if self.size is not None:
+            scaled = f"; of an image, the shorter side is scaled to {self.size} pixels (bicubic) and the middle cropped"
+        kind = "gray" if channels == 1 else "RGB"
+        return f"{kind} pixels from 0 to 255, [N, {channels}, {height}, {width}]{scaled}"
 
     def document(self) -> dict[str, Any]:
         """Return source, license and classes of the data, as far as the dataset names them."""

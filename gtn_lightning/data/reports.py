@@ -20,7 +20,9 @@ class Documents(ABC):
 
     @abstractmethod
     def document(self) -> Mapping[str, Any]:
-        """Return, as plain data, what is known of ``source``, ``license``, ``class_names`` and ``columns``.
+        """Return, as plain data, what is known of ``source``, ``license``, ``class_names``, ``columns`` and ``raw``.
+
+        ``raw`` says in words what raw data is, to which the normalization applies.
 
         Called after ``setup``.
         """

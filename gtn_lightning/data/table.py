@@ -125,7 +125,10 @@ class TableData(InMemoryData, Normalizes, Documents):
         """Return source, columns and classes of the table; a data frame has no source."""
         source = str(self.path) if isinstance(self.path, str | Path) else None
         names = None if self.class_names is None else [str(name) for name in self.class_names]
-        return {"source": source, "license": None, "columns": list(self.columns), "class_names": names}
+        raw = "the values of the columns in this order; categories as columns of zeros and ones"
+        return {
+            "source": source, "license": None, "raw": raw, "columns": list(self.columns), "class_names": names,
+        }  # fmt: skip
 
     def normalize(self, inputs: Tensor) -> Tensor:
         """Return the rows unchanged: ``load`` has standardized them."""
@@ -133,7 +136,10 @@ class TableData(InMemoryData, Normalizes, Documents):
 
     def normalization(self) -> dict[str, Tensor]:
         """Return what is subtracted from an encoded row, and what it is divided by, by the names in exported files."""
-        return {"normalize_center": self.mean, "normalize_scale": self.std}
+        inputs = {"normalize_center": self.mean, "normalize_scale": self.std}
+        if self.class_names is not None:
+            return inputs
+        return inputs | {"target_center": self.target_mean, "target_scale": self.target_std}
 
     @property
     def shape(self) -> tuple[int]:

@@ -71,8 +71,17 @@ def card_page(data: DistilledSet, name: str, pictures: Sequence[PurePath] = ()) 
     if "whiten_matrix" in data.tensors:
         whitened = '(x - data["whiten_center"]).flatten(1) @ data["whiten_matrix"].float()'
         lines.append(f"They are then whitened: `({whitened}).view_as(x)`.")
+    if card.real.get("raw"):
+        lines.append(f"Raw data: {card.real['raw']}.")
+    if card.real.get("columns"):
+        lines.append(f"Columns: {', '.join(card.real['columns'])}.")
+    if "target_center" in data.tensors:
+        lines.append('Predictions: `net(x) * data["target_scale"] + data["target_center"]`.')
+        lines.append("The RMSE above is in standard deviations of the targets.")
     if card.real.get("class_names"):
         lines.append(f"Classes: {', '.join(card.real['class_names'])}.")
+    if pictures:
+        lines += ["", "The pictures are of the last meta-step; the file is of the best one by validation."]
     for picture in pictures:
         lines += ["", f"![{picture.stem}]({picture.as_posix()})"]
     return "\n".join(lines) + "\n"

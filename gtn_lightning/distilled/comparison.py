@@ -8,6 +8,7 @@ for several passes it chooses as real data does. Random real samples with soft l
 subset of real data has as many samples as there are different synthetic ones, which may come several times in a pass.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,9 @@ SYNTHETIC = ("synthetic", "synthetic, hard labels")
 
 BY_EXPERTS = ("random real subset, best soft labels", "real subset by k-center", "real subset by herding")
 """Names of the sources that networks trained on all real data choose or label."""
+
+NOT_TO_THE_END = "all real data, until time was up"
+"""Name of training on all real data for which there was no time to the end."""
 
 MOST = 10_000
 """Largest number of real samples that k-center and herding choose from."""
@@ -148,6 +152,7 @@ def compare(
     sources: Collection[str] | None = None,
     expert_steps: Sequence[int] = EXPERT_STEPS,
     most_steps: int = TO_THE_END,
+    most_seconds: float = math.inf,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Compare synthetic data with real data of the same size and cost.
@@ -162,6 +167,7 @@ def compare(
         sources: names of the sources to compare; None for all.
         expert_steps: numbers of steps on all real data after which an expert's probabilities are tried as soft labels.
         most_steps: most steps of training on all real data to the end.
+        most_seconds: most seconds of that, for all architectures together.
         progress: called with the name of a source before its training.
 
     Raises:
@@ -198,7 +204,9 @@ def compare(
     began = time.perf_counter()
     row = Row(THE_END, equal=False)
     for architecture in bench.architectures:
-        scores = bench.to_the_end(architecture, most_steps)
+        scores, ended = bench.to_the_end(architecture, most_steps, most_seconds / len(bench.architectures))
+        if not ended:
+            row.source = NOT_TO_THE_END
         row.scores |= {(architecture, number): scores for number in passes}
     row.seconds = time.perf_counter() - began
     result.rows.append(row)
@@ -354,12 +362,17 @@ class _Bench:
             optimizer.step()
             yield
 
-    def to_the_end(self, architecture: str, most_steps: int) -> Tensor:
-        """Return the test score of a network trained on all real data until its validation score stops to improve."""
+    def to_the_end(self, architecture: str, most_steps: int, most_seconds: float) -> tuple[Tensor, bool]:
+        """Train a network on all real data until its validation score stops to improve.
+
+        Returns:
+            The test score ``[1]``, and whether there was time enough.
+        """
         network = fresh(self.architectures[architecture], self.seed, 0)
-        best, state, waited = None, network.state_dict(), 0
+        best, state, waited, began, ended = None, network.state_dict(), 0, time.perf_counter(), True
         for step, _ in enumerate(self._adam(network, most_steps), start=1):
-            if step % 200 and step < most_steps:
+            ended = time.perf_counter() - began < most_seconds
+            if step % 200 and step < most_steps and ended:
                 continue
             score = self.metric.of(network, self.real.val)
             network.train()
@@ -367,10 +380,10 @@ class _Bench:
             if best is None or self.metric.better(score, best):
                 best, waited = score, 0
                 state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            if waited == 3:
+            if waited == 3 or not ended:
                 break
         network.load_state_dict(state)
-        return torch.tensor([self.metric.of(network, self.real.test)])
+        return torch.tensor([self.metric.of(network, self.real.test)]), ended
 
     def in_feature_space(self, choose: Callable[[Samples, int, int], Tensor], count: int) -> Samples:
         """Return real samples, equally many of each class, chosen by an expert's logits."""

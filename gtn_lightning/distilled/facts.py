@@ -46,7 +46,11 @@ class Facts:
     def text(self) -> str:
         """Return the facts in one line."""
         size = "x".join(map(str, self.shape))
-        what = f"{self.outputs} classes" if self.predicts == "classes" else f"{self.outputs} numbers"
+        what = (
+            f"{self.outputs} classes"
+            if self.predicts == "classes"
+            else f"{self.outputs} number{'s' * (self.outputs > 1)}"
+        )
         return f"{self.train:,} {self.kind} of {size}, {what}"
 
 

@@ -57,8 +57,13 @@ def real_samples(data: DistilledSet, path: str | None = None) -> RealSamples:
         RecipeError: if the card does not say where it lies, or it cannot be read, or has another shape.
     """
     module = _module(data, path)
-    module.prepare_data()
-    module.setup()
+    try:
+        module.prepare_data()
+        module.setup()
+    except RecipeError as error:
+        if path is not None:
+            raise
+        raise RecipeError(f"the real data of the file: {error}; or give it with --data") from error
     parts = []
     for name in ("train", "val", "test"):
         inputs, targets = module.split(name)[:2]

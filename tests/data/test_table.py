@@ -112,6 +112,18 @@ def test_bundled_tables(name: str, shape: int, classes: int | None) -> None:
     assert len(targets) == 64
 
 
+def test_numbers_to_predict_are_exported_with_their_scale() -> None:
+    data = read(TableData("diabetes", predicts="numbers"))
+    scale = data.normalization()
+    _, targets = data.split("test")
+    from sklearn.datasets import load_diabetes
+
+    everything = load_diabetes().target
+    amounts = targets * scale["target_scale"] + scale["target_center"]
+    assert all(abs(everything - float(amount)).min() < 1e-3 for amount in amounts)
+    assert "target_scale" not in read(TableData("wine")).normalization()
+
+
 def changed(**columns: Any) -> pd.DataFrame:
     return frame().assign(**columns)
 

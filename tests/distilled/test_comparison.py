@@ -179,3 +179,13 @@ def test_numbers_are_compared_by_their_error() -> None:
         "synthetic", "random real subset", "all real data, as many steps", "all real data, to the end",
     ]  # fmt: skip
     assert result.mean(result.rows[-1], 1) < 0.05
+
+
+def test_training_to_the_end_ends_when_time_is_up(digits: tuple[DistilledSet, RealSamples]) -> None:
+    made, real = digits
+    only: dict[str, Any] = {"sources": ["all real data, to the end"], "learners": {"linear": LINEAR}}
+    (ended,) = compare(made, real, 1, [1], **only).rows
+    (stopped,) = compare(made, real, 1, [1], most_seconds=0.0, **only).rows
+    assert ended.source == "all real data, to the end"
+    assert stopped.source == "all real data, until time was up"
+    assert float(stopped.scores["linear", 1]) < float(ended.scores["linear", 1])
