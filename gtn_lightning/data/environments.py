@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.data.batches import Stream, batches_trained_on, from_the_start
-from gtn_lightning.data.reports import Counts, Normalizes
+from gtn_lightning.data.reports import Counts, Documents, Normalizes
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.lightning import LightningDataModule, TrainerFn
 from gtn_lightning.randomness import keyed_generator, keyed_seed
@@ -24,7 +24,7 @@ MEASURED_EPISODES = 64
 """Episodes of random actions by which states are normalized."""
 
 
-class EnvironmentData(LightningDataModule, Counts, Normalizes):
+class EnvironmentData(LightningDataModule, Counts, Normalizes, Documents):
     """Episodes in an environment of gymnasium, with disjoint ranges of seeds for the three splits.
 
     Each batch is an `Episodes`, in which a task lets its learners act. States are normalized: ``center`` is subtracted,
@@ -160,6 +160,10 @@ class EnvironmentData(LightningDataModule, Counts, Normalizes):
         """Return the module's own loader, since it predicts synthetic data, one batch per inner step."""
         assert self.trainer is not None
         return self.trainer.lightning_module.predict_dataloader()
+
+    def document(self) -> dict[str, Any]:
+        """Return the environment's name, and what its observations are."""
+        return {"source": f"gymnasium, {self.env_id}", "license": None, "raw": "observations of the environment"}
 
     def normalization(self) -> dict[str, Tensor]:
         """Return what is subtracted from a state and what it is then divided by, by the names in exported files."""

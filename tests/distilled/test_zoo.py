@@ -12,8 +12,20 @@ import torch
 import gtn_lightning
 from benchmarks.zoo import main
 from gtn_lightning.data import DigitsData
+from gtn_lightning.data.table import BUNDLED
 from gtn_lightning.description import describe
-from gtn_lightning.distilled import Card, DistilledSet, load_zoo, write_distilled, zoo_entries, zoo_files, zoo_table
+from gtn_lightning.distilled import (
+    Card,
+    DistilledSet,
+    load_zoo,
+    read_distilled,
+    write_distilled,
+    zoo_entries,
+    zoo_files,
+    zoo_table,
+)
+from gtn_lightning.distilled.learners import home_learners, other_learners
+from gtn_lightning.distilled.scores import judge_of, plays, replayed
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import LARS, SGD
 from gtn_lightning.learners import MLP, Fixed
@@ -52,6 +64,18 @@ def test_an_empty_zoo_is_said(tmp_path: Path) -> None:
     assert zoo_table(tmp_path) == "the zoo is empty"
     with pytest.raises(RecipeError, match="no file of the name 'digits' in the zoo: the zoo is empty"):
         load_zoo("digits", tmp_path)
+
+
+@pytest.mark.parametrize("name", zoo_files())
+def test_fresh_networks_reach_the_printed_figure(name: str) -> None:
+    data = read_distilled(zoo_files()[name])
+    if ((data.card.data or {}).get("init_args") or {}).get("path") not in (None, *BUNDLED):
+        pytest.skip("its real data is not bundled: python -m benchmarks.zoo replays it")
+    judge = judge_of(data)
+    learners = home_learners(data) | ({} if plays(data) else other_learners(data))
+    scores = torch.cat([replayed(make, data, judge.score, 2, seed=7) for make in learners.values()])
+    printed = data.card.scores or {"mean": 500.0, "std": 10.0}  # of cartpole, as zoo/README.md has it
+    assert float(scores.mean()) > printed["mean"] - 2 * printed["std"]
 
 
 def test_the_packages_zoo_is_whole() -> None:
