@@ -98,7 +98,7 @@ class Distillation:
         self._write(recipe, steps)
         self.console.print(f"{steps} meta-steps of about {seconds:.2f} s", soft_wrap=True)
         # If other programs take the cores, meta-training ends early rather than much too late.
-        limit = timedelta(seconds=round(max(SLOWER * seconds * steps, 60)))
+        limit = timedelta(seconds=round(max(SLOWER * seconds * steps, left, 60)))
         self._gtn(
             *("fit", "--config", str(recipe), f"--trainer.default_root_dir={self.folder / 'fit'}"),
             f"--trainer.max_time={_in_parts(limit)}",
