@@ -146,8 +146,8 @@ def readme(entries: Sequence[ZooEntry], figures: Sequence[str], command: str) ->
         parts.append("There are no files yet: `python -m benchmarks.zoo --make NAME` makes one.")
     parts += [
         "Metrics are on the test split of the real data.\n"
-        "They are mean and standard deviation over new networks of the architectures that the file was made with, and of "
-        "others.\n"
+        "They are mean and standard deviation over new networks of the architectures that the file was made with, and "
+        "of others.\n"
         "The checksum is the SHA-256 of the tensors, which reading a file checks.",
         f"Made on {time.strftime('%Y-%m-%d')} by `{command}` on {machine()}.",
     ]
