@@ -33,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
                     print(text)
                     return 0
                 if arguments[0] in DATA_COMMANDS:
-                    return _run_data_command(arguments, signals)
+                    return _run(arguments, signals)
                 command = read_command(arguments)
                 check_command(command.line)
             except (RecipeError, OSError) as error:
@@ -45,13 +45,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return interruption.code
 
 
-def _run_data_command(arguments: Sequence[str], signals: Signals) -> int:
-    from gtn_lightning.cli.data_commands import run_data_command  # takes seconds
-
-    return run_data_command(arguments, signals)
-
-
-def _run(command: Command, signals: Signals) -> int:
+def _run(command: Command | Sequence[str], signals: Signals) -> int:
+    """Run a command: one that takes recipes, or the arguments of one on a file of synthetic data."""
     if "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
         signals.release()
         return refuse(
@@ -59,9 +54,13 @@ def _run(command: Command, signals: Signals) -> int:
         )
     try:
         leave_out_folder_style()
-        from gtn_lightning.cli.commands import run  # takes seconds, in which Ctrl-C has to work
+        # These take seconds, in which Ctrl-C has to work.
+        if isinstance(command, Command):
+            from gtn_lightning.cli.commands import run
+        else:
+            from gtn_lightning.cli.data_commands import run_data_command
     except Exception:
         signals.release()  # a library that was interrupted while it was imported may have raised an error of its own
         raise
     signals.release()
-    return run(command, signals)
+    return run(command, signals) if isinstance(command, Command) else run_data_command(command)

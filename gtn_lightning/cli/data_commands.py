@@ -22,7 +22,8 @@ from gtn_lightning.cli.distil import distil as distilled_data
 from gtn_lightning.cli.endings import USER_ERRORS
 from gtn_lightning.cli.front_door import refuse
 from gtn_lightning.cli.quiet import quiet
-from gtn_lightning.cli.signals import InterruptedBySignal, Signals
+from gtn_lightning.cli.signals import InterruptedBySignal
+from gtn_lightning.cli.working_folder import shielded_programs
 from gtn_lightning.distilled import DistilledSet, read_distilled
 from gtn_lightning.distilled.comparison import Comparison, Row
 from gtn_lightning.distilled.comparison import compare as compared
@@ -54,12 +55,11 @@ Format = Literal["dd-ranking", "hugging-face", "npz", "png"]
 """Formats of `gtn_lightning.distilled.export`."""
 
 
-def run_data_command(arguments: Sequence[str], signals: Signals) -> int:
+def run_data_command(arguments: Sequence[str]) -> int:
     """Run a command on a file of synthetic data.
 
     Args:
         arguments: the arguments after the program's name, of which the first is the command.
-        signals: what makes exceptions of signals.
 
     Returns:
         The exit code: 0; 2 for wrong input; 128 plus its number for a signal.
@@ -75,7 +75,7 @@ def run_data_command(arguments: Sequence[str], signals: Signals) -> int:
             raise RecipeError(f"gtn {name}: {one_line(error)}; `gtn {name} --help` lists its options") from error
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)  # as for the other commands, see docs/results/threads.md
-        with quiet():
+        with quiet(), shielded_programs():
             function(**values.as_dict())
     except USER_ERRORS as error:
         return refuse(error)

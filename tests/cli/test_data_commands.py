@@ -1,6 +1,8 @@
 """``gtn replay`` and ``gtn compare`` on a file of synthetic data."""
 
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,13 @@ def test_replay_trains_a_network_of_the_users(file: str, capsys: pytest.CaptureF
     assert "4 steps of 20 synthetic samples, 2 fresh networks, scored on 300 samples of the test split" in printed
     (line,) = [line for line in printed.splitlines() if "some_nets:Net" in line]
     assert float(line.split()[1]) > 50
+
+
+def test_a_style_in_the_working_folder_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_bytes(b"\xff\xfe\x00")
+    command = [sys.executable, "-m", "gtn_lightning", "zoo"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_compare_prints_every_source(file: str, capsys: pytest.CaptureFixture[str]) -> None:
