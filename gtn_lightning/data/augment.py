@@ -6,6 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gtn_lightning.errors import RecipeError
+
+
+def check_changes(
+    where: str, crop: int = 0, rotate: float = 0.0, scale: float = 0.0, shift: float = 0.0, **others: float
+) -> None:
+    """Check the arguments of `augment`, and other amounts.
+
+    Args:
+        where: what the arguments belong to, the beginning of messages, such as ``data.``.
+        crop, rotate, scale, shift: see `augment`.
+        others: further amounts by name, at least 0 and finite too.
+
+    Raises:
+        RecipeError: if a value is out of range.
+    """
+    for name, value in {"crop": crop, "rotate": rotate, "scale": scale, "shift": shift, **others}.items():
+        if not 0 <= value < math.inf:
+            raise RecipeError(f"{where}{name} must be at least 0 and finite, got {value}")
+    if scale >= 1:
+        raise RecipeError(f"{where}scale must be below 1, got {scale}")
+
 
 def augment(
     images: Tensor,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gtn_lightning.data.augment import augment
+from gtn_lightning.data.augment import augment, check_changes
 from gtn_lightning.data.in_memory import InMemoryData
 from gtn_lightning.data.reports import Normalizes
 from gtn_lightning.data.whitening import Whitening, fit_whitening
@@ -89,11 +89,7 @@ class TensorData(InMemoryData, Normalizes):
         whiten_regularization: float = 0.1,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
-        for name, value in (("crop", crop), ("rotate", rotate), ("scale", scale), ("shift", shift)):
-            if not 0 <= value < math.inf:
-                raise RecipeError(f"data.{name} must be at least 0 and finite, got {value}")
-        if scale >= 1:
-            raise RecipeError(f"data.scale must be below 1, got {scale}")
+        check_changes("data.", crop, rotate, scale, shift)
         if whiten not in (None, "zca"):
             raise RecipeError(f"data.whiten must be zca or null, got {whiten!r}")
         if not 0 < whiten_regularization < math.inf:

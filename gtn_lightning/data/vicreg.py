@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtn_lightning.component import Component
-from gtn_lightning.data.augment import augment
+from gtn_lightning.data.augment import augment, check_changes
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.randomness import keyed_generator, keyed_rng, keyed_seed
 
@@ -108,16 +108,10 @@ class VICReg(SelfSupervision):
         ):
             if value < least:
                 raise RecipeError(f"VICReg: {name} must be at least {least}, got {value}")
-        for name, number in (
-            *(("crop", crop), ("rotate", rotate), ("scale", scale), ("shift", shift), ("noise", noise)),
-            *(("invariance", invariance), ("variance", variance), ("covariance", covariance)),
-        ):
-            if not 0 <= number < math.inf:
-                raise RecipeError(f"VICReg: {name} must be at least 0 and finite, got {number}")
+        amounts = {"noise": noise, "invariance": invariance, "variance": variance, "covariance": covariance}
+        check_changes("VICReg: ", crop, rotate, scale, shift, **amounts)
         if not 0 < lr < math.inf:
             raise RecipeError(f"VICReg: lr must be above 0 and finite, got {lr}")
-        if scale >= 1:
-            raise RecipeError(f"VICReg: scale must be below 1, got {scale}")
         if not (crop or flip or rotate or scale or shift or noise):
             raise RecipeError(
                 "VICReg: views must differ, but crop, flip, rotate, scale, shift and noise are 0: give one"

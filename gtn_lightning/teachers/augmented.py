@@ -1,11 +1,10 @@
 """Random changes of another teacher's images."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 
-from gtn_lightning.data.augment import augment
+from gtn_lightning.data.augment import augment, check_changes
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch, given
 from gtn_lightning.teachers.base import Teacher, TeacherInput
@@ -52,11 +51,7 @@ class Augmented(Teacher):
     ) -> None:
         super().__init__()
         self.teacher = given(teacher, "Augmented.teacher")
-        for name, value in (("crop", crop), ("rotate", rotate), ("scale", scale), ("shift", shift)):
-            if not 0 <= value < math.inf:
-                raise RecipeError(f"Augmented: {name} must be at least 0 and finite, got {value}")
-        if scale >= 1:
-            raise RecipeError(f"Augmented: scale must be below 1, got {scale}")
+        check_changes("Augmented: ", crop, rotate, scale, shift)
         made = self.teacher.fields.get("inputs")
         if self.teacher.fields and (made is None or len(made.sample_shape) != 3):
             raise RecipeError(
