@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -109,16 +110,12 @@ class Comparison:
         architectures = {}
         for name in names:
             scores = first.scores[name, 1]
-            best: float | None = None
-            for row in self.rows:
-                mean = self.mean(row, 1, [name])
-                if row.equal and (best is None or self.metric.better(mean, best)):
-                    best = mean
+            real = [self.mean(row, 1, [name]) for row in self.rows if row.equal]
             architectures[name] = {
                 "mean": float(scores.mean()),
                 "std": float(scores.std(correction=0)),
                 "met": name in self.home,
-                "real": best,
+                "real": real[self.metric.best(real)] if real else None,
             }
         return {
             "metric": self.metric.name,
@@ -182,23 +179,25 @@ def compare(
     names = [*courses, THE_END]
     if unknown := [name for name in sources or () if name not in names]:
         raise RecipeError(f"sources must be among {', '.join(names)}, got {unknown[0]}")
+    wanted = names if sources is None else [name for name in names if name in sources]
     began = time.perf_counter()
-    if set(BY_EXPERTS) & courses.keys():
+    if set(BY_EXPERTS) & set(wanted):
         bench.experts()
     expert_seconds = time.perf_counter() - began
     for name, make in courses.items():
-        if sources is not None and name not in sources:
+        if name not in wanted:
             continue
         progress(name)
         began = time.perf_counter()
         row = Row(name, equal=name not in SYNTHETIC)
         course, learned = make()
+        course = cache(course)  # the same at every rate, for every architecture
         for architecture in bench.architectures:
             for number in passes:
                 row.scores[architecture, number] = bench.scores(architecture, course, number, learned)
         row.seconds = time.perf_counter() - began + (expert_seconds if name in BY_EXPERTS else 0.0)
         result.rows.append(row)
-    if sources is not None and THE_END not in sources:
+    if THE_END not in wanted:
         return result
     progress(THE_END)
     began = time.perf_counter()
@@ -302,38 +301,26 @@ class _Bench:
             return network
 
         networks = [trained(0, rate) for rate in rates]
-        tuned = [self.metric.of(network, self.real.val) for network in networks]
-        best = 0
-        for place, score in enumerate(tuned):
-            if self.metric.better(score, tuned[best]):
-                best = place
+        best = self.metric.best([self.metric.of(network, self.real.val) for network in networks])
         networks = [networks[best], *(trained(number, rates[best]) for number in range(1, self.networks))]
         return torch.tensor([self.metric.of(network, self.real.test) for network in networks])
 
     def soft(self, subset: Callable[[int], Samples], batched: Callable[[Samples, int], Batches]) -> Course:
         """Return random samples with the soft labels that teach the first network best."""
-        best: tuple[float, nn.Module] | None = None
-        for expert in self.experts():
 
-            def labeled(number: int, expert: nn.Module = expert) -> Batches:
-                samples = subset(number)
-                return batched(Samples(samples.inputs, _probabilities(expert, samples.inputs)), number)
+        def labeled(expert: nn.Module, number: int) -> Batches:
+            samples = subset(number)
+            return batched(Samples(samples.inputs, _probabilities(expert, samples.inputs)), number)
 
-            scores = []
+        def best_score(expert: nn.Module) -> float:
+            batches, scores = labeled(expert, 0), []
             for rate in RATES[self.how["name"]]:
                 network = self._first()
-                self.train(network, labeled(0), 1, rate)
+                self.train(network, batches, 1, rate)
                 scores.append(self.metric.of(network, self.real.val))
-            if best is None or max(scores) > best[0]:
-                best = max(scores), expert
-        assert best is not None
-        chosen = best[1]
+            return max(scores)
 
-        def course(number: int) -> Batches:
-            samples = subset(number)
-            return batched(Samples(samples.inputs, _probabilities(chosen, samples.inputs)), number)
-
-        return course
+        return partial(labeled, max(self.experts(), key=best_score))
 
     def _first(self) -> nn.Module:
         return fresh(next(iter(self.architectures.values())), self.seed, 0)

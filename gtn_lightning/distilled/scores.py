@@ -1,7 +1,7 @@
 """Scores of fresh networks that are trained on synthetic data."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,14 @@ class Metric:
         if math.isnan(one) or math.isnan(other):
             return math.isnan(other) and not math.isnan(one)
         return one > other if self.higher_is_better else one < other
+
+    def best(self, scores: Sequence[float]) -> int:
+        """Return the place of the best score, the first of equal ones."""
+        best = 0
+        for place, score in enumerate(scores):
+            if self.better(score, scores[best]):
+                best = place
+        return best
 
 
 def metric_of(data: DistilledSet) -> Metric:
