@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import markdown_table, write_report
-from gtn_lightning.distilled import DistilledSet, read_distilled
+from gtn_lightning.distilled import read_distilled
 from gtn_lightning.distilled.comparison import THE_END, Comparison, Row, compare
 from gtn_lightning.distilled.learners import home_learners
 from gtn_lightning.distilled.real import real_samples
@@ -45,7 +45,7 @@ def main() -> None:
     rows, seen, everything = [], set[int](), ""
     for path in options.files:
         data = read_distilled(path)
-        per_class = images_of(data) // (data.classes or 1)
+        per_class = data.samples // (data.classes or 1)
         kind = "soft" if data.targets.is_floating_point() else "hard"
         sources = ["synthetic"]
         if per_class not in seen:
@@ -66,7 +66,7 @@ def main() -> None:
             most_steps=options.steps,
             progress=partial(print, f"{path}:", flush=True),
         )
-        per_epoch = data.steps * data.batch_size // images_of(data)
+        per_epoch = data.steps * data.batch_size // data.samples
         for row in result.rows:
             if row.source == THE_END:
                 everything = result.metric.text(torch.cat(scores_of(result, row)[:1]))
@@ -92,11 +92,6 @@ def main() -> None:
         f"ones by validation accuracy. The soft labels of real images are those of an expert after "
         f"{', '.join(map(str, EXPERT_STEPS))} steps, whichever teach best. {made(options.files)}",
     )
-
-
-def images_of(data: DistilledSet) -> int:
-    """Return the number of different images of a set."""
-    return len(data.inputs.flatten(0, 1).flatten(1).unique(dim=0))
 
 
 def scores_of(result: Comparison, row: Row) -> list[torch.Tensor]:

@@ -17,13 +17,15 @@ from benchmarks.written_networks import NEVER_MET, written_networks
 from gtn_lightning import replay
 from gtn_lightning.data import DigitsData
 from gtn_lightning.distilled import read_distilled
+from gtn_lightning.distilled.real import Samples
+from gtn_lightning.distilled.scores import Metric, card_of
 from gtn_lightning.inner_loop import LARS
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 
 RATES = {"SGD": (0.01, 0.03, 0.1, 0.3), "Adam": (0.001, 0.003, 0.01, 0.03), "LARS": (0.02, 0.05, 0.1, 0.2)}
 """The rates of each optimizer on real data; SGD has the momentum 0.9, LARS 0.5."""
 
-Batches = list[tuple[Tensor, Tensor]]
+Batches = list[Samples]
 
 
 def main() -> None:
@@ -36,12 +38,13 @@ def main() -> None:
     data = DigitsData()
     data.prepare_data()
     data.setup()
-    (train, labels), (test, answers) = ((sets[0].prepare(x), y) for x, y in (data.split("train"), data.split("test")))
+    train, test = (Samples(sets[0].prepare(x), y) for x, y in (data.split("train"), data.split("test")))
+    accuracy = Metric("accuracy")
     steps, size = sets[0].steps, sets[0].batch_size
 
     def real_batches(number: int) -> Batches:
-        rows = torch.randperm(len(train), generator=keyed_generator(0, "written", number))
-        return [(train[part], labels[part]) for part in rows[: steps * size].split(size)]
+        rows = torch.randperm(len(train.inputs), generator=keyed_generator(0, "written", number))
+        return [train.take(part) for part in rows[: steps * size].split(size)]
 
     rows = []
     for name, make in written_networks(1, 8, data.classes).items():
@@ -49,18 +52,17 @@ def main() -> None:
         for optimizer, rates in RATES.items():
             for rate in rates:
                 scores = [
-                    accuracy(trained(fresh(make, n), real_batches(n), optimizer, rate), test, answers)
+                    accuracy.of(trained(fresh(make, n), real_batches(n), optimizer, rate), test)
                     for n in range(options.networks)
                 ]
                 if sum(scores) > float(best.sum()):
                     best, how = torch.tensor(scores), f"{optimizer} {rate}"
         taught = torch.zeros(len(sets), options.networks)
         for row, each in enumerate(sets):
-            card = {"fields": each.card.fields, "loss": each.card.loss, "optimizer": each.card.optimizer}
             for number in range(options.networks):
                 network = fresh(make, number)
-                replay.train(network, each.tensors, card)
-                taught[row, number] = accuracy(network, test, answers)
+                replay.train(network, each.tensors, card_of(each))
+                taught[row, number] = accuracy.of(network, test)
         above = sum(float(scores.mean()) > float(best.mean()) for scores in taught)
         met = "never met" if name in NEVER_MET else "met or alike"
         lowest = f"{100 * float(taught.mean(1).min()):.1f}"
@@ -108,13 +110,6 @@ def trained(network: nn.Module, batches: Batches, optimizer: str, rate: float) -
         F.cross_entropy(network(inputs), targets).backward()
         chosen.step()
     return network
-
-
-def accuracy(network: nn.Module, inputs: Tensor, targets: Tensor) -> float:
-    """Return the share of right answers in evaluation mode."""
-    network.eval()
-    with torch.no_grad():
-        return float((network(inputs).argmax(1) == targets).float().mean())
 
 
 def text(scores: Tensor) -> str:

@@ -14,6 +14,9 @@ from gtn_lightning.errors import RecipeError
 if TYPE_CHECKING:
     from datasets import ClassLabel, Dataset, Value
 
+TEST_NAMES = ("test", "validation", "valid")
+"""Names of the split to test on, the first that there is."""
+
 LABEL_NAMES = ("label", "labels", "fine_label")
 
 
@@ -99,7 +102,7 @@ class ImageData(TensorData, Documents):
     def load(self) -> Splits:
         """Decode all images, check them, and hold back the validation split."""
         dataset, folders = open_dataset(self.path, self.config)
-        test_name = next((name for name in ("test", "validation", "valid") if name in dataset), None)
+        test_name = next((name for name in TEST_NAMES if name in dataset), None)
         if "train" not in dataset or (test_name is None and self.test_size is None):
             raise RecipeError(
                 f"data.path: {self.path!r} has the splits {', '.join(dataset)}, expected train and test (or "

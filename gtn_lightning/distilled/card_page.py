@@ -54,13 +54,13 @@ def card_page(data: DistilledSet, name: str, pictures: Sequence[PurePath] = ()) 
         )
         lines += ["", "| network | in meta-training | synthetic | real |", "| --- | --- | --- | --- |"]
         for architecture, scores in card.scores["architectures"].items():
-            real = "" if scores["real"] is None else _text(metric.name, scores["real"])
+            real = "" if scores["real"] is None else metric.number(scores["real"])
             met = "met" if scores["met"] else "never met"
-            value = f"{_text(metric.name, scores['mean'])} ± {_text(metric.name, scores['std'])}"
+            value = f"{metric.number(scores['mean'])} ± {metric.number(scores['std'])}"
             lines.append(f"| {architecture} | {met} | {value} | {real} |")
         lines += ["", "| trained on | mean | seconds |", "| --- | --- | --- |"]
         for source, values in card.scores["sources"].items():
-            lines.append(f"| {source} | {_text(metric.name, values['mean'])} | {values['seconds']:.0f} |")
+            lines.append(f"| {source} | {metric.number(values['mean'])} | {values['seconds']:.0f} |")
     lines += ["", "## Train on it", ""]
     if card.optimizer["name"] == "LARS":
         lines.append(TRAINING.format(inputs=card.fields[0], targets=card.fields[1], loss=card.loss))
@@ -85,7 +85,3 @@ def card_page(data: DistilledSet, name: str, pictures: Sequence[PurePath] = ()) 
     for picture in pictures:
         lines += ["", f"![{picture.stem}]({picture.as_posix()})"]
     return "\n".join(lines) + "\n"
-
-
-def _text(metric: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from gtn_lightning.data import DigitsData, ImageData, TableData
 from gtn_lightning.data.decoding import to_eight_bits
+from gtn_lightning.data.images import TEST_NAMES
 from gtn_lightning.data.sources import open_dataset
 from gtn_lightning.data.table import BUNDLED
 from gtn_lightning.errors import RecipeError
@@ -143,7 +144,7 @@ def _images(path: str, size: int | None, seed: int) -> Facts:
         raise RecipeError(
             f"{path} has images of {width}x{height} pixels, expected at least {SMALLEST}x{SMALLEST}: set --size=8"
         )
-    has_test = any(name in dataset for name in ("test", "validation", "valid"))
+    has_test = any(name in dataset for name in TEST_NAMES)
     label_column = module.label_column_of(train)
     present = len(set(train[label_column]))
     classes = getattr(train.features[label_column], "num_classes", None) or present
