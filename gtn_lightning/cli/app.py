@@ -34,7 +34,7 @@ from gtn_lightning.description import changed_kinds
 from gtn_lightning.errors import RecipeError, one_line
 from gtn_lightning.lightning import MisconfigurationException, is_overridden, pl, rank_zero_warn
 from gtn_lightning.module import GTN
-from gtn_lightning.teacher_file import TeacherRecipe, load_weights
+from gtn_lightning.teacher_file import TeacherRecipe
 
 # Nothing is made of a value that has no declared type, and no recipe is read from an address.
 set_parsing_settings(instantiate_subclass_spec_in_any=False, config_read_mode_fsspec_enabled=False)
@@ -186,10 +186,7 @@ class GTNCLI(LightningCLI):
         if config.teacher is not None:
             if self._teacher is not None:
                 self._check_kinds(self._teacher.model, config.teacher)
-            if self.subcommand == "fit":
-                load_weights(self.model, config.teacher)
-            else:
-                self.model.load_teacher(config.teacher)
+            self.model.load_teacher(config.teacher)
         if self._checkpoint is not None:
             trainer = self.trainer if self.subcommand == "fit" else None
             try:

@@ -10,9 +10,9 @@ import pytest
 from gtn_lightning.cli import main
 from gtn_lightning.cli.data_commands import DATA_COMMANDS
 from gtn_lightning.cli.front_door import DATA_HELP
-from gtn_lightning.data import DigitsData
-from gtn_lightning.distilled import Card, DistilledSet, write_distilled
+from gtn_lightning.distilled import write_distilled
 from gtn_lightning.inner_loop import LARS
+from tests.distilled.sets import digits_set
 
 NETS = """
 from torch import nn
@@ -35,21 +35,8 @@ BROKEN = "raise KeyError('no such key')"
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Real digits in the place of synthetic ones, in a working folder with networks."""
-    data = DigitsData()
-    data.setup()
-    images, labels = data.split("train")
-    card = Card(
-        fields=["inputs", "targets"],
-        loss="cross_entropy",
-        optimizer={"name": "LARS", "hyperparameters": ["lr", "momentum", "eps"], "nesterov": False},
-        task={"class_path": "gtn_lightning.tasks.Classification", "init_args": {"classes": 10}},
-        data={"class_path": "gtn_lightning.data.DigitsData", "init_args": {}},
-    )
-    inputs, targets = (part.unflatten(0, (4, 20)) for part in (data.normalize(images[:80]), labels[:80]))
-    tensors = {"inputs": inputs, "targets": targets, **LARS(0.1, 0.5).schedules(4)}
-    tensors |= {"normalize_center": data.mean.view(1, 1, 1), "normalize_scale": data.std.view(1, 1, 1)}
     monkeypatch.chdir(tmp_path)
-    write_distilled("synthetic.safetensors", DistilledSet(tensors, card))
+    write_distilled("synthetic.safetensors", digits_set(LARS(0.1, 0.5), steps=4, batch_size=20))
     Path("some_nets.py").write_text(NETS)
     Path("broken_nets.py").write_text(BROKEN)
     return "synthetic.safetensors"

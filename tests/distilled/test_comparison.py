@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from gtn_lightning.data import DigitsData
 from gtn_lightning.distilled import Card, DistilledSet, comparison
 from gtn_lightning.distilled.comparison import (
     Comparison,
@@ -25,25 +24,13 @@ from gtn_lightning.distilled.scores import Metric, judge_of, metric_of, replayed
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import LARS
 from gtn_lightning.learners import MLP
+from tests.distilled.sets import digits_set
 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[DistilledSet, RealSamples]:
     """Real digits in the place of synthetic ones: 4 steps of 20 with constant rates."""
-    data = DigitsData()
-    data.setup()
-    images, labels = data.split("train")
-    center = {"normalize_center": data.mean.view(1, 1, 1), "normalize_scale": data.std.view(1, 1, 1)}
-    card = Card(
-        fields=["inputs", "targets"],
-        loss="cross_entropy",
-        optimizer={"name": "LARS", "hyperparameters": ["lr", "momentum", "eps"], "nesterov": False},
-        task={"class_path": "gtn_lightning.tasks.Classification", "init_args": {"classes": 10}},
-        data={"class_path": "gtn_lightning.data.DigitsData", "init_args": {}},
-    )
-    inputs = data.normalize(images[:80]).unflatten(0, (4, 20))
-    targets = torch.nn.functional.one_hot(labels[:80], 10).float().unflatten(0, (4, 20))
-    made = DistilledSet({"inputs": inputs, "targets": targets, **LARS(0.1, 0.5).schedules(4), **center}, card)
+    made = digits_set(LARS(0.1, 0.5), steps=4, batch_size=20, soft=True)
     return made, real_samples(made)
 
 

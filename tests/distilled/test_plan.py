@@ -10,7 +10,7 @@ from PIL import Image
 
 from gtn_lightning.cli.app import GTNCLI
 from gtn_lightning.cli.policy import policy_for
-from gtn_lightning.cli.recipes import read_command_line
+from gtn_lightning.cli.recipes import packaged_recipes, read_command_line
 from gtn_lightning.cli.signals import Signals
 from gtn_lightning.distilled.facts import Facts, facts_of
 from gtn_lightning.distilled.plan import plan, sizes
@@ -127,6 +127,14 @@ def test_tables_of_classes_and_of_numbers(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         facts_of(**arguments)
+
+
+def test_digits_distil_has_the_learners_and_rates_of_the_plan() -> None:
+    recipe = yaml.safe_load(packaged_recipes()["digits_distil"].read_text())["model"]
+    planned = plan(facts_of("digits"), 1000)["model"]
+    assert recipe["learners"] == planned["learners"]
+    assert recipe["inner_optimizer"] == planned["inner_optimizer"]
+    assert recipe["teacher"] == planned["teacher"]
 
 
 def test_more_synthetic_samples_than_real_ones_are_refused() -> None:

@@ -11,12 +11,9 @@ import torch
 
 import gtn_lightning
 from benchmarks.zoo import main
-from gtn_lightning.data import DigitsData
 from gtn_lightning.data.table import BUNDLED
 from gtn_lightning.description import describe
 from gtn_lightning.distilled import (
-    Card,
-    DistilledSet,
     load_zoo,
     read_distilled,
     write_distilled,
@@ -29,7 +26,7 @@ from gtn_lightning.distilled.scores import judge_of, plays, replayed
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import LARS, SGD
 from gtn_lightning.learners import MLP, Fixed
-from tests.distilled.sets import small_set
+from tests.distilled.sets import digits_set, small_set
 
 
 @pytest.fixture
@@ -91,27 +88,15 @@ def test_it_is_imported_when_it_is_first_used() -> None:
 
 def test_the_report_replays_every_file_on_its_real_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
-    digits = DigitsData()
-    digits.setup()
-    images, labels = digits.split("train")
-    tensors = {
-        "inputs": digits.normalize(images[:640]).unflatten(0, (10, 64)),
-        "targets": labels[:640].unflatten(0, (10, 64)),
-        **SGD(0.1, 0.5).schedules(10),
-    }
-    card = Card(
-        ["inputs", "targets"],
-        "cross_entropy",
-        {"name": "SGD", "hyperparameters": ["lr", "momentum", "weight_decay"], "nesterov": False},
-        learners=describe(Fixed(partial(MLP, shape=(1, 8, 8), outputs=10, hidden=[32]))),
-        data=describe(digits, rebuilt=False),
-    )
-    card = replace(card, real={"source": "digits | real"}, made={"seed": 3, "command": "gtn fit"})
-    made = DistilledSet(tensors, card).with_scores({"metric": "accuracy", "mean": 0.975, "std": 0.01})
+    digits = digits_set(SGD(0.1, 0.5), steps=10, batch_size=64)
+    learners = describe(Fixed(partial(MLP, shape=(1, 8, 8), outputs=10, hidden=[32])))
+    real, made_by = {"source": "digits | real"}, {"seed": 3, "command": "gtn fit"}
+    made = replace(digits, card=replace(digits.card, learners=learners, real=real, made=made_by))
+    made = made.with_scores({"metric": "accuracy", "mean": 0.975, "std": 0.01})
     write_distilled(tmp_path / "real_digits.safetensors", made)
     main(["--zoo", str(tmp_path), "--networks", "2"])
-    (real,) = capsys.readouterr().out.splitlines()
-    name, accuracy = real.split(" ± ")[0].rsplit(" ", 1)
+    (printed,) = capsys.readouterr().out.splitlines()
+    name, accuracy = printed.split(" ± ")[0].rsplit(" ", 1)
     assert name == "real_digits: accuracy"
     assert 60 < float(accuracy) < 100  # a network that has not been trained is right in 10 % of cases
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -120,7 +105,7 @@ def test_the_report_replays_every_file_on_its_real_data(tmp_path: Path, capsys: 
         "| command | `gtn fit` |",
         "| seed | 3 |",
         "| metric, by its card | accuracy 97.5 ± 1.0 % |",
-        f"| metric, replayed | {real.removeprefix('real_digits: ')} |",
+        f"| metric, replayed | {printed.removeprefix('real_digits: ')} |",
         f"| checksum | `{zoo_entries(tmp_path)[0].checksum}` |",
     ):
         assert line in text
