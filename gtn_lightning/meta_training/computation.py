@@ -24,6 +24,8 @@ class Drawn(NamedTuple):
     """Fresh learners, on the CPU."""
     requests: list[TeacherInput]
     """The curriculum's requests, on the device."""
+    tensors: list[Tensor]
+    """What the teacher draws for them."""
     window: tuple[int, int]
     """The inner steps to differentiate through."""
 
@@ -48,13 +50,18 @@ class Computation:
         self._meta_losses = [task.meta_loss(learner) for learner in self.learners]
 
     def losses(
-        self, members: Sequence[tuple[Params, Buffers]], requests: Sequence[TeacherInput], real: RealData
+        self,
+        members: Sequence[tuple[Params, Buffers]],
+        requests: Sequence[TeacherInput],
+        drawn: Sequence[Tensor],
+        real: RealData,
     ) -> tuple[Tensor, Tensor]:
         """Teach the learners and return their meta-loss, with its graph, and their mean inner loss.
 
         Args:
             members: initial parameters and buffers of each learner.
             requests: the curriculum's requests.
+            drawn: what the teacher has drawn for them.
             real: returns the real data of each taught learner.
         """
         parts, loop, window = self.parts, self.parts.inner_loop, self.drawn.window
@@ -62,7 +69,7 @@ class Computation:
         taught = unroll_population(
             self._inner_losses[0] if self._are_one else self._inner_losses,
             members,
-            _batches(parts, requests),
+            _batches(parts, requests, drawn),
             parts.inner_optimizer,
             mode=loop.mode,
             window=window,
@@ -91,8 +98,8 @@ def are_one_function(learners: Sequence[nn.Module]) -> bool:
     return all(difference(learners[0], learner) is None for learner in learners[1:])
 
 
-def _batches(parts: Parts, requests: Sequence[TeacherInput]) -> Iterator[list[Tensor]]:
-    batches, fields = iter(parts.teacher.batches(requests)), parts.task.fields
+def _batches(parts: Parts, requests: Sequence[TeacherInput], drawn: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    batches, fields = iter(parts.teacher.batches_of(requests, drawn)), parts.task.fields
     while True:
         with record_function("teacher"):
             batch = next(batches, None)
