@@ -281,6 +281,7 @@ def trained(folder: Path, captures: bool, resume: Path | None = None, **options:
     trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
     assert gtn.recovery.skipped == 1
     assert not captures or (seen.graphs is not None and seen.graphs.captures == 2 and seen.graphs.replays > 3)
+    assert not captures or (seen.ahead is not None and seen.ahead.taken >= 5)
     assert gtn.result is not None
     return {name: tensor.clone() for name, tensor in gtn.state_dict().items()} | {"scores": gtn.result.synthetic}
 
