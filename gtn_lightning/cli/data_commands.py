@@ -25,6 +25,7 @@ from gtn_lightning.cli.quiet import quiet
 from gtn_lightning.cli.signals import InterruptedBySignal
 from gtn_lightning.cli.working_folder import shielded_programs
 from gtn_lightning.distilled import DistilledSet, read_distilled
+from gtn_lightning.distilled.card_page import save_scores
 from gtn_lightning.distilled.comparison import Comparison, Row
 from gtn_lightning.distilled.comparison import compare as compared
 from gtn_lightning.distilled.export import export as exported
@@ -137,6 +138,7 @@ def compare(
     networks: int = 3,
     passes: list[int] = [1, 10],  # noqa: B006  # never changed; jsonargparse shows it
     seed: int = 0,
+    save: bool = False,
 ) -> None:
     """Compare a file of synthetic data with real data of the same size and cost, by what fresh networks learn.
 
@@ -146,11 +148,14 @@ def compare(
         networks: number of fresh networks of each architecture.
         passes: how often the batches of a source are gone through.
         seed: seed of networks and of random choices.
+        save: whether to write the scores into the file, and into the README.md of `gtn distil` beside it.
     """
     if networks < 1:
         raise RecipeError(f"--networks must be at least 1, got {networks}")
     if not passes or min(passes) < 1:
         raise RecipeError(f"--passes must be whole numbers of at least 1, got {passes}")
+    if save and file in zoo_files():
+        raise RecipeError(f"--save: {file} is a file of the package: copy it, and name the copy")
     distilled = _opened(file)
     if plays(distilled):
         raise RecipeError(f"{file} is for policies, for which there is no data to compare with: use gtn replay")
@@ -158,6 +163,9 @@ def compare(
     console = _console()
     result = compared(distilled, real, networks, sorted({1, *passes}), seed, progress=_said)
     print_comparison(console, distilled, result)
+    if save:
+        for path in save_scores(Path(file), result.plain() | {"samples": len(real.test.targets)}):
+            console.print(f"scores written: {path}", soft_wrap=True)
 
 
 def print_comparison(console: Console, distilled: DistilledSet, result: Comparison) -> None:
