@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
+from gtn_lightning.baseline_cache import KeptBaseline, digest
+from gtn_lightning.baselines import RealDataBaseline
+from gtn_lightning.data import InMemoryData
+from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch, chosen
 from gtn_lightning.inner_loop import Functional, Snapshot
@@ -19,6 +23,7 @@ from gtn_lightning.real_data import TrainerData
 from gtn_lightning.task import Baseline, BaselineSetting, Task, Taught
 from gtn_lightning.teachers import RealData
 from gtn_lightning.teaching import synthetic_batch, teach
+from gtn_lightning.trust import is_known
 
 REAL_SAMPLES = 10_000
 """Maximum number of real training samples for the baseline and for a RealData teacher."""
@@ -170,14 +175,18 @@ class Scores:
             if step == self._steps[-1]:  # the only loss that is reported
                 entry.loss.update(loss, weight=len(real[0]))
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the table."""
+        return self._size, len(self._metrics) * len(self._steps) + 1
+
     def table(self) -> Tensor:
         """Return every learner's scores: each metric after every number of steps, then the loss.
 
         Returns:
             ``[learners, metrics * len(steps) + 1]``, with rows of zeros for learners of other processes.
         """
-        width = len(self._metrics) * len(self._steps) + 1
-        table = torch.zeros(self._size, width, dtype=torch.float64, device=self._device)
+        table = torch.zeros(self.shape, dtype=torch.float64, device=self._device)
         for number, entry in self._learners.items():
             values = [
                 entry.metrics[step][place].compute() for place in range(len(self._metrics)) for step in self._steps
@@ -218,6 +227,8 @@ class Evaluator:
         self._steps = evaluation.scored_steps(most)
         self._scores: dict[str, Scores] = {}
         self._baseline: Baseline | None = None
+        self._baseline_setting: BaselineSetting | None = None
+        self._kept: KeptBaseline | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -242,7 +253,8 @@ class Evaluator:
             tuning = self._data.take(module, "val", TUNING_SAMPLES)
             # A test on a DataLoader alone keeps the baseline and the teacher's data of the fit before.
             if self._parts.task.real_fields is None or (train is not None and tuning is not None):
-                self._baseline = self._parts.task.baseline(self._setting(train, tuning))
+                self._baseline_setting = self._setting(train, tuning)
+                self._baseline = self._parts.task.baseline(self._baseline_setting)
             elif module.trainer.datamodule is not None:  # type: ignore[attr-defined]  # other data than that of the fit
                 self._baseline = None
             if train is not None:
@@ -286,13 +298,50 @@ class Evaluator:
         self.prepare(module)
         self._data.check_split(module, split, lambda: self._synthetic(module.device))
         trainer, size = module.trainer, self._settings.learners
+        self._kept = None
         self._scores = {"synthetic": Scores(self._parts.task, size, self._steps, module.device)}
         # The baseline does not change during a fit: learners and real data depend on the seed alone.
         missing = self._baseline is not None and split in self._baseline.splits and split not in self._baselines
         if missing and not trainer.sanity_checking:
-            self._scores["baseline"] = Scores(self._parts.task, size, self._steps, module.device)
+            scores = Scores(self._parts.task, size, self._steps, module.device)
+            self._kept = self._kept_baseline(module, split)
+            table = None
+            if self._kept is not None:
+                own = self._kept.read(scores.shape) if trainer.is_global_zero else None
+                table = trainer.strategy.broadcast(own)
+            if table is None:
+                self._scores["baseline"] = scores
+            else:
+                self._baselines[split] = scores.by_name(table)
         for number in range(trainer.global_rank, size, trainer.world_size):
             self._teach(module, split, number)
+
+    def _kept_baseline(self, module: pl.LightningModule, split: str) -> KeptBaseline | None:
+        """Return where the baseline's scores are kept between runs, None if they may depend on code of others."""
+        trainer, parts, setting = module.trainer, self._parts, self._baseline_setting
+        data = trainer.datamodule  # type: ignore[attr-defined]  # the trainer sets it when it runs
+        if not isinstance(self._baseline, RealDataBaseline) or not isinstance(data, InMemoryData) or setting is None:
+            return None
+        named = (parts.teacher, parts.curriculum, parts.learners, parts.inner_optimizer, parts.task)
+        try:
+            described = [describe(part) for part in named]
+        except (RecipeError, ValueError):  # no file can describe them
+            return None
+        own = all(type(each).__module__.startswith("gtn_lightning.") for each in (module, data))
+        if not own or not is_known(described):
+            return None
+        assert setting.train is not None
+        assert setting.tuning is not None
+        limit = trainer.limit_val_batches if split == "val" else trainer.limit_test_batches
+        settings = {
+            "parts": described[1:],  # without the teacher
+            "seed": parts.seed,
+            "evaluation": [self._settings.learners, self._steps, self._settings.real_rates, setting.mode],
+            "data": [data.digest(), digest(*setting.train.values()), digest(*setting.tuning.values())],
+            "scored": [data.eval_batch_size, limit],
+            "precision": [trainer.precision, torch.get_float32_matmul_precision(), module.device.type],
+        }
+        return KeptBaseline(split, settings)
 
     def _teach(self, module: pl.LightningModule, split: str, number: int) -> None:
         with self._lesson(module, (split, number), self._steps) as (learner, taught, generator):
@@ -364,6 +413,8 @@ class Evaluator:
         scores, self._scores = self._scores["synthetic"], {}
         if "baseline" in tables:
             self._baselines[split] = scores.by_name(tables["baseline"])
+            if self._kept is not None and module.trainer.is_global_zero:
+                self._kept.write(tables["baseline"])
         synthetic = tables["synthetic"]
         result = EvaluationResult(self._steps, scores.by_name(synthetic), self._baselines.get(split), synthetic[:, -1])
         if self._baseline is not None:

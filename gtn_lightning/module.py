@@ -18,6 +18,7 @@ from gtn_lightning.errors import RecipeError
 from gtn_lightning.evaluation import EVALUATION, Evaluation, EvaluationResult, Evaluator
 from gtn_lightning.fields import Batch
 from gtn_lightning.inner_loop import InnerLoop, InnerOptimizer
+from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.lightning import LRSchedulerCallable, OptimizerCallable, OptimizerLRScheduler, TrainerFn, pl
 from gtn_lightning.meta_training.checkpoints import read_module
@@ -153,6 +154,7 @@ class GTN(pl.LightningModule):
             self.save_hyperparameters({"model": self.description()})
         self._meta_loss: Tensor | None = None
         self._experience: Experience = {}
+        self._graphs: CudaGraphs | None = None
         self._step_began = 0.0
 
     # --------------------------------------------------------------------------------------------------------- files
@@ -301,6 +303,8 @@ class GTN(pl.LightningModule):
         self._evaluator.prepare(self)
         self._resumption.begin(self.trainer, self._outer())
         self.recovery.remember(self.trainer, self)
+        if self.inner_loop.cuda_graphs and self.device.type == "cuda":
+            self._graphs = CudaGraphs(self.device, "a meta-step")
         self._cost.begin()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -313,7 +317,9 @@ class GTN(pl.LightningModule):
         place = self.global_step, batch_idx
         kept = self._experience if self.outer_gradient.updates > 1 else None
         step = MetaStep(
-            evaluate=lambda number: meta_step(self._parts, self.population, batch, (number, *place), self.device, kept),
+            evaluate=lambda number: meta_step(
+                self._parts, self.population, batch, (number, *place), self.device, kept, self._graphs
+            ),
             parameters=lambda: list(chain.from_iterable(meta_learned(self).values())),
             generator=lambda: keyed_generator(self.seed, "outer gradient", self.global_rank, *place),
             gather=lambda tensor: self.trainer.strategy.all_gather(tensor).view(-1, *tensor.shape),
@@ -344,12 +350,14 @@ class GTN(pl.LightningModule):
         self.recovery.act(self.trainer, self)
 
     def on_exception(self, exception: BaseException) -> None:
-        """Stop the clock of meta-training."""
+        """Stop the clock of meta-training, and free the memory of its graphs."""
         self._cost.end()
+        self._graphs = None
 
     def on_train_end(self) -> None:
-        """Stop the timer of meta-training."""
+        """Stop the timer of meta-training, and free the memory of its graphs."""
         self._cost.end()
+        self._graphs = None
 
     # ---------------------------------------------------------------------------------------------------- evaluation
 

@@ -19,7 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what is remembered of one's own files out of the home folder."""
+    """Keep what is remembered of one's own files out of the home folder, and no baselines between tests."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GTN_BASELINES", "")
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield

@@ -13,7 +13,7 @@ from gtn_lightning.callbacks import SyntheticData
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from tests.tasks import test_autoencoding
-from tests.tiny import SHAPE, make_gtn, make_trainer, with_generator
+from tests.tiny import SHAPE, Captures, make_gtn, make_trainer, with_generator
 
 EVALUATION = {"learners": 3, "real_rates": [0.03, 0.3]}
 
@@ -58,6 +58,13 @@ def main(folder: Path, devices: int, make: Callable[[], GTN]) -> None:
     trainer.fit(gtn, DigitsData(32))
     left["weights"] = {name: tensor.clone() for name, tensor in gtn.state_dict().items()}
     left["learners"] = learners.seen
+    for captures in ([], [Captures()]):
+        again = make()
+        make_trainer(folder, devices=devices, strategy="ddp", max_steps=5, callbacks=captures).fit(
+            again, DigitsData(32)
+        )
+        left["captured" if captures else "usual"] = {name: t.clone() for name, t in again.state_dict().items()}
+        left["replays"] = [each.graphs and each.graphs.replays for each in captures]
     shared_out = DataLoader(TensorDataset(torch.randn(20, *SHAPE), torch.arange(20) % 10), batch_size=10)
     try:
         trainer.validate(gtn, shared_out)

@@ -691,9 +691,13 @@ def test_processes_agree_with_each_other_and_with_one(devices: int, make: Callab
         assert len(rank["learners"]) == len(other["learners"]) == 3
         assert not set(rank["learners"]) & set(other["learners"]), "each process teaches learners of its own"
         assert same(rank["weights"], other["weights"])
+        assert same(rank["captured"], other["captured"])
     assert not same(ranks[0]["weights"], weights(one_process))
     for rank in ranks:
         assert "use_distributed_sampler=False" in rank["refused"]
+        assert rank["replays"] == [3]
+        # Three summands may be added in another order: DDP orders gradients as they arrive.
+        assert devices == 3 or same(rank["captured"], rank["usual"])
 
 
 # ---------------------------------------------------------------------------------------------------------- own data

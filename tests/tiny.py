@@ -11,6 +11,7 @@ from gtn_lightning import GTN
 from gtn_lightning.curricula import Full
 from gtn_lightning.evaluation import Evaluation
 from gtn_lightning.inner_loop import SGD, InnerLoop
+from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs
 from gtn_lightning.learners import MLP, Fixed
 from gtn_lightning.lightning import pl
 from gtn_lightning.tasks import Classification
@@ -47,6 +48,16 @@ def with_generator(**options: Any) -> dict[str, Any]:
         "teacher": Generator(SHAPE, 10, noise=NOISE, hidden=12, channels=(4, 4), **options),
         "curriculum": Full(STEPS, BATCH, 10, noise=NOISE),
     }
+
+
+class Captures(pl.Callback):
+    """Captures meta-steps on a CPU too, where a replay is a call of the captured function."""
+
+    def __init__(self) -> None:
+        self.graphs: CudaGraphs | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.graphs = pl_module._graphs = CudaGraphs(pl_module.device, "a meta-step")
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

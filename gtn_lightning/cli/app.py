@@ -7,8 +7,9 @@ one folder per run, and errors of one line.
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import wandb
 import yaml
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
@@ -38,6 +39,9 @@ from gtn_lightning.teacher_file import TeacherRecipe
 
 # Nothing is made of a value that has no declared type, and no recipe is read from an address.
 set_parsing_settings(instantiate_subclass_spec_in_any=False, config_read_mode_fsspec_enabled=False)
+
+MatmulPrecision = Literal["highest", "high", "medium"]
+"""What ``torch.set_float32_matmul_precision`` takes."""
 
 
 class GTNCLI(LightningCLI):
@@ -92,6 +96,13 @@ class GTNCLI(LightningCLI):
             default=None,
             help="In a recipe: the recipe (a packaged one's name, or a path) that it changes.",
         )
+        parser.add_argument(
+            "--matmul_precision",
+            type=MatmulPrecision | None,
+            default=None,
+            help="Precision of float32 matrix products, see torch.set_float32_matmul_precision: high uses a GPU's TF32 "
+            "units. Left as it is by default.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and report wrong input in one line."""
@@ -125,7 +136,12 @@ class GTNCLI(LightningCLI):
     @staticmethod
     def _keys() -> Section:
         """Return the keys of the command, with the types of their values."""
-        own = {"seed_everything": bool | int, "teacher": str | None, "extends": str | None}
+        own = {
+            "seed_everything": bool | int,
+            "teacher": str | None,
+            "extends": str | None,
+            "matmul_precision": MatmulPrecision | None,
+        }
         parts = {"model": Section.of(GTN), "data": pl.LightningDataModule, "trainer": Section.of(pl.Trainer)}
         return Section({**dict.fromkeys(sorted(KEYS), Any), **own, **parts}, frozenset({"data"}))
 
@@ -223,6 +239,8 @@ class GTNCLI(LightningCLI):
         if subcommand != "fit" and config.teacher is None and config.ckpt_path is None:
             rank_zero_warn(f"gtn {subcommand} without --teacher or --ckpt_path: the teacher is not meta-trained")
         shield_children(self.trainer, self._signals)
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(config.matmul_precision or precision)
         try:
             super()._run_subcommand(subcommand)
             self._signals.release()
@@ -247,6 +265,7 @@ class GTNCLI(LightningCLI):
             raise ending from error
         finally:
             self._signals.hold()
+            torch.set_float32_matmul_precision(precision)
             # A later run of this process must not go on in the W&B run of this one, nor with its environment.
             self._finish_wandb()
             # Lightning destroys NCCL's group only. Threads of Gloo that still run may abort the process at its exit.

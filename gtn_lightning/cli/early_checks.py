@@ -14,7 +14,7 @@ from gtn_lightning.files import is_file
 KEYS = frozenset(
     {
         *("model", "data", "trainer", "seed_everything", "teacher", "extends", "config", "help", "print_config"),
-        *("ckpt_path", "weights_only", "verbose", "return_predictions"),
+        *("ckpt_path", "weights_only", "verbose", "return_predictions", "matmul_precision"),
     }
 )
 """The first parts of all keys of fit, validate, test and predict; tests/cli/test_early_checks.py holds the parser to

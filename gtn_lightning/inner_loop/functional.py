@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gtn_lightning.inner_loop.capture import is_recorded
 from gtn_lightning.inner_loop.compiler.formulas import CompilerFormulas
 from gtn_lightning.inner_loop.errors import InnerLoopError
 from gtn_lightning.inner_loop.replaced_kernels import WeightNormFormula
@@ -157,7 +158,7 @@ class Functional:
         if self.module.training != training:
             flags = [(part, part.training) for part in self.module.modules()]
             self.module.train(training)
-            if not training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            if not training and torch.is_grad_enabled() and not (torch.compiler.is_compiling() or is_recorded()):
                 self._warn_of_statistics(flags, params, buffers)
         try:
             if torch.compiler.is_compiling():

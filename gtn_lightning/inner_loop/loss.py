@@ -14,6 +14,7 @@ from gtn_lightning.inner_loop.autograd_graph import (
     reject_captured,
     reject_undifferentiable,
 )
+from gtn_lightning.inner_loop.capture import is_recorded, note_obstacle
 from gtn_lightning.inner_loop.errors import InnerLoopError
 from gtn_lightning.inner_loop.functional import CheckpointedError, kept_in_place
 from gtn_lightning.inner_loop.replay import ReplayContext
@@ -78,6 +79,7 @@ def evaluated(
         found, in_place = None, False
         for _ in range(MAX_ATTEMPTS):
             if traits.checkpoints and not in_place:
+                note_obstacle("the learner checkpoints its activations")
                 stack.enter_context(kept_in_place())
                 in_place = True
             try:
@@ -89,7 +91,7 @@ def evaluated(
                 start.rewind()
         if found is None:
             raise InnerLoopError("the learner cannot be taught: every evaluation of its loss does something different")
-        if twice and not traits.carried:
+        if twice and not traits.carried and not is_recorded():
             arguments.check_buffers(traits, found, start)
         try:
             yield found
@@ -164,7 +166,7 @@ class _Arguments(NamedTuple):
             if graph.captured and self.closed:
                 traits.makes_leaves = True  # if the loss did not make it, the next attempt raises an error
                 raise _RetryError(observed)
-            if stops and traits.is_new(graph) and self.probed(traits):
+            if stops and not is_recorded() and traits.is_new(graph) and self.probed(traits):
                 raise _RetryError(True)
         else:
             made = {id(tensor) for tensor in observer.made}

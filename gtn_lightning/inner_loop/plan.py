@@ -24,6 +24,8 @@ class InnerLoop:
             the backward pass. For inner loops whose states do not fit into memory. States at which a meta-loss is
             computed are kept as well. None keeps all.
         offload: with ``segment``, keep these states in the host's memory.
+        cuda_graphs: on a GPU, capture whole meta-steps as CUDA graphs and replay them. The code of teacher, learners
+            and task then runs for the first meta-steps only; false runs it in all, to find an error in it.
         checked: raise an error if a learner's meta-gradient is found to be wrong.
 
     Raises:
@@ -43,6 +45,7 @@ class InnerLoop:
     random_window: bool = False
     segment: int | None = None
     offload: bool = False
+    cuda_graphs: bool = True
     checked: bool = True
 
     def __post_init__(self) -> None:

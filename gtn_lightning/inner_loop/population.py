@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from gtn_lightning.errors import first_line
+from gtn_lightning.inner_loop.capture import is_recorded, note_obstacle
 from gtn_lightning.inner_loop.functional import Owned, difference
 from gtn_lightning.inner_loop.gradients import inner_gradient
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
@@ -99,7 +100,9 @@ def unroll_population(
     batches = iter(batches)
     first = list(islice(batches, 1))
     summed = _summed(shared)
-    if reason := _unbatchable(summed, params, buffers, first):
+    # A recorded population has been rehearsed.
+    if not is_recorded() and (reason := _unbatchable(summed, params, buffers, first)):
+        note_obstacle("the population cannot be taught as one batch")
         warnings.warn(f"{reason}: the learners of the population are trained one after the other", stacklevel=2)
         return one_by_one(chain(first, batches))
     together = train(summed, params, buffers, chain(first, batches), optimizer)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gtn_lightning.inner_loop.capture import is_recorded, note_obstacle
 from gtn_lightning.inner_loop.types import is_continuous
 
 RandomState = tuple[Tensor, Tensor | None]
@@ -46,7 +47,8 @@ def random_state(device: torch.device) -> RandomState:
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
-def _restore(state: RandomState, device: torch.device) -> None:
+def restore_random_state(state: RandomState, device: torch.device) -> None:
+    """Restore what `random_state` returned."""
     cpu_state, cuda_state = state
     torch.set_rng_state(cpu_state)
     if cuda_state is not None:
@@ -128,8 +130,9 @@ class ReplayContext:
     def __init__(self, device: torch.device, foreign: bool = True) -> None:
         self.device = device
         self.autocast = AutocastState.current(device)
-        self._before: RandomState | None = random_state(device)
-        self._foreign = ForeignState() if foreign else None
+        # A CUDA graph can neither read nor restore a random state; a rehearsal has shown that none is needed.
+        self._before: RandomState | None = None if is_recorded() else random_state(device)
+        self._foreign = ForeignState() if foreign and not is_recorded() else None
         self._sources: dict[int, tuple[Source, Any]] = {}
 
     @contextmanager
@@ -150,6 +153,8 @@ class ReplayContext:
             self._before = None
         if self._foreign is not None and self._foreign.same(ForeignState()):
             self._foreign = None
+        if self._before is not None or self._foreign is not None or self._sources:
+            note_obstacle("random numbers are drawn that the backward pass has to draw again")
 
     @classmethod
     def record(cls, generators: Iterable[Any]) -> None:
@@ -174,7 +179,7 @@ class ReplayContext:
     def rewind(self) -> None:
         """Restore the random states of the beginning."""
         if self._before is not None:
-            _restore(self._before, self.device)
+            restore_random_state(self._before, self.device)
         if self._foreign is not None:
             self._foreign.restore()
         for source, state in self._sources.values():
@@ -186,7 +191,7 @@ class ReplayContext:
         with ExitStack() as stack:
             stack.enter_context(self.autocast.context())
             if self._before is not None:
-                stack.callback(_restore, random_state(self.device), self.device)
+                stack.callback(restore_random_state, random_state(self.device), self.device)
             if self._foreign is not None:
                 stack.callback(ForeignState().restore)
             for source, _ in self._sources.values():

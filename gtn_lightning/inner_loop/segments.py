@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.inner_loop.autograd_graph import inspect_graph, reject_captured
+from gtn_lightning.inner_loop.capture import is_recorded
 from gtn_lightning.inner_loop.replay import ReplayContext
 from gtn_lightning.inner_loop.torch_internals import TreeSpec, tree_flatten, tree_unflatten
 from gtn_lightning.inner_loop.types import is_continuous
@@ -96,7 +97,7 @@ class _Segment:
     def keep_numbers(self, outputs: Sequence[Tensor]) -> None:
         """Keep the numbers among the results, such as losses, to compare the recomputation with."""
         # On a GPU, reading a number waits for all kernels launched before.
-        if self.checked and self.device.type == "cpu":
+        if self.checked and self.device.type == "cpu" and not is_recorded():
             self._numbers = {i: output.detach() for i, output in enumerate(outputs) if _is_number(output)}
             self._rounding = self.context.autocast.rounding(outputs)
 

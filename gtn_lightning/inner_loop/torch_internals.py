@@ -161,6 +161,9 @@ TENSOR_ATTRIBUTES = ("_parameters", "_buffers", "_modules", "_flat_weights", "_f
 HOOK_ATTRIBUTES = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 """Ends of the names of a module's dictionaries of hooks, whose keys are numbers that differ between modules."""
 
+CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""A module's dictionaries of hooks that act when it is called; torch has no public way to ask for them."""
+
 # The compiler --------------------------------------------------------------------------------------------------------
 
 ZERO_TENSOR = torch.ops.aten._efficientzerotensor

@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.weak import WeakIdKeyDictionary
 
 from gtn_lightning.inner_loop.autograd_graph import AutogradGraph, GraphSignature
+from gtn_lightning.inner_loop.capture import is_recorded
 from gtn_lightning.inner_loop.stopped_gradients import STOP, LossObserver
 from gtn_lightning.inner_loop.types import LossFn
 
@@ -52,7 +53,7 @@ class Traits:
     @property
     def due(self) -> bool:
         """Whether the next evaluation is to be observed."""
-        return self.evaluations % OBSERVE_EVERY == 0
+        return self.evaluations % OBSERVE_EVERY == 0 and not is_recorded()
 
     def begin(self, twice: bool) -> bool:
         """Count an evaluation; return whether it is to be observed.
@@ -60,6 +61,8 @@ class Traits:
         Args:
             twice: whether it will be differentiated twice.
         """
+        if is_recorded():
+            return False
         if not twice:
             self.plain_evaluations += 1
             return self.plain_evaluations % OBSERVE_EVERY == 1
@@ -78,6 +81,8 @@ class Traits:
         A derivative may be correct first and wrong later, for instance with a clipped norm: a loss is checked again
         whenever the number of its evaluations has doubled.
         """
+        if is_recorded():
+            return set()
         cleared, evaluations = self.cleared.get(wanted, (set(), 0))
         if self.suspects <= cleared and self.evaluations < 2 * evaluations:
             return set()

@@ -1,8 +1,9 @@
 """Base class of teachers: modules that turn a curriculum's requests into batches of training data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch, Field, Fields, given
+from gtn_lightning.inner_loop.capture import is_part_of_a_graph, is_recorded
+from gtn_lightning.inner_loop.replay import ReplayContext
 
 LABELS = "labels"
 """The entry of a batch for the classes that samples were made for, beside its fields."""
@@ -67,10 +70,7 @@ class Teacher(nn.Module, ABC):
         so that memory does not grow with the teacher's activations over all inner steps.
         """
         for request in requests:
-            if torch.is_grad_enabled():
-                yield checkpoint(self, request, use_reentrant=False)
-            else:
-                yield self(request)
+            yield recomputed(self, request.index.device, request) if torch.is_grad_enabled() else self(request)
 
     def attach(self, real: Batch) -> None:
         """Receive real training data; called before training and before every evaluation.
@@ -82,6 +82,14 @@ class Teacher(nn.Module, ABC):
                 task takes classes.
         """
         return
+
+
+def recomputed(function: Callable[..., Any], device: torch.device, *given: Any) -> Any:
+    """Return ``function(*given)`` without stored activations: the backward pass computes it again."""
+    if is_recorded():  # random states cannot be restored, and a rehearsal has shown that none need be
+        return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
+    with ReplayContext(device, foreign=False).tracked() if is_part_of_a_graph() else nullcontext():
+        return checkpoint(function, *given, use_reentrant=False)
 
 
 def image_fields(name: str, image_shape: Sequence[int] | None, classes: int | None) -> Fields:

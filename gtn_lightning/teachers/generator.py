@@ -6,15 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch, Field, Fields
-from gtn_lightning.teachers.base import LABELS, Teacher, TeacherInput, image_fields, requested_labels
+from gtn_lightning.teachers.base import LABELS, Teacher, TeacherInput, image_fields, recomputed, requested_labels
 from gtn_lightning.teachers.free import SHARPNESS
 
 CHUNK_BYTES = 2**26
-"""Approximate limit of the memory for the activations of one chunk of images, in bytes."""
+"""Approximate limit of the memory for the activations of one chunk of images on a CPU, in bytes."""
+
+CHUNK_SHARE = 1 / 32
+"""The same limit on a GPU, as a share of its memory: many small chunks would leave it idle."""
 
 
 FIRST_UNITS = "2"
@@ -156,14 +158,15 @@ class Generator(Teacher):
         _, height, width = self.image_shape
         same_size = all(len(request.index) == size for request in requests)
         # The activations of an image take about four times the memory of the last hidden layer in float32.
-        chunk_size = max(1, CHUNK_BYTES // (size * height * width * self.channels[1] * 16)) if same_size else 1
+        limit = _chunk_bytes(requests[0].index.device)
+        chunk_size = max(1, limit // (size * height * width * self.channels[1] * 16)) if same_size else 1
         for start in range(0, len(requests), chunk_size):
             chunk = requests[start : start + chunk_size]
             asked = [self._requested_labels(request) for request in chunk]
             labels = None if self.classes is None else torch.cat([label for label in asked if label is not None])
             noise = torch.cat([_requested_noise(request) for request in chunk])
             if torch.is_grad_enabled() and len(requests) > chunk_size:
-                made = checkpoint(self._made, labels, noise, weights, len(chunk), use_reentrant=False)
+                made = recomputed(self._made, noise.device, labels, noise, weights, len(chunk))
             else:
                 made = self._made(labels, noise, weights, len(chunk))
             for label, *parts in zip(asked, *(part.chunk(len(chunk)) for part in made), strict=True):
@@ -198,6 +201,12 @@ class Generator(Teacher):
             return dict(zip(self.fields, made, strict=True))
         targets = labels if self.label_logits is None else self.label_logits[labels].softmax(dim=1)
         return {"inputs": made[0], "targets": targets, LABELS: labels}
+
+
+def _chunk_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return CHUNK_BYTES
+    return int(CHUNK_SHARE * torch.cuda.get_device_properties(device).total_memory)
 
 
 def _requested_noise(request: TeacherInput) -> Tensor:

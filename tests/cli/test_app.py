@@ -91,6 +91,10 @@ class OutOfMemory(pl.Callback):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a capacity of")
             torch.empty(2**46)
 
+class Precise(pl.Callback):
+    def on_train_end(self, *arguments):
+        print(f"matrix products: {torch.get_float32_matmul_precision()}")
+
 class InTheWay(pl.Callback):
     def setup(self, trainer, pl_module, stage):
         (Path(trainer.default_root_dir) / "recipe.yaml" / "a folder").mkdir(parents=True, exist_ok=True)
@@ -169,6 +173,7 @@ WRONG_VALUES = {
     "--model.inner_loop.steps=ten": ["model.inner_loop.steps: expected int, got 'ten'"],
     "--model.evaluation.steps=[a]": ["model.evaluation.steps.0: expected int", "got 'a'"],
     "--trainer.max_steps=many": ["trainer.max_steps: expected int, got 'many'"],
+    "--matmul_precision=fast": ["matmul_precision: expected", "highest", "high", "medium", "got 'fast'"],
     "--seed_everything=x": ["seed_everything: expected bool or int, got 'x'"],
     "--model.teacher.init_args.noise=lots": ["model.teacher.init_args.noise: expected int, got 'lots'"],
     f"{LEARNER}.width=wide": [f"{LEARNER[2:]}.width: expected int, got 'wide'"],
@@ -565,6 +570,16 @@ def test_true_precision(precision: str, tmp_path: Path, capsys: pytest.CaptureFi
     (written,) = teacher.parent.glob("predict/*/synthetic.safetensors")
     with safe_open(written, framework="pt") as file:
         assert file.get_tensor("inputs").dtype == torch.float32
+
+
+def test_matrix_products_have_the_precision_of_the_recipe_until_the_run_ends(
+    parts: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = torch.get_float32_matmul_precision()
+    options = ["--trainer.limit_val_batches=0", "--trainer.callbacks+=parts.Precise"]
+    assert main([*FIT, *options, "--matmul_precision=medium"]) == 0
+    assert "matrix products: medium" in capsys.readouterr().out
+    assert torch.get_float32_matmul_precision() == before != "medium"
 
 
 KINDS = """

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from gtn_lightning.errors import first_line
+from gtn_lightning.inner_loop.capture import is_part_of_a_graph, is_recorded, note_unsettled
 from gtn_lightning.inner_loop.compiler.cache import headers_are_private, keep_programs_private
 from gtn_lightning.inner_loop.compiler.captured import CapturedLoss, Key
 from gtn_lightning.inner_loop.compiler.graphs import gradient_graph, product_graph
@@ -42,7 +43,8 @@ class Program:
     If the loss cannot be compiled, one warning says why, and all methods return None from then on.
 
     Args:
-        device: the learner's device; on a CUDA device, compiled graphs are replayed as CUDA graphs.
+        device: the learner's device; on a CUDA device, compiled graphs are replayed as CUDA graphs, unless they are
+            part of a larger one.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -131,6 +133,8 @@ class Program:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # dynamo and inductor raise whatever their parts raise
+            if is_recorded():  # an error of the capture
+                raise
             # If the error is the learner's own, the uncompiled evaluation that follows raises it.
             self.give_up(f"cannot be compiled and runs uncompiled: {type(error).__name__}: {first_line(error)}")
             return None
@@ -138,14 +142,16 @@ class Program:
     def give_up(self, reason: str) -> None:
         """Return None from here on, and warn once of the reason."""
         self._works = False
+        note_unsettled()
         warnings.warn(f"the inner gradient {reason}", stacklevel=3)
 
     def _once(self, loss: CapturedLoss, key: Key, make: Callable[[], Flat]) -> Flat:
         def made() -> Flat:
             self.fresh = True
+            note_unsettled()
             return make()
 
-        compiled: Flat = loss.once(key, made)
+        compiled: Flat = loss.once((*key, self._replayed), made)
         return compiled
 
     def _capture(
@@ -175,9 +181,14 @@ class Program:
 
         return reached
 
+    @property
+    def _replayed(self) -> bool:
+        """Whether compiled graphs are now CUDA graphs of their own; one must not be replayed inside of another."""
+        return self._cuda_graphs and not is_part_of_a_graph()
+
     def _compiled(self, graph: GraphModule, inputs: Sequence[Tensor]) -> Flat:
-        compiled: Flat = compile_graph(graph, inputs, self._cuda_graphs, headers_are_private())
-        if not self._cuda_graphs:
+        compiled: Flat = compile_graph(graph, inputs, self._replayed, headers_are_private())
+        if not self._replayed:
             return compiled
         # The next replay of a CUDA graph overwrites its results.
         return lambda *inputs: tuple(result.clone() for result in compiled(*inputs))

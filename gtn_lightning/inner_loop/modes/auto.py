@@ -16,6 +16,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from gtn_lightning.inner_loop.capture import is_recorded, note_unsettled
 from gtn_lightning.inner_loop.modes.base import first_order
 from gtn_lightning.inner_loop.modes.node import Call, Computed, NodeMode, Saved
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
@@ -75,27 +76,30 @@ class Auto(NodeMode):
         """Compute the gradient in the chosen mode, or in the mode to measure next; see the base class."""
         device = next(iter(params.values())).device
         record = self._records[signature(call.loss_fn, params, call.buffers, batch)]
-        name = record.choice if record.final else self._next(record, device)
-        assert name is not None
+        measured = not record.final and not is_recorded()
+        name = self._next(record, device) if measured else record.choice
+        name = name or next(iter(self._uncompiled))
+        if measured:
+            note_unsettled()
         if name in self._compiled and self._kept + record.kept > _max_kept(device):
             name = next(iter(self._compiled))
-        start = _now(device, record)
+        start = _now(device, measured)
         computed = self._modes[name].gradient(call, params, batch, wanted)
-        forward = _now(device, record) - start
+        forward = _now(device, measured) - start
         if computed.kept:
             size = sum(tensor.nbytes for tensor in computed.kept)
             record.kept = max(record.kept, size)
             self._kept += size
             weakref.finalize(call, self._release, size)
-        if record.final:
+        if not measured:
             return computed
 
         apply = computed.products  # not `computed`: its gradients reference the node, which references this function
 
         def products(call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]) -> Products:
-            start = _now(device, record)
+            start = _now(device, measured)
             found = apply(call, saved, cotangents, wanted)
-            seconds = forward + _now(device, record) - start
+            seconds = forward + _now(device, measured) - start
             record.seconds[name].append(seconds)
             record.spent += seconds
             return found
@@ -129,8 +133,8 @@ def _max_kept(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory // 4 if device.type == "cuda" else MAX_KEPT
 
 
-def _now(device: torch.device, record: _Record) -> float:
+def _now(device: torch.device, measured: bool) -> float:
     """Return the time in seconds; on a GPU it is exact only while modes are measured."""
-    if device.type == "cuda" and not record.final:
+    if device.type == "cuda" and measured:
         torch.cuda.synchronize(device)
     return time.perf_counter()

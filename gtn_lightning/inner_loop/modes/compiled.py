@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gtn_lightning.inner_loop.capture import note_unsettled
 from gtn_lightning.inner_loop.compiler.layout import channels_last, channels_last_batch
 from gtn_lightning.inner_loop.compiler.program import Program
 from gtn_lightning.inner_loop.modes.base import first_order
@@ -97,6 +98,7 @@ class Compiled(Recomputing):
         context: ReplayContext | None,
     ) -> InnerGradient:
         """Evaluate a learner of a new architecture uncompiled, and decide whether to compile it."""
+        note_unsettled()
         device = next(iter(params.values())).device
         before = random_state(device)
         found = first_order(loss_fn, params, buffers, batch, context)

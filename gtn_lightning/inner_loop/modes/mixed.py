@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad, jvp
 
 from gtn_lightning.errors import first_line
+from gtn_lightning.inner_loop.capture import is_recorded, note_unsettled
 from gtn_lightning.inner_loop.errors import RecomputationError
 from gtn_lightning.inner_loop.modes.node import Call, Recomputing, Saved
 from gtn_lightning.inner_loop.modes.remat import Remat
@@ -57,6 +58,8 @@ class Mixed(Recomputing):
         except torch.OutOfMemoryError:
             raise
         except (NotImplementedError, RuntimeError) as error:
+            if is_recorded():  # an error of the capture, not of the learner
+                raise
             # If the error is the learner's own, this raises as well.
             return self._fall_back(key, _reason(error), call, saved, cotangents, wanted)
         try:
@@ -69,6 +72,7 @@ class Mixed(Recomputing):
     def _fall_back(
         self, key: Signature, reason: str, call: Call, saved: Saved, cotangents: Cotangents, wanted: Sequence[bool]
     ) -> Products:
+        note_unsettled()
         found = self._fallback.products(call, saved, cotangents, wanted)
         self._unsupported.add(key)
         if reason not in self._warned:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from gtn_lightning.inner_loop.capture import is_recorded
 from gtn_lightning.inner_loop.modes.base import Mode, first_order
 from gtn_lightning.inner_loop.modes.rejection import reject_wrong_derivative
 from gtn_lightning.inner_loop.replay import ReplayContext
@@ -58,7 +59,7 @@ class Call:
     def keep_result(self, found: InnerGradient) -> None:
         """Keep the expected result of a recomputation: the loss, and in a sampled call the gradient."""
         # On a GPU, reading a number waits for all kernels launched before.
-        if self.checked and (self.sampled or found.loss.device.type == "cpu"):
+        if self.checked and (self.sampled or found.loss.device.type == "cpu") and not is_recorded():
             # Not the tensors themselves: they become outputs of the node, which references this call.
             self._first = found.loss.detach(), detached(found.grads) if self.sampled else {}
 

@@ -1,0 +1,374 @@
+"""Meta-steps that are captured and replayed, against the same meta-steps computed as usual.
+
+Without a GPU a replay is a call of the captured function on its static tensors; only the capture itself needs one.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gtn_lightning import GTN
+from gtn_lightning.curricula import NoCurriculum, ShuffledAll
+from gtn_lightning.data import DigitsData
+from gtn_lightning.fields import Batch
+from gtn_lightning.inner_loop import LARS, Adam, cuda_graphs
+from gtn_lightning.inner_loop.capture import recorded
+from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs, Results
+from gtn_lightning.inner_loop.replay import AutocastState
+from gtn_lightning.inner_loop.torch_internals import tree_leaves
+from gtn_lightning.learners import MLP, ConvNet, Fixed, Mixture
+from gtn_lightning.meta_training import EvolutionStrategies
+from gtn_lightning.meta_training.captured import captured_losses
+from gtn_lightning.meta_training.computation import Drawn
+from gtn_lightning.tasks import Classification
+from gtn_lightning.teachers import Pixels, Teacher, TeacherInput
+from tests.tiny import BATCH, NOISE, SHAPE, STEPS, Captures, make_gtn, make_trainer, same, with_generator
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+class InTheRun:
+    """What a training step takes from a trainer: its place in the run, and what a single process gathers."""
+
+    global_rank = 0
+    strategy: Any = None
+
+    def __init__(self) -> None:
+        self.global_step = 0
+
+
+class Alone:
+    @staticmethod
+    def all_gather(tensor: Tensor) -> Tensor:
+        return tensor[None]
+
+
+def standing(graphs: CudaGraphs | None, **changes: Any) -> GTN:
+    """A GTN whose training step can be called without a trainer."""
+    gtn = make_gtn(**changes)
+    gtn.log = lambda *_, **__: None  # type: ignore[method-assign]
+    gtn._trainer = InTheRun()  # type: ignore[assignment]
+    gtn._graphs = graphs
+    return gtn
+
+
+def real(count: int = 20) -> list[Tensor]:
+    return [torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(2)), torch.arange(count) % 10]
+
+
+def meta_steps(gtn: GTN, steps: Sequence[int]) -> list[list[Tensor]]:
+    """The loss and the gradient of some meta-steps, without updates between them."""
+    found = []
+    for step in steps:
+        gtn.trainer.global_step = step  # type: ignore[misc]
+        loss = gtn.training_step([tensor.to(gtn.device) for tensor in real()], 0)
+        found.append([loss.detach(), *torch.autograd.grad(loss, list(gtn.parameters()))])
+    return found
+
+
+def mlp(**options: Any) -> partial[nn.Module]:
+    return partial(MLP, shape=SHAPE, outputs=10, **{"hidden": [8], "activation": "tanh"} | options)
+
+
+def conv() -> partial[nn.Module]:
+    return partial(ConvNet, image_shape=SHAPE, classes=10, width=4, depth=1)
+
+
+class Waves(Pixels):
+    """A teacher without a shortcut: one batch per request, computed again in the backward pass."""
+
+    gain = 1.0
+
+    def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
+        return Teacher.batches(self, requests)
+
+    def forward(self, request: TeacherInput) -> Batch:
+        return {"inputs": (self.gain * self.pixels[request.index]).sin(), "targets": request.index % 10}
+
+
+SITUATIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "pixels with soft labels": lambda: {"teacher": Pixels(SHAPE, 10, STEPS * BATCH, True)},
+    "a generator, a meta-loss at every step": lambda: (
+        with_generator(soft_labels=True) | {"task": Classification(10, meta_every=1)}
+    ),
+    "a teacher without a shortcut": lambda: {"teacher": Waves(SHAPE, 10, STEPS * BATCH)},
+    "new noise": lambda: with_generator() | {"curriculum": NoCurriculum(STEPS, BATCH, 10, NOISE)},
+    "shuffled, Adam": lambda: (
+        with_generator()
+        | {
+            "curriculum": ShuffledAll(STEPS, BATCH, 10, NOISE),
+            "inner_optimizer": Adam(lr=0.01, learned=["beta1"], learned_per_step=["lr"], steps=STEPS),
+            "inner_loop": {"mode": "mixed"},
+        }
+    ),
+    "a convolutional learner, LARS": lambda: {
+        "learners": Fixed(conv()),
+        "inner_optimizer": LARS(lr=0.1, learned=["lr"]),
+        "inner_loop": {"mode": "reverse"},
+    },
+    "running statistics": lambda: {
+        "learners": Fixed(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)))
+    },
+    "random windows": lambda: with_generator() | {"inner_loop": {"truncation": 2, "random_window": True}},
+    "segments": lambda: with_generator() | {"inner_loop": {"segment": 2, "mode": "mixed"}},
+    "a population, in segments": lambda: {"population": 3, "inner_loop": {"segment": 2}},
+    "a population of convolutional learners": lambda: {"population": 2, "learners": Fixed(conv())},
+    "a mixture of architectures": lambda: {
+        "learners": Mixture({"tanh": mlp(), "relu": mlp(activation="relu"), "conv": conv()})
+    },
+}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_replays_have_the_loss_and_the_gradient_of_ordinary_meta_steps(situation: str) -> None:
+    graphs = CudaGraphs(CPU, "a meta-step")
+    usual, captured = (standing(each, **SITUATIONS[situation]()) for each in (None, graphs))
+    captured.load_state_dict(usual.state_dict())
+    steps = range(9)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="a meta-step launches")
+        found = meta_steps(captured, steps)
+    for one, other in zip(found, meta_steps(usual, steps), strict=True):
+        for part, expected in zip(one, other, strict=True):
+            torch.testing.assert_close(part, expected, rtol=1e-9, atol=1e-12)
+    assert graphs.captures == (2 if situation == "random windows" else 3 if "mixture" in situation else 1)
+    assert graphs.replays >= 9 - 3 * graphs.captures
+
+
+class Moves(TorchDispatchMode):
+    """Refuses operations between a host and a device other than copies of a whole argument."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **kwargs or {})
+        devices = {leaf.device.type for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)}
+        assert devices <= {"meta"}, f"{func} uses {devices}"
+        return found
+
+
+class OnlyRecorded(CudaGraphs):
+    """Computes everything as a capture does, on a device that has no values."""
+
+    def run(
+        self,
+        key: Hashable,
+        networks: Sequence[nn.Module],
+        given: Sequence[Tensor],
+        prepare: Callable[[], Callable[[Sequence[Tensor]], Results]],
+    ) -> Results:
+        function, moved = prepare(), [tensor.to(self.device) for tensor in given]
+        with recorded(), Moves():
+            return function(moved)
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_captured_meta_step_reads_no_value_and_uses_no_tensor_of_the_host(
+    situation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = AutocastState.current(CPU)  # the device has no autocast setting of its own
+    monkeypatch.setattr(AutocastState, "current", lambda device: off)
+    graphs = OnlyRecorded(torch.device("meta"), "a meta-step")
+    gtn = make_gtn(**SITUATIONS[situation]())
+    networks = gtn.learners.population(torch.Generator().manual_seed(0), gtn.population)
+    gtn.to("meta")
+    requests = gtn.curriculum.requests(torch.Generator(), graphs.device)
+    window = gtn.inner_loop.window(torch.Generator().manual_seed(0))
+    found = captured_losses(gtn._parts, Drawn(networks, requests, window), [t.to("meta") for t in real()], graphs)
+    assert found is not None
+    gradient = torch.autograd.grad(found[0], list(gtn.parameters()))
+    assert [part.shape for part in gradient] == [parameter.shape for parameter in gtn.parameters()]
+
+
+# ------------------------------------------------------------------------------------------------------------ Lightning
+
+
+class Disturbs(pl.Callback):
+    """Makes the gradient of one meta-step infinite, and saves a checkpoint after three."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step == 1:
+            next(iter(pl_module.parameters())).grad.fill_(float("inf"))  # type: ignore[union-attr]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 3 and not (self.folder / "after3.ckpt").exists():
+            trainer.save_checkpoint(self.folder / "after3.ckpt")
+
+
+def trained(folder: Path, captures: bool, resume: Path | None = None, **options: Any) -> dict[str, Tensor]:
+    """The state after accumulated and clipped meta-training, with one spoilt meta-step and a checkpoint after three."""
+    gtn = make_gtn(
+        **with_generator(),
+        outer_optimizer=partial(torch.optim.Adam, lr=0.02),
+    )
+    seen = Captures()
+    trainer = make_trainer(
+        folder,
+        **{"max_steps": 6, "accumulate_grad_batches": 2, "gradient_clip_val": 0.01, "gradient_clip_algorithm": "norm"}
+        | options,
+        callbacks=[Disturbs(folder), *[seen] * captures],
+    )
+    trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
+    assert gtn.recovery.skipped == 1
+    assert not captures or (seen.graphs is not None and seen.graphs.replays > 3)
+    return {name: tensor.clone() for name, tensor in gtn.state_dict().items()}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_meta_training_is_that_of_ordinary_meta_steps_bit_for_bit(precision: Any, tmp_path: Path) -> None:
+    usual = trained(tmp_path / "usual", False, precision=precision)
+    captured = trained(tmp_path / "captured", True, precision=precision)
+    assert same(captured, usual)
+    resumed = trained(tmp_path / "resumed", True, tmp_path / "captured" / "after3.ckpt", precision=precision)
+    assert same(resumed, captured)
+
+
+def test_evolution_strategies_replay_the_values_of_the_meta_loss() -> None:
+    graphs = CudaGraphs(CPU, "a meta-step")
+    usual, captured = (standing(each, outer_gradient=EvolutionStrategies(pairs=3)) for each in (None, graphs))
+    for gtn in (usual, captured):
+        gtn.trainer.strategy = Alone()  # type: ignore[misc]
+    for one, other in zip(meta_steps(captured, range(3)), meta_steps(usual, range(3)), strict=True):
+        assert all(torch.equal(part, expected) for part, expected in zip(one, other, strict=True))
+    assert (graphs.captures, graphs.replays) == (1, 3 * 6 - 2)
+
+
+# ------------------------------------------------------------------------------------------------- what is not captured
+
+
+class Noisy(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.5), nn.Linear(8, 10))
+
+
+def hooked() -> dict[str, Any]:
+    teacher = Pixels(SHAPE, 10, STEPS * BATCH)
+    teacher.register_forward_hook(lambda *_: None)
+    return {"teacher": teacher}
+
+
+def gradient_hooked() -> dict[str, Any]:
+    teacher = Pixels(SHAPE, 10, STEPS * BATCH)
+    teacher.pixels.register_hook(lambda gradient: 2 * gradient)
+    return {"teacher": teacher}
+
+
+REFUSED: dict[str, Callable[[], dict[str, Any]]] = {
+    "random numbers are drawn that the backward pass has to draw again": lambda: {"learners": Fixed(Noisy)},
+    "teacher has a hook, which a graph would not call": hooked,
+    "the parameter teacher.free_inputs has a gradient hook": gradient_hooked,
+    "inner_loop.offload moves states to the host": lambda: {"inner_loop": {"segment": 2, "offload": True}},
+    "the task Shown makes the real data from the taught learners": lambda: {"task": Shown(10)},
+}
+
+
+class Shown(Classification):
+    def experience(self, *arguments: Any, **options: Any) -> Any:
+        return super().experience(*arguments, **options)
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_cannot_be_captured_is_computed_as_usual_and_said_once(reason: str) -> None:
+    graphs = CudaGraphs(CPU, "a meta-step")
+    usual, captured = (standing(each, **REFUSED[reason]()) for each in (None, graphs))
+    captured.load_state_dict(usual.state_dict())
+    with pytest.warns(UserWarning, match=f"a meta-step launches its kernels one by one, because {reason}") as caught:
+        found = meta_steps(captured, range(4))
+    assert len([each for each in caught if "a meta-step launches" in str(each.message)]) == 1
+    for one, other in zip(found, meta_steps(usual, range(4)), strict=True):
+        assert all(torch.equal(part, expected) for part, expected in zip(one, other, strict=True))
+    assert graphs.captures == 0
+
+
+def test_more_architectures_than_graphs_are_computed_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 1)
+    graphs = CudaGraphs(CPU, "a meta-step")
+    usual, captured = (standing(each, **SITUATIONS["a mixture of architectures"]()) for each in (None, graphs))
+    with pytest.warns(UserWarning, match="1 graphs are kept, and there are more architectures or windows"):
+        found = meta_steps(captured, range(9))
+    for one, other in zip(found, meta_steps(usual, range(9)), strict=True):
+        assert all(torch.equal(part, expected) for part, expected in zip(one, other, strict=True))
+    assert graphs.captures == 1
+    assert graphs.replays > 0
+
+
+def test_a_changed_setting_and_a_moved_parameter_are_captured_anew() -> None:
+    graphs = CudaGraphs(CPU, "a meta-step")
+    usual, captured = (standing(each, teacher=Waves(SHAPE, 10, STEPS * BATCH)) for each in (None, graphs))
+    captured.load_state_dict(usual.state_dict())
+    for part in range(3):
+        for gtn in (usual, captured):
+            assert isinstance(gtn.teacher, Waves)
+            gtn.teacher.gain = 2.0 if part else 1.0
+            if part == 2:
+                gtn.teacher.pixels.data = gtn.teacher.pixels.data * 0.5
+        for one, other in zip(meta_steps(captured, range(7)), meta_steps(usual, range(7)), strict=True):
+            assert all(torch.equal(found, expected) for found, expected in zip(one, other, strict=True))
+        assert (graphs.captures, graphs.replays) == (part + 1, 5 * (part + 1))
+
+
+def test_a_replay_that_differs_from_an_ordinary_run_is_found() -> None:
+    graphs = CudaGraphs(CPU, "a meta-step")
+    gtn = standing(graphs)
+    meta_steps(gtn, range(2))
+    assert graphs.captures == 1
+    captured = next(iter(graphs._known.values()))[0].capture
+    assert isinstance(captured, cuda_graphs.FunctionCall)
+    captured._static = [tensor.clone() for tensor in captured._static]  # so it never sees what is filled in
+    with pytest.warns(UserWarning, match="a replay had another result than an ordinary run"):
+        found = meta_steps(gtn, [2, 3])
+    for one, other in zip(found, meta_steps(standing(None, learners=gtn.learners), [2, 3]), strict=True):
+        assert all(torch.equal(part, expected) for part, expected in zip(one, other, strict=True))
+
+
+def test_a_copy_of_a_module_captures_its_own() -> None:
+    graphs = CudaGraphs(CPU, "a meta-step")
+    gtn = standing(graphs)
+    found = meta_steps(gtn, range(4))
+    twin = copy.deepcopy(gtn)
+    twin._trainer = InTheRun()  # type: ignore[assignment]
+    assert twin._graphs is not None
+    assert twin._graphs.captures == 0
+    for one, other in zip(meta_steps(twin, range(4)), found, strict=True):
+        assert all(torch.equal(part, expected) for part, expected in zip(one, other, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["remat", "compiled"])
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_replayed_cuda_graphs_have_the_loss_and_the_gradient_of_ordinary_meta_steps(situation: str, mode: str) -> None:
+    changes = SITUATIONS[situation]()
+    changes["inner_loop"] = changes.get("inner_loop", {}) | {"mode": mode}
+    device = torch.device("cuda", 0)
+    graphs = CudaGraphs(device, "a meta-step")
+    usual, captured = (standing(each, **changes).to(device) for each in (None, graphs))
+    captured.load_state_dict(usual.state_dict())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="a meta-step launches")
+        found = meta_steps(captured, range(16))
+    assert graphs.replays > 0
+    for one, other in zip(found, meta_steps(usual, range(16)), strict=True):
+        for part, expected in zip(one, other, strict=True):
+            torch.testing.assert_close(part, expected, rtol=1e-3, atol=1e-5)
