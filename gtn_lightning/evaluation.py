@@ -16,6 +16,7 @@ from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch, chosen
 from gtn_lightning.inner_loop import Functional, Snapshot
+from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs
 from gtn_lightning.lightning import pl
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
@@ -221,6 +222,8 @@ class Evaluator:
             raise RecipeError(
                 f"model.evaluation.steps must be at most model.inner_loop.steps, {most}, got {outside[0]}"
             )
+        self.graphs: CudaGraphs | None = None
+        """Captures the teaching of learners of one architecture, during meta-training on a GPU."""
         self._parts = parts
         self._settings = evaluation
         self._data = TrainerData(parts)
@@ -375,7 +378,9 @@ class Evaluator:
             with torch.no_grad():
                 requests = parts.curriculum.requests(generator, device)
             mode = parts.inner_loop.mode
-            taught = teach(learner, parts.task, parts.teacher, requests, parts.inner_optimizer, steps, mode)
+            taught = teach(
+                learner, parts.task, parts.teacher, requests, parts.inner_optimizer, steps, mode, self.graphs
+            )
             yield learner, taught, generator
 
     def _synthetic(self, device: torch.device) -> list[Tensor]:

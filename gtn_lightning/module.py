@@ -304,7 +304,7 @@ class GTN(pl.LightningModule):
         self._resumption.begin(self.trainer, self._outer())
         self.recovery.remember(self.trainer, self)
         if self.inner_loop.cuda_graphs and self.device.type == "cuda":
-            self._graphs = CudaGraphs(self.device, "a meta-step")
+            self._graphs = self._evaluator.graphs = CudaGraphs(self.device)
         self._cost.begin()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -352,12 +352,12 @@ class GTN(pl.LightningModule):
     def on_exception(self, exception: BaseException) -> None:
         """Stop the clock of meta-training, and free the memory of its graphs."""
         self._cost.end()
-        self._graphs = None
+        self._graphs = self._evaluator.graphs = None
 
     def on_train_end(self) -> None:
         """Stop the timer of meta-training, and free the memory of its graphs."""
         self._cost.end()
-        self._graphs = None
+        self._graphs = self._evaluator.graphs = None
 
     # ---------------------------------------------------------------------------------------------------- evaluation
 

@@ -6,12 +6,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gtn_lightning.captures import filled, obstacle, pattern_of, settings, tensors_of
 from gtn_lightning.curricula import Curriculum
 from gtn_lightning.fields import Batch, chosen
-from gtn_lightning.inner_loop import Functional, InnerOptimizer, InnerState, Snapshot, inner_step
+from gtn_lightning.inner_loop import (
+    Buffers,
+    Functional,
+    InnerOptimizer,
+    InnerState,
+    LossFn,
+    Params,
+    Snapshot,
+    inner_step,
+)
+from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs, Function, Results
+from gtn_lightning.inner_loop.replay import AutocastState
 from gtn_lightning.randomness import keyed_generator
 from gtn_lightning.task import Task
 from gtn_lightning.teachers import Teacher, TeacherInput
+
+WHAT = "the teaching of an evaluation"
+"""What is captured, in warnings."""
 
 
 class Lesson(NamedTuple):
@@ -44,9 +59,21 @@ def lessons(
         mode: how the inner gradient is computed, a key of ``gtn_lightning.inner_loop.MODES``.
     """
     functional = Functional(learner)
-    inner_loss, fields = task.inner_loss(functional), task.fields
+    return _lessons(task.inner_loss(functional), *functional.init(), task, teacher, requests, optimizer, mode)
+
+
+def _lessons(
+    inner_loss: LossFn,
+    params: Params,
+    buffers: Buffers,
+    task: Task,
+    teacher: Teacher,
+    requests: Sequence[TeacherInput],
+    optimizer: InnerOptimizer,
+    mode: str,
+) -> Iterator[Lesson]:
+    fields = task.fields
     batches = teacher.batches(requests)
-    params, buffers = functional.init()
     with torch.inference_mode(False), torch.no_grad():
         state = InnerState(params, buffers, optimizer.init(params))
     for step in range(len(requests)):
@@ -66,6 +93,7 @@ def teach(
     optimizer: InnerOptimizer,
     steps: Sequence[int],
     mode: str = "auto",
+    graphs: CudaGraphs | None = None,
 ) -> dict[int, Snapshot]:
     """Train a learner on a teacher's data.
 
@@ -77,6 +105,7 @@ def teach(
         optimizer: the inner optimizer.
         steps: numbers of inner steps after which the learner is returned.
         mode: how the inner gradient is computed, a key of ``gtn_lightning.inner_loop.MODES``.
+        graphs: captures the training and replays it, if possible; None trains as usual.
 
     Returns:
         The learner after each of ``steps``, detached from any graph.
@@ -95,11 +124,59 @@ def teach(
         >>> sorted(taught)
         [1, 3]
     """
+    requests = requests[: max(steps)]
+    if graphs is not None:
+        if (reason := obstacle(graphs.device, teacher=teacher, inner_optimizer=optimizer)) is None:
+            with torch.inference_mode(False), torch.no_grad():
+                return _captured(learner, task, teacher, requests, optimizer, steps, mode, graphs)
+        graphs.say(WHAT, reason)
     taught = {0: Snapshot(*Functional(learner).init())} if 0 in steps else {}
-    for lesson in lessons(learner, task, teacher, requests[: max(steps)], optimizer, mode):
+    for lesson in lessons(learner, task, teacher, requests, optimizer, mode):
         if lesson.step in steps:
             taught[lesson.step] = lesson.learner
     return taught
+
+
+def _captured(
+    learner: nn.Module,
+    task: Task,
+    teacher: Teacher,
+    requests: Sequence[TeacherInput],
+    optimizer: InnerOptimizer,
+    steps: Sequence[int],
+    mode: str,
+    graphs: CudaGraphs,
+) -> dict[int, Snapshot]:
+    """Train a learner as one CUDA graph, after two learners of its architecture as usual."""
+    start = Snapshot(*Functional(learner).init())
+    names = tuple(start.params), tuple(start.buffers)
+    wanted = sorted({*steps} - {0})
+
+    def prepare() -> Function:
+        inner_loss = task.inner_loss(Functional(learner.to(graphs.device)))
+
+        def function(tensors: Sequence[Tensor]) -> Results:
+            rest = iter(tensors)
+            params, buffers = ({name: next(rest) for name in part} for part in names)
+            asked = filled(requests, rest)
+            results: Results = []
+            with AutocastState.current(graphs.device).context():
+                for lesson in _lessons(inner_loss, params, buffers, task, teacher, asked, optimizer, mode):
+                    if lesson.step in wanted:
+                        results += [*lesson.learner.params.values(), *lesson.learner.buffers.values()]
+            return results
+
+        return function
+
+    key = (
+        (names, tuple(wanted), mode, AutocastState.current(graphs.device), pattern_of(requests)),
+        *(settings(part) for part in (task, teacher, optimizer)),
+    )
+    given = [*start.params.values(), *start.buffers.values(), *tensors_of(requests)]
+    results = graphs.run(WHAT, key, [learner], given, prepare) if wanted else []
+    rest = (result for result in results if result is not None)
+    after = {step: Snapshot(*({name: next(rest) for name in part} for part in names)) for step in wanted}
+    return {0: start} | after if 0 in steps else after
 
 
 def teach_at_best_rate(

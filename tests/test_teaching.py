@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, Metric
 from gtn_lightning.curricula import Full
 from gtn_lightning.evaluation import Scores
 from gtn_lightning.inner_loop import SGD, Buffers, Functional
+from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs
 from gtn_lightning.learners import MLP
 from gtn_lightning.task import TaskMetric
 from gtn_lightning.tasks import Classification
@@ -74,6 +75,34 @@ def test_teaching_works_where_lightning_evaluates() -> None:
     for name, tensor in teach(*parts)[STEPS].params.items():
         assert not taught.params[name].is_inference()
         torch.testing.assert_close(taught.params[name], tensor)
+
+
+@pytest.mark.parametrize("draws", [False, True], ids=["running statistics", "dropout"])
+def test_learners_taught_by_replays_are_those_of_ordinary_teaching(draws: bool) -> None:
+    """Without a GPU, a replay is a call of the captured function."""
+
+    def network() -> nn.Module:
+        layer = nn.Dropout(0.5) if draws else nn.BatchNorm1d(5)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 5), layer, nn.Linear(5, CLASSES))
+
+    graphs, teacher = CudaGraphs(CPU), teacher_of_stripes()
+    optimizer = SGD(lr=0.1, momentum=0.5, learned_per_step=["lr"], steps=STEPS)
+    for number in range(8):
+        if number == 6:  # as meta-training moves it, in place
+            with torch.no_grad():
+                teacher.pixels.mul_(2)
+        found = []
+        for each in (None, graphs):
+            torch.manual_seed(number)
+            fresh, asked, task = network(), requests(), Classification(3)
+            with torch.inference_mode():
+                found.append(teach(fresh, task, teacher, asked, optimizer, [0, 2, STEPS], "remat", each))
+        usual, replayed = found
+        assert usual.keys() == replayed.keys() == {0, 2, STEPS}
+        for step, (params, buffers) in usual.items():
+            assert all(torch.equal(replayed[step].params[name], value) for name, value in params.items())
+            assert all(torch.equal(replayed[step].buffers[name], value) for name, value in buffers.items())
+    assert (graphs.captures, graphs.replays) == (1, 6)
 
 
 def accuracy(params: Mapping[str, Tensor], buffers: Buffers, batch: Sequence[Tensor]) -> float:

@@ -57,7 +57,7 @@ class Captures(pl.Callback):
         self.graphs: CudaGraphs | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.graphs = pl_module._graphs = CudaGraphs(pl_module.device, "a meta-step")
+        self.graphs = pl_module._graphs = pl_module._evaluator.graphs = CudaGraphs(pl_module.device)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -85,6 +85,7 @@ class CudaGraph(Capture):
         with torch.cuda.stream(stream), _no_waiting(), recorded():
             function(static)
         torch.cuda.current_stream().wait_stream(stream)
+        self._function = function  # it may hold tensors that the graph reads
         self._graph = torch.cuda.CUDAGraph()
         capture = torch.cuda.graph(
             self._graph,
@@ -160,18 +161,16 @@ class CudaGraphs:
 
     Args:
         device: the device of the functions.
-        what: what they compute, the beginning of warnings.
     """
 
-    def __init__(self, device: torch.device, what: str) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.what = what
         self.captures = 0
         """Number of captured graphs."""
         self.replays = 0
         """Number of replays."""
         self._known: OrderedDict[Hashable, list[_Known]] = OrderedDict()
-        self._said: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
         self._full = False
         self._bytes = 0
         self._stream: Any = None
@@ -179,10 +178,11 @@ class CudaGraphs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Graphs cannot be copied: the copy of a module captures its own.
-        return type(self), (self.device, self.what)
+        return type(self), (self.device,)
 
     def run(
         self,
+        what: str,
         key: Hashable,
         networks: Sequence[nn.Module],
         given: Sequence[Tensor],
@@ -191,15 +191,16 @@ class CudaGraphs:
         """Return the results of a function.
 
         Args:
+            what: what the function computes, the beginning of warnings.
             key: what the function depends on besides networks and arguments.
             networks: networks of which it runs the code; their parameters and buffers are among the arguments.
             given: the arguments, on any device.
             prepare: returns the function; called for an ordinary run and for a capture. It may move the networks.
         """
-        key = (key, tuple(type(network).__qualname__ for network in networks), *map(_kind, given))
-        known = self._found(key, networks)
+        key = (what, key, tuple(type(network).__qualname__ for network in networks), *map(_kind, given))
+        known = self._found(what, key, networks)
         if known is not None and known.capture is not None:
-            return self._replayed(known, given, prepare)
+            return self._replayed(what, known, given, prepare)
         function = prepare()
         moved = [tensor.to(self.device) for tensor in given]
         if self._full if known is None else known.is_refused:
@@ -208,18 +209,18 @@ class CudaGraphs:
         results, rehearsal = self._rehearsed(function, moved)
         known.settled += rehearsal.settled
         if rehearsal.obstacle is not None:
-            self._refuse(rehearsal.obstacle, known)
+            self._refuse(what, rehearsal.obstacle, known)
         elif rehearsal.settled and known.settled >= REHEARSALS:
-            self._capture(known, networks, moved, function)
+            self._capture(what, known, networks, moved, function)
         return results
 
-    def say(self, reason: str) -> None:
+    def say(self, what: str, reason: str) -> None:
         """Warn once why something runs as usual; the reason is the end of a sentence."""
-        if reason not in self._said:
-            self._said.add(reason)
-            warnings.warn(f"{self.what} launches its kernels one by one, because {reason}", stacklevel=3)
+        if (what, reason) not in self._said:
+            self._said.add((what, reason))
+            warnings.warn(f"{what} launches its kernels one by one, because {reason}", stacklevel=3)
 
-    def _found(self, key: Hashable, networks: Sequence[nn.Module]) -> _Known | None:
+    def _found(self, what: str, key: Hashable, networks: Sequence[nn.Module]) -> _Known | None:
         differences: list[str] = []
         for known in self._known.get(key, ()):
             pairs = zip(known.networks, networks, strict=True)
@@ -229,7 +230,7 @@ class CudaGraphs:
                 return known
             differences.append(name)
         if len(differences) > MAX_CANDIDATES // 2 and len(set(differences)) == 1:
-            self.say(f"its networks of the same shape differ in {differences[0]}")
+            self.say(what, f"its networks of the same shape differ in {differences[0]}")
         return None
 
     def _remembered(self, key: Hashable, networks: Sequence[nn.Module]) -> _Known:
@@ -242,9 +243,9 @@ class CudaGraphs:
                 del self._known[place]
         return known
 
-    def _refuse(self, reason: str, known: _Known) -> None:
+    def _refuse(self, what: str, reason: str, known: _Known) -> None:
         known.is_refused, known.capture, known.static = True, None, []
-        self.say(reason)
+        self.say(what, reason)
 
     def _rehearsed(self, function: Function, given: Sequence[Tensor]) -> tuple[Results, Rehearsal]:
         before = random_state(self.device)
@@ -255,12 +256,12 @@ class CudaGraphs:
         return results, rehearsal
 
     def _capture(
-        self, known: _Known, networks: Sequence[nn.Module], given: Sequence[Tensor], function: Function
+        self, what: str, known: _Known, networks: Sequence[nn.Module], given: Sequence[Tensor], function: Function
     ) -> None:
         """Capture a function that has just been run."""
         if self.captures == MAX_GRAPHS or self._bytes > MEMORY_SHARE * _memory(self.device):
             self._full = True
-            self._refuse(f"{self.captures} graphs are kept, and there are more architectures or windows", known)
+            self._refuse(what, f"{self.captures} graphs are kept, and there are more architectures or windows", known)
             return
         known.networks = networks
         known.static = [tensor.detach().clone() for tensor in given]
@@ -269,7 +270,7 @@ class CudaGraphs:
             known.capture = self._captured(function, known.static)
         except Exception as error:  # torch raises whatever its parts raise
             self._full |= isinstance(error, CaptureError | torch.OutOfMemoryError)
-            self._refuse(f"torch cannot capture it ({first_line(error)})", known)
+            self._refuse(what, f"torch cannot capture it ({first_line(error)})", known)
             return
         finally:
             restore_random_state(state, self.device)
@@ -289,7 +290,7 @@ class CudaGraphs:
             self._bytes += max(0, torch.cuda.memory_reserved() - before)
         return capture
 
-    def _replayed(self, known: _Known, given: Sequence[Tensor], prepare: Callable[[], Function]) -> Results:
+    def _replayed(self, what: str, known: _Known, given: Sequence[Tensor], prepare: Callable[[], Function]) -> Results:
         assert known.capture is not None
         with torch.no_grad():
             for static, tensor in zip(known.static, given, strict=True):
@@ -304,7 +305,7 @@ class CudaGraphs:
         restore_random_state(state, self.device)
         expected, _ = self._rehearsed(prepare(), [tensor.to(self.device) for tensor in given])
         if not agree_roughly(found, expected):
-            self._refuse("a replay had another result than an ordinary run", known)
+            self._refuse(what, "a replay had another result than an ordinary run", known)
             return expected
         return found
 

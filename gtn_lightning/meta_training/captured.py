@@ -5,23 +5,26 @@ node of the autograd graph hands to Lightning. So DDP's hooks, clipping, accumul
 gradients see what they always see.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gtn_lightning.captures import filled, obstacle, pattern_of, settings, tensors_of
 from gtn_lightning.inner_loop import Functional
 from gtn_lightning.inner_loop.capture import is_recorded
 from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs, Results
 from gtn_lightning.inner_loop.replay import AutocastState
-from gtn_lightning.inner_loop.torch_internals import CALL_HOOKS, has_gradient_hook, with_tensors
+from gtn_lightning.inner_loop.torch_internals import has_gradient_hook, with_tensors
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.meta_training.computation import Computation, Drawn
 from gtn_lightning.parts import Parts
 from gtn_lightning.task import Task
-from gtn_lightning.teachers import TeacherInput
+
+WHAT = "a meta-step"
+"""What is captured, in warnings."""
 
 
 def captured_losses(parts: Parts, drawn: Drawn, batch: Any, graphs: CudaGraphs) -> tuple[Tensor, Tensor] | None:
@@ -40,14 +43,13 @@ def captured_losses(parts: Parts, drawn: Drawn, batch: Any, graphs: CudaGraphs) 
     """
     real = (batch,) if isinstance(batch, Tensor) else batch
     if reason := _obstacle(parts, real, graphs.device):
-        graphs.say(reason)
+        graphs.say(WHAT, reason)
         return None
     modules = [parts.teacher, parts.inner_optimizer]
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     members = [Functional(network).init() for network in drawn.networks]
     given = [tensor for member in members for part in member for tensor in part.values()]
-    given += [tensor for request in drawn.requests for tensor in request if tensor is not None]
-    given += real
+    given += [*tensors_of(drawn.requests), *real]
     differentiable = torch.is_grad_enabled()
     noise = [r.noise for r in drawn.requests if differentiable and r.noise is not None and r.noise.requires_grad]
 
@@ -57,9 +59,10 @@ def captured_losses(parts: Parts, drawn: Drawn, batch: Any, graphs: CudaGraphs) 
         def function(tensors: Sequence[Tensor]) -> Results:
             rest = iter(tensors)
             own = [({n: next(rest) for n in params}, {n: next(rest) for n in buffers}) for params, buffers in members]
-            requests = [_taken(request, rest) for request in drawn.requests]
+            requests = filled(drawn.requests, rest)
             data = list(rest)
-            with _parameters(modules) as sources:
+            # Without the cache of autocast, whose copies of parameters would outlive the capture.
+            with AutocastState.current(graphs.device).context(), _parameters(modules) as sources:
                 if differentiable:
                     sources += [r.noise for r in requests if r.noise is not None and r.noise.requires_grad]
                 loss, inner_loss = computation.losses(own, requests, lambda taught: [data] * len(taught))
@@ -73,10 +76,10 @@ def captured_losses(parts: Parts, drawn: Drawn, batch: Any, graphs: CudaGraphs) 
         differentiable,
         AutocastState.current(graphs.device),
         tuple(tuple(part) for member in members for part in member),
-        tuple(tensor is None for request in drawn.requests for tensor in request),
-        *(_settings(part) for part in (*modules, parts.task)),
+        pattern_of(drawn.requests),
+        *(settings(part) for part in (*modules, parts.task)),
     )
-    loss, inner_loss, *gradient = graphs.run(key, drawn.networks, given, prepare)
+    loss, inner_loss, *gradient = graphs.run(WHAT, key, drawn.networks, given, prepare)
     assert loss is not None
     assert inner_loss is not None
     # Without gradients there is none to hand on.
@@ -118,15 +121,6 @@ def _parameters(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
         yield leaves
 
 
-def _taken(request: TeacherInput, tensors: Iterator[Tensor]) -> TeacherInput:
-    """Return a request like another with the next tensors, as leaves."""
-
-    def taken(like: Tensor | None) -> Tensor | None:
-        return None if like is None else next(tensors).detach().requires_grad_(like.requires_grad)
-
-    return TeacherInput(*map(taken, request))  # type: ignore[arg-type]  # an index is never None
-
-
 def _obstacle(parts: Parts, real: Any, device: torch.device) -> str | None:
     """Return why no meta-step of these parts can be captured, the end of a sentence, or None."""
     if getattr(parts.task.experience, "__func__", None) is not Task.experience:
@@ -137,31 +131,9 @@ def _obstacle(parts: Parts, real: Any, device: torch.device) -> str | None:
         return "inner_loop.offload moves states to the host"
     if not isinstance(real, Sequence) or not all(isinstance(tensor, Tensor) for tensor in real):
         return "the real data is not a sequence of tensors"
-    autocast = AutocastState.current(device)
-    if autocast.enabled and autocast.dtype == torch.float16:
-        return "gradients in float16 must be scaled before they are computed: use bf16-mixed"
-    for name, module in (("teacher", parts.teacher), ("inner_optimizer", parts.inner_optimizer)):
-        for place, part in module.named_modules():
-            if isinstance(part, nn.SyncBatchNorm):
-                return f"{name}.{place} waits for other processes"
-            if any(vars(part)[hooks] for hooks in CALL_HOOKS):
-                return f"{name}{'.' if place else ''}{place} has a hook, which a graph would not call"
-        for place, parameter in module.named_parameters():
+    modules = {"teacher": parts.teacher, "inner_optimizer": parts.inner_optimizer}
+    for name, module in modules.items():
+        for place, parameter in module.named_parameters(prefix=name):
             if has_gradient_hook(parameter):
-                return f"the parameter {name}.{place} has a gradient hook"
-    return None
-
-
-def _settings(value: Any) -> Hashable:
-    """Return everything about a part that a capture depends on: where its tensors are, and all other attributes."""
-    if isinstance(value, Tensor):
-        return value.data_ptr(), tuple(value.shape), value.stride(), value.dtype, value.requires_grad
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | type):
-        return value
-    if isinstance(value, Mapping):
-        return tuple((str(key), _settings(item)) for key, item in value.items())
-    if isinstance(value, list | tuple | set | frozenset):
-        return tuple(map(_settings, value))
-    if isinstance(value, nn.Module | Task):
-        return type(value), _settings(vars(value))
-    return id(value)
+                return f"the parameter {place} has a gradient hook"
+    return obstacle(device, **modules)

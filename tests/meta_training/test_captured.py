@@ -31,6 +31,7 @@ from gtn_lightning.meta_training.captured import captured_losses
 from gtn_lightning.meta_training.computation import Drawn
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Pixels, Teacher, TeacherInput
+from gtn_lightning.teaching import teach
 from tests.tiny import BATCH, NOISE, SHAPE, STEPS, Captures, make_gtn, make_trainer, same, with_generator
 
 CPU = torch.device("cpu")
@@ -139,7 +140,7 @@ SITUATIONS: dict[str, Callable[[], dict[str, Any]]] = {
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_replays_have_the_loss_and_the_gradient_of_ordinary_meta_steps(situation: str) -> None:
-    graphs = CudaGraphs(CPU, "a meta-step")
+    graphs = CudaGraphs(CPU)
     usual, captured = (standing(each, **SITUATIONS[situation]()) for each in (None, graphs))
     captured.load_state_dict(usual.state_dict())
     steps = range(9)
@@ -168,6 +169,7 @@ class OnlyRecorded(CudaGraphs):
 
     def run(
         self,
+        what: str,
         key: Hashable,
         networks: Sequence[nn.Module],
         given: Sequence[Tensor],
@@ -184,7 +186,7 @@ def test_a_captured_meta_step_reads_no_value_and_uses_no_tensor_of_the_host(
 ) -> None:
     off = AutocastState.current(CPU)  # the device has no autocast setting of its own
     monkeypatch.setattr(AutocastState, "current", lambda device: off)
-    graphs = OnlyRecorded(torch.device("meta"), "a meta-step")
+    graphs = OnlyRecorded(torch.device("meta"))
     gtn = make_gtn(**SITUATIONS[situation]())
     networks = gtn.learners.population(torch.Generator().manual_seed(0), gtn.population)
     gtn.to("meta")
@@ -194,6 +196,21 @@ def test_a_captured_meta_step_reads_no_value_and_uses_no_tensor_of_the_host(
     assert found is not None
     gradient = torch.autograd.grad(found[0], list(gtn.parameters()))
     assert [part.shape for part in gradient] == [parameter.shape for parameter in gtn.parameters()]
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_captured_teaching_reads_no_value_either(situation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    off = AutocastState.current(CPU)
+    monkeypatch.setattr(AutocastState, "current", lambda device: off)
+    graphs = OnlyRecorded(torch.device("meta"))
+    gtn = make_gtn(**SITUATIONS[situation]()).eval()
+    network = gtn.learners.sample(torch.Generator().manual_seed(0))
+    gtn.to("meta")
+    with torch.no_grad():
+        requests = gtn.curriculum.requests(torch.Generator(), graphs.device)
+    taught = teach(network, gtn.task, gtn.teacher, requests, gtn.inner_optimizer, [1, STEPS], "remat", graphs)
+    shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
+    assert {name: value.shape for name, value in taught[STEPS].params.items()} == shapes
 
 
 # ------------------------------------------------------------------------------------------------------------ Lightning
@@ -215,22 +232,30 @@ class Disturbs(pl.Callback):
 
 
 def trained(folder: Path, captures: bool, resume: Path | None = None, **options: Any) -> dict[str, Tensor]:
-    """The state after accumulated and clipped meta-training, with one spoilt meta-step and a checkpoint after three."""
+    """The state and the last scores after accumulated and clipped meta-training with one spoilt meta-step."""
     gtn = make_gtn(
         **with_generator(),
         outer_optimizer=partial(torch.optim.Adam, lr=0.02),
+        evaluation={"learners": 4},
     )
     seen = Captures()
     trainer = make_trainer(
         folder,
-        **{"max_steps": 6, "accumulate_grad_batches": 2, "gradient_clip_val": 0.01, "gradient_clip_algorithm": "norm"}
+        **{
+            "max_steps": 6,
+            "val_check_interval": 4,
+            "accumulate_grad_batches": 2,
+            "gradient_clip_val": 0.01,
+            "gradient_clip_algorithm": "norm",
+        }
         | options,
         callbacks=[Disturbs(folder), *[seen] * captures],
     )
     trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
     assert gtn.recovery.skipped == 1
-    assert not captures or (seen.graphs is not None and seen.graphs.replays > 3)
-    return {name: tensor.clone() for name, tensor in gtn.state_dict().items()}
+    assert not captures or (seen.graphs is not None and seen.graphs.captures == 2 and seen.graphs.replays > 3)
+    assert gtn.result is not None
+    return {name: tensor.clone() for name, tensor in gtn.state_dict().items()} | {"scores": gtn.result.synthetic}
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -243,7 +268,7 @@ def test_meta_training_is_that_of_ordinary_meta_steps_bit_for_bit(precision: Any
 
 
 def test_evolution_strategies_replay_the_values_of_the_meta_loss() -> None:
-    graphs = CudaGraphs(CPU, "a meta-step")
+    graphs = CudaGraphs(CPU)
     usual, captured = (standing(each, outer_gradient=EvolutionStrategies(pairs=3)) for each in (None, graphs))
     for gtn in (usual, captured):
         gtn.trainer.strategy = Alone()  # type: ignore[misc]
@@ -288,7 +313,7 @@ class Shown(Classification):
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_cannot_be_captured_is_computed_as_usual_and_said_once(reason: str) -> None:
-    graphs = CudaGraphs(CPU, "a meta-step")
+    graphs = CudaGraphs(CPU)
     usual, captured = (standing(each, **REFUSED[reason]()) for each in (None, graphs))
     captured.load_state_dict(usual.state_dict())
     with pytest.warns(UserWarning, match=f"a meta-step launches its kernels one by one, because {reason}") as caught:
@@ -301,7 +326,7 @@ def test_what_cannot_be_captured_is_computed_as_usual_and_said_once(reason: str)
 
 def test_more_architectures_than_graphs_are_computed_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 1)
-    graphs = CudaGraphs(CPU, "a meta-step")
+    graphs = CudaGraphs(CPU)
     usual, captured = (standing(each, **SITUATIONS["a mixture of architectures"]()) for each in (None, graphs))
     with pytest.warns(UserWarning, match="1 graphs are kept, and there are more architectures or windows"):
         found = meta_steps(captured, range(9))
@@ -312,7 +337,7 @@ def test_more_architectures_than_graphs_are_computed_as_usual(monkeypatch: pytes
 
 
 def test_a_changed_setting_and_a_moved_parameter_are_captured_anew() -> None:
-    graphs = CudaGraphs(CPU, "a meta-step")
+    graphs = CudaGraphs(CPU)
     usual, captured = (standing(each, teacher=Waves(SHAPE, 10, STEPS * BATCH)) for each in (None, graphs))
     captured.load_state_dict(usual.state_dict())
     for part in range(3):
@@ -327,7 +352,7 @@ def test_a_changed_setting_and_a_moved_parameter_are_captured_anew() -> None:
 
 
 def test_a_replay_that_differs_from_an_ordinary_run_is_found() -> None:
-    graphs = CudaGraphs(CPU, "a meta-step")
+    graphs = CudaGraphs(CPU)
     gtn = standing(graphs)
     meta_steps(gtn, range(2))
     assert graphs.captures == 1
@@ -341,7 +366,7 @@ def test_a_replay_that_differs_from_an_ordinary_run_is_found() -> None:
 
 
 def test_a_copy_of_a_module_captures_its_own() -> None:
-    graphs = CudaGraphs(CPU, "a meta-step")
+    graphs = CudaGraphs(CPU)
     gtn = standing(graphs)
     found = meta_steps(gtn, range(4))
     twin = copy.deepcopy(gtn)
@@ -362,7 +387,7 @@ def test_replayed_cuda_graphs_have_the_loss_and_the_gradient_of_ordinary_meta_st
     changes = SITUATIONS[situation]()
     changes["inner_loop"] = changes.get("inner_loop", {}) | {"mode": mode}
     device = torch.device("cuda", 0)
-    graphs = CudaGraphs(device, "a meta-step")
+    graphs = CudaGraphs(device)
     usual, captured = (standing(each, **changes).to(device) for each in (None, graphs))
     captured.load_state_dict(usual.state_dict())
     with warnings.catch_warnings():
