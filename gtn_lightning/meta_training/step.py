@@ -1,6 +1,7 @@
 """One meta-step: sample learners, teach them, compute their meta-loss."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from gtn_lightning.fields import chosen
-from gtn_lightning.inner_loop import Functional, difference, eager_loss, unroll_population
+from gtn_lightning.inner_loop import Functional, RequestedBatches, difference, eager_loss, unroll_population
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.task import Taught
@@ -54,7 +55,11 @@ def meta_step(
         taught = unroll_population(
             inner_losses[0] if parts.learners.one_architecture and are_one_function(networks) else inner_losses,
             [learner.init() for learner in learners],
-            _batches(parts, parts.curriculum.requests(generator, device)),
+            RequestedBatches(
+                parts.curriculum.requests(generator, device),
+                partial(_batches, parts),
+                [parameter for parameter in parts.teacher.parameters() if parameter.requires_grad],
+            ),
             parts.inner_optimizer,
             mode=loop.mode,
             window=window,
@@ -89,7 +94,7 @@ def are_one_function(learners: Sequence[nn.Module]) -> bool:
     return all(difference(learners[0], learner) is None for learner in learners[1:])
 
 
-def _batches(parts: Parts, requests: list[TeacherInput]) -> Iterator[list[Tensor]]:
+def _batches(parts: Parts, requests: Sequence[TeacherInput]) -> Iterator[list[Tensor]]:
     batches, fields = iter(parts.teacher.batches(requests)), parts.task.fields
     while True:
         with record_function("teacher"):
