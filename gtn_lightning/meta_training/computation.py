@@ -1,6 +1,7 @@
 """What a meta-step computes on the device: from learners, requests and real data to the meta-loss."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +9,15 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from gtn_lightning.fields import chosen
-from gtn_lightning.inner_loop import Buffers, Functional, Params, difference, eager_loss, unroll_population
+from gtn_lightning.inner_loop import (
+    Buffers,
+    Functional,
+    Params,
+    RequestedBatches,
+    difference,
+    eager_loss,
+    unroll_population,
+)
 from gtn_lightning.parts import Parts
 from gtn_lightning.task import Taught
 from gtn_lightning.teachers import TeacherInput
@@ -62,7 +71,11 @@ class Computation:
         taught = unroll_population(
             self._inner_losses[0] if self._are_one else self._inner_losses,
             members,
-            _batches(parts, requests),
+            RequestedBatches(
+                requests,
+                partial(_batches, parts),
+                [parameter for parameter in parts.teacher.parameters() if parameter.requires_grad],
+            ),
             parts.inner_optimizer,
             mode=loop.mode,
             window=window,
