@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from gtn_lightning.inner_loop.gradients import inner_gradient, reject_no_parameters
+from gtn_lightning.inner_loop.gradients import inner_gradient, mode_named, reject_no_parameters
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
 from gtn_lightning.inner_loop.segments import rematerialize
 from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params, detached
@@ -169,6 +169,9 @@ def unroll(
     differentiable = torch.is_grad_enabled()
     learned = [parameter for parameter in optimizer.parameters() if parameter.requires_grad]
     at = InnerState(dict(params), dict(buffers), optimizer.init(dict(params)))
+    together = None
+    if differentiable and segment is None:
+        together = mode_named(mode).together(loss_fn, optimizer, next(iter(params.values())).device)
     recorded = {0: Snapshot(at.params, at.buffers)} if 0 in snapshots else {}
     losses: list[Tensor] = []
     iterator = iter(batches)
@@ -186,7 +189,9 @@ def unroll(
         with_graph = differentiable and step >= first
         # Segments end at snapshots and at the end of the window.
         ends = [end - step for end in (*snapshots, last) if end is not None and end > step]
-        size = min([segment or 1, *ends]) if with_graph else 1
+        # Steps that are taken together need all their batches; None takes what is left.
+        alone = None if together is not None else segment or 1
+        size = min((end for end in (alone, *ends) if end is not None), default=None) if with_graph else 1
         # With grad: a generator may compute something for all steps at its first batch.
         chunk = list(islice(iterator, size))
         if not chunk:
@@ -199,6 +204,9 @@ def unroll(
                 at = at._replace(params=variables)
                 at, found = rematerialize(partial(advance, step), (at, chunk), learned, device, offload, checked)
                 at = at._replace(buffers=detached(at.buffers))
+            elif with_graph and together is not None and (taken := together.take(*at, chunk, step)):
+                *after, values = taken
+                at, found = InnerState(*after), list(values.unbind())
             else:
                 at, found = advance(step, (at, chunk))
         losses += found
