@@ -147,10 +147,9 @@ def _stacked(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def _summed(loss_fn: LossFn) -> LossFn:
     def loss(params: Params, buffers: Buffers, *batch: Tensor) -> tuple[Tensor, Buffers]:
-        def of_one(params: Params, buffers: Buffers) -> tuple[Tensor, Buffers]:
-            return loss_fn(params, buffers, *batch)
-
-        losses, new_buffers = vmap(of_one, randomness="different")(params, buffers)
+        # Not a function with annotations, which dynamo cannot evaluate.
+        of_one = vmap(lambda params, buffers: loss_fn(params, buffers, *batch), randomness="different")
+        losses, new_buffers = of_one(params, buffers)
         return losses.sum(), new_buffers
 
     return loss

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from gtn_lightning.inner_loop.batches import RequestedBatches
-from gtn_lightning.inner_loop.gradients import inner_gradient, reject_no_parameters
+from gtn_lightning.inner_loop.gradients import inner_gradient, mode_named, reject_no_parameters
 from gtn_lightning.inner_loop.offload import Offload, check_offload
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
 from gtn_lightning.inner_loop.segments import Lengths, rematerialize, segment_lengths
@@ -176,6 +176,9 @@ def unroll(
     requested = batches if lengths and isinstance(batches, RequestedBatches) else None
     loop = _Loop(loss_fn, optimizer, mode, checked, requested, None if offload is None else Offload(offload))
     at = InnerState(dict(params), dict(buffers), optimizer.init(dict(params)))
+    together = None
+    if differentiable and not lengths:
+        together = mode_named(mode).together(loss_fn, optimizer, next(iter(params.values())).device)
     recorded = {0: Snapshot(at.params, at.buffers)} if 0 in snapshots else {}
     losses: list[Tensor] = []
     iterator: Iterator[Any] = iter(batches if requested is None else requested.requests)
@@ -184,13 +187,22 @@ def unroll(
         with_graph = differentiable and step >= first
         # Segments end at snapshots and at the ends of the window.
         ends = [end - step for end in (*snapshots, first, last) if end is not None and end > step]
-        size = min([*lengths[:1], *ends]) if lengths and (with_graph or requested is not None) else 1
+        size: int | None = 1
+        if lengths and (with_graph or requested is not None):
+            size = min([*lengths[:1], *ends])
+        elif with_graph and together is not None:
+            size = min(ends, default=None)  # steps that are taken together need all their batches
         # With grad: a generator may compute something for all steps at its first batch.
         chunk = list(islice(iterator, size))
         if not chunk:
             break
         with torch.set_grad_enabled(with_graph):
-            at, found = loop.advance(step, lengths, at, chunk)
+            taken = together.take(*at, chunk, step) if with_graph and together is not None else None
+            if taken is None:
+                at, found = loop.advance(step, lengths, at, chunk)
+            else:
+                *after, values = taken
+                at, found = InnerState(*after), list(values.unbind())
         losses += found
         if len(losses) in snapshots:
             recorded[len(losses)] = Snapshot(at.params, at.buffers)
