@@ -26,7 +26,7 @@ from gtn_lightning.cli.signals import InterruptedBySignal
 from gtn_lightning.cli.working_folder import shielded_programs
 from gtn_lightning.distilled import DistilledSet, read_distilled
 from gtn_lightning.distilled.card_page import save_scores
-from gtn_lightning.distilled.comparison import Comparison, Row
+from gtn_lightning.distilled.comparison import SCALED, Comparison, Row
 from gtn_lightning.distilled.comparison import compare as compared
 from gtn_lightning.distilled.export import export as exported
 from gtn_lightning.distilled.learners import home_learners, named_learner
@@ -193,8 +193,12 @@ def print_comparison(console: Console, distilled: DistilledSet, result: Comparis
         soft_wrap=True,
     )
     console.print(table)
+    scaled = result.below(1, SCALED)
     for name, sources in result.below(1).items():
-        console.print(f"taught better by real data in as many steps: {name} ({', '.join(sources)})", soft_wrap=True)
+        but = "" if name in scaled else "; not with the rates scaled: try --scale 0.3 and 0.6"
+        console.print(
+            f"taught better by real data in as many steps: {name} ({', '.join(sources)}{but})", soft_wrap=True
+        )
     first, *rest = result.rows
     own, best = result.mean(first, 1), [result.mean(row, 1) for row in rest if row.equal]
     if any(not result.metric.better(own, each) for each in best):
