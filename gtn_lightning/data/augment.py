@@ -1,6 +1,8 @@
 """Random augmentation of a batch of images, reproducible by a key."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,31 +59,76 @@ def augment(
     Returns:
         images of the same shape and type, but float32 if whole numbers were interpolated.
     """
+    changes = draw_changes(tuple(images.shape), key, crop, flip, rotate, scale, shift)
+    return change(images, changes.to(images.device), crop)
+
+
+class Changes(NamedTuple):
+    """Random changes of a batch of images, as tensors."""
+
+    rows: Tensor | None = None
+    """The source of each row, int64 ``[B, H]``, in the padded image; None without crop and flip."""
+    columns: Tensor | None = None
+    """The source of each column, int64 ``[B, W]``."""
+    maps: Tensor | None = None
+    """The affine map of each image, ``[B, 2, 3]``; None if no image is rotated, scaled or shifted."""
+
+    def to(self, device: torch.device) -> "Changes":
+        """Return the changes on a device."""
+        return Changes(*(None if part is None else part.to(device) for part in self))
+
+
+def draw_changes(
+    shape: Sequence[int], key: int, crop: int, flip: bool, rotate: float, scale: float, shift: float
+) -> Changes:
+    """Draw the random changes of a batch of images, on the CPU; see `augment`.
+
+    Args:
+        shape: ``[B, C, H, W]``.
+        key, crop, flip, rotate, scale, shift: see `augment`.
+    """
     generator = torch.Generator().manual_seed(key)
+    rows = columns = maps = None
     if crop or flip:
-        images = _crop_and_flip(images, crop, flip, generator)
+        rows, columns = _draw_sources(shape, crop, flip, generator)
     if rotate or scale or shift:
-        images = _distort(images, rotate, scale, shift, generator)
+        maps = _draw_maps(shape, rotate, scale, shift, generator)
+    return Changes(rows, columns, maps)
+
+
+def change(images: Tensor, changes: Changes, crop: int) -> Tensor:
+    """Return images with changes that `draw_changes` has drawn for this crop.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        changes: the changes, on the same device.
+        crop: pixels of padding.
+    """
+    if changes.rows is not None and changes.columns is not None:
+        batch, channels = (torch.arange(size, device=images.device) for size in images.shape[:2])
+        images = F.pad(images, (crop, crop, crop, crop))[
+            batch[:, None, None, None],
+            channels[None, :, None, None],
+            changes.rows[:, None, :, None],
+            changes.columns[:, None, None, :],
+        ]
+    if changes.maps is not None:
+        images = images if images.is_floating_point() else images.float()
+        grid = F.affine_grid(changes.maps.to(images), list(images.shape), align_corners=False)
+        images = F.grid_sample(images, grid, align_corners=False)
     return images
 
 
-def _crop_and_flip(images: Tensor, crop: int, flip: bool, generator: torch.Generator) -> Tensor:
-    batch, channels, height, width = images.shape
+def _draw_sources(shape: Sequence[int], crop: int, flip: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    batch, _, height, width = shape
     top, left = torch.randint(2 * crop + 1, (2, batch, 1), generator=generator)
     mirrored = torch.rand(batch, 1, generator=generator) < 0.5 * flip
-    rows = top + torch.arange(height)
     columns = left + torch.where(mirrored, torch.arange(width - 1, -1, -1), torch.arange(width))
-    device = images.device
-    return F.pad(images, (crop, crop, crop, crop))[
-        torch.arange(batch, device=device)[:, None, None, None],
-        torch.arange(channels, device=device)[None, :, None, None],
-        rows.to(device)[:, None, :, None],
-        columns.to(device)[:, None, None, :],
-    ]
+    return top + torch.arange(height), columns
 
 
-def _distort(images: Tensor, rotate: float, scale: float, shift: float, generator: torch.Generator) -> Tensor:
-    batch, _, height, width = images.shape
+def _draw_maps(shape: Sequence[int], rotate: float, scale: float, shift: float, generator: torch.Generator) -> Tensor:
+    batch, _, height, width = shape
     angle, across, down, right, below = 2 * torch.rand(5, batch, generator=generator) - 1
     angle = angle * math.radians(rotate)
     stretch = torch.stack([1 + scale * across, 1 + scale * down], 1)[:, None]
@@ -89,7 +136,4 @@ def _distort(images: Tensor, rotate: float, scale: float, shift: float, generato
     # The source of each pixel, in coordinates from -1 to 1 over the image.
     aspect = torch.tensor([[1.0, height / width], [width / height, 1.0]])
     moved = torch.stack([right * 2 * shift / width, below * 2 * shift / height], 1)[:, :, None]
-    maps = torch.cat([rotation * aspect * stretch, moved], 2)
-    images = images if images.is_floating_point() else images.float()
-    grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return torch.cat([rotation * aspect * stretch, moved], 2)

@@ -33,6 +33,8 @@ class Drawn(NamedTuple):
     """Fresh learners, on the CPU."""
     requests: list[TeacherInput]
     """The curriculum's requests, on the device."""
+    tensors: list[tuple[Tensor, ...]]
+    """What the teacher draws for each of them."""
     window: tuple[int, int]
     """The inner steps to differentiate through."""
 
@@ -57,13 +59,18 @@ class Computation:
         self._meta_losses = [task.meta_loss(learner) for learner in self.learners]
 
     def losses(
-        self, members: Sequence[tuple[Params, Buffers]], requests: Sequence[TeacherInput], real: RealData
+        self,
+        members: Sequence[tuple[Params, Buffers]],
+        requests: Sequence[TeacherInput],
+        drawn: Sequence[Sequence[Tensor]],
+        real: RealData,
     ) -> tuple[Tensor, Tensor]:
         """Teach the learners and return their meta-loss, with its graph, and their mean inner loss.
 
         Args:
             members: initial parameters and buffers of each learner.
             requests: the curriculum's requests.
+            drawn: what the teacher has drawn for each of them.
             real: returns the real data of each taught learner.
         """
         parts, loop, window = self.parts, self.parts.inner_loop, self.drawn.window
@@ -72,7 +79,7 @@ class Computation:
             self._inner_losses[0] if self._are_one else self._inner_losses,
             members,
             RequestedBatches(
-                requests,
+                list(zip(requests, drawn, strict=True)),
                 partial(_batches, parts),
                 [parameter for parameter in parts.teacher.parameters() if parameter.requires_grad],
             ),
@@ -104,8 +111,9 @@ def are_one_function(learners: Sequence[nn.Module]) -> bool:
     return all(difference(learners[0], learner) is None for learner in learners[1:])
 
 
-def _batches(parts: Parts, requests: Sequence[TeacherInput]) -> Iterator[list[Tensor]]:
-    batches, fields = iter(parts.teacher.batches(requests)), parts.task.fields
+def _batches(parts: Parts, drawn: Sequence[tuple[TeacherInput, Sequence[Tensor]]]) -> Iterator[list[Tensor]]:
+    requests, tensors = zip(*drawn, strict=True)
+    batches, fields = iter(parts.teacher.batches_of(requests, tensors)), parts.task.fields
     while True:
         with record_function("teacher"):
             batch = next(batches, None)

@@ -49,7 +49,8 @@ def meta_step(
             networks = parts.learners.population(generator, population)
         # Keyed without the rank: the same window on all processes.
         window = parts.inner_loop.window(keyed_generator(parts.seed, "window", *place[1:]))
-        drawn = Drawn(networks, parts.curriculum.requests(generator, device), window)
+        requests = parts.curriculum.requests(generator, device)
+        drawn = Drawn(networks, requests, parts.teacher.draw(requests), window)
         if graphs is not None and (found := captured_losses(parts, drawn, batch, graphs)) is not None:
             return found
 
@@ -64,4 +65,4 @@ def meta_step(
 
         computation = Computation(parts, drawn, device)
         members = [learner.init() for learner in computation.learners]
-        return computation.losses(members, drawn.requests, real)
+        return computation.losses(members, drawn.requests, drawn.tensors, real)

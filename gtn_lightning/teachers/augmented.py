@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
-from gtn_lightning.data.augment import augment, check_changes
+from gtn_lightning.data.augment import Changes, change, check_changes, draw_changes
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.fields import Batch, given
 from gtn_lightning.teachers.base import Teacher, TeacherInput
@@ -82,12 +83,38 @@ class Augmented(Teacher):
 
     def batches(self, requests: Sequence[TeacherInput]) -> Iterator[Batch]:
         """Yield the teacher's batches, each changed at random in training mode."""
-        batches = self.teacher.batches(requests)
+        # Drawn before the learner draws random numbers of its own.
+        return self.batches_of(requests, self.draw(requests))
+
+    def draw(self, requests: Sequence[TeacherInput]) -> list[tuple[Tensor, ...]]:
+        """Draw the changes of every batch, and what the teacher draws; see the base class."""
         if not self.training:
-            yield from batches
-            return
-        # All keys at once, before the learner draws random numbers of its own.
+            return self.teacher.draw(requests)
         keys = torch.randint(2**62, (len(requests),)).tolist()
-        for key, batch in zip(keys, batches, strict=True):
-            inputs = augment(batch["inputs"], key, self.crop, self.flip, self.rotate, self.scale, self.shift)
-            yield {**batch, "inputs": inputs}
+        options = self.crop, self.flip, self.rotate, self.scale, self.shift
+        drawn = []
+        for request, key, others in zip(requests, keys, self.teacher.draw(requests), strict=True):
+            changes = draw_changes(self._shape(request), key, *options)
+            drawn.append((*(part.to(request.index.device) for part in changes if part is not None), *others))
+        return drawn
+
+    def batches_of(self, requests: Sequence[TeacherInput], drawn: Sequence[Sequence[Tensor]]) -> Iterator[Batch]:
+        """Yield the teacher's batches, with the changes that have been drawn."""
+        kinds = self._kinds if self.training else ()
+        batches = self.teacher.batches_of(requests, [each[len(kinds) :] for each in drawn])
+        for own, batch in zip(drawn, batches, strict=True):
+            changes = Changes(**dict(zip(kinds, own, strict=False)))
+            yield {**batch, "inputs": change(batch["inputs"], changes, self.crop)}
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        """The names of the changes that images get."""
+        moves = ("rows", "columns") if self.crop or self.flip else ()
+        return (*moves, "maps") if self.rotate or self.scale or self.shift else moves
+
+    def _shape(self, request: TeacherInput) -> tuple[int, ...]:
+        made = self.teacher.fields.get("inputs")
+        if made is not None:
+            return len(request.index), *made.sample_shape
+        with torch.no_grad():  # a teacher of real data
+            return tuple(next(iter(self.teacher.batches([request])))["inputs"].shape)

@@ -72,6 +72,21 @@ class Teacher(nn.Module, ABC):
         for request in requests:
             yield recomputed(self, request.index.device, request) if torch.is_grad_enabled() else self(request)
 
+    def draw(self, requests: Sequence[TeacherInput]) -> list[tuple[Tensor, ...]]:
+        """Return the random tensors of an inner loop, for `batches_of`, a tuple for each request; by default, empty ones.
+
+        A teacher that draws random numbers on the host draws them here, so that a meta-step can be captured as a CUDA
+        graph.
+
+        Args:
+            requests: the curriculum's requests.
+        """
+        return [() for _ in requests]
+
+    def batches_of(self, requests: Sequence[TeacherInput], drawn: Sequence[Sequence[Tensor]]) -> Iterator[Batch]:
+        """Yield the batches of an inner loop with the tensors that `draw` has returned; see `batches`."""
+        return self.batches(requests)
+
     def attach(self, real: Batch) -> None:
         """Receive real training data; called before training and before every evaluation.
 

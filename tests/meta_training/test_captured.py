@@ -30,7 +30,7 @@ from gtn_lightning.meta_training import EvolutionStrategies
 from gtn_lightning.meta_training.captured import captured_losses
 from gtn_lightning.meta_training.computation import Drawn
 from gtn_lightning.tasks import Classification
-from gtn_lightning.teachers import Pixels, Teacher, TeacherInput
+from gtn_lightning.teachers import Augmented, Pixels, Teacher, TeacherInput
 from gtn_lightning.teaching import teach
 from tests.tiny import BATCH, NOISE, SHAPE, STEPS, Captures, make_gtn, make_trainer, same, with_generator
 
@@ -110,6 +110,9 @@ SITUATIONS: dict[str, Callable[[], dict[str, Any]]] = {
         with_generator(soft_labels=True) | {"task": Classification(10, meta_every=1)}
     ),
     "a teacher without a shortcut": lambda: {"teacher": Waves(SHAPE, 10, STEPS * BATCH)},
+    "changed at random": lambda: {
+        "teacher": Augmented(Pixels(SHAPE, 10, STEPS * BATCH), crop=1, flip=True, rotate=10.0)
+    },
     "new noise": lambda: with_generator() | {"curriculum": NoCurriculum(STEPS, BATCH, 10, NOISE)},
     "shuffled, Adam": lambda: (
         with_generator()
@@ -191,8 +194,10 @@ def test_a_captured_meta_step_reads_no_value_and_uses_no_tensor_of_the_host(
     networks = gtn.learners.population(torch.Generator().manual_seed(0), gtn.population)
     gtn.to("meta")
     requests = gtn.curriculum.requests(torch.Generator(), graphs.device)
-    window = gtn.inner_loop.window(torch.Generator().manual_seed(0))
-    found = captured_losses(gtn._parts, Drawn(networks, requests, window), [t.to("meta") for t in real()], graphs)
+    tensors, window = gtn.teacher.draw(requests), gtn.inner_loop.window(torch.Generator().manual_seed(0))
+    found = captured_losses(
+        gtn._parts, Drawn(networks, requests, tensors, window), [t.to("meta") for t in real()], graphs
+    )
     assert found is not None
     gradient = torch.autograd.grad(found[0], list(gtn.parameters()))
     assert [part.shape for part in gradient] == [parameter.shape for parameter in gtn.parameters()]
