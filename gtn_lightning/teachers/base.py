@@ -73,7 +73,7 @@ class Teacher(nn.Module, ABC):
             yield recomputed(self, request.index.device, request) if torch.is_grad_enabled() else self(request)
 
     def draw(self, requests: Sequence[TeacherInput]) -> list[tuple[Tensor, ...]]:
-        """Return the random tensors of an inner loop, for `batches_of`, a tuple for each request; by default, empty ones.
+        """Return the random tensors of an inner loop, a tuple for each request, for `batches_of`; empty by default.
 
         A teacher that draws random numbers on the host draws them here, so that a meta-step can be captured as a CUDA
         graph.
