@@ -21,6 +21,7 @@ from gtn_lightning.inner_loop import InnerLoop, InnerOptimizer
 from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs
 from gtn_lightning.learners import LearnerDistribution
 from gtn_lightning.lightning import LRSchedulerCallable, OptimizerCallable, OptimizerLRScheduler, TrainerFn, pl
+from gtn_lightning.meta_training.ahead import Ahead
 from gtn_lightning.meta_training.checkpoints import read_module
 from gtn_lightning.meta_training.cost import Cost
 from gtn_lightning.meta_training.gradients import MetaGradient, MetaStep, OuterGradient
@@ -155,6 +156,7 @@ class GTN(pl.LightningModule):
         self._meta_loss: Tensor | None = None
         self._experience: Experience = {}
         self._graphs: CudaGraphs | None = None
+        self._ahead: Ahead | None = None
         self._step_began = 0.0
 
     # --------------------------------------------------------------------------------------------------------- files
@@ -305,6 +307,7 @@ class GTN(pl.LightningModule):
         self.recovery.remember(self.trainer, self)
         if self.inner_loop.cuda_graphs and self.device.type == "cuda":
             self._graphs = self._evaluator.graphs = CudaGraphs(self.device)
+            self._ahead = Ahead(self.device)
         self._cost.begin()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -314,11 +317,22 @@ class GTN(pl.LightningModule):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
-        place = self.global_step, batch_idx
         kept = self._experience if self.outer_gradient.updates > 1 else None
+        place, following = (self.global_step, batch_idx), None
+        if self._ahead is not None and isinstance(self.outer_gradient, MetaGradient) and kept is None:
+            is_last = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+            following = self.global_rank, self.global_step + is_last, batch_idx + 1
         step = MetaStep(
             evaluate=lambda number: meta_step(
-                self._parts, self.population, batch, (number, *place), self.device, kept, self._graphs
+                self._parts,
+                self.population,
+                batch,
+                (number, *place),
+                self.device,
+                kept,
+                self._graphs,
+                self._ahead,
+                following,
             ),
             parameters=lambda: list(chain.from_iterable(meta_learned(self).values())),
             generator=lambda: keyed_generator(self.seed, "outer gradient", self.global_rank, *place),
@@ -352,12 +366,12 @@ class GTN(pl.LightningModule):
     def on_exception(self, exception: BaseException) -> None:
         """Stop the clock of meta-training, and free the memory of its graphs."""
         self._cost.end()
-        self._graphs = self._evaluator.graphs = None
+        self._graphs = self._evaluator.graphs = self._ahead = None
 
     def on_train_end(self) -> None:
         """Stop the timer of meta-training, and free the memory of its graphs."""
         self._cost.end()
-        self._graphs = self._evaluator.graphs = None
+        self._graphs = self._evaluator.graphs = self._ahead = None
 
     # ---------------------------------------------------------------------------------------------------- evaluation
 

@@ -14,6 +14,7 @@ from gtn_lightning.inner_loop import SGD, InnerLoop
 from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs
 from gtn_lightning.learners import MLP, Fixed
 from gtn_lightning.lightning import pl
+from gtn_lightning.meta_training.ahead import Ahead
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Generator, Pixels
 
@@ -55,9 +56,11 @@ class Captures(pl.Callback):
 
     def __init__(self) -> None:
         self.graphs: CudaGraphs | None = None
+        self.ahead: Ahead | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.graphs = pl_module._graphs = pl_module._evaluator.graphs = CudaGraphs(pl_module.device)
+        pl_module._ahead = self.ahead = Ahead(pl_module.device)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -8,13 +8,14 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs
+from gtn_lightning.meta_training.ahead import Ahead, Place
 from gtn_lightning.meta_training.captured import captured_losses
 from gtn_lightning.meta_training.computation import Computation, Drawn
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.task import Taught
 
-Experience = dict[tuple[int, int, int], Sequence[Sequence[Any]]]
+Experience = dict[Place, Sequence[Sequence[Any]]]
 """The real data of the learners of a meta-step, by the place that `meta_step` is called with."""
 
 
@@ -22,10 +23,12 @@ def meta_step(
     parts: Parts,
     population: int,
     batch: Sequence[Any],
-    place: tuple[int, int, int],
+    place: Place,
     device: torch.device,
     kept: Experience | None = None,
     graphs: CudaGraphs | None = None,
+    ahead: Ahead | None = None,
+    following: Place | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample fresh learners, teach them on the teacher's data, and compute their loss on real data.
 
@@ -38,6 +41,8 @@ def meta_step(
         device: device of the learners.
         kept: the experience of earlier calls, which is used again for the same place; a new one is added.
         graphs: captures the computation and replays it, if possible; None computes it as usual.
+        ahead: holds learners that have been sampled in advance.
+        following: the place of the next call, for which learners are sampled while a GPU computes; None if unknown.
 
     Returns:
         The meta-loss, a scalar with its graph, and the mean inner loss of the last inner step, a scalar without graph.
@@ -46,12 +51,16 @@ def meta_step(
     with keyed_rng(parts.seed, "train", *place, device=device):
         # Made on the CPU with a CPU generator, so that a seed gives the same learners on every device.
         with record_function("learner"):
-            networks = parts.learners.population(generator, population)
+            networks = None if ahead is None else ahead.take(parts.learners, place, generator)
+            if networks is None:
+                networks = parts.learners.population(generator, population)
         # Keyed without the rank: the same window on all processes.
         window = parts.inner_loop.window(keyed_generator(parts.seed, "window", *place[1:]))
         requests = parts.curriculum.requests(generator, device)
         drawn = Drawn(networks, requests, parts.teacher.draw(requests), window)
         if graphs is not None and (found := captured_losses(parts, drawn, batch, graphs)) is not None:
+            if ahead is not None and following is not None:
+                ahead.sample(parts, population, following)
             return found
 
         def real(taught: Sequence[Taught]) -> Sequence[Sequence[Any]]:

@@ -32,6 +32,7 @@ from gtn_lightning.meta_training.computation import Drawn
 from gtn_lightning.tasks import Classification
 from gtn_lightning.teachers import Augmented, Pixels, Teacher, TeacherInput
 from gtn_lightning.teaching import teach
+from tests.recipes.test_recipes import instantiate
 from tests.tiny import BATCH, NOISE, SHAPE, STEPS, Captures, make_gtn, make_trainer, same, with_generator
 
 CPU = torch.device("cpu")
@@ -183,37 +184,58 @@ class OnlyRecorded(CudaGraphs):
             return function(moved)
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
-def test_a_captured_meta_step_reads_no_value_and_uses_no_tensor_of_the_host(
-    situation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def without_values(monkeypatch: pytest.MonkeyPatch) -> OnlyRecorded:
     off = AutocastState.current(CPU)  # the device has no autocast setting of its own
     monkeypatch.setattr(AutocastState, "current", lambda device: off)
-    graphs = OnlyRecorded(torch.device("meta"))
-    gtn = make_gtn(**SITUATIONS[situation]())
+    return OnlyRecorded(torch.device("meta"))
+
+
+def shapes_of_the_gradient(gtn: GTN, graphs: OnlyRecorded, data: Sequence[Tensor]) -> list[torch.Size]:
+    """The shapes of the gradient of a recorded meta-step, by teacher, curriculum and inner hyperparameters."""
     networks = gtn.learners.population(torch.Generator().manual_seed(0), gtn.population)
     gtn.to("meta")
     requests = gtn.curriculum.requests(torch.Generator(), graphs.device)
     tensors, window = gtn.teacher.draw(requests), gtn.inner_loop.window(torch.Generator().manual_seed(0))
-    found = captured_losses(
-        gtn._parts, Drawn(networks, requests, tensors, window), [t.to("meta") for t in real()], graphs
-    )
+    drawn = Drawn(networks, requests, tensors, window)
+    found = captured_losses(gtn._parts, drawn, [tensor.to("meta") for tensor in data], graphs)
     assert found is not None
-    gradient = torch.autograd.grad(found[0], list(gtn.parameters()))
-    assert [part.shape for part in gradient] == [parameter.shape for parameter in gtn.parameters()]
+    return [part.shape for part in torch.autograd.grad(found[0], list(gtn.parameters()))]
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
-def test_captured_teaching_reads_no_value_either(situation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    off = AutocastState.current(CPU)
-    monkeypatch.setattr(AutocastState, "current", lambda device: off)
-    graphs = OnlyRecorded(torch.device("meta"))
+def test_a_captured_meta_step_reads_no_value_and_uses_no_tensor_of_the_host(
+    situation: str, without_values: OnlyRecorded
+) -> None:
+    gtn = make_gtn(**SITUATIONS[situation]())
+    shapes = [parameter.shape for parameter in gtn.parameters()]
+    assert shapes_of_the_gradient(gtn, without_values, real()) == shapes
+
+
+@pytest.mark.parametrize("recipe", ["mnist", "cifar10", "cifar10_distil_10"])
+def test_nor_does_that_of_a_recipe_for_a_gpu(
+    recipe: str, without_values: OnlyRecorded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["gtn"])
+    short = ["--model.inner_loop.steps=3", "--model.inner_loop.mode=mixed", "--trainer.accelerator=cpu"]
+    if recipe == "cifar10_distil_10":
+        short += ["--model.inner_loop.truncation=2", "--model.evaluation.steps=null"]
+    gtn = instantiate("--config", recipe, *short).model
+    shapes = [parameter.shape for parameter in gtn.parameters()]
+    data = [torch.zeros(16, *gtn.teacher.fields["inputs"].sample_shape), torch.arange(16) % 10]
+    assert shapes_of_the_gradient(gtn, without_values, data) == shapes
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_captured_teaching_reads_no_value_either(situation: str, without_values: OnlyRecorded) -> None:
     gtn = make_gtn(**SITUATIONS[situation]()).eval()
     network = gtn.learners.sample(torch.Generator().manual_seed(0))
     gtn.to("meta")
     with torch.no_grad():
-        requests = gtn.curriculum.requests(torch.Generator(), graphs.device)
-    taught = teach(network, gtn.task, gtn.teacher, requests, gtn.inner_optimizer, [1, STEPS], "remat", graphs)
+        requests = gtn.curriculum.requests(torch.Generator(), without_values.device)
+    steps = [1, STEPS]
+    taught = teach(network, gtn.task, gtn.teacher, requests, gtn.inner_optimizer, steps, "remat", without_values)
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
     assert {name: value.shape for name, value in taught[STEPS].params.items()} == shapes
 
@@ -259,6 +281,7 @@ def trained(folder: Path, captures: bool, resume: Path | None = None, **options:
     trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
     assert gtn.recovery.skipped == 1
     assert not captures or (seen.graphs is not None and seen.graphs.captures == 2 and seen.graphs.replays > 3)
+    assert not captures or (seen.ahead is not None and seen.ahead.taken >= 5)
     assert gtn.result is not None
     return {name: tensor.clone() for name, tensor in gtn.state_dict().items()} | {"scores": gtn.result.synthetic}
 
