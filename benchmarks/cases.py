@@ -157,6 +157,17 @@ def weighted(logits: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
     return (weights * losses.mean(1)).mean()
 
 
+def make_smooth(network: nn.Module) -> None:
+    """Replace activations and poolings that have kinks, in place."""
+    for part in network.modules():
+        for name, layer in part.named_children():
+            if isinstance(layer, nn.ReLU | nn.LeakyReLU):
+                setattr(part, name, nn.Tanh())
+            elif isinstance(layer, nn.MaxPool2d):
+                pool = nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode)
+                setattr(part, name, pool)
+
+
 LEARNERS: dict[str, Callable[[], nn.Module]] = {
     "ConvNet 32, batch norm": partial(ConvNet, (1, 28, 28), 10, width=32, depth=2, norm="batch"),
     "ConvNet 32, no norm": partial(ConvNet, (1, 28, 28), 10, width=32, depth=2, norm="none"),

@@ -35,7 +35,7 @@ if $smoke; then
     loops=(--device cpu --width 4 --size 16 --steps 12 --levels 0 1 2 --offload none disk)
     tiny=(--trainer.accelerator=cpu --trainer.max_steps=2 --trainer.val_check_interval=2 --trainer.log_every_n_steps=1
         --model.inner_loop.steps=2 --model.inner_loop.mode=remat --model.curriculum.init_args.batch_size=20
-        --model.evaluation.learners=1 --data.init_args.batch_size=20)
+        --model.evaluation.learners=1 --data.init_args.batch_size=20 --data.init_args.val_size=100)
 else
     output=${OUTPUT:-runs/gpu}
     "$python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || {
