@@ -1,8 +1,7 @@
-"""One meta-gradient by every engine: the modes of our inner loop, plain training as the unit, and other libraries.
+"""One meta-gradient by every engine: the modes of our inner loop, other libraries, and plain training as the unit.
 
-An engine is a function ``(learner, optimizer, images, labels) -> gradient``: it trains the learner on the batches
-``images[0], images[1], ...`` (``[T, B, C, H, W]``) and returns the gradient of its loss on ``images[0]`` w.r.t. all
-images, or None for plain training.
+An engine is a function ``work -> gradient``: it trains the work's learner on its batches and returns the gradient of
+the meta-loss w.r.t. the work's variable.
 """
 
 import copy
@@ -11,72 +10,128 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gtn_lightning.inner_loop import SGD, Adam, Functional, InnerOptimizer, unroll
-from gtn_lightning.tasks import Classification
+from benchmarks.cases import Work
+from gtn_lightning.inner_loop import SGD, Adam, Buffers, Functional, InnerOptimizer, Params, eager_loss, unroll
 
-RATE, MOMENTUM = 1e-3, 0.5
-EPS = 1e-8
+MOMENTUM = 0.5
 
-Engine = Callable[[nn.Module, str, Tensor, Tensor], Tensor | None]
+Engine = Callable[[Work], Tensor]
 
 
-def torch_optimizer(learner: nn.Module, optimizer: str) -> torch.optim.Optimizer:
-    """Return torch's own optimizer over a learner's parameters."""
-    if optimizer == "sgd":
-        return torch.optim.SGD(learner.parameters(), lr=RATE, momentum=MOMENTUM)
-    return torch.optim.Adam(learner.parameters(), lr=RATE)
+def torch_optimizer(network: nn.Module, work: Work, capturable: bool = False) -> torch.optim.Optimizer:
+    """Return torch's own optimizer over a network's parameters."""
+    if work.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=work.rate, momentum=MOMENTUM)
+    return torch.optim.Adam(network.parameters(), lr=work.rate, capturable=capturable)
 
 
-def plain(learner: nn.Module, optimizer: str, images: Tensor, labels: Tensor) -> None:
-    """Train with ``torch.optim``, without a meta-gradient: the unit of time."""
-    chosen = torch_optimizer(learner, optimizer)
-    for batch in images.detach():
-        chosen.zero_grad()
-        F.cross_entropy(learner(batch), labels).backward()
-        chosen.step()
+def trained_by_torch(network: nn.Module, work: Work, steps: int) -> torch.optim.Optimizer:
+    """Train a network in place for the first steps, without a meta-gradient."""
+    optimizer = torch_optimizer(network, work)
+    for inputs, *rest in work.batches[:steps]:
+        optimizer.zero_grad()
+        work.criterion(network(inputs.detach()), *(tensor.detach() for tensor in rest)).backward()
+        optimizer.step()
+    return optimizer
 
 
-def ours(
-    mode: str, learner: nn.Module, optimizer: str, images: Tensor, labels: Tensor, segments: bool = False
-) -> Tensor:
+def plain(work: Work) -> Callable[[], object]:
+    """Return plain training of a new copy of the learner, a unit of time."""
+    network = copy.deepcopy(work.network)
+    return lambda: trained_by_torch(network, work, len(work.batches))
+
+
+def captured(work: Work) -> Callable[[], object]:
+    """Return plain training whose step is one CUDA graph, which no Python slows down: the honest unit on CUDA."""
+    network = copy.deepcopy(work.network)
+    optimizer = torch_optimizer(network, work, capturable=True)
+    places = [tensor.detach().clone() for tensor in work.batches[0]]
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        work.criterion(network(places[0]), *places[1:]).backward()
+        optimizer.step()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # allocate the optimizer's state, choose kernels
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.cuda.graph(graph):
+        step()
+
+    def run() -> None:
+        for batch in work.batches:
+            for place, tensor in zip(places, batch, strict=True):
+                place.copy_(tensor.detach())
+            graph.replay()
+
+    return run
+
+
+def ours(mode: str, work: Work, segments: bool = False) -> Tensor:
     """Unroll in one of our modes, or in segments of about the square root of the number of steps."""
-    chosen: InnerOptimizer = SGD(RATE, MOMENTUM) if optimizer == "sgd" else Adam(RATE, eps=EPS)
-    functional, task = Functional(learner), Classification(10)
-    params, buffers = functional.init()
-    batches = [(batch, labels) for batch in images.unbind()]
-    segment = round(len(images) ** 0.5) if segments else None
-    trained = unroll(task.inner_loss(functional), params, buffers, batches, chosen, mode=mode, segment=segment)
-    loss, _ = task.meta_loss(functional)(trained.params, trained.buffers, images[0].detach(), labels)
-    (gradient,) = torch.autograd.grad(loss, images)
+    (gradient,) = torch.autograd.grad(meta_loss(work, mode, segments), work.variable)
     return gradient
 
 
-def by_higher(learner: nn.Module, optimizer: str, images: Tensor, labels: Tensor) -> Tensor:
+def meta_loss(work: Work, mode: str, segments: bool = False) -> Tensor:
+    """Return the meta-loss of one of our modes, with its graph unless under ``torch.no_grad``."""
+    sgd = work.optimizer == "sgd"
+    optimizer: InnerOptimizer = SGD(work.rate, MOMENTUM) if sgd else Adam(work.rate, eps=work.eps)
+    functional = Functional(work.network)
+
+    def loss_fn(params: Params, buffers: Buffers, inputs: Tensor, *rest: Tensor) -> tuple[Tensor, Buffers]:
+        outputs, buffers = functional(params, buffers, inputs)
+        return work.criterion(outputs, *rest), buffers
+
+    steps = len(work.batches)
+    trained = unroll(
+        loss_fn,
+        *functional.init(),
+        work.batches,
+        optimizer,
+        mode=mode,
+        window=(work.untracked, steps),
+        segment=round((steps - work.untracked) ** 0.5) if segments else None,
+    )
+    return eager_loss(loss_fn, trained.params, trained.buffers, work.held_back)
+
+
+def by_higher(work: Work) -> Tensor:
     """Unroll with higher (Grefenstette et al., arXiv 1910.01727)."""
     import higher
 
-    chosen = torch_optimizer(learner, optimizer)
-    with higher.innerloop_ctx(learner, chosen, copy_initial_weights=False) as (functional, differentiable):
-        for batch in images.unbind():
-            differentiable.step(F.cross_entropy(functional(batch), labels))
-        loss = F.cross_entropy(functional(images[0].detach()), labels)
-        (gradient,) = torch.autograd.grad(loss, images)
+    network = copy.deepcopy(work.network)
+    optimizer = trained_by_torch(network, work, work.untracked)
+    with higher.innerloop_ctx(network, optimizer, copy_initial_weights=False) as (functional, differentiable):
+        for inputs, *rest in work.batches[work.untracked :]:
+            differentiable.step(work.criterion(functional(inputs), *rest))
+        inputs, *rest = work.held_back
+        (gradient,) = torch.autograd.grad(work.criterion(functional(inputs), *rest), work.variable)
     return gradient
 
 
-def by_torchopt(learner: nn.Module, optimizer: str, images: Tensor, labels: Tensor) -> Tensor:
+def by_torchopt(work: Work) -> Tensor:
     """Unroll with TorchOpt (Ren et al., arXiv 2211.06934)."""
     import torchopt
 
-    learner = copy.deepcopy(learner)  # TorchOpt's optimizer writes the trained tensors into the module
-    sgd = optimizer == "sgd"
-    chosen = torchopt.MetaSGD(learner, RATE, momentum=MOMENTUM) if sgd else torchopt.MetaAdam(learner, RATE)
-    for batch in images.unbind():
-        chosen.step(F.cross_entropy(learner(batch), labels))
-    loss = F.cross_entropy(learner(images[0].detach()), labels)
-    (gradient,) = torch.autograd.grad(loss, images)
+    network = copy.deepcopy(work.network)  # TorchOpt's optimizer writes the trained tensors into the module
+    if work.optimizer == "sgd":
+        optimizer = torchopt.MetaSGD(network, work.rate, momentum=MOMENTUM)
+    else:
+        optimizer = torchopt.MetaAdam(network, work.rate, eps=0.0, eps_root=work.eps**2)
+    for step, (inputs, *rest) in enumerate(work.batches):
+        optimizer.step(work.criterion(network(inputs), *rest))
+        if step < work.untracked:
+            torchopt.stop_gradient(network)
+            torchopt.stop_gradient(optimizer)
+    inputs, *rest = work.held_back
+    (gradient,) = torch.autograd.grad(work.criterion(network(inputs), *rest), work.variable)
     return gradient
 
 

@@ -1,8 +1,8 @@
 """Which settings of a training raise its metasmoothness, and what that says of its meta-gradient.
 
-A convolutional network is trained on digits; the meta-parameters are the weights of the training examples. One setting
-at a time is changed. Beside the metasmoothness stands what it is to foretell: whether the meta-gradient ranks changes
-of a finite size, here random tenths of the examples left out, as trainings without them do.
+A convolutional network is trained on digits, or on MNIST; the meta-parameters are the weights of the training examples.
+One setting at a time is changed. Beside the metasmoothness stands what it is to foretell: whether the meta-gradient
+ranks changes of a finite size, here random tenths of the examples left out, as trainings without them do.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.report import markdown_table, write_report
-from gtn_lightning.data import DigitsData
+from gtn_lightning.data import DigitsData, ImageData
 from gtn_lightning.inner_loop import SGD, Adam, Buffers, Functional, InnerOptimizer, Params, metasmoothness, unroll
 from gtn_lightning.learners import ConvNet
 
@@ -84,23 +84,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="inner steps")
     parser.add_argument("--changes", type=int, default=16, help="trainings without a tenth of the examples")
     parser.add_argument("--step", type=float, nargs="+", default=[0.1, 0.01], help="sizes of the change of each weight")
+    parser.add_argument("--mnist", metavar="PATH", help="MNIST, on the hub or in a local folder, instead of digits")
+    parser.add_argument("--settings", nargs="+", choices=CHANGES, default=list(CHANGES), metavar="NAME", help="rows")
     options = parser.parse_args()
-    data = DigitsData()
+    page, name = ("metasmoothness_mnist", "MNIST") if options.mnist else ("metasmoothness", "digits")
+    data = ImageData(options.mnist) if options.mnist else DigitsData()
+    data.prepare_data()
     data.setup()
     train, val, test = (some(data, split) for split in ("train", "val", "test"))
     rows, means, began = [], [], time.perf_counter()
-    for name, setting in CHANGES.items():
-        found = [measured(setting, train, val, test, seed, options) for seed in range(options.seeds)]
+    for setting in options.settings:
+        found = [measured(CHANGES[setting], train, val, test, seed, options) for seed in range(options.seeds)]
         columns = torch.tensor(found, dtype=torch.float64)
         means.append(columns.mean(0).tolist())
-        rows.append([name, *(f"{m:.2f} ± {s:.2f}" for m, s in zip(columns.mean(0), columns.std(0), strict=True))])
+        rows.append([setting, *(f"{m:.2f} ± {s:.2f}" for m, s in zip(columns.mean(0), columns.std(0), strict=True))])
         print(f"{time.perf_counter() - began:.0f} s: {', '.join(rows[-1])}", flush=True)
     smooth, ranked = list(zip(*means, strict=True))[: len(options.step)], [row[-2] for row in means]
     over_rows = [f"{rank_correlation(column, ranked):.2f}" for column in smooth]
     header = [f"metasmoothness, h = {step:g}" for step in options.step]
     write_report(
-        "metasmoothness",
-        "Settings that make a training smooth in the weights of its examples",
+        page,
+        f"Settings that make a training on {name} smooth in the weights of its examples",
         markdown_table(["setting", *header, "rank correlation with retraining", "test accuracy"], rows),
         f"Means and standard deviations over {options.seeds} seeds (initial parameters, batches, direction). "
         f"{len(train[1])} training images, {options.steps} inner steps of a `ConvNet` of two blocks of 8 channels. "
@@ -113,7 +117,7 @@ def main() -> None:
     )
 
 
-def some(data: DigitsData, split: str) -> Images:
+def some(data: DigitsData | ImageData, split: str) -> Images:
     """Return at most a thousand normalized images of a split, with their labels."""
     images, labels = data.split(split)
     chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:1000]

@@ -12,7 +12,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+RESULTS = Path(os.environ.get("GTN_RESULTS") or Path(__file__).resolve().parent.parent / "docs" / "results")
+"""Where reports are written; trials set the variable to another folder."""
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -66,7 +67,9 @@ def _write(name: str, text: str) -> None:
 
 def _made() -> str:
     command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".strip()
+    device = f"one {torch.cuda.get_device_name()} and " if torch.cuda.is_available() else ""
     return (
-        f"Made on {time.strftime('%Y-%m-%d')} by `{command}` on {os.cpu_count()} CPU cores ({platform.machine()}), "
+        f"Made on {time.strftime('%Y-%m-%d')} by `{command}` on {device}{os.cpu_count()} CPU cores "
+        f"({platform.machine()}), "
         f"torch {torch.__version__}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}."
     )

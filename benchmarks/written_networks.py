@@ -105,5 +105,5 @@ def written_networks(channels: int, pixels: int, classes: int) -> dict[str, Call
     }  # fmt: skip
 
 
-NEVER_MET = ("conv, GroupNorm, GELU, average pool", "LeNet, ReLU", "LeNet, tanh", "residual")
+NEVER_MET = ("conv, GroupNorm, GELU, average pool", "LeNet, ReLU", "LeNet, tanh")
 """Names of networks that no family of the recipes' mixtures is like."""

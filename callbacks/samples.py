@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtn_lightning.callbacks.figures import save_figure
-from gtn_lightning.data import InMemoryData, Normalizes
+from gtn_lightning.data import Documents, InMemoryData, Normalizes
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.lightning import Callback, LightningModule, Trainer
 from gtn_lightning.task import Images, Points
@@ -29,6 +29,8 @@ POINTS_INCHES = 4.2
 MAX_REAL_POINTS = 500
 # Average width of the smallest letters, with a margin.
 CHARACTER_INCHES = 0.068
+# Longer names of classes are cut.
+MAX_NAME = 16
 
 
 class SampleGrid(Callback):
@@ -98,10 +100,11 @@ class SampleGrid(Callback):
             for each in shown
         ]
         schedules = gtn.inner_optimizer.schedules(gtn.inner_loop.steps)
+        names = _class_names(trainer)
         if all(isinstance(batch, Images) for batch in shown):
-            figure = draw_images(shown, [step + 1 for step in steps], schedules, title)
+            figure = draw_images(shown, [step + 1 for step in steps], schedules, title, names)
         elif all(isinstance(batch, Points) for batch in shown):
-            figure = draw_points(shown, _real_points(trainer, gtn), schedules, title)
+            figure = draw_points(shown, _real_points(trainer, gtn), schedules, title, names)
         else:
             return
         save_figure(trainer, figure, "samples", trainer.global_step)
@@ -113,13 +116,29 @@ def pictured(trainer: Trainer, inputs: Tensor) -> Tensor:
     return data.pictured(inputs) if isinstance(data, Normalizes) else inputs
 
 
+def _class_names(trainer: Trainer) -> Sequence[str]:
+    """Return the names of the classes if the data module knows them."""
+    data = getattr(trainer, "datamodule", None)
+    return (data.document().get("class_names") or ()) if isinstance(data, Documents) else ()
+
+
+def _name(label: int, names: Sequence[str]) -> str:
+    """Return the name of a class, or its number."""
+    name = " ".join(names[label].split()) if label < len(names) else str(label)
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+
+
 def evenly_chosen(count: int, at_most: int) -> list[int]:
     """Return at most ``at_most`` of the numbers below ``count``, evenly spread, with the first and the last."""
     return [int(i) for i in np.linspace(0, count - 1, min(count, at_most)).round()]
 
 
 def draw_images(
-    columns: Sequence[Images], steps: Sequence[int | str], schedules: dict[str, Tensor], title: str
+    columns: Sequence[Images],
+    steps: Sequence[int | str],
+    schedules: dict[str, Tensor],
+    title: str,
+    names: Sequence[str] = (),
 ) -> Figure:
     """Draw images in a grid, classes by inner steps, next to the schedules of the hyperparameters.
 
@@ -129,6 +148,7 @@ def draw_images(
         schedules: each hyperparameter's value at every inner step, float ``[T]``, drawn as a line; a constant one is
             written below the images.
         title: title of the figure.
+        names: names of the classes; those without one are numbered.
     """
     labeled = all(batch.labels is not None for batch in columns)
     labels = [
@@ -139,10 +159,13 @@ def draw_images(
     mosaic, centres_x, centres_y = _mosaic([_as_pixels(batch.pixels) for batch in columns], labels, classes)
     cell_height, cell_width = columns[0].pixels.shape[-2:]
     size = CELL_INCHES * len(steps), CELL_INCHES * len(classes) * cell_height / cell_width
-    figure, axes = _beside_schedules(size, schedules, title)
+    rows = [_name(label, names) for label in classes] if labeled else [""] * len(classes)
+    margin = CHARACTER_INCHES * max(0, *(len(row) for row in rows))
+    figure, axes = _beside_schedules(size, schedules, title, margin)
     axes.imshow(mosaic, interpolation="nearest", aspect="auto")
     axes.set_xticks(centres_x, [str(step) for step in steps])
-    axes.set_yticks(centres_y, [str(label) for label in classes] if labeled else [""] * len(classes))
+    # Names come from the user's data: a dollar sign is no formula.
+    axes.set_yticks(centres_y, rows, parse_math=False)
     axes.set_xlabel("inner step", fontsize=9)
     axes.set_ylabel(columns[0].noun if labeled else "sample", fontsize=9)
     axes.tick_params(length=0, labelsize=8)
@@ -151,7 +174,13 @@ def draw_images(
     return figure
 
 
-def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[str, Tensor], title: str) -> Figure:
+def draw_points(
+    batches: Sequence[Points],
+    real: Points | None,
+    schedules: dict[str, Tensor],
+    title: str,
+    names: Sequence[str] = (),
+) -> Figure:
     """Draw rows as points in a plane, next to the schedules of the hyperparameters.
 
     The plane is that of the first two columns if the batches name them, else that of two principal components.
@@ -162,15 +191,16 @@ def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[
             synthetic rows.
         schedules: see `draw_images`.
         title: title of the figure.
+        names: see `draw_images`.
     """
     rows = torch.cat([batch.rows for batch in batches]).detach().double().cpu()
     values = torch.cat([batch.values for batch in batches]).detach().cpu()
     finite = rows.isfinite().all(dim=1)
     rows, values = rows[finite], values[finite]
     behind = rows if real is None else real.rows.double().cpu()
-    names = batches[0].axes
+    named_axes = batches[0].axes
     center, axes_of_plane = torch.zeros(rows.shape[1], dtype=rows.dtype), torch.eye(rows.shape[1], 2, dtype=rows.dtype)
-    if names is None:
+    if named_axes is None:
         center = behind.mean(0) if len(behind) else center
         axes_of_plane = torch.linalg.svd(behind - center, full_matrices=False).Vh[:2].T
     axes_of_plane = F.pad(axes_of_plane, (0, 2 - axes_of_plane.shape[1]))  # a single column, or a single row
@@ -187,7 +217,7 @@ def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[
         axes.scatter(x, y, c=real.values.cpu().numpy(), s=10, alpha=0.35, linewidths=0, **colors)
     x, y = ((rows - center) @ axes_of_plane).numpy().T
     axes.scatter(x, y, c=values.numpy(), s=36, marker="D", edgecolors="black", linewidths=0.6, **colors)
-    x_name, y_name = names or ("first principal component", "second principal component")
+    x_name, y_name = named_axes or ("first principal component", "second principal component")
     axes.set_xlabel(x_name, fontsize=9)
     axes.set_ylabel(y_name, fontsize=9)
     axes.tick_params(labelsize=8)
@@ -203,8 +233,9 @@ def draw_points(batches: Sequence[Points], real: Points | None, schedules: dict[
         for label in values.unique().tolist()[:MAX_ROWS]:
             color = colormaps["tab10"](label / colors["vmax"])
             key.append(Line2D([], [], marker="s", color="white", markerfacecolor=color, markersize=6))
-            labels.append(f"{batches[0].noun} {label}")
-    axes.legend(key, labels, fontsize=7, loc="best")
+            labels.append(_name(label, names) if label < len(names) else f"{batches[0].noun} {label}")
+    for text in axes.legend(key, labels, fontsize=7, loc="best").get_texts():
+        text.set_parse_math(False)
     return figure
 
 
@@ -218,13 +249,16 @@ def _real_points(trainer: Trainer, gtn: Any) -> Points | None:
     return shown if isinstance(shown, Points) else None
 
 
-def _beside_schedules(size: tuple[float, float], schedules: dict[str, Tensor], title: str) -> tuple[Figure, Axes]:
+def _beside_schedules(
+    size: tuple[float, float], schedules: dict[str, Tensor], title: str, margin: float = 0.0
+) -> tuple[Figure, Axes]:
     """Return a figure with the schedules on its right, and the axes to draw on at its left.
 
     Args:
         size: width and height of these axes in inches.
         schedules: see `draw_images`.
         title: title of the figure.
+        margin: width in inches of what stands left of these axes, beside their label.
     """
     lines = {name: values for name, values in schedules.items() if float(values.max()) > float(values.min())}
     # A hyperparameter that is zero at every step is not used.
@@ -232,11 +266,12 @@ def _beside_schedules(size: tuple[float, float], schedules: dict[str, Tensor], t
 
     # Positions in inches from the top left: the automatic layouts cut off labels next to a picture of fixed aspect.
     grid_width, grid_height = size
-    panel_left = 0.6 + grid_width + 0.7
+    edge = 0.5 + margin
+    panel_left = edge + grid_width + 0.7
     content = max(grid_height, 1.7 * len(lines))
     # Wide enough for the title, even with a grid of two columns.
-    width = max(panel_left + 3.2 if lines else 0.6 + grid_width + 0.2, 5.0)
-    grid_left = 0.6 if lines else (width - grid_width) / 2
+    width = max(panel_left + 3.2 if lines else edge + grid_width + 0.2, 5.0)
+    grid_left = edge if lines else max(edge, (width - grid_width) / 2)
     # No line breaks between a name and its value.
     below = [
         f"{_spelled_out(name)} {value:.3g}".replace(" ", "\N{NO-BREAK SPACE}") for name, value in constants.items()

@@ -82,6 +82,7 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "a learner with batch norm": {"learners": Fixed(mlp(hidden=[8], norm="batch", activation="tanh"))},
     "mode reverse": {"inner_loop": {"mode": "reverse"}},
     "a population, in segments": {"population": 3, "inner_loop": {"segment": 2}},
+    "nested segments on a disk": {"inner_loop": {"segment": [2, 1], "offload": "disk"}},
 }
 
 

@@ -25,7 +25,8 @@ from gtn_lightning.cli.quiet import quiet
 from gtn_lightning.cli.signals import InterruptedBySignal
 from gtn_lightning.cli.working_folder import shielded_programs
 from gtn_lightning.distilled import DistilledSet, read_distilled
-from gtn_lightning.distilled.comparison import Comparison, Row
+from gtn_lightning.distilled.card_page import save_scores
+from gtn_lightning.distilled.comparison import SCALED, Comparison, Row
 from gtn_lightning.distilled.comparison import compare as compared
 from gtn_lightning.distilled.export import export as exported
 from gtn_lightning.distilled.learners import home_learners, named_learner
@@ -137,6 +138,7 @@ def compare(
     networks: int = 3,
     passes: list[int] = [1, 10],  # noqa: B006  # never changed; jsonargparse shows it
     seed: int = 0,
+    save: bool = False,
 ) -> None:
     """Compare a file of synthetic data with real data of the same size and cost, by what fresh networks learn.
 
@@ -146,11 +148,14 @@ def compare(
         networks: number of fresh networks of each architecture.
         passes: how often the batches of a source are gone through.
         seed: seed of networks and of random choices.
+        save: whether to write the scores into the file, and into the README.md of `gtn distil` beside it.
     """
     if networks < 1:
         raise RecipeError(f"--networks must be at least 1, got {networks}")
     if not passes or min(passes) < 1:
         raise RecipeError(f"--passes must be whole numbers of at least 1, got {passes}")
+    if save and file in zoo_files():
+        raise RecipeError(f"--save: {file} is a file of the package: copy it, and name the copy")
     distilled = _opened(file)
     if plays(distilled):
         raise RecipeError(f"{file} is for policies, for which there is no data to compare with: use gtn replay")
@@ -158,6 +163,9 @@ def compare(
     console = _console()
     result = compared(distilled, real, networks, sorted({1, *passes}), seed, progress=_said)
     print_comparison(console, distilled, result)
+    if save:
+        for path in save_scores(Path(file), result.plain() | {"samples": len(real.test.targets)}):
+            console.print(f"scores written: {path}", soft_wrap=True)
 
 
 def print_comparison(console: Console, distilled: DistilledSet, result: Comparison) -> None:
@@ -185,8 +193,12 @@ def print_comparison(console: Console, distilled: DistilledSet, result: Comparis
         soft_wrap=True,
     )
     console.print(table)
+    scaled = result.below(1, SCALED)
     for name, sources in result.below(1).items():
-        console.print(f"taught better by real data in as many steps: {name} ({', '.join(sources)})", soft_wrap=True)
+        but = "" if name in scaled else "; not with the rates scaled: try --scale 0.3 and 0.6"
+        console.print(
+            f"taught better by real data in as many steps: {name} ({', '.join(sources)}{but})", soft_wrap=True
+        )
     first, *rest = result.rows
     own, best = result.mean(first, 1), [result.mean(row, 1) for row in rest if row.equal]
     if any(not result.metric.better(own, each) for each in best):

@@ -6,6 +6,7 @@ first, so that a user can go on from there.
 
 import csv
 import itertools
+import os
 import shlex
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from gtn_lightning.callbacks.synthetic_data import DATA_FILE
 from gtn_lightning.cli.signals import InterruptedBySignal
 from gtn_lightning.cli.strict_yaml import dump_yaml_lines
 from gtn_lightning.distilled import read_distilled, write_distilled
-from gtn_lightning.distilled.card_page import card_page
+from gtn_lightning.distilled.card_page import save_scores, write_page
 from gtn_lightning.distilled.comparison import Comparison, compare
 from gtn_lightning.distilled.facts import Facts, facts_of
 from gtn_lightning.distilled.plan import plan
@@ -109,17 +110,15 @@ class Distillation:
         self._gtn("predict", "--teacher", str(teacher), f"--trainer.default_root_dir={self.folder / 'predict'}")
         (written,) = (self.folder / "predict").glob(f"*/{DATA_FILE}")
         data = read_distilled(written)
-        write_distilled(self.folder / DATA_FILE, data)  # of use already if the comparison is interrupted
+        # Of use already if the comparison is interrupted.
+        write_distilled(self.folder / DATA_FILE, data)
+        write_page(self.folder, data, self.facts.name)
         real = real_samples(data).limited(SCORED)
         seconds = max(10.0, 60 * self.minutes * END_SHARE)
         result = compare(
             data, real, networks=2, passes=[1], most_steps=TO_THE_END, most_seconds=seconds, progress=self._said
         )
-        data = data.with_scores(result.plain() | {"samples": len(real.test.targets)})
-        write_distilled(self.folder / DATA_FILE, data)
-        pictures = sorted(teacher.parent.glob("pictures/*.png"))
-        page = card_page(data, self.facts.name, [path.relative_to(self.folder) for path in pictures])
-        (self.folder / "README.md").write_text(page, encoding="utf-8")
+        save_scores(self.folder / DATA_FILE, result.plain() | {"samples": len(real.test.targets)})
         return result
 
     def _write(self, path: Path, meta_steps: int) -> None:
@@ -162,7 +161,9 @@ class Distillation:
         command = [sys.executable, "-m", "gtn_lightning", *arguments]
         with tempfile.TemporaryFile() as said:
             output = subprocess.DEVNULL if quiet else None
-            process = subprocess.Popen(command, stdout=output, stderr=said if quiet else None)
+            # The data has been read before: this time it takes moments.
+            environment = os.environ | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+            process = subprocess.Popen(command, stdout=output, stderr=said if quiet else None, env=environment)
             try:
                 code = process.wait()
             except BaseException:
@@ -219,6 +220,8 @@ def distil(
     except InterruptedBySignal:
         if folder.exists():
             console.print(f"kept: {folder}", soft_wrap=True)
+        if (folder / DATA_FILE).exists():
+            console.print(f"finish the comparison: gtn compare {folder / DATA_FILE} --save", soft_wrap=True)
         raise
 
 

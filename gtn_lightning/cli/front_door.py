@@ -92,6 +92,7 @@ options:
   --networks=3           fresh networks of each architecture
   --passes=[1,10]        how often the batches of a source are gone through
   --seed=0               seed of networks and of random choices
+  --save                 write the scores into the file, and into the README.md of gtn distil beside it
 """,
     "export": """usage: gtn export FILE FORMAT OUT
 

@@ -1,5 +1,6 @@
 """The columns of a table as numbers."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,10 +75,12 @@ def check_columns(frame: "DataFrame", target: Sequence[Any], ignore: Sequence[An
                 f"data.path: {source}: the column {name!r} has {missing} of {len(frame)} values missing: fill them in, "
                 "drop these rows, or name the column in data.ignore"
             )
-        if name not in (*ignore, *target) and str(name).startswith("Unnamed: ") and _counts(frame[name]):
-            raise RecipeError(
-                f"data.path: {source}: the column {name!r} numbers the rows, as pandas writes them: set "
-                f"data.ignore to {str(name)!r}"
+        if name not in (*ignore, *target) and _counts(frame[name]):
+            numbered = f"{source}: the column {name!r} numbers the rows"
+            if str(name).startswith("Unnamed: "):
+                raise RecipeError(f"data.path: {numbered}, as pandas writes them: set data.ignore to {str(name)!r}")
+            warnings.warn(
+                f"{numbered}, and is an input: to leave it out, set data.ignore to {str(name)!r}", stacklevel=3
             )
 
 
@@ -183,7 +186,7 @@ def _numbers(column: "Series[Any]") -> Tensor:
 
 def _counts(column: "Series[Any]") -> bool:
     """Return whether a column counts the rows from 0 or 1."""
-    return column.tolist() in (list(range(len(column))), list(range(1, len(column) + 1)))
+    return _is_numeric(column) and column.tolist() in (list(range(len(column))), list(range(1, len(column) + 1)))
 
 
 def _check_category(column: "Series[Any]", source: str) -> None:

@@ -272,6 +272,8 @@ def _loaded(load: Callable[[], Opened], path: str) -> Opened:
             reason = reason.__cause__
         lines = str(reason).strip().splitlines() or [type(reason).__name__]
         advice = f": choose one with data.config ({lines[1]})" if "Config name is missing" in lines[0] else ""
+        if "contain any data files" in lines[0]:
+            advice = ": expected a folder of images for each class, CLASS/IMAGE or train/CLASS/IMAGE, or Parquet files"
         raise RecipeError(f"data.path: cannot read {path!r}: {lines[0].removesuffix(':')}{advice}") from error
     assert isinstance(opened.splits, DatasetDict)
     return opened

@@ -1,10 +1,12 @@
 """A page in Markdown that says what a file of synthetic data is, what it reaches and how to train on it."""
 
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from typing import Any
 
-from gtn_lightning.distilled.file import DistilledSet
+from gtn_lightning.distilled.file import DistilledSet, read_distilled, write_distilled
 from gtn_lightning.distilled.scores import metric_of
+from gtn_lightning.files import whole_file
 
 TRAINING = """```python
 import torch
@@ -21,6 +23,47 @@ for x, y, lr, momentum in zip(data["{inputs}"], data["{targets}"], data["lr"], d
 ```
 """
 """Training with LARS in plain PyTorch."""
+
+
+PAGE = "README.md"
+"""Name of the page beside its file."""
+
+
+def write_page(folder: Path, data: DistilledSet, name: str) -> None:
+    """Write the page of a file in ``folder``, with the pictures of the run below it that made the file.
+
+    Args:
+        folder: the folder of the file.
+        data: what the file holds.
+        name: title of the page.
+    """
+    with whole_file(folder / PAGE) as part:
+        part.write_text(card_page(data, name, _pictures(folder)), encoding="utf-8")
+
+
+def save_scores(file: Path, scores: dict[str, Any]) -> list[Path]:
+    """Write scores into a file, and into the page beside it unless somebody has changed that page.
+
+    Args:
+        file: the file of synthetic data.
+        scores: as `DistilledSet.with_scores` takes them.
+
+    Returns:
+        The paths that were written.
+    """
+    data, page = read_distilled(file), file.parent / PAGE
+    scored = data.with_scores(scores)
+    write_distilled(file, scored)
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    name = text.partition("\n")[0].removeprefix("# ")
+    if text != card_page(data, name, _pictures(file.parent)):
+        return [file]
+    write_page(file.parent, scored, name)
+    return [file, page]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [path.relative_to(folder) for path in sorted(folder.glob("fit/*/pictures/*.png"))]
 
 
 def card_page(data: DistilledSet, name: str, pictures: Sequence[PurePath] = ()) -> str:

@@ -2,8 +2,9 @@
 
 All sources train the same fresh networks with the inner optimizer of the file, without augmentation, and are scored on
 the same real data. Real data gets the best of several constant rates and of the file's learned ones, chosen on the
-validation split for the first network of an architecture. Synthetic data has its learned rates, which are for one pass;
-for several passes it chooses as real data does. Random real samples with soft labels follow Qin et al., arXiv
+validation split for the first network of an architecture. Synthetic data has its learned rates, and in a row of its own
+the best of several multiples of them, chosen in the same way. They are for one pass; for several passes it chooses as
+real data does. Random real samples with soft labels follow Qin et al., arXiv
 2406.10485: experts are trained on all real data, and the labels are those of the training time that teaches best. A
 subset of real data has as many samples as there are different synthetic ones, which may come several times in a pass.
 """
@@ -34,6 +35,9 @@ RATES = {
 }
 """Constant rates that real data chooses from, by inner optimizer."""
 
+SCALES = (0.3, 0.6, 1.0)
+"""Multiples of the learned rates that synthetic data chooses from."""
+
 EXPERT_STEPS = (50, 200, 800)
 """Numbers of steps on all real data after which an expert's probabilities are tried as soft labels."""
 
@@ -43,7 +47,10 @@ TO_THE_END = 3000
 THE_END = "all real data, to the end"
 """The source that shows what all real data reaches at any cost."""
 
-SYNTHETIC = ("synthetic", "synthetic, hard labels")
+SCALED = "synthetic, rates scaled"
+"""The source that chooses a multiple of the learned rates."""
+
+SYNTHETIC = ("synthetic", SCALED, "synthetic, hard labels")
 """Names of the sources of synthetic data."""
 
 BY_EXPERTS = ("random real subset, best soft labels", "real subset by k-center", "real subset by herding")
@@ -127,13 +134,18 @@ class Comparison:
             "sources": {row.source: {"mean": self.mean(row, 1), "seconds": row.seconds} for row in self.rows},
         }
 
-    def below(self, passes: int) -> dict[str, list[str]]:
-        """Return the architectures that real data teaches better in as many steps, with the sources that do."""
-        first, *rest = self.rows
+    def below(self, passes: int, source: str | None = None) -> dict[str, list[str]]:
+        """Return the architectures that real data teaches better in as many steps, with the sources that do.
+
+        Args:
+            passes: number of passes.
+            source: the synthetic data's source to compare with, by default the first.
+        """
+        first = next(row for row in self.rows if source in (None, row.source))
         found: dict[str, list[str]] = {}
         for name in [*self.home, *self.others]:
             own = float(first.scores[name, passes].mean())
-            better = [row for row in rest if row.equal and self.metric.better(self.mean(row, passes, [name]), own)]
+            better = [row for row in self.rows if row.equal and self.metric.better(self.mean(row, passes, [name]), own)]
             if better:
                 found[name] = [row.source for row in better]
         return found
@@ -190,11 +202,11 @@ def compare(
         progress(name)
         began = time.perf_counter()
         row = Row(name, equal=name not in SYNTHETIC)
-        course, learned = make()
+        course, scales = make()
         course = cache(course)  # the same at every rate, for every architecture
         for architecture in bench.architectures:
             for number in passes:
-                row.scores[architecture, number] = bench.scores(architecture, course, number, learned)
+                row.scores[architecture, number] = bench.scores(architecture, course, number, scales)
         row.seconds = time.perf_counter() - began + (expert_seconds if name in BY_EXPERTS else 0.0)
         result.rows.append(row)
     if THE_END not in wanted:
@@ -215,17 +227,21 @@ def compare(
 Course = Callable[[int], Batches]
 """The batches for a network's number: the same for all, or drawn for each; of one pass, or of all that are trained."""
 
+Scales = tuple[float, ...] | None
+"""The multiples of the learned rates that synthetic data chooses from; None for real data."""
+
 
 def _sources(
     data: DistilledSet, real: RealSamples, bench: "_Bench", seed: int
-) -> Iterator[tuple[str, Callable[[], tuple[Course, bool]]]]:
-    """Yield the sources: name, and a function that returns their course and whether its rates are learned."""
+) -> Iterator[tuple[str, Callable[[], tuple[Course, Scales]]]]:
+    """Yield the sources: name, and a function that returns their course and the multiples of its learned rates."""
     steps, size, count, train = data.steps, data.batch_size, data.samples, real.train
     own = Batches(data.inputs, data.targets)
-    yield "synthetic", lambda: (lambda number: own, True)
+    yield "synthetic", lambda: (lambda number: own, (1.0,))
+    yield SCALED, lambda: (lambda number: own, SCALES)
     if data.targets.is_floating_point() and data.classes:
         hard = Batches(data.inputs, data.targets.argmax(2))
-        yield "synthetic, hard labels", lambda: (lambda number: hard, True)
+        yield "synthetic, hard labels", lambda: (lambda number: hard, (1.0,))
 
     def random_subset(number: int) -> Samples:
         return train.take(_balanced(train.targets, count, data.classes, seed, number))
@@ -236,21 +252,21 @@ def _sources(
         order = order.repeat(-(-passes * steps * size // len(order)))[: passes * steps * size]
         return Batches(*(part[order].unflatten(0, (passes * steps, size)) for part in samples))
 
-    yield "random real subset", lambda: (lambda number: batched(random_subset(number), number), False)
+    yield "random real subset", lambda: (lambda number: batched(random_subset(number), number), None)
     if data.classes:
-        yield "random real subset, best soft labels", lambda: (bench.soft(random_subset, batched), False)
+        yield "random real subset, best soft labels", lambda: (bench.soft(random_subset, batched), None)
         for name, choose in (("k-center", _k_center), ("herding", _herding)):
             if count <= min(len(train.inputs), MOST):
 
-                def chosen(choose: Callable[[Samples, int, int], Tensor] = choose) -> tuple[Course, bool]:
+                def chosen(choose: Callable[[Samples, int, int], Tensor] = choose) -> tuple[Course, Scales]:
                     subset = bench.in_feature_space(choose, count)
-                    return (lambda number: batched(subset, number)), False
+                    return (lambda number: batched(subset, number)), None
 
                 yield f"real subset by {name}", chosen
 
     # As many steps on new samples, not several passes over as many samples as one pass has.
     most = max(bench.passes)
-    yield "all real data, as many steps", lambda: (lambda number: batched(train, number, most), False)
+    yield "all real data, as many steps", lambda: (lambda number: batched(train, number, most), None)
 
 
 class _Bench:
@@ -277,8 +293,8 @@ class _Bench:
         self.expert_steps = expert_steps
         self._experts: list[nn.Module] = []
 
-    def train(self, network: nn.Module, batches: Batches, passes: int, rate: float | None) -> None:
-        """Train a network with the learned rates, or with a constant one and each other setting's mean."""
+    def train(self, network: nn.Module, batches: Batches, passes: int, rate: float | None, scale: float = 1.0) -> None:
+        """Train a network with the learned rates, scaled, or with a constant one and each other setting's mean."""
         # A course longer than one pass is not gone through again.
         if longer := len(batches.inputs) > self.data.steps:
             batches = Batches(*(part[: passes * self.data.steps] for part in batches))
@@ -289,20 +305,22 @@ class _Bench:
             fields[name] = values.repeat(steps // len(values)) if rate is None else values.mean().expand(steps)
         if rate is not None:
             fields["lr"] = torch.full((steps,), rate)
-        replay.train(network, fields, card_of(self.data), passes=1 if longer else passes)
+        replay.train(network, fields, card_of(self.data), scale=scale, passes=1 if longer else passes)
 
-    def scores(self, architecture: str, course: Course, passes: int, learned: bool) -> Tensor:
-        """Return the test scores of fresh networks, ``[networks]``, at the learned or the best constant rates."""
-        rates = [None, *([] if learned and passes == 1 else RATES[self.how["name"]])]
+    def scores(self, architecture: str, course: Course, passes: int, scales: Scales) -> Tensor:
+        """Return the test scores of fresh networks, ``[networks]``, at the best learned or constant rates."""
+        rates: list[tuple[float | None, float]] = [(None, scale) for scale in scales or (1.0,)]
+        if scales is None or passes > 1:
+            rates += [(rate, 1.0) for rate in RATES[self.how["name"]]]
 
-        def trained(number: int, rate: float | None) -> nn.Module:
+        def trained(number: int, rate: float | None, scale: float) -> nn.Module:
             network = fresh(self.architectures[architecture], self.seed, number)
-            self.train(network, course(number), passes, rate)
+            self.train(network, course(number), passes, rate, scale)
             return network
 
-        networks = [trained(0, rate) for rate in rates]
+        networks = [trained(0, *rate) for rate in rates]
         best = self.metric.best([self.metric.of(network, self.real.val) for network in networks])
-        networks = [networks[best], *(trained(number, rates[best]) for number in range(1, self.networks))]
+        networks = [networks[best], *(trained(number, *rates[best]) for number in range(1, self.networks))]
         return torch.tensor([self.metric.of(network, self.real.test) for network in networks])
 
     def soft(self, subset: Callable[[int], Samples], batched: Callable[[Samples, int], Batches]) -> Course:

@@ -49,11 +49,12 @@ def data_card(data: DistilledSet, class_names: list[str], pixels: str | None) ->
 They train a new network in {data.steps} steps of {card.optimizer["name"]}, in their order, with a rate for each step.
 They were made with gtn-lightning, by a generative teaching network ([paper](https://arxiv.org/abs/1912.07768)).
 {column}`synthetic.safetensors` holds the exact data and the rates: train on that.
+`replay.py` does so with torch and safetensors alone.
 
 ## How to train on it
 
 ```python
-from gtn_lightning.replay import load, train
+from replay import load, train
 
 data, card = load("synthetic.safetensors")
 network = ...  # takes {card.fields[0]} [N, {shape}] and returns {outputs}

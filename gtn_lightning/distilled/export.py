@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gtn_lightning import replay
 from gtn_lightning.distilled.data_card import data_card
 from gtn_lightning.distilled.file import DistilledSet, write_distilled
 from gtn_lightning.errors import RecipeError
@@ -45,9 +47,10 @@ def export(data: DistilledSet, format: str, path: Path) -> list[Path]:
         of the batches, the rates of the single steps (``lr.pt`` is their mean) and all other learned hyperparameters
         are lost, and networks may reach less than by `gtn_lightning.replay`.
     ``hugging-face``
-        A folder that ``datasets.load_dataset`` reads: a Parquet file with a row per sample, a data-set card, and
-        ``synthetic.safetensors``, the exact data. Columns: ``image`` (PNG, as in the format ``png``) or ``inputs`` (as
-        a network takes them); ``label``, and ``probabilities`` if labels are soft, or ``target``; and ``step``.
+        A folder that ``datasets.load_dataset`` reads: a Parquet file with a row per sample, a data-set card,
+        ``synthetic.safetensors``, the exact data, and ``replay.py``, which trains on it without this package. Columns:
+        ``image`` (PNG, as in the format ``png``) or ``inputs`` (as a network takes them); ``label``, and
+        ``probabilities`` if labels are soft, or ``target``; and ``step``.
     ``npz``
         A file of NumPy with all tensors by their names, and ``card``, the card as JSON text.
     ``png``
@@ -299,6 +302,7 @@ def _hugging_face(data: DistilledSet) -> Callable[[Path], None]:
         _write_parquet(folder / "data" / "train-00000-of-00001.parquet", columns, names)
         write_distilled(folder / "synthetic.safetensors", data)
         (folder / "README.md").write_text(data_card(data, names, pixels), encoding="utf-8")
+        shutil.copyfile(replay.__file__, folder / "replay.py")
 
     return write
 

@@ -138,7 +138,7 @@ def _families(data: DistilledSet) -> dict[str, LearnerDistribution]:
 def other_learners(data: DistilledSet) -> dict[str, Factory]:
     """Return architectures that no packaged mixture has, by name, as far as they fit the data.
 
-    They differ from `families` in normalization, activation, pooling or depth.
+    They differ from the families of `gtn distil` in normalization, activation, pooling or depth.
     """
     shape, outputs = tuple(data.inputs.shape[2:]), data.classes or data.targets.shape[2]
     mlp = partial(MLP, shape, outputs, init="torch")

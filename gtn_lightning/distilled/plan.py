@@ -1,8 +1,8 @@
 """The recipe that ``gtn distil`` chooses for one's own data: learners, samples, steps, rates.
 
 Learners are what people write: the usual order of layers, others, with and without norms, of several depths and widths,
-multilayer perceptrons, a linear network. The inner optimizer is `LARS`, at whose rate all of them learn. The samples
-begin as copies of real ones, and soft labels are learned (docs/results/written.md).
+a residual network, multilayer perceptrons, a linear network. The inner optimizer is `LARS`, at whose rate all of them
+learn. The samples begin as copies of real ones, and soft labels are learned (docs/results/written.md).
 """
 
 from typing import Any
@@ -146,6 +146,7 @@ def families(facts: Facts) -> dict[str, Any]:
         "usual_global": conv(32, min(depth + 1, side.bit_length() - 1), "batch", pooling="global"),
         "pool_first": {"class_path": "ConvNet", "init_args": {"width": 32, "depth": depth, "norm": "batch"}},
         "plain": conv(32, depth, "none"),
+        "residual": {"class_path": "ResNet", "init_args": {"width": 16, "blocks": [1] * min(2, depth + 1)}},
     }
     if side >> (depth + 1):
         convolutions |= {"usual_deep": conv(16, depth + 1, "batch"), "plain_deep": conv(16, depth + 1, "none")}

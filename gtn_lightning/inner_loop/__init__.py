@@ -4,6 +4,7 @@ It needs torch alone and knows nothing of Lightning, teachers or images, so it c
 optimization, MAML and learned optimizers.
 """
 
+from gtn_lightning.inner_loop.batches import RequestedBatches
 from gtn_lightning.inner_loop.errors import (
     InnerLoopError,
     NotTwiceDifferentiableError,
@@ -42,6 +43,7 @@ __all__ = [
     "Params",
     "RMSprop",
     "RecomputationError",
+    "RequestedBatches",
     "Snapshot",
     "Unrolled",
     "WrongDerivativeError",

@@ -63,7 +63,7 @@ def inspect_graph(loss: Tensor, inputs: Iterable[Tensor]) -> AutogradGraph:
     graph, inputs = AutogradGraph(), list(inputs)
     known = {id(tensor) for tensor in inputs}
     graph.variables = len(known)
-    for node in _nodes(loss, inputs):
+    for node in _nodes([loss], inputs):
         name = node.name()
         if name == torch_internals.LEAF:
             leaf = leaf_tensor(node)
@@ -75,6 +75,14 @@ def inspect_graph(loss: Tensor, inputs: Iterable[Tensor]) -> AutogradGraph:
         if name != STOP and (function := custom_function(node)) is not None:
             graph.custom.add(function)
     return graph
+
+
+def captured_tensors(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> list[Tensor]:
+    """Return the leaves that require grad, that tensors depend on, and that are not among the inputs."""
+    inputs = list(inputs)
+    known = {id(tensor) for tensor in inputs}
+    leaves = [leaf_tensor(node) for node in _nodes(outputs, inputs) if node.name() == torch_internals.LEAF]
+    return [leaf for leaf in leaves if leaf is not None and id(leaf) not in known]
 
 
 def reject_captured(captured: Iterable[Tensor]) -> None:
@@ -139,9 +147,9 @@ def _not_twice_differentiable(operator: str) -> NotTwiceDifferentiableError:
     )
 
 
-def _nodes(loss: Tensor, inputs: Iterable[Tensor]) -> Iterator[Any]:
-    """Yield the nodes of the autograd graph between a loss and its inputs."""
-    stack: list[Any] = [loss.grad_fn]
+def _nodes(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> Iterator[Any]:
+    """Yield the nodes of the autograd graph between outputs and their inputs."""
+    stack: list[Any] = [output.grad_fn for output in outputs]
     seen = {None, *(tensor.grad_fn for tensor in inputs)}
     while stack:
         node = stack.pop()

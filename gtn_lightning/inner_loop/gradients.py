@@ -59,7 +59,7 @@ def inner_gradient(
         >>> inputs.grad.shape
         torch.Size([8, 3])
     """
-    chosen = _chosen(mode)
+    chosen = mode_named(mode)
     reject_no_parameters(params)
     if not torch.is_grad_enabled():
         return chosen.plain(loss_fn, params, buffers, batch)
@@ -72,7 +72,8 @@ def reject_no_parameters(params: Mapping[str, Tensor]) -> None:
         raise ValueError("the learner has no parameters: it needs at least one that requires grad")
 
 
-def _chosen(mode: str) -> Mode:
+def mode_named(mode: str) -> Mode:
+    """Return a mode; raise ``ValueError`` if there is none of this name."""
     if mode not in MODES:
         raise ValueError(f"inner-gradient mode {mode!r} is unknown: use one of {', '.join(sorted(MODES))}")
     return MODES[mode]
@@ -122,7 +123,7 @@ def eager_loss(
         if not torch.is_grad_enabled():
             value, _ = loss_fn(params, buffers, *batch)
             return value
-        loss: Tensor = _EagerLoss.apply(_chosen(mode), loss_fn, tuple(params), buffers, batch, *params.values())
+        loss: Tensor = _EagerLoss.apply(mode_named(mode), loss_fn, tuple(params), buffers, batch, *params.values())
     return loss
 
 

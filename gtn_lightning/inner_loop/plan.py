@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from gtn_lightning.inner_loop.modes import MODES
+from gtn_lightning.inner_loop.offload import check_offload
+from gtn_lightning.inner_loop.segments import segment_lengths
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,11 @@ class InnerLoop:
             ``steps``, the same on all processes (RaT-BPTT, Feng et al., arXiv 2311.07025). The meta-loss is computed
             there. It is biased as well. Evaluations always teach all steps.
         segment: number of steps after which the state of the inner loop is kept; the steps between are recomputed in
-            the backward pass. For inner loops whose states do not fit into memory. States at which a meta-loss is
-            computed are kept as well. None keeps all.
-        offload: with ``segment``, keep these states in the host's memory.
+            the backward pass, their batches included. Several numbers are nested segments, the outermost first. For
+            inner loops whose states do not fit into memory, see ``unroll``. States at which a meta-loss is computed
+            are kept as well. None keeps all.
+        offload: with ``segment``, where to keep these states: ``host``, its memory, or ``disk``, temporary files. None
+            keeps them on the device.
         cuda_graphs: on a GPU, capture whole meta-steps as CUDA graphs and replay them. The code of teacher, learners
             and task then runs for the first meta-steps only; false runs it in all, to find an error in it.
         checked: raise an error if a learner's meta-gradient is found to be wrong.
@@ -37,14 +41,16 @@ class InnerLoop:
         32
         >>> InnerLoop(steps=128, truncation=40, random_window=True).truncation  # RaT-BPTT
         40
+        >>> InnerLoop(steps=2000, segment=[160, 13], offload="host").segment  # two levels
+        [160, 13]
     """
 
     steps: int
     mode: str = "auto"
     truncation: int | None = None
     random_window: bool = False
-    segment: int | None = None
-    offload: bool = False
+    segment: int | list[int] | None = None
+    offload: str | None = None
     cuda_graphs: bool = True
     checked: bool = True
 
@@ -59,9 +65,9 @@ class InnerLoop:
             )
         if self.random_window and self.truncation is None:
             raise ValueError("inner_loop.random_window needs inner_loop.truncation, the length of the window")
-        if self.segment is not None and self.segment < 1:
-            raise ValueError(f"inner_loop.segment must be at least 1, got {self.segment}")
-        if self.offload and self.segment is None:
+        segment_lengths(self.segment, "inner_loop.segment")
+        check_offload(self.offload, "inner_loop.offload")
+        if self.offload is not None and self.segment is None:
             raise ValueError("inner_loop.offload needs inner_loop.segment, the number of steps between kept states")
 
     def window(self, generator: torch.Generator) -> tuple[int, int]:

@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.func import vmap
 
 from gtn_lightning.errors import first_line
+from gtn_lightning.inner_loop.batches import RequestedBatches
 from gtn_lightning.inner_loop.capture import is_recorded, note_obstacle
 from gtn_lightning.inner_loop.functional import Owned, difference
 from gtn_lightning.inner_loop.gradients import inner_gradient
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
 from gtn_lightning.inner_loop.replay import ReplayContext
+from gtn_lightning.inner_loop.segments import Lengths
 from gtn_lightning.inner_loop.torch_internals import tree_map
 from gtn_lightning.inner_loop.types import Batch, Buffers, LossFn, Params
 from gtn_lightning.inner_loop.unroll import Snapshot, Unrolled, unroll
@@ -31,8 +33,8 @@ def unroll_population(
     mode: str = "auto",
     window: tuple[int, int] | None = None,
     snapshots: Collection[int] = (),
-    segment: int | None = None,
-    offload: bool = False,
+    segment: Lengths = None,
+    offload: str | None = None,
     checked: bool = True,
 ) -> list[Unrolled]:
     """Train several learners, each as ``unroll`` would, on batches that are made once.
@@ -46,7 +48,8 @@ def unroll_population(
             arguments and be valid for every member. Or one for each member: these may differ in architecture, and are
             trained one after the other.
         members: initial parameters and buffers of each.
-        batches: one batch per inner step, for all.
+        batches: one batch per inner step, for all. In segments, `RequestedBatches` are made again if the members are
+            batched, and kept if they are trained one after the other.
         optimizer: the inner optimizer.
         batched: whether members are trained as one operation, for elementwise optimizers only, or one after the other.
             None batches them on a GPU, where launching kernels takes most of the time, and on a CPU unless they have
@@ -97,15 +100,20 @@ def unroll_population(
     if shared is None or not batched or len(members) == 1:
         return one_by_one(batches)
     params, buffers = (_stacked([member[part] for member in members]) for part in range(2))
-    batches = iter(batches)
-    first = list(islice(batches, 1))
+    if segment is not None and isinstance(batches, RequestedBatches):
+        with ReplayContext(next(iter(params.values())).device).restored(), torch.no_grad():
+            first = list(batches.make(batches.requests[:1]))
+    else:
+        batches = iter(batches)
+        first = list(islice(batches, 1))
+        batches = chain(first, batches)
     summed = _summed(shared)
     # A recorded population has been rehearsed.
     if not is_recorded() and (reason := _unbatchable(summed, params, buffers, first)):
         note_obstacle("the population cannot be taught as one batch")
         warnings.warn(f"{reason}: the learners of the population are trained one after the other", stacklevel=2)
-        return one_by_one(chain(first, batches))
-    together = train(summed, params, buffers, chain(first, batches), optimizer)
+        return one_by_one(batches)
+    together = train(summed, params, buffers, batches, optimizer)
     return [_member(together, number, len(members)) for number in range(len(members))]
 
 
@@ -139,10 +147,9 @@ def _stacked(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def _summed(loss_fn: LossFn) -> LossFn:
     def loss(params: Params, buffers: Buffers, *batch: Tensor) -> tuple[Tensor, Buffers]:
-        def of_one(params: Params, buffers: Buffers) -> tuple[Tensor, Buffers]:
-            return loss_fn(params, buffers, *batch)
-
-        losses, new_buffers = vmap(of_one, randomness="different")(params, buffers)
+        # Not a function with annotations, which dynamo cannot evaluate.
+        of_one = vmap(lambda params, buffers: loss_fn(params, buffers, *batch), randomness="different")
+        losses, new_buffers = of_one(params, buffers)
         return losses.sum(), new_buffers
 
     return loss

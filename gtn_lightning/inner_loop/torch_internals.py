@@ -218,7 +218,8 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], cuda_graphs: boo
         cuda_graphs: whether it is replayed as a CUDA graph.
         headers: whether precompiled C++ headers may be used.
     """
-    options: dict[str, Any] = {"triton.cudagraphs": cuda_graphs}
+    # On a CPU the calls between kernels are compiled as well: they take longer than the kernels of small learners.
+    options: dict[str, Any] = {"triton.cudagraphs": cuda_graphs, "cpp_wrapper": inputs[0].device.type == "cpu"}
     if (option := "cpp_cache_precompile_headers") in _inductor_options() and not headers:
         options[option] = False
     return _inductor_compile(graph, list(inputs), options=options)

@@ -7,6 +7,7 @@ gradients see what they always see.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def captured_losses(parts: Parts, drawn: Drawn, batch: Any, graphs: CudaGraphs) 
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     members = [Functional(network).init() for network in drawn.networks]
     given = [tensor for member in members for part in member for tensor in part.values()]
-    given += [*tensors_of(drawn.requests), *drawn.tensors, *real]
+    given += [*tensors_of(drawn.requests), *chain.from_iterable(drawn.tensors), *real]
     differentiable = torch.is_grad_enabled()
     noise = [r.noise for r in drawn.requests if differentiable and r.noise is not None and r.noise.requires_grad]
 
@@ -60,7 +61,8 @@ def captured_losses(parts: Parts, drawn: Drawn, batch: Any, graphs: CudaGraphs) 
             rest = iter(tensors)
             own = [({n: next(rest) for n in params}, {n: next(rest) for n in buffers}) for params, buffers in members]
             requests = filled(drawn.requests, rest)
-            random, data = [next(rest) for _ in drawn.tensors], list(rest)
+            random = [tuple(next(rest) for _ in each) for each in drawn.tensors]
+            data = list(rest)
             # Without the cache of autocast, whose copies of parameters would outlive the capture.
             with AutocastState.current(graphs.device).context(), _parameters(modules) as sources:
                 if differentiable:
@@ -77,7 +79,7 @@ def captured_losses(parts: Parts, drawn: Drawn, batch: Any, graphs: CudaGraphs) 
         AutocastState.current(graphs.device),
         tuple(tuple(part) for member in members for part in member),
         pattern_of(drawn.requests),
-        len(drawn.tensors),
+        tuple(map(len, drawn.tensors)),
         *(settings(part) for part in (*modules, parts.task)),
     )
     loss, inner_loss, *gradient = graphs.run(WHAT, key, drawn.networks, given, prepare)

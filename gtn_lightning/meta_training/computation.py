@@ -1,6 +1,7 @@
 """What a meta-step computes on the device: from learners, requests and real data to the meta-loss."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +9,15 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from gtn_lightning.fields import chosen
-from gtn_lightning.inner_loop import Buffers, Functional, Params, difference, eager_loss, unroll_population
+from gtn_lightning.inner_loop import (
+    Buffers,
+    Functional,
+    Params,
+    RequestedBatches,
+    difference,
+    eager_loss,
+    unroll_population,
+)
 from gtn_lightning.parts import Parts
 from gtn_lightning.task import Taught
 from gtn_lightning.teachers import TeacherInput
@@ -24,8 +33,8 @@ class Drawn(NamedTuple):
     """Fresh learners, on the CPU."""
     requests: list[TeacherInput]
     """The curriculum's requests, on the device."""
-    tensors: list[Tensor]
-    """What the teacher draws for them."""
+    tensors: list[tuple[Tensor, ...]]
+    """What the teacher draws for each of them."""
     window: tuple[int, int]
     """The inner steps to differentiate through."""
 
@@ -53,7 +62,7 @@ class Computation:
         self,
         members: Sequence[tuple[Params, Buffers]],
         requests: Sequence[TeacherInput],
-        drawn: Sequence[Tensor],
+        drawn: Sequence[Sequence[Tensor]],
         real: RealData,
     ) -> tuple[Tensor, Tensor]:
         """Teach the learners and return their meta-loss, with its graph, and their mean inner loss.
@@ -61,7 +70,7 @@ class Computation:
         Args:
             members: initial parameters and buffers of each learner.
             requests: the curriculum's requests.
-            drawn: what the teacher has drawn for them.
+            drawn: what the teacher has drawn for each of them.
             real: returns the real data of each taught learner.
         """
         parts, loop, window = self.parts, self.parts.inner_loop, self.drawn.window
@@ -69,7 +78,11 @@ class Computation:
         taught = unroll_population(
             self._inner_losses[0] if self._are_one else self._inner_losses,
             members,
-            _batches(parts, requests, drawn),
+            RequestedBatches(
+                list(zip(requests, drawn, strict=True)),
+                partial(_batches, parts),
+                [parameter for parameter in parts.teacher.parameters() if parameter.requires_grad],
+            ),
             parts.inner_optimizer,
             mode=loop.mode,
             window=window,
@@ -98,8 +111,9 @@ def are_one_function(learners: Sequence[nn.Module]) -> bool:
     return all(difference(learners[0], learner) is None for learner in learners[1:])
 
 
-def _batches(parts: Parts, requests: Sequence[TeacherInput], drawn: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    batches, fields = iter(parts.teacher.batches_of(requests, drawn)), parts.task.fields
+def _batches(parts: Parts, drawn: Sequence[tuple[TeacherInput, Sequence[Tensor]]]) -> Iterator[list[Tensor]]:
+    requests, tensors = zip(*drawn, strict=True)
+    batches, fields = iter(parts.teacher.batches_of(requests, tensors)), parts.task.fields
     while True:
         with record_function("teacher"):
             batch = next(batches, None)

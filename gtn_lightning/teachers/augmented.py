@@ -86,24 +86,25 @@ class Augmented(Teacher):
         # Drawn before the learner draws random numbers of its own.
         return self.batches_of(requests, self.draw(requests))
 
-    def draw(self, requests: Sequence[TeacherInput]) -> list[Tensor]:
-        """Draw the changes of every batch, step after step, and what the teacher draws; see the base class."""
-        changes = []
-        if self.training:
-            keys = torch.randint(2**62, (len(requests),)).tolist()
-            options = self.crop, self.flip, self.rotate, self.scale, self.shift
-            for request, key in zip(requests, keys, strict=True):
-                drawn = draw_changes(self._shape(request), key, *options)
-                changes += [part.to(request.index.device) for part in drawn if part is not None]
-        return [*changes, *self.teacher.draw(requests)]
+    def draw(self, requests: Sequence[TeacherInput]) -> list[tuple[Tensor, ...]]:
+        """Draw the changes of every batch, and what the teacher draws; see the base class."""
+        if not self.training:
+            return self.teacher.draw(requests)
+        keys = torch.randint(2**62, (len(requests),)).tolist()
+        options = self.crop, self.flip, self.rotate, self.scale, self.shift
+        drawn = []
+        for request, key, others in zip(requests, keys, self.teacher.draw(requests), strict=True):
+            changes = draw_changes(self._shape(request), key, *options)
+            drawn.append((*(part.to(request.index.device) for part in changes if part is not None), *others))
+        return drawn
 
-    def batches_of(self, requests: Sequence[TeacherInput], drawn: Sequence[Tensor]) -> Iterator[Batch]:
+    def batches_of(self, requests: Sequence[TeacherInput], drawn: Sequence[Sequence[Tensor]]) -> Iterator[Batch]:
         """Yield the teacher's batches, with the changes that have been drawn."""
         kinds = self._kinds if self.training else ()
-        rest = iter(drawn)
-        changes = [Changes(**{kind: next(rest) for kind in kinds}) for _ in requests]
-        for own, batch in zip(changes, self.teacher.batches_of(requests, list(rest)), strict=True):
-            yield {**batch, "inputs": change(batch["inputs"], own, self.crop)}
+        batches = self.teacher.batches_of(requests, [each[len(kinds) :] for each in drawn])
+        for own, batch in zip(drawn, batches, strict=True):
+            changes = Changes(**dict(zip(kinds, own, strict=False)))
+            yield {**batch, "inputs": change(batch["inputs"], changes, self.crop)}
 
     @property
     def _kinds(self) -> tuple[str, ...]:

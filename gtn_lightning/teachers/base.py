@@ -72,8 +72,8 @@ class Teacher(nn.Module, ABC):
         for request in requests:
             yield recomputed(self, request.index.device, request) if torch.is_grad_enabled() else self(request)
 
-    def draw(self, requests: Sequence[TeacherInput]) -> list[Tensor]:
-        """Return the random tensors of an inner loop, for `batches_of`; by default, there are none.
+    def draw(self, requests: Sequence[TeacherInput]) -> list[tuple[Tensor, ...]]:
+        """Return the random tensors of an inner loop, a tuple for each request, for `batches_of`; empty by default.
 
         A teacher that draws random numbers on the host draws them here, so that a meta-step can be captured as a CUDA
         graph.
@@ -81,9 +81,9 @@ class Teacher(nn.Module, ABC):
         Args:
             requests: the curriculum's requests.
         """
-        return []
+        return [() for _ in requests]
 
-    def batches_of(self, requests: Sequence[TeacherInput], drawn: Sequence[Tensor]) -> Iterator[Batch]:
+    def batches_of(self, requests: Sequence[TeacherInput], drawn: Sequence[Sequence[Tensor]]) -> Iterator[Batch]:
         """Yield the batches of an inner loop with the tensors that `draw` has returned; see `batches`."""
         return self.batches(requests)
 

@@ -134,6 +134,17 @@ def test_each_cell_shows_an_image_of_its_class_at_its_step():
     np.testing.assert_allclose(picture[np.ix_(rows, columns)][..., 0], expected, atol=1e-6)
 
 
+def test_rows_have_the_names_of_their_classes():
+    names = ["T-shirt", "costs $5 and $6", "a name that is longer than sixteen letters"]
+    images = Images(torch.randn(4, 1, 6, 6), torch.arange(4))
+    axes, *_ = draw_images([images], [1], {}, "title", names).axes
+    assert [row.get_text() for row in axes.get_yticklabels()] == ["T-shirt", "costs $5 and $6", "a name that is …", "3"]
+    canvas = FigureCanvasAgg(axes.figure)
+    canvas.draw()  # a dollar sign would begin a formula
+    left = min(row.get_window_extent().x0 for row in axes.get_yticklabels())
+    assert left > axes.yaxis.label.get_window_extent().x1 > 0
+
+
 def test_changing_hyperparameters_are_lines_and_constant_ones_text():
     schedules = {"lr": torch.tensor([0.1, 0.2, 0.3]), "momentum": torch.full((3,), 0.5)}
     figure = draw_images([Images(torch.randn(2, 1, 4, 4), torch.tensor([0, 1]))], [1], schedules, "title")

@@ -10,7 +10,8 @@ import pytest
 from gtn_lightning.cli import main
 from gtn_lightning.cli.data_commands import DATA_COMMANDS
 from gtn_lightning.cli.front_door import DATA_HELP
-from gtn_lightning.distilled import write_distilled
+from gtn_lightning.distilled import read_distilled, write_distilled
+from gtn_lightning.distilled.card_page import save_scores, write_page
 from gtn_lightning.inner_loop import LARS
 from tests.distilled.sets import digits_set
 
@@ -65,11 +66,23 @@ def test_a_style_in_the_working_folder_is_not_read(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_compare_prints_every_source(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", file, "--networks=1", "--passes=[1]"]) == 0
+def test_compare_prints_every_source_and_writes_its_scores_into_the_file(
+    file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_page(Path(), read_distilled(file), "digits")
+    assert main(["compare", file, "--networks=1", "--passes=[1]", "--save"]) == 0
+    scores = read_distilled(file).card.scores
+    assert scores["samples"] == 300
+    assert "ResNet" in scores["architectures"]
     printed = capsys.readouterr()
     assert "random real subset, best soft labels" in printed.out
     assert "training on: all real data, to the end" in printed.err
+    assert f"scores written: {file}\nscores written: README.md\n" in printed.out
+    assert "| ResNet | never met |" in Path("README.md").read_text()
+    # A page that somebody has changed stays.
+    Path("README.md").write_text("my notes\n")
+    assert save_scores(Path(file), scores) == [Path(file)]
+    assert Path("README.md").read_text() == "my notes\n"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +102,7 @@ def test_compare_prints_every_source(file: str, capsys: pytest.CaptureFixture[st
         (["replay", "FILE", "--learner=MLP", "--networks=0"], "--networks must be at least 1, got 0"),
         (["replay", "FILE", "--learner=MLP", "--scale=0"], "--scale must be above 0 and finite, got 0.0"),
         (["replay", "FILE", "--learner=MLP", "--steps=3"], "gtn replay: unrecognized arguments: --steps=3"),
+        (["compare", "digits", "--save"], "--save: digits is a file of the package: copy it, and name the copy"),
         (["compare", "FILE", "--passes=[0]"], "--passes must be whole numbers of at least 1, got [0]"),
     ],
 )

@@ -282,7 +282,7 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
         lambda folder: write(write_test(folder, NUMBERS), NO_IMAGES, train=WORDS),
         "cannot read",
     ),
-    "an empty folder": (lambda folder: write(folder), "cannot read .*contain any data"),
+    "an empty folder": (lambda folder: write(folder), "cannot read .*contain any data.*CLASS/IMAGE"),
     "a broken file": (lambda folder: broken(folder), "cannot read .*[Pp]arquet"),
     "a file": (lambda folder: str(Path(__file__)), "is a file, expected a folder"),
     "a relative folder that is not there": (

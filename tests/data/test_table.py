@@ -91,6 +91,15 @@ def test_numbers_to_predict_are_standardised_too() -> None:
     torch.testing.assert_close(targets.std(0, correction=0), torch.ones(2))
 
 
+def test_a_column_that_numbers_the_rows_is_said_to_be_an_input(recwarn: pytest.WarningsRecorder) -> None:
+    table = changed(patient=range(1, 61))
+    with pytest.warns(UserWarning, match="'patient' numbers the rows, and is an input: .* data.ignore to 'patient'"):
+        data = read(TableData(table, batch_size=30, target="kind", ignore=["row"]))
+    assert "patient" in data.columns
+    read(TableData(table, batch_size=30, target="kind", ignore=["row", "patient"]))
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     ("predicts", "classes"), [("auto", 2), ("classes", 2), ("numbers", None)], ids=["auto", "classes", "numbers"]
 )

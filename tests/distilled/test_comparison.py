@@ -78,6 +78,7 @@ def test_every_source_is_scored_on_every_architecture(digits: tuple[DistilledSet
     result = compare(made, real, networks=2, passes=[1, 5], learners={"linear": LINEAR})
     assert [row.source for row in result.rows] == [
         "synthetic",
+        "synthetic, rates scaled",
         "synthetic, hard labels",
         "random real subset",
         "random real subset, best soft labels",
@@ -86,13 +87,23 @@ def test_every_source_is_scored_on_every_architecture(digits: tuple[DistilledSet
         "all real data, as many steps",
         "all real data, to the end",
     ]
-    first, hard, *_, last = result.rows
+    first, scaled, hard, *_, last = result.rows
     assert first.scores["linear", 1].shape == (2,)
     # The labels are one-hot, so that both are the same.
     assert torch.equal(first.scores["linear", 1], hard.scores["linear", 1])
     assert float(first.scores["linear", 1].mean()) > 0.5
+    assert result.mean(scaled, 1) >= result.mean(first, 1) - 0.02
     assert result.mean(first, 5) > result.mean(first, 1)
     assert result.mean(last, 1) > 0.9
+
+
+def test_a_rate_that_is_too_high_for_an_architecture_is_scaled(digits: tuple[DistilledSet, RealSamples]) -> None:
+    made, real = digits
+    fast = replace(made, tensors=made.tensors | {"lr": 30 * made.tensors["lr"]})
+    sources = ["synthetic", "synthetic, rates scaled"]
+    result = compare(fast, real, networks=2, passes=[1], learners={"linear": LINEAR}, sources=sources)
+    as_learned, scaled = (result.mean(row, 1) for row in result.rows)
+    assert scaled > as_learned + 0.1
 
 
 def test_a_score_is_the_same_as_replay_gives(digits: tuple[DistilledSet, RealSamples]) -> None:
@@ -131,6 +142,8 @@ def test_architectures_that_real_data_teaches_better_are_named() -> None:
         Row("all real data, to the end", False, {("a", 1): torch.tensor([1.0]), ("b", 1): torch.tensor([1.0])}),
     ]
     assert Comparison(Metric("accuracy"), ["a"], ["b"], [1], rows).below(1) == {"b": ["random real subset"]}
+    scaled = Row("synthetic, rates scaled", False, {("a", 1): torch.tensor([0.9]), ("b", 1): torch.tensor([0.7])})
+    assert Comparison(Metric("accuracy"), ["a"], ["b"], [1], [*rows, scaled]).below(1, scaled.source) == {}
     assert Comparison(Metric("rmse"), ["a"], ["b"], [1], rows).below(1) == {"a": ["random real subset"]}
 
 
@@ -163,7 +176,8 @@ def test_numbers_are_compared_by_their_error() -> None:
     assert metric_of(made).name == "rmse"
     result = compare(made, real, networks=2, passes=[1], learners={"linear": make})
     assert [row.source for row in result.rows] == [
-        "synthetic", "random real subset", "all real data, as many steps", "all real data, to the end",
+        "synthetic", "synthetic, rates scaled", "random real subset", "all real data, as many steps",
+        "all real data, to the end",
     ]  # fmt: skip
     assert result.mean(result.rows[-1], 1) < 0.05
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -160,6 +162,13 @@ def test_hugging_face_reads_images(tmp_path: Path) -> None:
     assert front_matter(card)["license"] == "cc-by-4.0"
     assert front_matter(card)["task_categories"] == ["image-classification"]
     assert "mean: 0.9" in card
+    # The card's program trains a network where this package is not installed.
+    program = card.partition("```python\n")[2].partition("```")[0]
+    network = "torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))"
+    program = f"import torch\n{program.replace('...', network)}\nassert 'gtn_lightning' not in sys.modules"
+    command = [sys.executable, "-c", f"import sys\n{program}"]
+    done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.usefixtures("offline")

@@ -31,7 +31,9 @@ def test_a_random_window_has_its_length_and_ends_anywhere() -> None:
         ({"truncation": 4}, r"truncation must be from 1 to inner_loop.steps, 3, got 4"),
         ({"random_window": True}, r"random_window needs inner_loop.truncation"),
         ({"segment": 0}, r"segment must be at least 1, got 0"),
-        ({"offload": True}, r"offload needs inner_loop.segment"),
+        ({"segment": [2, 3]}, r"segment must be one number of steps, or several with the outermost and largest first"),
+        ({"segment": 2, "offload": True}, r"offload must be host or disk, got True"),
+        ({"offload": "disk"}, r"offload needs inner_loop.segment"),
     ],
 )
 def test_what_cannot_work(arguments: dict[str, Any], message: str) -> None:

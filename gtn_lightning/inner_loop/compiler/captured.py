@@ -31,6 +31,7 @@ class CapturedLoss:
         self.outputs = 0
         """Number of outputs of the graph, 0 before `bind`."""
         self._kept: dict[Key, Any] = {}
+        self._operators = 0
         self._examples: Sequence[Tensor] = ()
         self._drew = False
         self._observer: LossObserver | None = None
@@ -80,6 +81,7 @@ class CapturedLoss:
         for name, index in self._buffers.items():
             if index is None and new_buffers[name] is not buffers.get(name):
                 raise RuntimeError(f"buffer {name} is neither computed nor passed on")
+        self._buffers_given = {name: _index(inputs, tensor) for name, tensor in buffers.items()}
         self._names = list(used)
         self._indices = Indices(tuple(used.values()), (), loss_index)
         self.graph = differentiable(self.graph, inputs)
@@ -101,6 +103,53 @@ class CapturedLoss:
         """Return the positions of the parameters, the loss and the wanted tensors of the batch."""
         batch = tuple(index for index, want in zip(self._batch, wanted, strict=False) if want and index is not None)
         return self._indices._replace(batch=batch)
+
+    def repeatable(self, count: int) -> bool:
+        """Return whether the loss can be evaluated again with the buffers that it returned.
+
+        Args:
+            count: number of its flat inputs.
+        """
+        taken = [*self._indices.params, *self._batch, *self._buffers_given.values()]
+        found = [index for index in taken if index is not None]
+        return len(set(found)) == len(found) <= count and self._buffers.keys() == self._buffers_given.keys()
+
+    def constants(self, count: int) -> list[int]:
+        """Return the positions of flat inputs that are neither parameters, batch nor buffers, such as frozen weights.
+
+        Args:
+            count: number of flat inputs.
+        """
+        taken = {*self._indices.params, *self._batch, *self._buffers_given.values()}
+        return [index for index in range(count) if index not in taken]
+
+    def evaluated(
+        self,
+        constants: Mapping[int, Tensor],
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        batch: Sequence[Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and the buffers after it; a pure function of tensors, which can be traced.
+
+        Args:
+            constants: the flat inputs at the positions that `constants` returns.
+            params, buffers, batch: as for the loss.
+        """
+        given = dict(constants)
+        given |= {index: params[name] for name, index in zip(self._names, self._indices.params, strict=True)}
+        given |= {index: tensor for index, tensor in zip(self._batch, batch, strict=True) if index is not None}
+        given |= {index: buffers[name] for name, index in self._buffers_given.items() if index is not None}
+        outputs = self.graph(*(given[index] for index in range(len(given))))
+        after = {name: buffers[name] if index is None else outputs[index] for name, index in self._buffers.items()}
+        return outputs[self._indices.loss], after
+
+    @property
+    def operators(self) -> int:
+        """Number of operators of the loss."""
+        if not self._operators:
+            self._operators = sum(node.op not in ("placeholder", "output") for node in self.graph.graph.nodes)
+        return self._operators
 
     def once(self, key: Key, make: Callable[[], Any]) -> Any:
         """Return what is kept under a key; made the first time."""

@@ -4,7 +4,7 @@ A CPU's convolutions, poolings and norms are up to nine times as fast in it; max
 vectorized.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ def channels_last_batch(params: Mapping[str, Tensor], batch: Batch) -> tuple[Ten
     """Return a batch in that layout; images keep theirs if the learner has no filters, since it flattens them."""
     filters = any(tensor.ndim == 4 for tensor in params.values())
     return tuple(_channels_last(tensor.detach()) if filters else tensor.detach().contiguous() for tensor in batch)
+
+
+def laid_out(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return tensors without a graph in the layout that programs are compiled for."""
+    return [tensor if tensor.ndim != 4 and tensor.is_contiguous() else _channels_last(tensor) for tensor in tensors]
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

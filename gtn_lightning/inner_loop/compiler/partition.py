@@ -1,11 +1,11 @@
-"""Splits forward over reverse for mode ``linearized``: what depends on the cotangents, and what does not.
+"""Splits a derivative's graph, for ``linearized`` and ``fused``, by what depends on the cotangents.
 
 What does not is computed in the forward pass. Of its results, the backward pass gets those of costly operators and
 recomputes the others.
 """
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
 import torch
@@ -32,9 +32,9 @@ class Linearization(NamedTuple):
     """The graphs of a gradient and of its derivative."""
 
     gradient: GraphModule
-    """``inputs -> (gradient by each parameter, outputs of the loss, what is kept)``."""
+    """``inputs -> (results, what is kept)``; the results are a gradient by each parameter and the loss's outputs."""
     derivative: GraphModule
-    """``(inputs needed, what is kept, vector) -> products``."""
+    """``(inputs needed, what is kept, cotangents) -> products``."""
     inputs: list[int]
     """Positions of the inputs needed."""
 
@@ -50,38 +50,57 @@ def linearize(loss: FlatLoss, indices: Indices, inputs: Sequence[Tensor]) -> Lin
 
     vector = [torch.zeros_like(tensor) for tensor in select(inputs, indices.params)]
     whole = simplified(both, [*inputs, *vector])
+    return divided(whole, count, split + len(indices.batch))
+
+
+def divided(whole: GraphModule, count: int, products: int, states: int = 0) -> Linearization:
+    """Divide a graph by what depends on its cotangents.
+
+    Args:
+        whole: ``(inputs, cotangents) -> (results, states, products)``; only the products depend on the cotangents.
+        count: number of inputs.
+        products: number of products.
+        states: number of intermediate states, which are kept if they are needed, whatever they cost.
+    """
     nodes = list(whole.graph.nodes)
     (output,) = whole.graph.find_nodes(op="output")
     results: tuple[Node, ...] = output.args[0]
-    first, second = results[: -split - len(indices.batch)], results[-split - len(indices.batch) :]
+    end = len(results) - products
+    first, always, second = results[: end - states], results[end - states : end], results[end:]
     placeholders = whole.graph.find_nodes(op="placeholder")
-    vector_nodes = placeholders[count:]
-
-    dependent = set(vector_nodes)
+    dependent = set(placeholders[count:])
     for node in nodes:
         if node.op != "output" and any(source in dependent for source in node.all_input_nodes):
             dependent.add(node)
     needed = {source for node in dependent for source in node.all_input_nodes if source not in dependent}
     needed |= {node for node in second if node not in dependent}
-    kept, recomputed = _choose_kept(needed)
+    kept, recomputed = _choose_kept(needed, set(always))
     inputs_needed = [index for index, node in enumerate(placeholders[:count]) if node in kept]
     kept_results = [node for node in nodes if node in kept and node.op != "placeholder"]
     gradient = _subgraph(whole, placeholders[:count], set(nodes) - dependent, (*first, *kept_results))
     derivative = _subgraph(
-        whole, [*(placeholders[i] for i in inputs_needed), *kept_results, *vector_nodes], dependent | recomputed, second
+        whole,
+        [*(placeholders[i] for i in inputs_needed), *kept_results, *placeholders[count:]],
+        dependent | recomputed,
+        second,
     )
     return Linearization(gradient, derivative, inputs_needed)
 
 
-def _choose_kept(needed: Iterable[Node]) -> tuple[set[Node], set[Node]]:
-    """Return which nodes to keep and which to recompute, so that the needed ones are available."""
+def _choose_kept(needed: Iterable[Node], always: Set[Node]) -> tuple[set[Node], set[Node]]:
+    """Return which nodes to keep and which to recompute, so that the needed ones are available.
+
+    Args:
+        needed: the needed nodes.
+        always: nodes to keep if they are met, whatever they cost.
+    """
     kept, recomputed = set(), set()
     waiting = list(needed)
     while waiting:
         node = waiting.pop()
         if node in kept or node in recomputed:
             continue
-        if node.op == "placeholder" or _is_kept(node):
+        if node.op == "placeholder" or node in always or _is_kept(node):
             kept.add(node)
         else:
             recomputed.add(node)

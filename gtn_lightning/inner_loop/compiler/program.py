@@ -19,7 +19,9 @@ from gtn_lightning.inner_loop.compiler.cache import headers_are_private, keep_pr
 from gtn_lightning.inner_loop.compiler.captured import CapturedLoss, Key
 from gtn_lightning.inner_loop.compiler.graphs import gradient_graph, product_graph
 from gtn_lightning.inner_loop.compiler.partition import Linearization, linearize
-from gtn_lightning.inner_loop.torch_internals import compile_graph
+from gtn_lightning.inner_loop.compiler.steps import StepInputs, StepProgram, distinct, step_graphs
+from gtn_lightning.inner_loop.optimizers import InnerOptimizer
+from gtn_lightning.inner_loop.torch_internals import TreeSpec, compile_graph
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params, Products, is_continuous
 
 Flat = Callable[..., tuple[Tensor, ...]]
@@ -48,7 +50,8 @@ class Program:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._works = True
+        self.works = True
+        """Whether the loss can be compiled, as far as is known."""
         self.fresh = False
         """Whether the last result was the first of a newly compiled graph, to be compared with the uncompiled one."""
         self._cuda_graphs = device.type == "cuda"
@@ -68,7 +71,7 @@ class Program:
             )
             return loss.inner_gradient(compiled(*inputs), params, buffers)
 
-        return self._tried(run)
+        return self.tried(run)
 
     def products(
         self,
@@ -93,7 +96,7 @@ class Program:
             )
             return loss.products(compiled(*given), vector, wanted)
 
-        return self._tried(run)
+        return self.tried(run)
 
     def linearized(
         self, loss_fn: LossFn, params: Params, buffers: Mapping[str, Tensor], batch: Batch, wanted: Sequence[bool]
@@ -116,16 +119,59 @@ class Program:
                     )
                     return loss.products(compiled(*given), vector, wanted)
 
-                return self._tried(run)
+                return self.tried(run)
 
             needed = (inputs[index] for index in graphs.inputs)
             return loss.inner_gradient(found, params, buffers), Derivative((*needed, *kept), apply)
 
-        return self._tried(run)
+        return self.tried(run)
 
-    def _tried(self, run: Callable[[], _Result]) -> _Result | None:
+    def captured(
+        self, loss_fn: LossFn, params: Params, buffers: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[CapturedLoss, dict[int, Tensor]] | None:
+        """Return the captured loss that holds for these arguments, and its constants, for `steps`."""
+
+        def run() -> tuple[CapturedLoss, dict[int, Tensor]]:
+            loss, inputs = self._capture(loss_fn, params, buffers, batch)
+            if not loss.repeatable(len(inputs)):
+                raise RuntimeError("the loss returns other buffers than it takes")
+            return loss, {index: inputs[index] for index in loss.constants(len(inputs))}
+
+        return self.tried(run)
+
+    def steps(
+        self,
+        loss: CapturedLoss,
+        optimizer: InnerOptimizer,
+        structure: TreeSpec,
+        given: StepInputs,
+        wanted: tuple[bool, ...],
+        key: Key,
+    ) -> StepProgram:
+        """Return the program of some inner steps; to be called within `tried`.
+
+        Args:
+            loss: what `captured` returned.
+            optimizer: the inner optimizer.
+            structure: of its state.
+            given: arguments like these.
+            wanted: for each tensor of a batch, whether its product is needed.
+            key: identifies optimizer, structure and number of steps.
+        """
+
+        def made() -> StepProgram:
+            graphs = step_graphs(loss, optimizer, structure, given, wanted)
+            compiled = self._compiled(graphs.gradient, distinct(given.flat()))
+            results = len(given.params) + len(given.state) + 1 + len(given.buffers)
+            return StepProgram(graphs, compiled, results, self._compiled)
+
+        found: StepProgram = loss.once(("steps", *key, *wanted), made)
+        return found
+
+    def tried(self, run: Callable[[], _Result]) -> _Result | None:
+        """Return what a function of compiled programs returns, or None, with one warning, if it raises."""
         self.fresh = False
-        if not self._works:
+        if not self.works:
             return None
         try:
             with torch.no_grad():
@@ -141,7 +187,7 @@ class Program:
 
     def give_up(self, reason: str) -> None:
         """Return None from here on, and warn once of the reason."""
-        self._works = False
+        self.works = False
         note_unsettled()
         warnings.warn(f"the inner gradient {reason}", stacklevel=3)
 

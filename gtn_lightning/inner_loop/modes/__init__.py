@@ -3,6 +3,7 @@
 from gtn_lightning.inner_loop.modes.auto import Auto
 from gtn_lightning.inner_loop.modes.base import Mode
 from gtn_lightning.inner_loop.modes.compiled import Compiled
+from gtn_lightning.inner_loop.modes.fused import Fused
 from gtn_lightning.inner_loop.modes.linearized import Linearized
 from gtn_lightning.inner_loop.modes.mixed import Mixed
 from gtn_lightning.inner_loop.modes.remat import Remat
@@ -16,6 +17,7 @@ _LINEARIZED = Linearized(_COMPILED)
 MODES: dict[str, Mode] = {
     "auto": Auto({"remat": _REMAT, "mixed": _MIXED}, {"compiled": _COMPILED, "linearized": _LINEARIZED}),
     "compiled": _COMPILED,
+    "fused": Fused(_REMAT),
     "linearized": _LINEARIZED,
     "mixed": _MIXED,
     "remat": _REMAT,
@@ -28,5 +30,6 @@ MODES: dict[str, Mode] = {
 * ``mixed`` recomputes it and differentiates it in forward mode.
 * ``compiled`` is ``mixed``, compiled.
 * ``linearized`` is ``compiled``, with costly intermediate results kept instead of recomputed.
-* ``auto`` measures the last four and uses the fastest, within a limit of memory.
+* ``fused`` is reverse mode through several steps of a small learner and its optimizer at once, compiled, on a CPU.
+* ``auto`` measures ``remat``, ``mixed``, ``compiled`` and ``linearized`` and uses the fastest within a limit of memory.
 """

@@ -1,16 +1,39 @@
 """The base class of all modes: a way to compute an inner gradient that can be differentiated again."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gtn_lightning.inner_loop.autograd_graph import naming_operator
 from gtn_lightning.inner_loop.loss import evaluated
+from gtn_lightning.inner_loop.optimizers import InnerOptimizer
 from gtn_lightning.inner_loop.replay import AutocastState, ReplayContext
 from gtn_lightning.inner_loop.traits import traits_of
-from gtn_lightning.inner_loop.types import Batch, InnerGradient, LossFn, detached, is_continuous
+from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params, detached, is_continuous
+
+
+class Together(ABC):
+    """Takes several inner steps of one learner at once."""
+
+    @abstractmethod
+    def take(
+        self, params: Params, buffers: Buffers, state: Any, batches: Sequence[Batch], first: int
+    ) -> tuple[Params, Buffers, Any, Tensor] | None:
+        """Take one step for every batch, or return None if they must be taken one by one.
+
+        Args:
+            params: the parameters.
+            buffers: the buffers.
+            state: the optimizer's state.
+            batches: the batches.
+            first: which inner step the first one is, counted from zero.
+
+        Returns:
+            Parameters, buffers and state afterwards, and the loss before each step, ``[steps]``.
+        """
 
 
 class Mode(ABC):
@@ -37,6 +60,16 @@ class Mode(ABC):
         Raises:
             InnerLoopError: if the loss is refused, here or in the backward pass.
         """
+
+    def together(self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device) -> "Together | None":
+        """Return how to take several inner steps at once, or None if this mode takes them one by one.
+
+        Args:
+            loss_fn: as for ``differentiable``.
+            optimizer: the inner optimizer.
+            device: the learner's device.
+        """
+        return None
 
     def plain(
         self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch

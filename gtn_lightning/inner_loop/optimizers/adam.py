@@ -63,6 +63,7 @@ class Adam(InnerOptimizer):
     """
 
     elementwise = True
+    compilable = True
     decoupled = False
 
     def __init__(
@@ -123,4 +124,5 @@ class AdamW(Adam):
         0.1
     """
 
+    compilable = True
     decoupled = True

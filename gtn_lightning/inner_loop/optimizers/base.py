@@ -1,5 +1,7 @@
 """The base class of inner optimizers, and the arithmetic that they share."""
 
+import copy
+import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
@@ -53,6 +55,11 @@ class InnerOptimizer(nn.Module, ABC):
     elementwise = False
     """Whether the update of each number depends only on that number's own history."""
 
+    compilable = False
+    """Whether `update` depends only on its arguments, on the constructor's and on `hyperparameters`, on the step only
+    through these, so that mode ``fused`` may compile it. It holds for the class that sets it, not for its subclasses.
+    """
+
     def __init__(
         self,
         values: Mapping[str, float],
@@ -102,6 +109,37 @@ class InnerOptimizer(nn.Module, ABC):
         """Return every hyperparameter's value at an inner step (counted from zero)."""
         return {key: self._value(key, step) for key in self._values}
 
+    def learned_values(self, first: int, steps: int) -> dict[str, Tensor]:
+        """Return the values of all learned hyperparameters in some inner steps, ``[steps]`` each, with their graph.
+
+        Args:
+            first: the first of these steps, counted from zero.
+            steps: how many.
+        """
+        found = {}
+        for key in self.logs:
+            raw: Tensor = getattr(self.origins, key) + self.logs[key]
+            if not raw.ndim:
+                raw = raw.expand(steps)
+            elif first + steps <= raw.shape[0]:
+                raw = raw[first : first + steps]
+            else:
+                raw = raw[torch.arange(first, first + steps).clamp(max=raw.shape[0] - 1)]
+            found[key] = self._in_range(key, raw)
+        return found
+
+    def with_values(self, values: Mapping[str, Value]) -> Self:
+        """Return this optimizer with other values of some hyperparameters, the same in all steps."""
+        twin = copy.copy(self)
+        all_values = {**self._values, **values}
+        twin.hyperparameters = lambda step: all_values  # type: ignore[method-assign]
+        return twin
+
+    def settings(self) -> tuple[Any, ...]:
+        """Return what decides how `update` computes, beside its arguments and the values of hyperparameters."""
+        given = tuple(getattr(self, name) for name in _arguments(type(self)))
+        return type(self), given, tuple(self._values.items()), tuple(self.logs)
+
     def schedules(self, steps: int) -> dict[str, Tensor]:
         """Return every hyperparameter's values in the first ``steps`` inner steps, detached, ``[steps]``."""
         with torch.no_grad():
@@ -120,6 +158,9 @@ class InnerOptimizer(nn.Module, ABC):
         raw: Tensor = getattr(self.origins, key) + self.logs[key]
         if raw.ndim:
             raw = raw[min(step, raw.shape[0] - 1)]
+        return self._in_range(key, raw)
+
+    def _in_range(self, key: str, raw: Tensor) -> Tensor:
         limit = _LIMITS[self._ranges[key]]
         raw = raw.clamp(-limit, limit)
         return raw.exp() if self._ranges[key] == POSITIVE else raw.sigmoid()
@@ -141,6 +182,13 @@ class InnerOptimizer(nn.Module, ABC):
         Returns:
             The new parameters and the new state; nothing is written in place.
         """
+
+
+@functools.cache
+def _arguments(kind: type[InnerOptimizer]) -> tuple[str, ...]:
+    """Return the names of the constructor's arguments other than those that say what is learned."""
+    names = inspect.signature(kind.__init__).parameters
+    return tuple(name for name in names if name not in ("self", "learned", "learned_per_step", "steps"))
 
 
 def check_eps(name: str, eps: float) -> None:

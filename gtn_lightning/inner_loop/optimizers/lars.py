@@ -58,6 +58,8 @@ class LARS(InnerOptimizer):
         ValueError: if a value lies outside its range or a name is unknown.
     """
 
+    compilable = True
+
     def __init__(
         self,
         lr: float = 0.1,

@@ -52,6 +52,7 @@ class RMSprop(InnerOptimizer):
     """
 
     elementwise = True
+    compilable = True
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class SGD(InnerOptimizer):
     """
 
     elementwise = True
+    compilable = True
 
     def __init__(
         self,

@@ -1,0 +1,406 @@
+"""Mode ``fused``: several inner steps of a small learner as one compiled program, for a CPU.
+
+Where an inner step costs less than its dispatch, the time goes into guards, autograd nodes and the optimizer's
+arithmetic, one small operator at a time. Here one program takes several steps, update included, and another one is
+their derivative in reverse mode. Guards are checked once per inner loop, and the whole loop is one autograd node.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from gtn_lightning.inner_loop.compiler.captured import CapturedLoss
+from gtn_lightning.inner_loop.compiler.layout import channels_last, laid_out
+from gtn_lightning.inner_loop.compiler.program import Program
+from gtn_lightning.inner_loop.compiler.steps import StepInputs, StepProgram, StepResults, optimizer_step
+from gtn_lightning.inner_loop.modes.base import Mode, Together
+from gtn_lightning.inner_loop.modes.compiled import MAX_PROGRAMS, WRONG
+from gtn_lightning.inner_loop.modes.signature import Signature, signature
+from gtn_lightning.inner_loop.optimizers import InnerOptimizer
+from gtn_lightning.inner_loop.replay import AutocastState, ReplayContext
+from gtn_lightning.inner_loop.torch_internals import TreeSpec, tree_flatten, tree_unflatten
+from gtn_lightning.inner_loop.traits import OBSERVE_EVERY, traits_of
+from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
+from gtn_lightning.inner_loop.verification import agree
+
+COMPILE_AFTER = 1000
+"""Number of uncompiled inner steps of an architecture before it is compiled: about the time that compilation takes.
+
+A number of steps, not of seconds, so that two runs have the same bits.
+"""
+
+MAX_STEPS = 5
+"""Maximum number of inner steps in a program: more hardly save time, and all of them are compiled."""
+
+MAX_OPERATORS = 60
+"""Maximum number of the loss's operators in all steps of a program, which bounds the time of compilation."""
+
+
+@dataclass
+class _Architecture:
+    """What is known of learners of one architecture."""
+
+    uncompiled: int = 0
+    """Number of inner steps that were taken one by one."""
+    unrolls: int = 0
+    """Number of inner loops that were begun with compiled steps."""
+    program: Program | None = None
+    """None before the first of them."""
+
+
+class Fused(Mode):
+    """Several inner steps at once; what does not allow it runs in mode ``remat``, step by step.
+
+    That is the beginning of a run, all learners on a GPU or under autocast, those that mode ``compiled`` does not
+    compile, segments, and inner optimizers of other packages, see `InnerOptimizer.compilable`.
+
+    Args:
+        uncompiled: the mode of all other steps.
+        after: number of uncompiled steps of an architecture before it is compiled.
+    """
+
+    def __init__(self, uncompiled: Mode, after: int = COMPILE_AFTER) -> None:
+        self.uncompiled = uncompiled
+        self.after = after
+        self._architectures: dict[Signature, _Architecture] = {}
+
+    def differentiable(
+        self,
+        loss_fn: LossFn,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        batch: Batch,
+        checked: bool = True,
+    ) -> InnerGradient:
+        """Compute a single gradient; see the base class."""
+        return self.uncompiled.differentiable(loss_fn, params, buffers, batch, checked)
+
+    def together(self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device) -> Together | None:
+        """Return how to take several inner steps at once; see the base class."""
+        # Of the class itself: a subclass may override anything.
+        if device.type != "cpu" or not vars(type(optimizer)).get("compilable") or torch.is_autocast_enabled("cpu"):
+            return None
+        return _Unroll(self, loss_fn, optimizer)
+
+    def compiling(self, key: Signature, steps: int) -> _Architecture | None:
+        """Return an architecture that is to be compiled, or None, and count the uncompiled steps to come."""
+        found = self._architectures.setdefault(key, _Architecture())
+        # The first learner is always observed, by taking its steps one by one.
+        if found.uncompiled <= self.after:
+            found.uncompiled += steps
+            return None
+        if found.program is None:
+            if sum(other.program is not None for other in self._architectures.values()) >= MAX_PROGRAMS:
+                return None
+            found.program = Program(torch.device("cpu"))
+        return found
+
+
+class _Unroll(Together):
+    """Takes the steps of one inner loop."""
+
+    def __init__(self, mode: Fused, loss_fn: LossFn, optimizer: InnerOptimizer) -> None:
+        self.mode = mode
+        self.loss_fn = loss_fn
+        self.optimizer = optimizer
+        self._filters = False
+        self._key: Signature | None = None
+        self._captured: tuple[Program, CapturedLoss, Mapping[int, Tensor]] | None = None
+
+    def take(
+        self, params: Params, buffers: Buffers, state: Any, batches: Sequence[Batch], first: int
+    ) -> tuple[Params, Buffers, Any, Tensor] | None:
+        """Take one step for every batch; see the base class."""
+        leaves, structure = tree_flatten(state)
+        if not all(isinstance(leaf, Tensor | float) for leaf in leaves) or not _alike(batches):
+            return None
+        if any(tensor.is_complex() for tensor in params.values()) or traits_of(self.loss_fn).uncompilable:
+            return None
+        captured = self._capture(params, buffers, batches)
+        if captured is None:
+            return None
+        program, loss, constants = captured
+        # Numbers, such as Adam's powers, become tensors: as constants they would need a program for each inner step.
+        state_tensors = [
+            leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=torch.float64) for leaf in leaves
+        ]
+        values = self.optimizer.learned_values(first, len(batches))
+        wanted = tuple(any(tensor.requires_grad for tensor in field) for field in zip(*batches, strict=True))
+        steps = _Steps(self, program, loss, structure, wanted, buffers, constants)
+        given = StepInputs(params, state_tensors, {key: [value] for key, value in values.items()}, batches, {}, {})
+        flat = given.flat()
+        try:
+            with record_function("inner gradient"):
+                outputs = _Node.apply(steps, given.like([None] * len(flat)), *flat)
+        except _UncompiledError:
+            return None
+        rest = iter(outputs)
+        new_params = {name: next(rest) for name in params}
+        new_state = tree_unflatten([next(rest) for _ in leaves], structure)
+        losses = next(rest)
+        return new_params, {name: next(rest) for name in buffers}, new_state, losses
+
+    def laid_out(self, batch: Batch) -> list[Tensor]:
+        """Return a batch in the layout that programs are compiled for."""
+        if self._filters:
+            return laid_out(batch)
+        return [tensor if tensor.is_contiguous() else tensor.contiguous() for tensor in batch]
+
+    def _capture(
+        self, params: Params, buffers: Buffers, batches: Sequence[Batch]
+    ) -> tuple[Program, CapturedLoss, Mapping[int, Tensor]] | None:
+        """Return the program and the captured loss; its guards are checked once per inner loop."""
+        self._filters = any(tensor.ndim == 4 for tensor in params.values())
+        key = signature(self.loss_fn, params, buffers, batches[0])
+        if self._captured is not None:
+            return self._captured if key == self._key else None
+        architecture = self.mode.compiling(key, len(batches))
+        if architecture is None or architecture.program is None:
+            return None
+        program = architecture.program
+        sampled = architecture.unrolls % OBSERVE_EVERY == 0
+        # At first, and now and then, for every step: a loss may do something else in a later step.
+        architecture.unrolls += 1
+        context = ReplayContext(torch.device("cpu")) if sampled else None
+        found = None
+        for batch in batches if sampled else batches[:1]:
+            one = program.captured(self.loss_fn, channels_last(params), buffers, tuple(self.laid_out(batch)))
+            if one is None:
+                return None
+            if found is not None and one[0] is not found[0]:
+                program.give_up("differs from step to step and runs uncompiled")
+                return None
+            found = one
+        if context is not None and context.drew():
+            context.rewind()
+            program.give_up("draws random numbers and runs uncompiled")
+            return None
+        assert found is not None
+        self._key = key
+        self._captured = program, *found
+        return self._captured
+
+
+class _UncompiledError(Exception):
+    """The steps cannot be compiled."""
+
+
+class _Part(NamedTuple):
+    """One call of a program."""
+
+    program: StepProgram
+    steps: int
+    given: StepInputs | None
+    """Its arguments, until the derivative is confirmed."""
+
+
+class _Steps:
+    """What the node keeps besides tensors."""
+
+    def __init__(
+        self,
+        unroll: _Unroll,
+        program: Program,
+        loss: CapturedLoss,
+        structure: TreeSpec,
+        wanted: tuple[bool, ...],
+        buffers: Buffers,
+        constants: Mapping[int, Tensor],
+    ) -> None:
+        self.wanted = wanted
+        self.buffers = buffers
+        self._program = program
+        self._parts: list[_Part] = []
+        self._unroll = unroll
+        self._loss = loss
+        self._structure = structure
+        self._constants = constants
+
+    def forward(self, given: StepInputs) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Take all steps; return parameters, state, losses and buffers, and what `backward` needs.
+
+        Raises:
+            _UncompiledError: if they cannot be compiled.
+        """
+        found = self._program.tried(lambda: self._forward(given))
+        if found is None:
+            raise _UncompiledError
+        return found
+
+    def _forward(self, given: StepInputs) -> tuple[list[Tensor], list[list[Tensor]]] | None:
+        optimizer = self._unroll.optimizer
+        settings = (optimizer.settings(), str(self._structure))
+        values = [value.unbind() for (value,) in given.values.values()]
+        batches = [self._unroll.laid_out(batch) for batch in given.batches]
+        now = laid_out([*given.params.values(), *given.state])
+        count = len(now)
+        tail = [*laid_out(self.buffers.values()), *self._constants.values()]
+        losses: list[Tensor] = []
+        kept: list[list[Tensor]] = []
+        programs: dict[int, StepProgram] = {}
+        for start, end in _parts(len(batches), self._loss.operators):
+            flat = list(now)
+            for value in values:
+                flat += value[start:end]
+            for batch in batches[start:end]:
+                flat += batch
+            flat += tail
+            program, at = programs.get(end - start), None
+            if program is None or not program.confirmed_back:
+                template = given._replace(
+                    values={key: value[start:end] for key, value in zip(given.values, values, strict=True)},
+                    batches=batches[start:end],
+                    buffers=self.buffers,
+                    constants=self._constants,
+                )
+                at = template.like(flat)
+                key = (*settings, end - start)
+                program = self._program.steps(self._loss, optimizer, self._structure, at, self.wanted, key)
+                programs[end - start] = program
+            results, needed = program(flat)
+            if not program.confirmed:
+                assert at is not None
+                if not _agree(results, _tensors(self._reference(at))):
+                    self._program.give_up(WRONG)
+                    return None
+                program.confirmed = True
+            self._parts.append(_Part(program, end - start, None if program.confirmed_back else at))
+            kept.append(needed)
+            now = laid_out(results[:count])
+            losses.append(results[count])
+            tail = [*laid_out(results[count + 1 :]), *self._constants.values()]
+        buffers = tail[: len(self.buffers)]
+        return [*now, torch.cat(losses) if len(losses) > 1 else losses[0], *buffers], kept
+
+    def backward(
+        self, given: StepInputs, kept: Sequence[Sequence[Tensor]], cotangents: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        """Return the products by `StepInputs.sources`; the cotangents are those of parameters, state and losses."""
+        count = len(given.params) + len(given.state)
+        found = None
+        if cotangents[count] is None:
+            outputs = [*given.params.values(), *given.state]
+            now = [
+                torch.zeros_like(output) if cotangent is None else cotangent.to(output.dtype)
+                for output, cotangent in zip(outputs, cotangents[:count], strict=True)
+            ]
+            found = self._program.tried(lambda: self._backward(len(given.values), kept, now))
+        return self._backward_uncompiled(given, cotangents) if found is None else found
+
+    def _backward(self, learned: int, kept: Sequence[Sequence[Tensor]], now: list[Tensor]) -> list[Tensor] | None:
+        count = len(now)
+        values: list[list[Tensor]] = [[] for _ in range(learned)]
+        batches: list[Tensor] = []
+        for part, needed in zip(reversed(self._parts), reversed(kept), strict=True):
+            now = laid_out(now)
+            found = part.program.back(needed, now)
+            if not part.program.confirmed_back:
+                assert part.given is not None
+                if not _agree(found, self._products(part.given, now)):
+                    self._program.give_up(WRONG)
+                    return None
+                part.program.confirmed_back = True
+            now = list(found[:count])
+            for number, value in enumerate(values):
+                begin = count + number * part.steps
+                value[:0] = found[begin : begin + part.steps]
+            batches[:0] = found[count + learned * part.steps :]
+        return [*now, *(torch.stack(products) for products in values), *batches]
+
+    def _reference(self, given: StepInputs) -> StepResults:
+        """Take the steps one by one."""
+        at, losses = given, []
+        mode, loss_fn = self._unroll.mode, self._unroll.loss_fn
+        for step, batch in enumerate(given.batches):
+            if torch.is_grad_enabled():
+                found = mode.uncompiled.differentiable(loss_fn, at.params, at.buffers, batch, checked=False)
+            else:
+                found = mode.plain(loss_fn, at.params, at.buffers, batch)
+            params, state = optimizer_step(self._unroll.optimizer, self._structure, at, step, found.grads)
+            at = at._replace(params=params, state=state, buffers=found.buffers)
+            losses.append(found.loss)
+        return StepResults(at.params, at.state, torch.stack(losses), dict(at.buffers))
+
+    def _products(self, given: StepInputs, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return the products by the sources, by ordinary autograd."""
+        with torch.enable_grad():
+            sources = [tensor.detach().requires_grad_() for tensor in given.sources(self.wanted)]
+            results = self._reference(given.replaced(sources, self.wanted))
+            outputs = [*results.params.values(), *results.state, results.losses]
+            pairs = [
+                (output, cotangent)
+                for output, cotangent in zip(outputs, cotangents, strict=False)
+                if cotangent is not None and output.requires_grad
+            ]
+            return list(torch.autograd.grad([o for o, _ in pairs], sources, [c for _, c in pairs], allow_unused=True))
+
+    def _backward_uncompiled(self, given: StepInputs, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+        apart = {key: list(value.unbind()) for key, (value,) in given.values.items()}
+        found = iter(self._products(given._replace(values=apart, buffers=self.buffers), cotangents))
+        products = [next(found) for _ in (*given.params, *given.state)]
+        for values in apart.values():
+            own = [next(found) for _ in values]
+            zero = [torch.zeros_like(v) if product is None else product for v, product in zip(values, own, strict=True)]
+            products.append(torch.stack(zero))
+        return [*products, *found]
+
+
+class _Node(torch.autograd.Function):
+    """``(params, state, values, batches) -> (params, state, losses, buffers)``."""
+
+    @staticmethod
+    def forward(ctx: Any, steps: _Steps, given: StepInputs, *tensors: Tensor) -> tuple[Tensor, ...]:
+        outputs, ctx.kept = steps.forward(given.like(tensors))
+        ctx.steps, ctx.given = steps, given
+        ctx.set_materialize_grads(False)
+        # What the programs keep is neither an input nor an output of the node, or a detached one: it makes no cycle.
+        ctx.save_for_backward(*tensors)
+        # A node must not return one of its inputs, nor a tensor twice.
+        outputs = [output.view_as(output) for output in outputs]
+        ctx.buffers = len(outputs) - len(steps.buffers)
+        ctx.mark_non_differentiable(*outputs[ctx.buffers :])
+        return tuple(outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        steps: _Steps = ctx.steps
+        given = ctx.given.like(ctx.saved_tensors)
+        with record_function("inner gradient, backward"):
+            found = iter(steps.backward(given, ctx.kept, cotangents[: ctx.buffers]))
+        products: list[Tensor | None] = [next(found) for _ in (*given.params, *given.state, *given.values)]
+        for _ in given.batches:
+            products += [next(found) if want else None for want in steps.wanted]
+        return (None, None, *products)
+
+
+def _alike(batches: Sequence[Batch]) -> bool:
+    """Return whether one program can take all of these batches."""
+    shapes = [[(tensor.shape, tensor.dtype) for tensor in batch] for batch in batches]
+    return all(shape == shapes[0] for shape in shapes)
+
+
+def _parts(steps: int, operators: int) -> Iterator[tuple[int, int]]:
+    """Divide inner steps into parts of equal size, if possible, each the first and the last step of a program.
+
+    Args:
+        steps: number of inner steps.
+        operators: number of the loss's operators.
+    """
+    largest = min(max(MAX_OPERATORS // operators, 1), MAX_STEPS, steps)
+    equal = [size for size in range(largest, largest // 2, -1) if steps % size == 0]
+    size = equal[0] if equal else -(-steps // -(-steps // largest))
+    return ((start, min(start + size, steps)) for start in range(0, steps, size))
+
+
+def _tensors(results: StepResults) -> list[Tensor]:
+    return [*results.params.values(), *results.state, results.losses, *results.buffers.values()]
+
+
+def _agree(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:
+    rounding = AutocastState.current(torch.device("cpu")).rounding(tensor for tensor in expected if tensor is not None)
+    return agree(found, expected, rounding)
