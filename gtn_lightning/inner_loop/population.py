@@ -100,16 +100,18 @@ def unroll_population(
     if shared is None or not batched or len(members) == 1:
         return one_by_one(batches)
     params, buffers = (_stacked([member[part] for member in members]) for part in range(2))
-    if segment is not None and isinstance(batches, RequestedBatches):
+    summed = _summed(shared)
+    first: list[Batch] = []
+    if is_recorded():
+        pass  # a rehearsal has shown that they can be batched
+    elif segment is not None and isinstance(batches, RequestedBatches):
         with ReplayContext(next(iter(params.values())).device).restored(), torch.no_grad():
             first = list(batches.make(batches.requests[:1]))
     else:
         batches = iter(batches)
         first = list(islice(batches, 1))
         batches = chain(first, batches)
-    summed = _summed(shared)
-    # A recorded population has been rehearsed.
-    if not is_recorded() and (reason := _unbatchable(summed, params, buffers, first)):
+    if reason := _unbatchable(summed, params, buffers, first):
         note_obstacle("the population cannot be taught as one batch")
         warnings.warn(f"{reason}: the learners of the population are trained one after the other", stacklevel=2)
         return one_by_one(batches)

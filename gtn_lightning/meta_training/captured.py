@@ -131,7 +131,7 @@ def _obstacle(parts: Parts, real: Any, device: torch.device) -> str | None:
     if getattr(parts.learners.meta_loss, "__func__", None) is not LearnerDistribution.meta_loss:
         return f"the learners {type(parts.learners).__name__} have a meta-loss of their own"
     if parts.inner_loop.offload:
-        return "inner_loop.offload moves states to the host"
+        return "inner_loop.offload keeps states outside of the GPU"
     if not isinstance(real, Sequence) or not all(isinstance(tensor, Tensor) for tensor in real):
         return "the real data is not a sequence of tensors"
     modules = {"teacher": parts.teacher, "inner_optimizer": parts.inner_optimizer}

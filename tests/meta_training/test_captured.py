@@ -329,7 +329,7 @@ REFUSED: dict[str, Callable[[], dict[str, Any]]] = {
     "random numbers are drawn that the backward pass has to draw again": lambda: {"learners": Fixed(Noisy)},
     "teacher has a hook, which a graph would not call": hooked,
     "the parameter teacher.free_inputs has a gradient hook": gradient_hooked,
-    "inner_loop.offload moves states to the host": lambda: {"inner_loop": {"segment": 2, "offload": "host"}},
+    "inner_loop.offload keeps states outside of the GPU": lambda: {"inner_loop": {"segment": 2, "offload": "host"}},
     "the task Shown makes the real data from the taught learners": lambda: {"task": Shown(10)},
 }
 
