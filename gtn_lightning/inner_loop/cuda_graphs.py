@@ -197,7 +197,9 @@ class CudaGraphs:
             given: the arguments, on any device.
             prepare: returns the function; called for an ordinary run and for a capture. It may move the networks.
         """
-        key = (what, key, tuple(type(network).__qualname__ for network in networks), *map(_kind, given))
+        classes = tuple(type(network).__qualname__ for network in networks)
+        kernels = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+        key = (what, key, classes, kernels, *map(_kind, given))
         known = self._found(what, key, networks)
         if known is not None and known.capture is not None:
             return self._replayed(what, known, given, prepare)
