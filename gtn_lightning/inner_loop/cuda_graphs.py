@@ -205,7 +205,7 @@ class CudaGraphs:
         moved = [tensor.to(self.device) for tensor in given]
         if self._full if known is None else known.is_refused:
             return function(moved)
-        known = known or self._remembered(key, networks)
+        known = known or self._remembered(what, key, networks)
         results, rehearsal = self._rehearsed(function, moved)
         known.settled += rehearsal.settled
         if rehearsal.obstacle is not None:
@@ -233,11 +233,14 @@ class CudaGraphs:
             self.say(what, f"its networks of the same shape differ in {differences[0]}")
         return None
 
-    def _remembered(self, key: Hashable, networks: Sequence[nn.Module]) -> _Known:
+    def _remembered(self, what: str, key: Hashable, networks: Sequence[nn.Module]) -> _Known:
         known = _Known(networks)
         self._known.setdefault(key, []).append(known)
         candidates = [(place, each) for place, found in self._known.items() for each in found if each.capture is None]
-        for place, each in candidates[: max(0, len(candidates) - MAX_CANDIDATES)]:
+        forgotten = candidates[: max(0, len(candidates) - MAX_CANDIDATES)]
+        if forgotten and not self.captures:
+            self.say(what, f"of {MAX_CANDIDATES} in a row, no two had the same architecture, shapes and settings")
+        for place, each in forgotten:
             self._known[place].remove(each)
             if not self._known[place]:
                 del self._known[place]

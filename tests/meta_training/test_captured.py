@@ -25,7 +25,7 @@ from gtn_lightning.inner_loop.capture import recorded
 from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs, Results
 from gtn_lightning.inner_loop.replay import AutocastState
 from gtn_lightning.inner_loop.torch_internals import tree_leaves
-from gtn_lightning.learners import MLP, ConvNet, Fixed, Mixture
+from gtn_lightning.learners import MLP, ConvNet, Fixed, Mixture, RandomWidth
 from gtn_lightning.meta_training import EvolutionStrategies
 from gtn_lightning.meta_training.captured import captured_losses
 from gtn_lightning.meta_training.computation import Drawn
@@ -362,6 +362,15 @@ def test_more_architectures_than_graphs_are_computed_as_usual(monkeypatch: pytes
         assert all(torch.equal(part, expected) for part, expected in zip(one, other, strict=True))
     assert graphs.captures == 1
     assert graphs.replays > 0
+
+
+def test_architectures_that_never_come_again_are_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "MAX_CANDIDATES", 3)
+    graphs = CudaGraphs(CPU)
+    learners = RandomWidth(partial(ConvNet, image_shape=SHAPE, classes=10, depth=1), {"width": [4, 999]})
+    with pytest.warns(UserWarning, match="of 3 in a row, no two had the same architecture, shapes and settings"):
+        meta_steps(standing(graphs, learners=learners), range(4))
+    assert (graphs.captures, len(graphs._known)) == (0, 3)
 
 
 def test_a_changed_setting_and_a_moved_parameter_are_captured_anew() -> None:
