@@ -171,9 +171,10 @@ def unroll(
     at = InnerState(dict(params), dict(buffers), optimizer.init(dict(params)))
     together = None
     if differentiable and segment is None:
-        together = mode_named(mode).together(loss_fn, optimizer, next(iter(params.values())).device)
+        together = mode_named(mode).together(loss_fn, optimizer, next(iter(params.values())).device, checked)
     recorded = {0: Snapshot(at.params, at.buffers)} if 0 in snapshots else {}
     losses: list[Tensor] = []
+    done = 0
     iterator = iter(batches)
 
     def advance(start: int, given: tuple[InnerState, list[Batch]]) -> tuple[InnerState, list[Tensor]]:
@@ -184,8 +185,8 @@ def unroll(
             losses.append(loss)
         return at, losses
 
-    while last is None or len(losses) < last:
-        step = len(losses)
+    while last is None or done < last:
+        step = done
         with_graph = differentiable and step >= first
         # Segments end at snapshots and at the end of the window.
         ends = [end - step for end in (*snapshots, last) if end is not None and end > step]
@@ -206,13 +207,14 @@ def unroll(
                 at = at._replace(buffers=detached(at.buffers))
             elif with_graph and together is not None and (taken := together.take(*at, chunk, step)):
                 *after, values = taken
-                at, found = InnerState(*after), list(values.unbind())
+                at, found = InnerState(*after), [values]
             else:
                 at, found = advance(step, (at, chunk))
-        losses += found
-        if len(losses) in snapshots:
-            recorded[len(losses)] = Snapshot(at.params, at.buffers)
+            losses += [loss if loss.ndim else loss[None] for loss in found]
+        done += len(chunk)
+        if done in snapshots:
+            recorded[done] = Snapshot(at.params, at.buffers)
     needed = max([1, *snapshots] if last is None else [last, *snapshots])
-    if len(losses) < needed:
-        raise ValueError(f"the inner loop needs at least {needed} steps but there were batches for {len(losses)}")
-    return Unrolled(at.params, at.buffers, torch.stack(losses), at.state, recorded)
+    if done < needed:
+        raise ValueError(f"the inner loop needs at least {needed} steps but there were batches for {done}")
+    return Unrolled(at.params, at.buffers, torch.cat(losses), at.state, recorded)

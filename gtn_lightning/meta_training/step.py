@@ -8,11 +8,14 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from gtn_lightning.fields import chosen
-from gtn_lightning.inner_loop import Functional, difference, eager_loss, unroll_population
+from gtn_lightning.inner_loop import Functional, InnerLoop, difference, eager_loss, unroll_population
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.task import Taught
 from gtn_lightning.teachers import TeacherInput
+
+COMPILE_AFTER = 1000
+"""Number of inner steps that a run takes before mode ``fused`` compiles them."""
 
 Experience = dict[tuple[int, int, int], Sequence[Sequence[Any]]]
 """The real data of the learners of a meta-step, by the place that `meta_step` is called with."""
@@ -56,7 +59,7 @@ def meta_step(
             [learner.init() for learner in learners],
             _batches(parts, parts.curriculum.requests(generator, device)),
             parts.inner_optimizer,
-            mode=loop.mode,
+            mode=mode_at(loop, place[1]),
             window=window,
             snapshots=meta_steps,
             segment=loop.segment,
@@ -82,6 +85,19 @@ def meta_step(
         by_learner = [part.mean() for part in torch.stack(losses).view(len(learners), -1)]
         loss = parts.learners.meta_loss(networks, torch.stack(by_learner))
     return loss, torch.stack([unrolled.losses[-1].detach() for unrolled in taught]).mean()
+
+
+def mode_at(loop: InnerLoop, meta_step: int) -> str:
+    """Return the mode of an inner loop in a meta-step.
+
+    Compiling for mode ``fused`` takes as long as a thousand inner steps, so a run that is too short to gain from it
+    never pays for it. A number of steps decides, not a time: processes and resumed runs have the same bits.
+
+    Args:
+        loop: how inner loops are run.
+        meta_step: number of the meta-step, counted from zero.
+    """
+    return "remat" if loop.mode == "fused" and meta_step * loop.steps < COMPILE_AFTER else loop.mode
 
 
 def are_one_function(learners: Sequence[nn.Module]) -> bool:
