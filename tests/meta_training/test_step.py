@@ -167,5 +167,7 @@ def test_learned_targets_by_plain_autograd() -> None:
 
 def test_a_run_too_short_to_gain_is_not_compiled() -> None:
     loop = InnerLoop(steps=10, mode="fused")
-    assert [mode_at(loop, meta_step) for meta_step in (0, 99, 100)] == ["remat", "remat", "fused"]
-    assert mode_at(InnerLoop(steps=10, mode="compiled"), 0) == "compiled"
+    assert [mode_at(loop, 1, meta_step) for meta_step in (0, 99, 100)] == ["remat", "remat", "fused"]
+    assert [mode_at(loop, 12, meta_step) for meta_step in (100, 1199, 1200)] == ["remat", "remat", "fused"]
+    assert mode_at(loop, None, 10**6) == "remat"
+    assert mode_at(InnerLoop(steps=10, mode="compiled"), None, 0) == "compiled"
