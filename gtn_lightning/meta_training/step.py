@@ -61,7 +61,8 @@ def meta_step(
         # Keyed without the rank: the same window on all processes.
         window = parts.inner_loop.window(keyed_generator(parts.seed, "window", *place[1:]))
         requests = parts.curriculum.requests(generator, device)
-        drawn = Drawn(networks, requests, parts.teacher.draw(requests), window, mode_at(parts.inner_loop, parts.learners.architectures, place[1]))
+        mode = mode_at(parts.inner_loop, parts.learners.architectures, place[1])
+        drawn = Drawn(networks, requests, parts.teacher.draw(requests), window, mode)
         if graphs is not None and (found := captured_losses(parts, drawn, batch, graphs)) is not None:
             if ahead is not None and following is not None:
                 ahead.sample(parts, population, following)
