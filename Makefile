@@ -131,11 +131,12 @@ $(INSTALLED_FOR_DOCS): $(INSTALLED)
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
-bench: $(INSTALLED) ## time and memory of the inner loop beside its peers, and the shares of a meta-step
+bench: $(INSTALLED) ## time and memory of the inner loop beside its peers, small learners, the shares of a meta-step
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(RUN)/python -m benchmarks.engine $(ARGS)
 	$(RUN)/python -m benchmarks.shares $(if $(DATA),--recipes digits mnist_cpu --mnist '$(DATA)')
 	$(RUN)/python -m benchmarks.scale
+	$(RUN)/python -m benchmarks.small_learners
 
 clean: ## remove the virtual environments, caches and builds; runs/ stays
 	@# A VENV that holds no virtual environment is somebody's folder.

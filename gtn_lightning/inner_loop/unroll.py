@@ -178,12 +178,13 @@ def unroll(
     at = InnerState(dict(params), dict(buffers), optimizer.init(dict(params)))
     together = None
     if differentiable and not lengths:
-        together = mode_named(mode).together(loss_fn, optimizer, next(iter(params.values())).device)
+        together = mode_named(mode).together(loss_fn, optimizer, next(iter(params.values())).device, checked)
     recorded = {0: Snapshot(at.params, at.buffers)} if 0 in snapshots else {}
     losses: list[Tensor] = []
+    done = 0
     iterator: Iterator[Any] = iter(batches if requested is None else requested.requests)
-    while last is None or len(losses) < last:
-        step = len(losses)
+    while last is None or done < last:
+        step = done
         with_graph = differentiable and step >= first
         # Segments end at snapshots and at the ends of the window.
         ends = [end - step for end in (*snapshots, first, last) if end is not None and end > step]
@@ -202,14 +203,15 @@ def unroll(
                 at, found = loop.advance(step, lengths, at, chunk)
             else:
                 *after, values = taken
-                at, found = InnerState(*after), list(values.unbind())
-        losses += found
-        if len(losses) in snapshots:
-            recorded[len(losses)] = Snapshot(at.params, at.buffers)
+                at, found = InnerState(*after), [values]
+            losses += [loss if loss.ndim else loss[None] for loss in found]
+        done += len(chunk)
+        if done in snapshots:
+            recorded[done] = Snapshot(at.params, at.buffers)
     needed = max([1, *snapshots] if last is None else [last, *snapshots])
-    if len(losses) < needed:
-        raise ValueError(f"the inner loop needs at least {needed} steps but there were batches for {len(losses)}")
-    return Unrolled(at.params, at.buffers, torch.stack(losses), at.state, recorded)
+    if done < needed:
+        raise ValueError(f"the inner loop needs at least {needed} steps but there were batches for {done}")
+    return Unrolled(at.params, at.buffers, torch.cat(losses), at.state, recorded)
 
 
 class _Loop:

@@ -27,9 +27,11 @@ class LearnerDistribution(Component, ABC):
     Attributes:
         one_architecture: whether all learners of a population have the same architecture, so that one batched
             computation can teach them.
+        architectures: number of different architectures in all meta-steps; None for many, or an unknown number.
     """
 
     one_architecture: bool = True
+    architectures: int | None = None
     makes_networks = True
 
     @abstractmethod
@@ -81,6 +83,8 @@ class Fixed(LearnerDistribution):
         >>> type(learners.sample(torch.Generator())).__name__
         'MLP'
     """
+
+    architectures = 1
 
     def __init__(self, learner: LearnerFactory) -> None:
         _check_factory("Fixed: learner", learner)
@@ -190,6 +194,7 @@ class Mixture(LearnerDistribution):
         for name, learner in learners.items():
             _check_factory(f"Mixture: learners.{name}", learner)
         self.learners = dict(learners)
+        self.architectures = len(learners)
         self.weights = None if weights is None else dict(weights)
 
     def sample(self, generator: torch.Generator) -> nn.Module:

@@ -75,6 +75,7 @@ def captured_losses(parts: Parts, drawn: Drawn, batch: Any, graphs: CudaGraphs) 
 
     key = (
         drawn.window,
+        drawn.mode,
         differentiable,
         AutocastState.current(graphs.device),
         tuple(tuple(part) for member in members for part in member),

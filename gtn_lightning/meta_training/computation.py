@@ -37,6 +37,8 @@ class Drawn(NamedTuple):
     """What the teacher draws for each of them."""
     window: tuple[int, int]
     """The inner steps to differentiate through."""
+    mode: str
+    """How the inner gradient is differentiated."""
 
 
 class Computation:
@@ -84,7 +86,7 @@ class Computation:
                 [parameter for parameter in parts.teacher.parameters() if parameter.requires_grad],
             ),
             parts.inner_optimizer,
-            mode=loop.mode,
+            mode=self.drawn.mode,
             window=window,
             snapshots=meta_steps,
             segment=loop.segment,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from gtn_lightning.inner_loop import InnerLoop
 from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs
 from gtn_lightning.meta_training.ahead import Ahead, Place
 from gtn_lightning.meta_training.captured import captured_losses
@@ -14,6 +15,9 @@ from gtn_lightning.meta_training.computation import Computation, Drawn
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.task import Taught
+
+COMPILE_AFTER = 1000
+"""Number of inner steps, for each architecture, that a run takes before mode ``fused`` compiles them."""
 
 Experience = dict[Place, Sequence[Sequence[Any]]]
 """The real data of the learners of a meta-step, by the place that `meta_step` is called with."""
@@ -57,7 +61,8 @@ def meta_step(
         # Keyed without the rank: the same window on all processes.
         window = parts.inner_loop.window(keyed_generator(parts.seed, "window", *place[1:]))
         requests = parts.curriculum.requests(generator, device)
-        drawn = Drawn(networks, requests, parts.teacher.draw(requests), window)
+        mode = mode_at(parts.inner_loop, parts.learners.architectures, place[1])
+        drawn = Drawn(networks, requests, parts.teacher.draw(requests), window, mode)
         if graphs is not None and (found := captured_losses(parts, drawn, batch, graphs)) is not None:
             if ahead is not None and following is not None:
                 ahead.sample(parts, population, following)
@@ -75,3 +80,21 @@ def meta_step(
         computation = Computation(parts, drawn, device)
         members = [learner.init() for learner in computation.learners]
         return computation.losses(members, drawn.requests, drawn.tensors, real)
+
+
+def mode_at(loop: InnerLoop, architectures: int | None, meta_step: int) -> str:
+    """Return the mode of an inner loop in a meta-step.
+
+    Compiling an architecture for mode ``fused`` takes as long as a thousand inner steps, so a run that is too short to
+    gain from it never pays for it, nor do learners of many architectures. A number of steps decides, not a time:
+    processes and resumed runs have the same bits.
+
+    Args:
+        loop: how inner loops are run.
+        architectures: number of architectures of the learners, None for many.
+        meta_step: number of the meta-step, counted from zero.
+    """
+    if loop.mode != "fused":
+        return loop.mode
+    compiles = architectures is not None and meta_step * loop.steps >= COMPILE_AFTER * architectures
+    return loop.mode if compiles else "remat"

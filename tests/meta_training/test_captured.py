@@ -198,7 +198,7 @@ def shapes_of_the_gradient(gtn: GTN, graphs: OnlyRecorded, data: Sequence[Tensor
     gtn.to("meta")
     requests = gtn.curriculum.requests(torch.Generator(), graphs.device)
     tensors, window = gtn.teacher.draw(requests), gtn.inner_loop.window(torch.Generator().manual_seed(0))
-    drawn = Drawn(networks, requests, tensors, window)
+    drawn = Drawn(networks, requests, tensors, window, gtn.inner_loop.mode)
     found = captured_losses(gtn._parts, drawn, [tensor.to("meta") for tensor in data], graphs)
     assert found is not None
     return [part.shape for part in torch.autograd.grad(found[0], list(gtn.parameters()))]

@@ -15,7 +15,7 @@ from gtn_lightning.curricula import Full
 from gtn_lightning.fields import Field, Fields
 from gtn_lightning.inner_loop import SGD, Buffers, Functional, InnerLoop, LossFn
 from gtn_lightning.learners import MLP, Fixed
-from gtn_lightning.meta_training.step import meta_step
+from gtn_lightning.meta_training.step import meta_step, mode_at
 from gtn_lightning.parts import Parts
 from gtn_lightning.task import Task, TaskMetric, Taught
 from gtn_lightning.tasks import Classification, Regression
@@ -163,3 +163,11 @@ def test_learned_targets_by_plain_autograd() -> None:
     expected = torch.autograd.grad((outputs - real[1]).square().mean(), [inputs, targets])
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_run_too_short_to_gain_is_not_compiled() -> None:
+    loop = InnerLoop(steps=10, mode="fused")
+    assert [mode_at(loop, 1, meta_step) for meta_step in (0, 99, 100)] == ["remat", "remat", "fused"]
+    assert [mode_at(loop, 12, meta_step) for meta_step in (100, 1199, 1200)] == ["remat", "remat", "fused"]
+    assert mode_at(loop, None, 10**6) == "remat"
+    assert mode_at(InnerLoop(steps=10, mode="compiled"), None, 0) == "compiled"

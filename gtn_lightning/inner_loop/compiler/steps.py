@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from gtn_lightning.inner_loop.compiler.captured import CapturedLoss
 from gtn_lightning.inner_loop.compiler.graphs import simplified
+from gtn_lightning.inner_loop.compiler.packing import packed
 from gtn_lightning.inner_loop.compiler.partition import Linearization, divided
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
 from gtn_lightning.inner_loop.torch_internals import TreeSpec, tree_leaves, tree_unflatten
@@ -210,7 +211,8 @@ def step_graphs(
 
     whole = simplified(both, [*flat, *(torch.zeros_like(tensor) for tensor in outputs)])
     states = len(outputs) * (len(given.batches) - 1)
-    return divided(whole, count, len(given.sources(wanted)), states)
+    graphs = divided(whole, count, len(given.sources(wanted)), states)
+    return packed(graphs, len(outputs) + 1 + len(given.buffers))
 
 
 def _gradient(loss: CapturedLoss, at: StepInputs, step: int) -> tuple[Params, Tensor, Buffers]:

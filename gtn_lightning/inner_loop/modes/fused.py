@@ -27,12 +27,6 @@ from gtn_lightning.inner_loop.traits import OBSERVE_EVERY, traits_of
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
 from gtn_lightning.inner_loop.verification import agree
 
-COMPILE_AFTER = 1000
-"""Number of uncompiled inner steps of an architecture before it is compiled: about the time that compilation takes.
-
-A number of steps, not of seconds, so that two runs have the same bits.
-"""
-
 MAX_STEPS = 5
 """Maximum number of inner steps in a program: more hardly save time, and all of them are compiled."""
 
@@ -40,33 +34,33 @@ MAX_OPERATORS = 60
 """Maximum number of the loss's operators in all steps of a program, which bounds the time of compilation."""
 
 
+_CPU = torch.device("cpu")
+
+
 @dataclass
 class _Architecture:
     """What is known of learners of one architecture."""
 
-    uncompiled: int = 0
-    """Number of inner steps that were taken one by one."""
-    unrolls: int = 0
-    """Number of inner loops that were begun with compiled steps."""
     program: Program | None = None
-    """None before the first of them."""
+    """None before the first learner, and if learners of the architecture are not compiled."""
+    unrolls: int = 0
+    """Number of inner loops that were begun."""
 
 
 class Fused(Mode):
     """Several inner steps at once; what does not allow it runs in mode ``remat``, step by step.
 
-    That is the beginning of a run, all learners on a GPU or under autocast, those that mode ``compiled`` does not
-    compile, segments, and inner optimizers of other packages, see `InnerOptimizer.compilable`.
+    That is all on a GPU or under autocast, learners that mode ``compiled`` does not compile, segments, and inner
+    optimizers of other packages, see `InnerOptimizer.compilable`.
 
     Args:
         uncompiled: the mode of all other steps.
-        after: number of uncompiled steps of an architecture before it is compiled.
     """
 
-    def __init__(self, uncompiled: Mode, after: int = COMPILE_AFTER) -> None:
+    def __init__(self, uncompiled: Mode) -> None:
         self.uncompiled = uncompiled
-        self.after = after
-        self._architectures: dict[Signature, _Architecture] = {}
+        self.architectures: dict[Signature, _Architecture] = {}
+        """What is known of learners, by architecture."""
 
     def differentiable(
         self,
@@ -79,34 +73,29 @@ class Fused(Mode):
         """Compute a single gradient; see the base class."""
         return self.uncompiled.differentiable(loss_fn, params, buffers, batch, checked)
 
-    def together(self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device) -> Together | None:
+    def together(
+        self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device, checked: bool
+    ) -> Together | None:
         """Return how to take several inner steps at once; see the base class."""
         # Of the class itself: a subclass may override anything.
         if device.type != "cpu" or not vars(type(optimizer)).get("compilable") or torch.is_autocast_enabled("cpu"):
             return None
-        return _Unroll(self, loss_fn, optimizer)
+        return _Unroll(self, loss_fn, optimizer, checked)
 
-    def compiling(self, key: Signature, steps: int) -> _Architecture | None:
-        """Return an architecture that is to be compiled, or None, and count the uncompiled steps to come."""
-        found = self._architectures.setdefault(key, _Architecture())
-        # The first learner is always observed, by taking its steps one by one.
-        if found.uncompiled <= self.after:
-            found.uncompiled += steps
-            return None
-        if found.program is None:
-            if sum(other.program is not None for other in self._architectures.values()) >= MAX_PROGRAMS:
-                return None
-            found.program = Program(torch.device("cpu"))
-        return found
+    @property
+    def is_full(self) -> bool:
+        """Whether no more architectures are compiled."""
+        return sum(found.program is not None for found in self.architectures.values()) >= MAX_PROGRAMS
 
 
 class _Unroll(Together):
     """Takes the steps of one inner loop."""
 
-    def __init__(self, mode: Fused, loss_fn: LossFn, optimizer: InnerOptimizer) -> None:
+    def __init__(self, mode: Fused, loss_fn: LossFn, optimizer: InnerOptimizer, checked: bool) -> None:
         self.mode = mode
         self.loss_fn = loss_fn
         self.optimizer = optimizer
+        self.checked = checked
         self._filters = False
         self._key: Signature | None = None
         self._captured: tuple[Program, CapturedLoss, Mapping[int, Tensor]] | None = None
@@ -118,20 +107,20 @@ class _Unroll(Together):
         leaves, structure = tree_flatten(state)
         if not all(isinstance(leaf, Tensor | float) for leaf in leaves) or not _alike(batches):
             return None
-        if any(tensor.is_complex() for tensor in params.values()) or traits_of(self.loss_fn).uncompilable:
+        if any(tensor.is_complex() for tensor in params.values()) or self._is_uncompilable():
             return None
-        captured = self._capture(params, buffers, batches)
-        if captured is None:
-            return None
-        program, loss, constants = captured
         # Numbers, such as Adam's powers, become tensors: as constants they would need a program for each inner step.
         state_tensors = [
             leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=torch.float64) for leaf in leaves
         ]
         values = self.optimizer.learned_values(first, len(batches))
+        given = StepInputs(params, state_tensors, {key: [value] for key, value in values.items()}, batches, {}, {})
+        captured = self._capture(given, buffers, structure)
+        if captured is None:
+            return None
+        program, loss, constants = captured
         wanted = tuple(any(tensor.requires_grad for tensor in field) for field in zip(*batches, strict=True))
         steps = _Steps(self, program, loss, structure, wanted, buffers, constants)
-        given = StepInputs(params, state_tensors, {key: [value] for key, value in values.items()}, batches, {}, {})
         flat = given.flat()
         try:
             with record_function("inner gradient"):
@@ -150,22 +139,41 @@ class _Unroll(Together):
             return laid_out(batch)
         return [tensor if tensor.is_contiguous() else tensor.contiguous() for tensor in batch]
 
+    def one_by_one(self, given: StepInputs, structure: TreeSpec, checked: bool = False) -> StepResults:
+        """Take steps uncompiled; with a graph if that is enabled."""
+        at, losses = given, []
+        for step, batch in enumerate(given.batches):
+            if torch.is_grad_enabled():
+                found = self.mode.uncompiled.differentiable(self.loss_fn, at.params, at.buffers, batch, checked)
+            else:
+                found = self.mode.plain(self.loss_fn, at.params, at.buffers, batch)
+            params, state = optimizer_step(self.optimizer, structure, at, step, found.grads)
+            at = at._replace(params=params, state=state, buffers=found.buffers)
+            losses.append(found.loss)
+        return StepResults(at.params, at.state, torch.stack(losses), dict(at.buffers))
+
     def _capture(
-        self, params: Params, buffers: Buffers, batches: Sequence[Batch]
+        self, given: StepInputs, buffers: Buffers, structure: TreeSpec
     ) -> tuple[Program, CapturedLoss, Mapping[int, Tensor]] | None:
-        """Return the program and the captured loss; its guards are checked once per inner loop."""
-        self._filters = any(tensor.ndim == 4 for tensor in params.values())
+        """Return the program and the captured loss, or None; guards are checked once per inner loop."""
+        params, batches = given.params, given.batches
         key = signature(self.loss_fn, params, buffers, batches[0])
         if self._captured is not None:
             return self._captured if key == self._key else None
-        architecture = self.mode.compiling(key, len(batches))
-        if architecture is None or architecture.program is None:
+        self._filters = any(tensor.ndim == 4 for tensor in params.values())
+        known = self.mode.architectures.get(key)
+        if known is None:
+            if self.mode.is_full:
+                return None
+            compilable = self._observed(given._replace(buffers=buffers), structure)
+            known = self.mode.architectures[key] = _Architecture(Program(_CPU) if compilable else None)
+        program = known.program
+        if program is None or not program.works:
             return None
-        program = architecture.program
-        sampled = architecture.unrolls % OBSERVE_EVERY == 0
         # At first, and now and then, for every step: a loss may do something else in a later step.
-        architecture.unrolls += 1
-        context = ReplayContext(torch.device("cpu")) if sampled else None
+        sampled = known.unrolls % OBSERVE_EVERY == 0
+        known.unrolls += 1
+        context = ReplayContext(_CPU) if sampled else None
         found = None
         for batch in batches if sampled else batches[:1]:
             one = program.captured(self.loss_fn, channels_last(params), buffers, tuple(self.laid_out(batch)))
@@ -183,6 +191,24 @@ class _Unroll(Together):
         self._key = key
         self._captured = program, *found
         return self._captured
+
+    def _observed(self, given: StepInputs, structure: TreeSpec) -> bool:
+        """Observe the steps of the first learner of an architecture, one by one; return whether they may be compiled.
+
+        Raises:
+            InnerLoopError: if the learner cannot be taught.
+        """
+        context = ReplayContext(_CPU)
+        apart = {key: list(value.unbind()) for key, (value,) in given.values.items()}
+        self.one_by_one(given._replace(values=apart), structure, self.checked)
+        drew = context.drew()
+        context.rewind()
+        return not drew and not self._is_uncompilable()
+
+    def _is_uncompilable(self) -> bool:
+        traits = traits_of(self.loss_fn)
+        # The derivative of suspects is compared with central differences step by step.
+        return traits.uncompilable or bool(traits.suspects)
 
 
 class _UncompiledError(Exception):
@@ -264,7 +290,7 @@ class _Steps:
             results, needed = program(flat)
             if not program.confirmed:
                 assert at is not None
-                if not _agree(results, _tensors(self._reference(at))):
+                if not _agree(results, _tensors(self._unroll.one_by_one(at, self._structure))):
                     self._program.give_up(WRONG)
                     return None
                 program.confirmed = True
@@ -311,25 +337,11 @@ class _Steps:
             batches[:0] = found[count + learned * part.steps :]
         return [*now, *(torch.stack(products) for products in values), *batches]
 
-    def _reference(self, given: StepInputs) -> StepResults:
-        """Take the steps one by one."""
-        at, losses = given, []
-        mode, loss_fn = self._unroll.mode, self._unroll.loss_fn
-        for step, batch in enumerate(given.batches):
-            if torch.is_grad_enabled():
-                found = mode.uncompiled.differentiable(loss_fn, at.params, at.buffers, batch, checked=False)
-            else:
-                found = mode.plain(loss_fn, at.params, at.buffers, batch)
-            params, state = optimizer_step(self._unroll.optimizer, self._structure, at, step, found.grads)
-            at = at._replace(params=params, state=state, buffers=found.buffers)
-            losses.append(found.loss)
-        return StepResults(at.params, at.state, torch.stack(losses), dict(at.buffers))
-
     def _products(self, given: StepInputs, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return the products by the sources, by ordinary autograd."""
         with torch.enable_grad():
             sources = [tensor.detach().requires_grad_() for tensor in given.sources(self.wanted)]
-            results = self._reference(given.replaced(sources, self.wanted))
+            results = self._unroll.one_by_one(given.replaced(sources, self.wanted), self._structure)
             outputs = [*results.params.values(), *results.state, results.losses]
             pairs = [
                 (output, cotangent)
@@ -402,5 +414,5 @@ def _tensors(results: StepResults) -> list[Tensor]:
 
 
 def _agree(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:
-    rounding = AutocastState.current(torch.device("cpu")).rounding(tensor for tensor in expected if tensor is not None)
+    rounding = AutocastState.current(_CPU).rounding(tensor for tensor in expected if tensor is not None)
     return agree(found, expected, rounding)

@@ -33,8 +33,8 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor ne
 
 @pytest.fixture(autouse=True)
 def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fused]:
-    """A mode without earlier programs, which compiles after the first inner loop."""
-    mode = Fused(MODES["remat"], after=0)
+    """A mode without earlier programs."""
+    mode = Fused(MODES["remat"])
     monkeypatch.setitem(MODES, "fused", mode)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -54,7 +54,7 @@ def normalized() -> nn.Module:
 
 def programs(mode: Fused) -> int:
     """Return how many architectures are compiled."""
-    return sum(found.program is not None and found.program.works for found in mode._architectures.values())
+    return sum(found.program is not None and found.program.works for found in mode.architectures.values())
 
 
 def meta_gradient(
@@ -101,8 +101,7 @@ def assert_equal(found: tuple[Unrolled, list[Tensor]], expected: tuple[Unrolled,
 def both(optimizer: Callable[[], InnerOptimizer], **options: object) -> None:
     """Hold the compiled inner loop against double backward."""
     expected = meta_gradient("reverse", optimizer(), **options)  # type: ignore[arg-type]
-    meta_gradient("fused", optimizer(), **options)  # type: ignore[arg-type]  # one by one, and observed
-    for _ in range(2):  # compiled and confirmed; then alone
+    for _ in range(2):  # observed, compiled and confirmed; then alone
         assert_equal(meta_gradient("fused", optimizer(), **options), expected)  # type: ignore[arg-type]
 
 
@@ -133,7 +132,7 @@ def test_the_same_as_double_backward(
 def test_compiled(mode: Fused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "MAX_STEPS", 2)
     both(OPTIMIZERS["SGD"])
-    (found,) = mode._architectures.values()
+    (found,) = mode.architectures.values()
     assert found.program is not None
     assert found.program.works
 
@@ -182,22 +181,13 @@ def test_a_population_of_one_architecture(mode: Fused, interpreted: None) -> Non
         return list(torch.autograd.grad(loss, [inputs for inputs, _ in batches]))
 
     expected = trained("reverse")
-    for _ in range(3):
+    for _ in range(2):
         for found, known in zip(trained("fused"), expected, strict=True):
             torch.testing.assert_close(found, known, rtol=1e-9, atol=1e-12)
     assert programs(mode) == 1
 
 
 # ------------------------------------------------------------------------------------------- what it leaves uncompiled
-
-
-def test_a_run_too_short_to_gain_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    mode = Fused(MODES["remat"])
-    monkeypatch.setitem(MODES, "fused", mode)
-    for _ in range(3):
-        meta_gradient("fused", SGD(0.3))
-    assert [found.uncompiled for found in mode._architectures.values()] == [12]
-    assert programs(mode) == 0
 
 
 class Doubled(SGD):
