@@ -247,6 +247,18 @@ def test_a_modules_own_tensors_and_hooks() -> None:
     assert all(name.endswith(torch_internals.HOOK_ATTRIBUTES) for name in hooks - {"_buffers"})
 
 
+def test_hooks_that_act_when_a_module_is_called() -> None:
+    layer = nn.Linear(2, 2)
+    layer.register_forward_hook(lambda *_: None)
+    layer.register_forward_pre_hook(lambda *_: None)
+    layer.register_full_backward_hook(lambda *_: None)
+    layer.register_full_backward_pre_hook(lambda *_: None)
+    assert all(vars(layer)[name] for name in torch_internals.CALL_HOOKS)
+    layer = nn.Linear(2, 2)
+    layer.register_state_dict_pre_hook(lambda *_: None)
+    assert not any(vars(layer)[name] for name in torch_internals.CALL_HOOKS)
+
+
 def test_attributes_that_hold_tensors() -> None:
     held = [name for name, value in vars(nn.LSTM(2, 2)).items() if "weight" in name or "parameters" in name]
     assert {name for name in held if name not in ("_flat_weights_names", "_all_weights")} == {
