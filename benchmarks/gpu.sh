@@ -9,6 +9,7 @@
 #   PYTHON    the interpreter (python)
 #   MINUTES   after which nothing new begins (14); what runs then is ended and goes on the next time
 #   OUTPUT    folder of what was measured (runs/gpu)
+#   GTN_RESULTS    folder of the reports (docs/results)
 #   MNIST, FASHION_MNIST, CIFAR10    data sets of the hub, or local folders in its layout
 set -uo pipefail
 cd "$(dirname "$0")/.."

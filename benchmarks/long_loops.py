@@ -34,7 +34,8 @@ NOTE = """The exact gradient of a meta-loss through T inner steps of Adam (1e-8 
 the network is trained on, ten per class, and w.r.t. Adam's rate: ConvNet-3 (three blocks, instance norm, average
 pooling).
 L levels of segments have lengths T^(L/(L+1)) to T^(1/(L+1)) (`segment`); level 0 keeps the state after every step.
-The unit of time is plain training of as many steps in the same process.
+The unit of time is plain training of as many steps in the same process; both are measured once, so that other work on
+the machine shows in the times.
 Peak memory added is that of one meta-gradient, on a CPU of the process, on CUDA of torch's allocator.
 States are those that segments keep at once, by the formula.
 The difference is that of the float32 gradient from the gradient without segments."""

@@ -19,9 +19,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for folder in options.folders:
-        metrics = sorted(folder.glob("*/metrics.csv"))
-        if metrics:
-            found = reached(metrics[-1].parent)
+        if any(folder.glob("*/metrics.csv")):
+            found = reached(folder)
             folder.with_suffix(".json").write_text(json.dumps(found), encoding="utf-8")
             rows.append([folder.name, *_shown(found)])
     if not rows:
@@ -36,16 +35,19 @@ def main() -> None:
     )
 
 
-def reached(run: Path) -> dict[str, Any]:
-    """Return what a run folder says: meta-steps, median seconds of a meta-step, and the accuracies of a split."""
-    rows = _rows(run / "metrics.csv")
+def reached(folder: Path) -> dict[str, Any]:
+    """Return what a recipe's run folders say: meta-steps, median seconds of one, and the accuracies of a split.
+
+    A run that goes on from a checkpoint has a folder of its own.
+    """
+    rows = [row for path in sorted(folder.glob("*/metrics.csv")) for row in _rows(path)]
     seconds = sorted(float(row["time/meta_step"]) for row in rows if row.get("time/meta_step"))
     found: dict[str, Any] = {
         "meta_steps": max(int(row["step"]) for row in rows) + 1,
         "seconds": seconds[len(seconds) // 2] if seconds else None,
         "split": None,
     }
-    tests = sorted(run.glob("test/*/metrics.csv"))
+    tests = sorted(folder.glob("*/test/*/metrics.csv"))
     split = "test" if tests else "val"
     scored = [row for row in (_rows(tests[-1]) if tests else rows) if row.get(f"{split}/accuracy")]
     if scored:
