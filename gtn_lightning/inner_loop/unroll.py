@@ -178,7 +178,7 @@ def unroll(
     at = InnerState(dict(params), dict(buffers), optimizer.init(dict(params)))
     together = None
     if differentiable and not lengths:
-        together = mode_named(mode).together(loss_fn, optimizer, next(iter(params.values())).device)
+        together = mode_named(mode).together(loss_fn, optimizer, next(iter(params.values())).device, checked)
     recorded = {0: Snapshot(at.params, at.buffers)} if 0 in snapshots else {}
     losses: list[Tensor] = []
     iterator: Iterator[Any] = iter(batches if requested is None else requested.requests)

@@ -61,13 +61,16 @@ class Mode(ABC):
             InnerLoopError: if the loss is refused, here or in the backward pass.
         """
 
-    def together(self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device) -> "Together | None":
+    def together(
+        self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device, checked: bool = True
+    ) -> "Together | None":
         """Return how to take several inner steps at once, or None if this mode takes them one by one.
 
         Args:
             loss_fn: as for ``differentiable``.
             optimizer: the inner optimizer.
             device: the learner's device.
+            checked: as for ``differentiable``.
         """
         return None
 
