@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError, one_line
-from gtn_lightning.files import whole_file
+from gtn_lightning.files import is_file, whole_file
 from gtn_lightning.lightning import rank_zero_info, rank_zero_warn
 
 FOLDER = "GTN_BASELINES"
@@ -53,7 +53,7 @@ class KeptBaseline:
             shape: the expected shape.
         """
         path = self._path
-        if path is None or not path.is_file():
+        if path is None or not is_file(path):
             return None
         fault, table = _read(path, self._key, shape)
         if table is None:
@@ -71,8 +71,9 @@ class KeptBaseline:
         if path is None or not table.isfinite().all():
             return
         try:
+            # A folder that is there already keeps its permissions: it may hold other things, and be of others.
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with whole_file(path) as part:
-                path.parent.chmod(0o700)
                 part.write_text(json.dumps({"key": self._key, "scores": table.tolist()}), encoding="utf-8")
                 part.chmod(0o600)
         except (OSError, RecipeError) as error:

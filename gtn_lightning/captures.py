@@ -1,6 +1,8 @@
 """What a captured computation depends on besides its arguments, and why one cannot be captured."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -38,17 +40,43 @@ def settings(value: Any) -> Hashable:
     Args:
         value: a module, a component, or one of their attributes.
     """
+    return _settings(value, {})
+
+
+def _settings(value: Any, met: dict[int, Any]) -> Hashable:
     if isinstance(value, Tensor):
         return value.data_ptr(), tuple(value.shape), value.stride(), value.dtype, value.requires_grad
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | type):
         return value
     if isinstance(value, Mapping):
-        return tuple((str(key), settings(item)) for key, item in value.items())
+        return tuple((str(key), _settings(item, met)) for key, item in value.items())
     if isinstance(value, list | tuple | set | frozenset):
-        return tuple(map(settings, value))
+        return tuple(_settings(item, met) for item in value)
+    if id(value) in met:  # objects may refer to each other
+        return _Object(value)
+    met[id(value)] = value
     if isinstance(value, nn.Module | Component):
-        return type(value), settings(vars(value))
-    return id(value)
+        return type(value), _settings(vars(value), met)
+    if isinstance(value, partial):
+        return tuple(_settings(part, met) for part in (value.func, value.args, value.keywords))
+    if isinstance(value, MethodType):
+        return _Object(value.__func__), _settings(value.__self__, met)
+    if isinstance(value, FunctionType | ModuleType):
+        return _Object(value)
+    return _Object(value), _settings(getattr(value, "__dict__", None), met)
+
+
+class _Object:
+    """An object, equal to itself alone. It stays alive, or another one could have its place in memory."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Object) and other._value is self._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
 
 
 def obstacle(device: torch.device, **modules: nn.Module) -> str | None:

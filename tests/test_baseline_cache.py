@@ -131,3 +131,19 @@ def test_the_variable_names_the_folder_or_none(kept: Path, tmp_path: Path, monke
     monkeypatch.setenv("GTN_BASELINES", str(tmp_path / "elsewhere"))
     validated(tmp_path)
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+def test_a_folder_that_is_there_keeps_its_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    monkeypatch.setenv("GTN_BASELINES", str(shared))
+    validated(tmp_path)
+    assert len(list(shared.iterdir())) == 1
+    assert shared.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_that_cannot_be_asked_for_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GTN_BASELINES", str(tmp_path / ("x" * 300)))
+    with pytest.warns(UserWarning, match="the real-data baseline is not kept"):
+        assert validated(tmp_path).baseline is not None

@@ -70,10 +70,14 @@ class _File:
             with open(descriptor, "wb") as file:
                 # Contiguous copies: of a part of a tensor, torch.save writes the whole tensor.
                 torch.save([tensor.detach().to("cpu", copy=True).contiguous() for tensor in tensors], file)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # torch.save raises its own error over that of a full disk.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
             raise OSError(
-                error.errno,
-                f"offload: cannot write a state of the inner loop to {folder.name}: {error.strerror}: set TMPDIR to a "
+                cause.errno,
+                f"offload: cannot write a state of the inner loop to {folder.name}: {cause.strerror}: set TMPDIR to a "
                 "folder with enough space",
             ) from error
 

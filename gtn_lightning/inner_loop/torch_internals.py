@@ -225,6 +225,16 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], cuda_graphs: boo
     return _inductor_compile(graph, list(inputs), options=options)
 
 
+def guards_on_hooks() -> AbstractContextManager[None]:
+    """Return a context in which captures of dynamo also guard on the hooks of modules.
+
+    By default a graph that was captured without hooks is used for a module with hooks as well, without an error. The
+    setting is read when the guards are made, after the backend was called.
+    """
+    context: AbstractContextManager[None] = torch._dynamo.config.patch(skip_nnmodule_hook_guards=False)
+    return context
+
+
 def inductor_folder() -> str:
     """Return the folder in which inductor keeps compiled programs by default, in the system's temporary folder.
 

@@ -21,6 +21,7 @@ from gtn_lightning.inner_loop import (
     unroll,
     unroll_population,
 )
+from gtn_lightning.inner_loop.offload import Offload
 from tests.inner_loop.test_unroll import NETS, OPTIMIZERS, LiveBytes, cross_entropy, make_batches, small_net
 
 STEPS = 6
@@ -299,6 +300,18 @@ def test_a_disk_that_cannot_be_written_to_is_named(temporary: Path) -> None:
 
     with pytest.raises(OSError, match=r"cannot write a state of the inner loop to .*: set TMPDIR"):
         Experiment(small_net(), Vanishing(0.1)).run(mode="remat", segment=2, offload="disk")
+
+
+def test_a_full_disk_is_named(temporary: Path) -> None:
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    state = [torch.zeros(100_000)]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))  # torch.save fails in the middle of the file
+    try:
+        with pytest.raises(OSError, match=r"cannot write a state of the inner loop to .*: set TMPDIR"):
+            Offload("disk").keep(state, torch.device("cpu"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 # ------------------------------------------------------------------------------------------------ what is not allowed

@@ -7,6 +7,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -343,6 +344,21 @@ def test_a_traced_function_may_hold_constants() -> None:
     constant = torch.ones(2)
     graph = torch_internals.trace(lambda x: (x + constant,), [torch.ones(2)])
     assert torch.equal(graph(torch.ones(2))[0], torch.full((2,), 2.0))
+
+
+def test_dynamo_does_not_guard_on_hooks_by_default() -> None:
+    def traced(context: AbstractContextManager[None]) -> int:
+        graphs: list[GraphModule] = []
+        layer = nn.Identity()
+        compiled = torch.compile(lambda x: layer(x) + 1, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+        with context:
+            compiled(torch.ones(2))
+        layer.register_forward_hook(lambda *call: 2 * call[2])
+        compiled(torch.ones(2))
+        return len(graphs)
+
+    assert traced(nullcontext()) == 1
+    assert traced(torch_internals.guards_on_hooks()) == 2
 
 
 def test_inductors_default_folder_is_in_the_systems_temporary_folder(

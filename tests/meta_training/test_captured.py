@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gtn_lightning import GTN
+from gtn_lightning.captures import settings
 from gtn_lightning.curricula import NoCurriculum, ShuffledAll
 from gtn_lightning.data import DigitsData
 from gtn_lightning.fields import Batch
@@ -389,6 +390,29 @@ def test_a_changed_setting_and_a_moved_parameter_are_captured_anew() -> None:
         for one, other in zip(meta_steps(captured, range(7)), meta_steps(usual, range(7)), strict=True):
             assert all(torch.equal(found, expected) for found, expected in zip(one, other, strict=True))
         assert (graphs.captures, graphs.replays) == (part + 1, 5 * (part + 1))
+
+
+class Schedule:
+    """A setting that is an object of its own, and refers to itself."""
+
+    def __init__(self, gain: float) -> None:
+        self.gain = gain
+        self.own = self
+
+
+def test_objects_that_are_changed_or_replaced_are_other_settings() -> None:
+    module = nn.Module()
+    found = set()
+    for number in range(5):
+        module.gain = None  # so that the next one may take its place in memory
+        module.gain = partial(torch.clamp, max=number)
+        module.schedule = None
+        module.schedule = Schedule(number)
+        found.add(settings(module))
+        assert settings(module) in found
+        module.schedule.gain += 0.5
+        found.add(settings(module))
+    assert len(found) == 10
 
 
 def test_a_replay_that_differs_from_an_ordinary_run_is_found() -> None:

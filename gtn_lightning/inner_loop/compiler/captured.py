@@ -30,6 +30,8 @@ class CapturedLoss:
         """Flat inputs of the current call."""
         self.outputs = 0
         """Number of outputs of the graph, 0 before `bind`."""
+        self.is_observed = False
+        """Whether mode ``fused`` has seen that it holds for every step of an inner loop."""
         self._kept: dict[Key, Any] = {}
         self._operators = 0
         self._examples: Sequence[Tensor] = ()

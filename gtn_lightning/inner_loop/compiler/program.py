@@ -7,6 +7,7 @@ differentiated by ``torch.func``; each derivative is traced to tensor operators 
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from gtn_lightning.inner_loop.compiler.graphs import gradient_graph, product_gra
 from gtn_lightning.inner_loop.compiler.partition import Linearization, linearize
 from gtn_lightning.inner_loop.compiler.steps import StepInputs, StepProgram, distinct, step_graphs
 from gtn_lightning.inner_loop.optimizers import InnerOptimizer
-from gtn_lightning.inner_loop.torch_internals import TreeSpec, compile_graph
+from gtn_lightning.inner_loop.torch_internals import TreeSpec, compile_graph, guards_on_hooks
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params, Products, is_continuous
 
 Flat = Callable[..., tuple[Tensor, ...]]
@@ -56,6 +57,7 @@ class Program:
         """Whether the last result was the first of a newly compiled graph, to be compared with the uncompiled one."""
         self._cuda_graphs = device.type == "cuda"
         self._reached: CapturedLoss | None = None
+        self._while_captured = ExitStack()
         keep_programs_private()
         self._loss = torch.compile(_with_own_code(_loss), backend=self._backend, fullgraph=True, dynamic=False)
 
@@ -208,7 +210,7 @@ class Program:
         # forward pass of a custom autograd function.
         variables = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
         given = tuple(t.detach().requires_grad_() if is_continuous(t) else t.clone() for t in batch)
-        with torch.enable_grad():
+        with torch.enable_grad(), self._while_captured:
             loss, new_buffers = self._loss(loss_fn, variables, dict(buffers), given)
         captured, self._reached = self._reached, None
         if captured is None:
@@ -220,6 +222,8 @@ class Program:
 
     def _backend(self, graph: GraphModule, _: Sequence[Tensor]) -> Callable[..., Any]:
         captured = CapturedLoss(graph)
+        # Entered here, because entering takes a tenth of an inner step, and most calls capture nothing.
+        self._while_captured.enter_context(guards_on_hooks())
 
         def reached(*inputs: Tensor) -> Sequence[Tensor | None]:
             self._reached = captured

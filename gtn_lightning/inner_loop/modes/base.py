@@ -62,7 +62,7 @@ class Mode(ABC):
         """
 
     def together(
-        self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device, checked: bool
+        self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device, checked: bool = True
     ) -> "Together | None":
         """Return how to take several inner steps at once, or None if this mode takes them one by one.
 

@@ -25,7 +25,7 @@ from gtn_lightning.inner_loop.replay import AutocastState, ReplayContext
 from gtn_lightning.inner_loop.torch_internals import TreeSpec, tree_flatten, tree_unflatten
 from gtn_lightning.inner_loop.traits import OBSERVE_EVERY, traits_of
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
-from gtn_lightning.inner_loop.verification import agree
+from gtn_lightning.inner_loop.verification import agree, check_recomputation
 
 MAX_STEPS = 5
 """Maximum number of inner steps in a program: more hardly save time, and all of them are compiled."""
@@ -74,7 +74,7 @@ class Fused(Mode):
         return self.uncompiled.differentiable(loss_fn, params, buffers, batch, checked)
 
     def together(
-        self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device, checked: bool
+        self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device, checked: bool = True
     ) -> Together | None:
         """Return how to take several inner steps at once; see the base class."""
         # Of the class itself: a subclass may override anything.
@@ -170,12 +170,11 @@ class _Unroll(Together):
         program = known.program
         if program is None or not program.works:
             return None
-        # At first, and now and then, for every step: a loss may do something else in a later step.
         sampled = known.unrolls % OBSERVE_EVERY == 0
         known.unrolls += 1
         context = ReplayContext(_CPU) if sampled else None
         found = None
-        for batch in batches if sampled else batches[:1]:
+        for batch in batches:
             one = program.captured(self.loss_fn, channels_last(params), buffers, tuple(self.laid_out(batch)))
             if one is None:
                 return None
@@ -183,11 +182,15 @@ class _Unroll(Together):
                 program.give_up("differs from step to step and runs uncompiled")
                 return None
             found = one
+            # A new one, and now and then a known one, for every step: a loss may do something else in a later step.
+            if not sampled and found[0].is_observed:
+                break
         if context is not None and context.drew():
             context.rewind()
             program.give_up("draws random numbers and runs uncompiled")
             return None
         assert found is not None
+        found[0].is_observed = True
         self._key = key
         self._captured = program, *found
         return self._captured
@@ -245,6 +248,7 @@ class _Steps:
         self._loss = loss
         self._structure = structure
         self._constants = constants
+        self._losses: Tensor | None = None
 
     def forward(self, given: StepInputs) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Take all steps; return parameters, state, losses and buffers, and what `backward` needs.
@@ -259,12 +263,16 @@ class _Steps:
 
     def _forward(self, given: StepInputs) -> tuple[list[Tensor], list[list[Tensor]]] | None:
         optimizer = self._unroll.optimizer
-        settings = (optimizer.settings(), str(self._structure))
-        values = [value.unbind() for (value,) in given.values.values()]
+        learned = [value for (value,) in given.values.values()]
+        # Dynamo guards neither state nor hyperparameters.
+        kinds = *((tensor.dtype, tensor.shape) for tensor in given.state), *(value.dtype for value in learned)
+        settings = (optimizer.settings(), str(self._structure), kinds)
+        values = [value.unbind() for value in learned]
         batches = [self._unroll.laid_out(batch) for batch in given.batches]
         now = laid_out([*given.params.values(), *given.state])
         count = len(now)
-        tail = [*laid_out(self.buffers.values()), *self._constants.values()]
+        constants = dict(zip(self._constants, laid_out(self._constants.values()), strict=True))
+        tail = [*laid_out(self.buffers.values()), *constants.values()]
         losses: list[Tensor] = []
         kept: list[list[Tensor]] = []
         programs: dict[int, StepProgram] = {}
@@ -281,7 +289,7 @@ class _Steps:
                     values={key: value[start:end] for key, value in zip(given.values, values, strict=True)},
                     batches=batches[start:end],
                     buffers=self.buffers,
-                    constants=self._constants,
+                    constants=constants,
                 )
                 at = template.like(flat)
                 key = (*settings, end - start)
@@ -298,9 +306,11 @@ class _Steps:
             kept.append(needed)
             now = laid_out(results[:count])
             losses.append(results[count])
-            tail = [*laid_out(results[count + 1 :]), *self._constants.values()]
+            tail = [*laid_out(results[count + 1 :]), *constants.values()]
         buffers = tail[: len(self.buffers)]
-        return [*now, torch.cat(losses) if len(losses) > 1 else losses[0], *buffers], kept
+        values_of_losses = torch.cat(losses) if len(losses) > 1 else losses[0]
+        self._losses = values_of_losses.detach()
+        return [*now, values_of_losses, *buffers], kept
 
     def backward(
         self, given: StepInputs, kept: Sequence[Sequence[Tensor]], cotangents: Sequence[Tensor | None]
@@ -337,11 +347,26 @@ class _Steps:
             batches[:0] = found[count + learned * part.steps :]
         return [*now, *(torch.stack(products) for products in values), *batches]
 
-    def _products(self, given: StepInputs, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Return the products by the sources, by ordinary autograd."""
+    def _products(
+        self, given: StepInputs, cotangents: Sequence[Tensor | None], losses: Tensor | None = None
+    ) -> list[Tensor | None]:
+        """Return the products by the sources, by ordinary autograd.
+
+        Args:
+            given: the arguments.
+            cotangents: of parameters, state and losses.
+            losses: what the losses must be.
+
+        Raises:
+            RecomputationError: if they are others.
+        """
         with torch.enable_grad():
             sources = [tensor.detach().requires_grad_() for tensor in given.sources(self.wanted)]
             results = self._unroll.one_by_one(given.replaced(sources, self.wanted), self._structure)
+            if losses is not None:
+                rounding = AutocastState.current(_CPU).rounding([losses])
+                for loss, first in zip(results.losses.detach(), losses, strict=True):
+                    check_recomputation(loss, {}, first, {}, rounding)
             outputs = [*results.params.values(), *results.state, results.losses]
             pairs = [
                 (output, cotangent)
@@ -352,7 +377,8 @@ class _Steps:
 
     def _backward_uncompiled(self, given: StepInputs, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
         apart = {key: list(value.unbind()) for key, (value,) in given.values.items()}
-        found = iter(self._products(given._replace(values=apart, buffers=self.buffers), cotangents))
+        losses = self._losses if self._unroll.checked else None
+        found = iter(self._products(given._replace(values=apart, buffers=self.buffers), cotangents, losses))
         products = [next(found) for _ in (*given.params, *given.state)]
         for values in apart.values():
             own = [next(found) for _ in values]

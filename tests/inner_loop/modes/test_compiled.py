@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional as F
 
-from gtn_lightning.inner_loop import SGD, Buffers, Functional, Params, eager_loss, inner_gradient, unroll
+from gtn_lightning.inner_loop import MODES, SGD, Buffers, Functional, Params, eager_loss, inner_gradient, unroll
 from gtn_lightning.inner_loop.compiler import program
 from gtn_lightning.inner_loop.modes import compiled
 from gtn_lightning.inner_loop.modes.compiled import Compiled
+from gtn_lightning.inner_loop.modes.fused import Fused
 from gtn_lightning.learners.norms import conv
 from tests.inner_loop.test_gradients import (
     Experiment,
@@ -212,3 +213,22 @@ def test_a_loss_that_cannot_be_traced_says_why_and_runs_uncompiled() -> None:
         found = inner_gradient(loss, {"w": w}, {}, (inputs,), "compiled")
     (by_w,) = torch.autograd.grad(found.grads["w"].sum(), w)
     torch.testing.assert_close(by_w, inputs)
+
+
+@pytest.mark.parametrize("mode", ["compiled", "fused"])
+def test_hooks_of_a_later_learner_are_not_left_out(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "compile_graph", lambda graph, *_: graph)
+    monkeypatch.setitem(MODES, mode, Compiled() if mode == "compiled" else Fused(MODES["remat"]))
+    batch = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)).double(), torch.arange(6) % 3
+
+    def trained(mode: str, hook: Callable[..., Tensor] | None) -> Tensor:
+        network = nn.Linear(4, 3).double()
+        nn.init.ones_(network.weight)
+        nn.init.zeros_(network.bias)
+        if hook is not None:
+            network.register_forward_hook(hook)
+        learner = Functional(network)
+        return unroll(cross_entropy(learner), *learner.init(), [batch], SGD(0.1), mode=mode).params["weight"]
+
+    for hook in (None, None, None, lambda *call: 2 * call[2], lambda *call: 3 * call[2], None):
+        torch.testing.assert_close(trained(mode, hook), trained("reverse", hook))

@@ -2,11 +2,12 @@
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from gtn_lightning.inner_loop import (
     LARS,
@@ -43,8 +44,22 @@ def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fused]:
 
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the programs' graphs without inductor, which takes seconds for each."""
-    monkeypatch.setattr(program, "compile_graph", lambda graph, *_: graph)
+    """Run the programs' graphs without inductor, which takes seconds for each; inputs must be like the given ones."""
+
+    def kinds(tensors: Sequence[Tensor]) -> list[object]:
+        strides = [[step for step, size in zip(t.stride(), t.shape, strict=True) if size > 1] for t in tensors]
+        return [(t.shape, t.dtype, own) for t, own in zip(tensors, strides, strict=True)]
+
+    def compiled(graph: GraphModule, inputs: Sequence[Tensor], *_: object) -> Callable[..., tuple[Tensor, ...]]:
+        expected = kinds(inputs)
+
+        def call(*given: Tensor) -> tuple[Tensor, ...]:
+            assert kinds(given) == expected
+            return graph(*given)  # type: ignore[no-any-return]
+
+        return call
+
+    monkeypatch.setattr(program, "compile_graph", compiled)
 
 
 def normalized() -> nn.Module:
@@ -238,3 +253,74 @@ def test_a_loss_that_changes_from_step_to_step(mode: Fused, interpreted: None) -
         with pytest.raises(RecomputationError):
             meta_gradient("fused", SGD(0.3), net=lambda: Counting(4, 3))
     assert programs(mode) == 0
+
+
+class Scaled(nn.Linear):
+    """A learner with a setting."""
+
+    scale = 1.0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs) * self.scale
+
+
+def test_a_setting_that_changes_before_the_backward_pass(mode: Fused, interpreted: None) -> None:
+    def use(unrolled: Unrolled) -> Tensor:
+        Scaled.scale = 2.0
+        return unrolled.losses.sum()  # by the loss: without a program
+
+    def found(checked: bool = True) -> None:
+        Scaled.scale = 1.0
+        meta_gradient("fused", SGD(0.3), net=lambda: Scaled(4, 3), use=use, checked=checked)
+
+    for _ in range(2):
+        with pytest.raises(RecomputationError):
+            found()
+    assert programs(mode) == 1
+    found(checked=False)
+
+
+class Later(nn.Linear):
+    """A learner that from some meta-step on does something else in its last inner steps."""
+
+    is_on = False
+    calls = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.is_on:
+            return super().forward(inputs)
+        self.calls += 1
+        return super().forward(inputs) * (2.0 if self.calls > 2 else 1.0)
+
+
+def test_a_loss_that_changes_from_step_to_step_later(
+    mode: Fused, interpreted: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "MAX_STEPS", 2)
+    for _ in range(2):
+        meta_gradient("fused", SGD(0.3), net=lambda: Later(4, 3))
+    monkeypatch.setattr(Later, "is_on", True)
+    with pytest.warns(UserWarning, match="differs from step to step"):
+        meta_gradient("fused", SGD(0.3), net=lambda: Later(4, 3))
+    assert programs(mode) == 0
+
+
+def test_learned_rates_of_another_type_have_their_own_program(mode: Fused, interpreted: None) -> None:
+    def found(mode: str, dtype: torch.dtype) -> list[Tensor]:
+        return meta_gradient(mode, SGD(0.3, learned=["lr"]).to(dtype), net=lambda: nn.Linear(4, 3))[1]
+
+    found("fused", torch.float32)
+    for dtype in (torch.float32, torch.float64):
+        torch.testing.assert_close(found("fused", dtype), found("reverse", dtype))
+    assert programs(mode) == 1
+
+
+def test_constants_of_any_strides(mode: Fused, interpreted: None) -> None:
+    mask = torch.arange(1.0, 7).view(6, 1).double()[::2].expand(3, 3)
+
+    class Masked(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs) @ mask
+
+    both(lambda: SGD(0.3), net=lambda: Masked(4, 3))
+    assert programs(mode) == 1
