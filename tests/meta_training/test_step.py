@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +12,21 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torchmetrics import MeanMetric, Metric
 
+from gtn_lightning import GTN
 from gtn_lightning.curricula import Full
+from gtn_lightning.data import DigitsData
 from gtn_lightning.fields import Field, Fields
-from gtn_lightning.inner_loop import SGD, Buffers, Functional, InnerLoop, LossFn
+from gtn_lightning.inner_loop import MODES, SGD, Buffers, Functional, InnerLoop, LossFn
+from gtn_lightning.inner_loop.compiler import program
+from gtn_lightning.inner_loop.modes.fused import Fused
 from gtn_lightning.learners import MLP, Fixed
 from gtn_lightning.meta_training.step import meta_step, mode_at
 from gtn_lightning.parts import Parts
 from gtn_lightning.task import Task, TaskMetric, Taught
 from gtn_lightning.tasks import Classification, Regression
 from gtn_lightning.teachers import FreeTensors
+from tests.tiny import STEPS as TINY_STEPS
+from tests.tiny import make_gtn, make_trainer, same
 
 CPU = torch.device("cpu")
 STEPS, BATCH, WIDTH = 3, 6, 4
@@ -171,3 +178,23 @@ def test_a_run_too_short_to_gain_is_not_compiled() -> None:
     assert [mode_at(loop, 12, meta_step) for meta_step in (100, 1199, 1200)] == ["remat", "remat", "fused"]
     assert mode_at(loop, None, 10**6) == "remat"
     assert mode_at(InnerLoop(steps=10, mode="compiled"), None, 0) == "compiled"
+
+
+def test_a_resumed_run_in_mode_fused_gives_the_same_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "compile_graph", lambda graph, *_: graph)  # inductor takes seconds
+    monkeypatch.setattr("gtn_lightning.meta_training.step.COMPILE_AFTER", 2 * TINY_STEPS)
+    torch.set_default_dtype(torch.float32)  # the type of the data
+    ran: list[Fused] = []
+
+    def fit(steps: int, resume: Path | None = None) -> GTN:
+        ran.append(Fused(MODES["remat"]))  # as in a new process
+        monkeypatch.setitem(MODES, "fused", ran[-1])
+        gtn = make_gtn(inner_loop={"mode": "fused"})
+        trainer = make_trainer(tmp_path, max_steps=steps)
+        trainer.fit(gtn, DigitsData(32), ckpt_path=resume)
+        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+        return gtn
+
+    fit(3)
+    assert same(fit(5, tmp_path / "3.ckpt").state_dict(), fit(5).state_dict())
+    assert [found.unrolls for mode in ran for found in mode.architectures.values()] == [1, 2, 3]

@@ -12,12 +12,12 @@ from gtn_lightning.inner_loop.modes.reverse import Reverse
 __all__ = ["MODES", "Mode"]
 
 _REMAT, _MIXED, _COMPILED = Remat(), Mixed(), Compiled()
-_LINEARIZED = Linearized(_COMPILED)
+_LINEARIZED, _FUSED = Linearized(_COMPILED), Fused(_REMAT)
 
 MODES: dict[str, Mode] = {
-    "auto": Auto({"remat": _REMAT, "mixed": _MIXED}, {"compiled": _COMPILED, "linearized": _LINEARIZED}),
+    "auto": Auto({"remat": _REMAT, "mixed": _MIXED}, {"compiled": _COMPILED, "linearized": _LINEARIZED}, _FUSED),
     "compiled": _COMPILED,
-    "fused": Fused(_REMAT),
+    "fused": _FUSED,
     "linearized": _LINEARIZED,
     "mixed": _MIXED,
     "remat": _REMAT,
@@ -31,5 +31,5 @@ MODES: dict[str, Mode] = {
 * ``compiled`` is ``mixed``, compiled.
 * ``linearized`` is ``compiled``, with costly intermediate results kept instead of recomputed.
 * ``fused`` is reverse mode through several steps of a small learner and its optimizer at once, compiled, on a CPU.
-* ``auto`` measures ``remat``, ``mixed``, ``compiled`` and ``linearized`` and uses the fastest within a limit of memory.
+* ``auto`` measures all but ``reverse`` and uses the fastest, within a limit of memory.
 """

@@ -2,7 +2,8 @@
 
 The inner gradients of an architecture are computed and differentiated in each uncompiled mode for a few steps, then in
 the faster one. Compilation takes seconds, so it is tried once uncompiled steps have taken about as long: runs too short
-to gain from it never pay for it, and no run takes more than about three times the best possible time.
+to gain from it never pay for it, and no run takes more than about three times the best possible time. Where a step of
+the fastest of them still takes less than `SMALL`, several steps at once are measured as well.
 """
 
 import logging
@@ -12,21 +13,26 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gtn_lightning.inner_loop.capture import is_recorded, note_unsettled
-from gtn_lightning.inner_loop.modes.base import first_order
+from gtn_lightning.inner_loop.modes.base import Mode, Together, first_order
 from gtn_lightning.inner_loop.modes.node import Call, Computed, NodeMode, Saved
 from gtn_lightning.inner_loop.modes.signature import Signature, signature
-from gtn_lightning.inner_loop.types import Batch, Cotangents, InnerGradient, LossFn, Products
+from gtn_lightning.inner_loop.optimizers import InnerOptimizer
+from gtn_lightning.inner_loop.types import Batch, Buffers, Cotangents, InnerGradient, LossFn, Params, Products
 
 SAMPLES = 5
 """Number of measurements of a mode; the median excludes the compilation in the first of them."""
 
 COMPILE_AFTER = 20.0
 """Seconds of uncompiled steps of an architecture before compilation is tried: about the time that it takes."""
+
+SMALL = 5e-3
+"""Seconds of an inner step below which its dispatch may take most of its time, so that mode ``fused`` is tried."""
 
 MAX_KEPT = 2 * 1024**3
 """Bytes that all steps may keep besides their inputs on a CPU; on a GPU, a quarter of its memory."""
@@ -44,6 +50,8 @@ class _Record:
     """Maximum number of bytes that a step keeps besides its inputs."""
     choice: str | None = None
     final: bool = False
+    together: bool | None = None
+    """Whether several steps are taken at once; None until that is measured."""
 
 
 class Auto(NodeMode):
@@ -54,14 +62,30 @@ class Auto(NodeMode):
     Args:
         uncompiled: the uncompiled modes to choose from, by name.
         compiled: those that compile; each is tried only if the one before it was the fastest so far.
+        fused: the mode that takes several steps at once, tried when the others have been measured; None for none.
     """
 
-    def __init__(self, uncompiled: Mapping[str, NodeMode], compiled: Mapping[str, NodeMode]) -> None:
+    def __init__(
+        self, uncompiled: Mapping[str, NodeMode], compiled: Mapping[str, NodeMode], fused: Mode | None = None
+    ) -> None:
+        self._fused = fused
         self._uncompiled = dict(uncompiled)
         self._compiled = dict(compiled)
         self._modes = self._uncompiled | self._compiled
         self._records: dict[Signature, _Record] = defaultdict(_Record)
         self._kept = 0
+
+    def together(
+        self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device, checked: bool = True
+    ) -> Together | None:
+        """Return how to take several inner steps at once, if that may be the fastest; see the base class."""
+        # Before that, batches are made one by one.
+        if self._fused is None or not any(
+            record.final and record.together is not False for record in self._records.values()
+        ):
+            return None
+        inner = self._fused.together(loss_fn, optimizer, device, checked)
+        return inner and _Measured(inner, loss_fn, self._records)
 
     def plain(
         self, loss_fn: LossFn, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch
@@ -127,6 +151,49 @@ class Auto(NodeMode):
 
     def _release(self, size: int) -> None:
         self._kept -= size
+
+
+class _Measured(Together):
+    """Several steps at once where that is faster than the mode of single steps, which is measured first."""
+
+    def __init__(self, inner: Together, loss_fn: LossFn, records: Mapping[Signature, _Record]) -> None:
+        self._inner = inner
+        self._loss_fn = loss_fn
+        self._records = records
+
+    def take(
+        self, params: Params, buffers: Buffers, state: Any, batches: Sequence[Batch], first: int
+    ) -> tuple[Params, Buffers, Any, Tensor] | None:
+        """Take one step for every batch; see the base class."""
+        record = self._records.get(signature(self._loss_fn, params, buffers, batches[0]))
+        if record is None or not record.final or record.together is False:
+            return None
+        if record.together:
+            return self._inner.take(params, buffers, state, batches, first)
+        assert record.choice is not None
+        single = median(record.seconds[record.choice])
+        if single > SMALL:
+            record.together = False
+            return None
+        start = time.perf_counter()
+        self._inner.on_backward = lambda seconds: measured(seconds)
+        taken = self._inner.take(params, buffers, state, batches, first)
+        forward = time.perf_counter() - start
+        if taken is None:
+            record.together = False
+
+        def measured(backward: float) -> None:
+            times = record.seconds["fused"]
+            times.append((forward + backward) / len(batches))
+            if len(times) == SAMPLES:
+                record.together = median(times) < single
+                _log.info(
+                    "several inner steps at once take %.1f ms each: they are %s from now on",
+                    1000 * median(times),
+                    "taken so" if record.together else "taken one by one",
+                )
+
+        return taken
 
 
 def _max_kept(device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """The base class of all modes: a way to compute an inner gradient that can be differentiated again."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn
 
 class Together(ABC):
     """Takes several inner steps of one learner at once."""
+
+    on_backward: Callable[[float], None] | None = None
+    """Called with the seconds of every backward pass through steps that are taken from now on."""
 
     @abstractmethod
     def take(

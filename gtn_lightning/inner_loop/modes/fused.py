@@ -5,6 +5,7 @@ arithmetic, one small operator at a time. Here one program takes several steps, 
 their derivative in reverse mode. Guards are checked once per inner loop, and the whole loop is one autograd node.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -241,6 +242,7 @@ class _Steps:
         constants: Mapping[int, Tensor],
     ) -> None:
         self.wanted = wanted
+        self.on_backward = unroll.on_backward
         self.buffers = buffers
         self._program = program
         self._parts: list[_Part] = []
@@ -407,12 +409,15 @@ class _Node(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         steps: _Steps = ctx.steps
+        start = time.perf_counter()
         given = ctx.given.like(ctx.saved_tensors)
         with record_function("inner gradient, backward"):
             found = iter(steps.backward(given, ctx.kept, cotangents[: ctx.buffers]))
         products: list[Tensor | None] = [next(found) for _ in (*given.params, *given.state, *given.values)]
         for _ in given.batches:
             products += [next(found) if want else None for want in steps.wanted]
+        if steps.on_backward is not None:
+            steps.on_backward(time.perf_counter() - start)
         return (None, None, *products)
 
 

@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from gtn_lightning.inner_loop import MODES, SGD, unroll
+from gtn_lightning.inner_loop.compiler import program
 from gtn_lightning.inner_loop.modes import auto
 from gtn_lightning.inner_loop.modes.auto import SAMPLES, Auto
 from gtn_lightning.inner_loop.modes.compiled import Compiled
+from gtn_lightning.inner_loop.modes.fused import Fused
 from gtn_lightning.inner_loop.modes.linearized import Linearized
 from gtn_lightning.inner_loop.modes.mixed import Mixed
 from gtn_lightning.inner_loop.modes.node import Products
+from gtn_lightning.inner_loop.modes.remat import Remat
 from tests.inner_loop.test_gradients import quadratic
 
 
@@ -80,3 +84,27 @@ def test_steps_keep_as_much_as_there_is_room_for(mode: Auto, monkeypatch: pytest
     assert inner_loop(6)[0] == 6 * record.kept
     monkeypatch.setattr(auto, "MAX_KEPT", 3 * record.kept)
     assert inner_loop(6)[0] == 3 * record.kept
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_several_steps_at_once_where_that_is_faster(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "compile_graph", lambda graph, *_: graph)  # inductor takes seconds
+    mode = Auto({"remat": Slow()}, {}, Fused(Remat()))
+    monkeypatch.setitem(MODES, "auto", mode)
+    monkeypatch.setattr(auto, "COMPILE_AFTER", 0.0)
+    monkeypatch.setattr(auto, "SMALL", 1.0 if faster else 0.0)
+
+    def meta_gradient() -> torch.Tensor:
+        w = torch.ones(4, requires_grad=True)
+        batches = [(torch.full((4,), 0.5),) for _ in range(3)]
+        trained = unroll(quadratic, {"w": w}, {}, batches, SGD(0.1, 0.0), mode="auto")
+        (found,) = torch.autograd.grad(trained.params["w"].sum(), w)
+        return found
+
+    first = meta_gradient()
+    for _ in range(3 * SAMPLES):
+        torch.testing.assert_close(meta_gradient(), first)
+    (record,) = mode._records.values()
+    assert record.final
+    assert record.together is faster
+    assert bool(record.seconds["fused"]) is faster
