@@ -78,8 +78,9 @@ class Fused(Mode):
         self, loss_fn: LossFn, optimizer: InnerOptimizer, device: torch.device, checked: bool = True
     ) -> Together | None:
         """Return how to take several inner steps at once; see the base class."""
-        # Of the class itself: a subclass may override anything.
-        if device.type != "cpu" or not vars(type(optimizer)).get("compilable") or torch.is_autocast_enabled("cpu"):
+        # Of the class itself: a subclass may override anything, and so may an object.
+        own = vars(type(optimizer)).get("compilable") and not vars(optimizer).keys() & {"hyperparameters", "update"}
+        if device.type != "cpu" or not own or torch.is_autocast_enabled("cpu"):
             return None
         return _Unroll(self, loss_fn, optimizer, checked)
 

@@ -213,6 +213,13 @@ class Doubled(SGD):
         return super().update(scaled, state, params, step)  # type: ignore[arg-type]
 
 
+def scheduled() -> SGD:
+    """An optimizer whose own method is replaced."""
+    optimizer = SGD(0.3)
+    optimizer.hyperparameters = lambda step: {"lr": 0.3 / (1 + step), "momentum": 0.5, "weight_decay": 0.0}  # type: ignore[method-assign]
+    return optimizer
+
+
 class Counting(nn.Linear):
     """A learner that does something else in a later step."""
 
@@ -225,6 +232,7 @@ class Counting(nn.Linear):
 
 UNCOMPILED: dict[str, dict[str, object]] = {
     "an optimizer of another package": {"optimizer": lambda: Doubled(0.3)},
+    "an optimizer with a method of its own": {"optimizer": scheduled},
     "segments": {"optimizer": lambda: SGD(0.3), "segment": 2},
     "a loss that stops gradients": {
         "optimizer": lambda: SGD(0.3), "net": lambda: nn.Sequential(nn.Linear(4, 3), Stop()),
