@@ -27,7 +27,7 @@ from gtn_lightning.meta_training.outer import OuterOptimization, meta_learned
 from gtn_lightning.meta_training.recovery import Recovery
 from gtn_lightning.meta_training.replicas import check_agreement
 from gtn_lightning.meta_training.resumption import Resumption, check_checkpoint
-from gtn_lightning.meta_training.step import Experience, meta_step
+from gtn_lightning.meta_training.step import Experience, meta_step, mode_of
 from gtn_lightning.meta_training.trainer_options import check_trainer
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator
@@ -312,8 +312,11 @@ class GTN(pl.LightningModule):
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
         place = self.global_step, batch_idx
         kept = self._experience if self.outer_gradient.updates > 1 else None
+        mode = mode_of(self.inner_loop, self.trainer.max_steps)
         step = MetaStep(
-            evaluate=lambda number: meta_step(self._parts, self.population, batch, (number, *place), self.device, kept),
+            evaluate=lambda number: meta_step(
+                self._parts, self.population, batch, (number, *place), self.device, kept, mode
+            ),
             parameters=lambda: list(chain.from_iterable(meta_learned(self).values())),
             generator=lambda: keyed_generator(self.seed, "outer gradient", self.global_rank, *place),
             gather=lambda tensor: self.trainer.strategy.all_gather(tensor).view(-1, *tensor.shape),

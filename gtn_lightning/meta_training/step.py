@@ -14,8 +14,8 @@ from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.task import Taught
 from gtn_lightning.teachers import TeacherInput
 
-COMPILE_AFTER = 1000
-"""Number of inner steps that a run takes before mode ``fused`` compiles them."""
+WORTH_COMPILING = 5000
+"""Number of inner steps in which mode ``fused`` saves about the time that its compilation takes."""
 
 Experience = dict[tuple[int, int, int], Sequence[Sequence[Any]]]
 """The real data of the learners of a meta-step, by the place that `meta_step` is called with."""
@@ -28,6 +28,7 @@ def meta_step(
     place: tuple[int, int, int],
     device: torch.device,
     kept: Experience | None = None,
+    mode: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample fresh learners, teach them on the teacher's data, and compute their loss on real data.
 
@@ -39,6 +40,7 @@ def meta_step(
             number of the batch: the key of all random numbers.
         device: device of the learners.
         kept: the experience of earlier calls, which is used again for the same place; a new one is added.
+        mode: the mode of the inner loop, if it is not that of the parts.
 
     Returns:
         The meta-loss, a scalar with its graph, and the mean inner loss of the last inner step, a scalar without graph.
@@ -59,7 +61,7 @@ def meta_step(
             [learner.init() for learner in learners],
             _batches(parts, parts.curriculum.requests(generator, device)),
             parts.inner_optimizer,
-            mode=mode_at(loop, place[1]),
+            mode=mode or loop.mode,
             window=window,
             snapshots=meta_steps,
             segment=loop.segment,
@@ -87,17 +89,18 @@ def meta_step(
     return loss, torch.stack([unrolled.losses[-1].detach() for unrolled in taught]).mean()
 
 
-def mode_at(loop: InnerLoop, meta_step: int) -> str:
-    """Return the mode of an inner loop in a meta-step.
+def mode_of(loop: InnerLoop, meta_steps: int) -> str:
+    """Return the mode of a run's inner loops.
 
-    Compiling for mode ``fused`` takes as long as a thousand inner steps, so a run that is too short to gain from it
-    never pays for it. A number of steps decides, not a time: processes and resumed runs have the same bits.
+    A run that is too short to gain from compilation never pays for mode ``fused``. The planned number of steps decides,
+    not a measured time: processes and resumed runs have the same bits.
 
     Args:
         loop: how inner loops are run.
-        meta_step: number of the meta-step, counted from zero.
+        meta_steps: planned number of meta-steps, -1 if it is not known.
     """
-    return "remat" if loop.mode == "fused" and meta_step * loop.steps < COMPILE_AFTER else loop.mode
+    too_short = 0 <= meta_steps * loop.steps < WORTH_COMPILING
+    return "remat" if loop.mode == "fused" and too_short else loop.mode
 
 
 def are_one_function(learners: Sequence[nn.Module]) -> bool:
