@@ -154,6 +154,7 @@ class GTN(pl.LightningModule):
         self._meta_loss: Tensor | None = None
         self._experience: Experience = {}
         self._step_began = 0.0
+        self._mode: str | None = None
 
     # --------------------------------------------------------------------------------------------------------- files
 
@@ -301,6 +302,7 @@ class GTN(pl.LightningModule):
         self._evaluator.prepare(self)
         self._resumption.begin(self.trainer, self._outer())
         self.recovery.remember(self.trainer, self)
+        self._mode = mode_of(self.inner_loop, self.trainer.max_steps)
         self._cost.begin()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -312,10 +314,9 @@ class GTN(pl.LightningModule):
         """Take one meta-step: sample a learner, teach it, return its meta-loss on the real batch."""
         place = self.global_step, batch_idx
         kept = self._experience if self.outer_gradient.updates > 1 else None
-        mode = mode_of(self.inner_loop, self.trainer.max_steps)
         step = MetaStep(
             evaluate=lambda number: meta_step(
-                self._parts, self.population, batch, (number, *place), self.device, kept, mode
+                self._parts, self.population, batch, (number, *place), self.device, kept, self._mode
             ),
             parameters=lambda: list(chain.from_iterable(meta_learned(self).values())),
             generator=lambda: keyed_generator(self.seed, "outer gradient", self.global_rank, *place),
