@@ -21,9 +21,10 @@ class Turns(pl.Callback):
         self._times = os.fdopen(int(os.environ[TIMES]), "w", encoding="utf-8")
         self._began = 0.0
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Wait for a turn."""
-        self._turns.readline()
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Wait for a turn; stop the run if there are no more."""
+        if not self._turns.readline():
+            trainer.should_stop = True
         self._began = time.process_time()
 
     def on_train_batch_end(self, *_: Any) -> None:

@@ -29,7 +29,7 @@ from gtn_lightning.meta_training.outer import OuterOptimization, meta_learned
 from gtn_lightning.meta_training.recovery import Recovery
 from gtn_lightning.meta_training.replicas import check_agreement
 from gtn_lightning.meta_training.resumption import Resumption, check_checkpoint
-from gtn_lightning.meta_training.step import Experience, meta_step
+from gtn_lightning.meta_training.step import Experience, meta_step, mode_of
 from gtn_lightning.meta_training.trainer_options import check_trainer
 from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator
@@ -158,6 +158,7 @@ class GTN(pl.LightningModule):
         self._graphs: CudaGraphs | None = None
         self._ahead: Ahead | None = None
         self._step_began = 0.0
+        self._mode: str | None = None
 
     # --------------------------------------------------------------------------------------------------------- files
 
@@ -308,6 +309,7 @@ class GTN(pl.LightningModule):
         if self.inner_loop.cuda_graphs and self.device.type == "cuda":
             self._graphs = self._evaluator.graphs = CudaGraphs(self.device)
             self._ahead = Ahead(self.device)
+        self._mode = mode_of(self.inner_loop, self.learners.architectures, self.trainer.max_steps)
         self._cost.begin()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -333,6 +335,7 @@ class GTN(pl.LightningModule):
                 self._graphs,
                 self._ahead,
                 following,
+                self._mode,
             ),
             parameters=lambda: list(chain.from_iterable(meta_learned(self).values())),
             generator=lambda: keyed_generator(self.seed, "outer gradient", self.global_rank, *place),

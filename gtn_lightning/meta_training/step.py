@@ -16,8 +16,8 @@ from gtn_lightning.parts import Parts
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 from gtn_lightning.task import Taught
 
-COMPILE_AFTER = 1000
-"""Number of inner steps, for each architecture, that a run takes before mode ``fused`` compiles them."""
+WORTH_COMPILING = 5000
+"""Number of inner steps of an architecture in which mode ``fused`` saves about the time that its compilation takes."""
 
 Experience = dict[Place, Sequence[Sequence[Any]]]
 """The real data of the learners of a meta-step, by the place that `meta_step` is called with."""
@@ -33,6 +33,7 @@ def meta_step(
     graphs: CudaGraphs | None = None,
     ahead: Ahead | None = None,
     following: Place | None = None,
+    mode: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample fresh learners, teach them on the teacher's data, and compute their loss on real data.
 
@@ -47,6 +48,7 @@ def meta_step(
         graphs: captures the computation and replays it, if possible; None computes it as usual.
         ahead: holds learners that have been sampled in advance.
         following: the place of the next call, for which learners are sampled while a GPU computes; None if unknown.
+        mode: the mode of the inner loop, if it is not that of the parts.
 
     Returns:
         The meta-loss, a scalar with its graph, and the mean inner loss of the last inner step, a scalar without graph.
@@ -61,8 +63,7 @@ def meta_step(
         # Keyed without the rank: the same window on all processes.
         window = parts.inner_loop.window(keyed_generator(parts.seed, "window", *place[1:]))
         requests = parts.curriculum.requests(generator, device)
-        mode = mode_at(parts.inner_loop, parts.learners.architectures, place[1])
-        drawn = Drawn(networks, requests, parts.teacher.draw(requests), window, mode)
+        drawn = Drawn(networks, requests, parts.teacher.draw(requests), window, mode or parts.inner_loop.mode)
         if graphs is not None and (found := captured_losses(parts, drawn, batch, graphs)) is not None:
             if ahead is not None and following is not None:
                 ahead.sample(parts, population, following)
@@ -82,19 +83,19 @@ def meta_step(
         return computation.losses(members, drawn.requests, drawn.tensors, real)
 
 
-def mode_at(loop: InnerLoop, architectures: int | None, meta_step: int) -> str:
-    """Return the mode of an inner loop in a meta-step.
+def mode_of(loop: InnerLoop, architectures: int | None, meta_steps: int) -> str:
+    """Return the mode of a run's inner loops.
 
-    Compiling an architecture for mode ``fused`` takes as long as a thousand inner steps, so a run that is too short to
-    gain from it never pays for it, nor do learners of many architectures. A number of steps decides, not a time:
-    processes and resumed runs have the same bits.
+    A run that is too short to gain from compilation never pays for mode ``fused``, nor do learners of many
+    architectures. The planned number of steps decides, not a measured time: processes and resumed runs have the same
+    bits.
 
     Args:
         loop: how inner loops are run.
         architectures: number of architectures of the learners, None for many.
-        meta_step: number of the meta-step, counted from zero.
+        meta_steps: planned number of meta-steps, -1 if it is not known.
     """
     if loop.mode != "fused":
         return loop.mode
-    compiles = architectures is not None and meta_step * loop.steps >= COMPILE_AFTER * architectures
-    return loop.mode if compiles else "remat"
+    planned = float("inf") if meta_steps < 0 else meta_steps * loop.steps
+    return "remat" if architectures is None or planned < WORTH_COMPILING * architectures else "fused"

@@ -20,12 +20,11 @@ from gtn_lightning.inner_loop import MODES, SGD, Buffers, Functional, InnerLoop,
 from gtn_lightning.inner_loop.compiler import program
 from gtn_lightning.inner_loop.modes.fused import Fused
 from gtn_lightning.learners import MLP, Fixed
-from gtn_lightning.meta_training.step import meta_step, mode_at
+from gtn_lightning.meta_training.step import meta_step, mode_of
 from gtn_lightning.parts import Parts
 from gtn_lightning.task import Task, TaskMetric, Taught
 from gtn_lightning.tasks import Classification, Regression
 from gtn_lightning.teachers import FreeTensors
-from tests.tiny import STEPS as TINY_STEPS
 from tests.tiny import make_gtn, make_trainer, same
 
 CPU = torch.device("cpu")
@@ -174,15 +173,16 @@ def test_learned_targets_by_plain_autograd() -> None:
 
 def test_a_run_too_short_to_gain_is_not_compiled() -> None:
     loop = InnerLoop(steps=10, mode="fused")
-    assert [mode_at(loop, 1, meta_step) for meta_step in (0, 99, 100)] == ["remat", "remat", "fused"]
-    assert [mode_at(loop, 12, meta_step) for meta_step in (100, 1199, 1200)] == ["remat", "remat", "fused"]
-    assert mode_at(loop, None, 10**6) == "remat"
-    assert mode_at(InnerLoop(steps=10, mode="compiled"), None, 0) == "compiled"
+    planned = (1, 499, 500, -1)
+    assert [mode_of(loop, 1, meta_steps) for meta_steps in planned] == ["remat", "remat", "fused", "fused"]
+    assert [mode_of(loop, 12, meta_steps) for meta_steps in (500, 5999, 6000)] == ["remat", "remat", "fused"]
+    assert mode_of(loop, None, -1) == "remat"
+    assert mode_of(InnerLoop(steps=10, mode="compiled"), None, 1) == "compiled"
 
 
 def test_a_resumed_run_in_mode_fused_gives_the_same_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "compile_graph", lambda graph, *_: graph)  # inductor takes seconds
-    monkeypatch.setattr("gtn_lightning.meta_training.step.COMPILE_AFTER", 2 * TINY_STEPS)
+    monkeypatch.setattr("gtn_lightning.meta_training.step.WORTH_COMPILING", 0)
     torch.set_default_dtype(torch.float32)  # the type of the data
     ran: list[Fused] = []
 
@@ -197,4 +197,4 @@ def test_a_resumed_run_in_mode_fused_gives_the_same_teacher(tmp_path: Path, monk
 
     fit(3)
     assert same(fit(5, tmp_path / "3.ckpt").state_dict(), fit(5).state_dict())
-    assert [found.unrolls for mode in ran for found in mode.architectures.values()] == [1, 2, 3]
+    assert [found.unrolls for mode in ran for found in mode.architectures.values()] == [3, 2, 5]

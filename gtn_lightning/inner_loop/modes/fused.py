@@ -28,8 +28,8 @@ from gtn_lightning.inner_loop.traits import OBSERVE_EVERY, traits_of
 from gtn_lightning.inner_loop.types import Batch, Buffers, InnerGradient, LossFn, Params
 from gtn_lightning.inner_loop.verification import agree, check_recomputation
 
-MAX_STEPS = 5
-"""Maximum number of inner steps in a program: more hardly save time, and all of them are compiled."""
+MAX_STEPS = 2
+"""Maximum number of inner steps in a program: four save little more time, and take twice as long to compile."""
 
 MAX_OPERATORS = 60
 """Maximum number of the loss's operators in all steps of a program, which bounds the time of compilation."""

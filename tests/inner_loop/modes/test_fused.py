@@ -234,6 +234,9 @@ UNCOMPILED: dict[str, dict[str, object]] = {
     "an optimizer of another package": {"optimizer": lambda: Doubled(0.3)},
     "an optimizer with a method of its own": {"optimizer": scheduled},
     "segments": {"optimizer": lambda: SGD(0.3), "segment": 2},
+    "a learner that draws random numbers": {
+        "optimizer": lambda: SGD(0.3), "net": lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)),
+    },
     "a loss that stops gradients": {
         "optimizer": lambda: SGD(0.3), "net": lambda: nn.Sequential(nn.Linear(4, 3), Stop()),
     },
