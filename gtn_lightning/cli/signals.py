@@ -74,7 +74,7 @@ class Signals:
     def __init__(self, until_exit: bool = False) -> None:
         self.received: int | None = None
         """The first signal that came."""
-        self.is_child = os.environ.get(MAIN_PROCESS) == str(os.getppid()) and "LOCAL_RANK" in os.environ
+        self.is_child = "LOCAL_RANK" in os.environ and (self._has_main_process() or _is_orphaned())
         """Whether Lightning has started this process for DDP."""
         self.speaks = next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
         """Whether this process prints how the run ended: only rank zero does."""
@@ -229,3 +229,19 @@ class Signals:
         again = threading.Timer(AGAIN, os.kill, (self._process, unraisable.exc_value.number))
         again.daemon = True
         again.start()
+
+
+def _is_orphaned() -> bool:
+    """Return whether the main process has ended before this process has looked for it."""
+    main = os.environ.get(MAIN_PROCESS, "")
+    if not main.isdecimal() or os.name != "posix":  # on Windows, os.kill would send Ctrl-C
+        return False
+    if os.getppid() == 1:
+        return main != "1"
+    try:
+        os.kill(int(main), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

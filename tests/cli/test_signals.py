@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gtn_lightning.cli import main
-from gtn_lightning.cli.signals import NUMBERS, InterruptedBySignal, Signals
+from gtn_lightning.cli.signals import MAIN_PROCESS, NUMBERS, InterruptedBySignal, Signals
 from tests.test_loggers import FailingLater
 
 TINY = [
@@ -465,6 +465,17 @@ def test_a_process_that_is_started_lives_until_it_can_handle_the_signal() -> Non
         child.send_signal(signal.SIGTERM)
         said, _ = child.communicate("\n", timeout=60)
     assert (said, child.returncode) == ("1\n", 0)
+
+
+def test_a_process_whose_main_process_ended_before_it_began_knows_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    monkeypatch.setenv(MAIN_PROCESS, str(ended.pid))
+    assert not Signals().is_child
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert Signals().is_child
+    monkeypatch.setenv(MAIN_PROCESS, str(os.getpid()))  # a command that such a process runs is none of them
+    assert not Signals().is_child
 
 
 def test_a_signal_waits_until_it_may_be_raised() -> None:
