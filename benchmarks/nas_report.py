@@ -11,7 +11,7 @@ from scipy.stats import bootstrap, rankdata
 
 from benchmarks.report import RESULTS, markdown_table, write_report
 from gtn_lightning.nas.correlation import Interval, Ranking, measure_ranking, noise_ceiling, split_half
-from gtn_lightning.nas.proxies.predicted import RankPredictor, encode
+from gtn_lightning.nas.proxies.predicted import RankPredictor
 from gtn_lightning.nas.spaces import Architecture, ConvNetGrid
 
 SYNTHETIC_STEPS = (4, 8)
@@ -106,7 +106,7 @@ class Evidence:
         if key not in self.places:
             columns = [np.array([scores.values["accuracy"]]).T] if scores else []
             if choices:
-                columns.append(encode(self.space, [*self.ranked, *self.known]))
+                columns.append(np.array([self.space.encode(cell) for cell in (*self.ranked, *self.known)]))
             inputs = np.hstack(columns)
             count = len(self.ranked)
             self.places[key] = RankPredictor(inputs[count:], self.known_accuracies.numpy()).predict(inputs[:count])
