@@ -15,40 +15,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.nas.proxies.base import Cost, Features, Proxy, Report, Score, Scorer
-from gtn_lightning.nas.proxies.combined import Scale, comparable
+from gtn_lightning.nas.proxies.base import Cost, Features, Proxy, Report, Score
+from gtn_lightning.nas.proxies.combined import CombinedProxy, CombinedScorer, Scale, comparable, listed
 from gtn_lightning.nas.spaces import Architecture
 from gtn_lightning.randomness import keyed_generator, keyed_rng
 
 
-class AZNASScorer(Scorer):
+class AZNASScorer(CombinedScorer):
     """Measures networks at initialization, and ranks them among each other or among a sample."""
 
     proxy: "AZNAS"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.calibration_cost = Cost()
-
     @cached_property
     def scales(self) -> list[Scale]:
         """The scale of every measurement, by the sample, which is measured when the first architecture is scored."""
-        sample = self.space.draw(self.proxy.calibration, keyed_generator(0, "calibration"))
-        measured = [self.features(architecture) for architecture in sample]
-        self.calibration_cost = sum((features.cost for features in measured), Cost())
-        return [Scale(comparable(values)) for values in zip(*(one.values for one in measured), strict=True)]
+        values, costs = self.measure(self.space.draw(self.proxy.calibration, keyed_generator(0, "calibration")))
+        self.calibration_cost = sum(costs, Cost())
+        return [Scale(column) for column in values.T]
 
     def features(self, architecture: Architecture, seed: int = 0) -> Features:
-        """Return expressivity, progressivity, trainability and the logarithm of FLOPs; see `az_nas`."""
+        """Return expressivity, progressivity, trainability and the logarithm of FLOPs (see `az_nas`), and the values of
+        the other proxies.
+        """
         began = time.perf_counter()
         with torch.inference_mode(False), keyed_rng(seed, "proxy", architecture.name, device=self.device):
             network = self.space.build(architecture).to(self.device)
             flops = self.flops(architecture, network)
             noise = torch.randn(self.proxy.images, *self.data.image_shape, device=self.device)
-            values = *az_nas(network, noise), math.log(1 + flops)
+            values: tuple[float, ...] = (*az_nas(network, noise), math.log(1 + flops))
         # A vector-Jacobian product costs about as much as a forward pass; there is no gradient of the parameters.
         passes = 2.0 * self.proxy.images
-        return Features(values, Cost(time.perf_counter() - began, images=self.proxy.images, flops=passes * flops))
+        cost = Cost(time.perf_counter() - began, images=self.proxy.images, flops=passes * flops)
+        for part in self.parts:
+            score = part.evaluate(architecture, seed)
+            values, cost = (*values, score.value), cost + score.cost
+        return Features(values, cost)
 
     def evaluate(self, architecture: Architecture, seed: int = 0, report: Report | None = None) -> Score:
         """Return the sum of the logarithms of an architecture's positions in the sample; nothing is reported."""
@@ -62,16 +63,16 @@ class AZNASScorer(Scorer):
         """Return the sums of the logarithms of the architectures' ranks among each other."""
         if not architectures:
             return []
+        values, costs = self.measure(architectures, seed)
+        return [Score(value, cost) for value, cost in zip(log_rank(values), costs, strict=True)]
+
+    def measure(self, architectures: Sequence[Architecture], seed: int = 0) -> tuple[NDArray[np.float64], list[Cost]]:
+        """Return the features of architectures, ``[architectures, features]``, and the cost of each."""
         measured = [self.features(architecture, seed) for architecture in architectures]
-        sums = log_rank(np.array([one.values for one in measured]))
-        return [Score(value, one.cost) for value, one in zip(sums, measured, strict=True)]
-
-    def overhead(self) -> Cost:
-        """Return what measuring the sample has cost, once it was measured."""
-        return self.calibration_cost
+        return comparable([one.values for one in measured]), [one.cost for one in measured]
 
 
-class AZNAS(Proxy):
+class AZNAS(CombinedProxy):
     """Four measurements at initialization: expressivity, progressivity, trainability (see `az_nas`) and FLOPs.
 
     The score is the sum of the logarithms of an architecture's ranks, so that one low rank costs more than several
@@ -82,22 +83,34 @@ class AZNAS(Proxy):
 
     Args:
         images: number of images of noise; at least 2.
+        proxies: others, whose ranks are added in the same way; the paper has none.
         calibration: number of architectures in the sample.
 
     Raises:
         RecipeError: a number is below 2. When an architecture is scored: its network has no ``nn.Sequential`` of
             blocks.
+
+    Examples:
+        >>> from gtn_lightning.data import DigitsData
+        >>> from gtn_lightning.nas import AZNAS, NASWOT, ConvNetGrid
+        >>> data = DigitsData()
+        >>> data.setup()
+        >>> space = ConvNetGrid(image_shape=(1, 8, 8), classes=10, depths=[1, 2])
+        >>> scorer = AZNAS(images=8, proxies=[NASWOT(8)], calibration=10).bind(space, data)
+        >>> len(scorer.features(space.parse("w4-d1-relu-batch-max")).values)
+        5
     """
 
-    name = "AZ-NAS"
     scorer = AZNASScorer
 
-    def __init__(self, images: int = 64, calibration: int = 50) -> None:
+    def __init__(self, images: int = 64, proxies: Sequence[Proxy] = (), calibration: int = 50) -> None:
         for key, value in (("images", images), ("calibration", calibration)):
             if value < 2:
                 raise RecipeError(f"AZNAS: {key} must be at least 2, got {value}")
+        super().__init__(proxies)
         self.images = images
         self.calibration = calibration
+        self.name = listed(["AZ-NAS", *(proxy.name for proxy in self.proxies)])
 
 
 def az_nas(network: nn.Module, images: Tensor) -> tuple[float, float, float]:

@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.nas import AZNAS, ConvNetGrid, MeanRank
+from gtn_lightning.nas import AZNAS, ConvNetGrid, MeanRank, NumParameters
 from gtn_lightning.nas.proxies.az_nas import az_nas, log_rank
 
 GRID = ConvNetGrid((1, 8, 8), 10, widths=[4, 8], depths=[1, 2])
@@ -86,7 +87,18 @@ def test_candidates_are_placed_among_a_sample_that_is_paid_for_once(data: Digits
     assert scorer.evaluate_all([]) == []
     features = scorer.features(cells[0])
     assert len(features.values) == 4
-    combined = MeanRank([AZNAS(images=4, calibration=6)]).bind(GRID, data)
+
+
+def test_other_proxies_are_ranked_with_it(data: DigitsData) -> None:
+    cells = list(GRID)[::12]
+    proxy = AZNAS(images=4, proxies=[NumParameters()], calibration=6)
+    assert proxy.name == "AZ-NAS and parameters"
+    scorer = proxy.bind(GRID, data)
+    features = [scorer.features(cell).values for cell in cells]
+    assert [row[-1] for row in features] == [NumParameters().bind(GRID, data)(cell) for cell in cells]
+    together = [score.value for score in scorer.evaluate_all(cells)]
+    assert together == pytest.approx(log_rank(np.array(features)))
+    combined = MeanRank([proxy]).bind(GRID, data)
     assert len(combined.evaluate_all(cells)) == len(cells)
 
 
