@@ -16,8 +16,9 @@ import torch
 
 from benchmarks.nasbench201_curves import COLUMN, FULL, Bench, Cache, Reduction, adam, lars, taught
 from benchmarks.nasbench201_page import write
-from benchmarks.nasbench201_report import Study, run_searches
+from benchmarks.nasbench201_report import Meta, Study, run_searches
 from benchmarks.runs import cpu_seconds, fit_once
+from gtn_lightning.teacher_file import read_meta_training
 
 KNOWN = 64
 """Cells of the other half that are trained: for regressions, and for the ranking-aware teacher."""
@@ -90,7 +91,7 @@ def main() -> None:
             output = options.output / "teachers" / ("ranked" if ranked else "plain") / str(reduction)
             teacher = fit_once("nas_cifar10", seed, output, overrides)
             source = taught(str(teacher), name.replace(" ", "-"), reduction)
-            cache.measure(bench, source, [*known, *cells], [0], options.inner_steps, until)
+            cache.measure(bench, source, [*cells, *known], [0], options.inner_steps, until)
             cache.measure(bench, source, cells, [1], options.inner_steps, until)
 
         return part
@@ -123,15 +124,19 @@ def main() -> None:
             print(f"part {name}", flush=True)
             part(time.monotonic() + 60 * options.minutes)
     if options.parts is None or "report" in options.parts:
-        made, seconds = {}, {}
+        made, seconds, meta_steps = {}, {}, {}
         for name, (ranked, seed) in VARIANTS.items():
             source = f"{name.replace(' ', '-')}-{reduction}"
             if cache.curves(source):
                 made[name] = source
                 output = options.output / "teachers" / ("ranked" if ranked else "plain") / str(reduction)
                 seconds[name] = cpu_seconds("nas_cifar10", seed, output)
+                (teacher,) = (output / "nas_cifar10" / str(seed)).glob("*/teacher.safetensors")
+                meta_steps[name] = int((read_meta_training(teacher) or {"meta_steps": 0})["meta_steps"])
         study = Study(bench, cache, real.key, long.key, made, options.cells)
-        write(study, {name: one.key for name, one in sources.items()}, seconds, searches, options.mnist)
+        write(
+            study, {name: one.key for name, one in sources.items()}, Meta(seconds, meta_steps), searches, options.mnist
+        )
 
 
 def write_known(bench: Bench, file: Path, table: str) -> Path:

@@ -12,12 +12,24 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata
 
 from benchmarks.nas_reference import TABLE, load_grid_and_data
-from benchmarks.nasbench201_curves import FULL, LOOKS, UNTRAINED, Bench, Cache, Curve, append_line, read_lines
+from benchmarks.nasbench201_curves import (
+    FULL,
+    LOOKS,
+    SCORED,
+    UNTRAINED,
+    Bench,
+    Cache,
+    Curve,
+    Reduction,
+    append_line,
+    read_lines,
+)
 from benchmarks.nasbench201_search import Ground, Search, at_random, evolution, guided, incumbent, tpe
 from benchmarks.report import markdown_table
 from gtn_lightning.nas import TableReference
 from gtn_lightning.nas.proxies.az_nas import log_rank
 from gtn_lightning.nas.proxies.combined import comparable
+from gtn_lightning.nas.proxies.flops import forward_flops
 from gtn_lightning.nas.proxies.predicted import RankPredictor
 from gtn_lightning.nas.proxies.training import curve_features
 from gtn_lightning.nas.spaces import Architecture
@@ -27,6 +39,12 @@ Array = NDArray[np.float64]
 RESAMPLES = 1000
 DRAWS = 5
 """Random choices of the known cells, over which a prediction's correlation is averaged."""
+
+COSTED = 20
+"""Cells whose operations are counted."""
+
+MOST = 128
+"""Steps beyond which a training is not called cheap."""
 
 TRAINED = 64
 """Cells of the other half with learning curves, on which scores that are ranked together are chosen."""
@@ -67,12 +85,21 @@ class Quality:
         return [shown(self.spearman), f"{self.kendall:.2f}", shown(self.tenth), f"{self.regret:.2f}"]
 
 
+@dataclass(frozen=True)
+class Meta:
+    """What the meta-trainings of the teachers took."""
+
+    seconds: Mapping[str, float]
+    """CPU seconds."""
+    steps: Mapping[str, int]
+
+
 HEADER = ["Spearman", "Kendall", "Spearman, top tenth", "regret of 5"]
 
 
-def shown(interval: tuple[float, float, float]) -> str:
+def shown(interval: tuple[float, float, float], form: str = ".2f") -> str:
     """Return a value with its interval."""
-    return f"{interval[0]:.2f} [{interval[1]:.2f}, {interval[2]:.2f}]"
+    return f"{interval[0]:{form}} [{interval[1]:{form}}, {interval[2]:{form}}]"
 
 
 def spearman(scores: Array, truth: Array) -> float:
@@ -202,6 +229,49 @@ def steps(study: Study) -> tuple[str, dict[tuple[str, str, int], Quality]]:
     return markdown_table(header, rows), found
 
 
+def paired(study: Study) -> str:
+    """Return a table of synthetic steps beside as many real ones and four times as many, over the same cells."""
+    rows = []
+    for name, source in study.teachers.items():
+        for step in (look for look in LOOKS if look >= 8 and study.seeds(source, study.reported, look)):
+            for score in ("validation loss", "training loss"):
+                own = study.scores(source, score, step)
+                row = [name, str(step), score, f"{spearman(own, study.truth):.2f}"]
+                for times in (1, 4):
+                    other = study.scores(study.reals, score, times * step)
+
+                    def gap(places: NDArray[np.intp], own: Array = own, other: Array = other) -> float:
+                        truth = study.truth[places]
+                        return spearman(own[:, places], truth) - spearman(other[:, places], truth)
+
+                    row.append(shown(interval(gap, len(study.truth)), "+.2f") if len(other) else "")
+                rows.append(row)
+    header = ["data", "steps", "score", "Spearman", "less as many real steps", "less four times as many"]
+    return markdown_table(header, rows)
+
+
+def payoff(study: Study, found: Mapping[tuple[str, str, int], Quality], seconds: Mapping[str, float]) -> list[str]:
+    """Return, for every teacher, its least number of steps that ranks as well as any number of real ones."""
+    ranked = {key: one.spearman[0] for key, one in found.items()}
+    real = {key: value for key, value in ranked.items() if key[0] == "real images" and key[2] <= MOST}
+    best = max(real, key=lambda key: real[key])
+    said = []
+    for name, source in study.teachers.items():
+        enough = [key for key, value in ranked.items() if key[0] == name and value >= real[best]]
+        beside = f"the best of real images within {MOST} steps ({best[1]}, {best[2]} steps: {real[best]:.2f})"
+        if not enough:
+            said.append(f"{name} ranks nowhere as well as {beside}")
+            continue
+        least = min(enough, key=lambda key: (key[2], -ranked[key]))
+        saved = study.seconds(study.reals, best[2]) - study.seconds(source, least[2])
+        said.append(
+            f"{name}: {least[2]} steps ({least[1]}: {ranked[least]:.2f}) rank as well as {beside}; meta-training took "
+            f"{seconds[name]:.0f} CPU seconds and a cell {saved:.1f} fewer, so that it pays from "
+            f"{int(np.ceil(seconds[name] / saved)) if saved > 0 else 'no number of'} cells on"
+        )
+    return said
+
+
 def combined(study: Study) -> tuple[str, str, Quality]:
     """Return a table of scores ranked together, nothing told, and the one that ranks the other half's cells best."""
     cells = {"held out": study.reported}
@@ -223,6 +293,8 @@ def combined(study: Study) -> tuple[str, str, Quality]:
             for step in (step for step in (32, 128) if study.seeds(source, study.reported, step)):
                 for score in ("validation loss", "training loss"):
                     scores = {part: study.scores(source, score, step, some) for part, some in cells.items()}
+                    if not len(scores["known"]):
+                        continue
                     columns = {
                         part: np.array([np.column_stack([fixed[part], one]) for one in scores[part]]) for part in cells
                     }
@@ -275,6 +347,7 @@ def noise(study: Study) -> str:
 
 def settings(study: Study, sources: Mapping[str, str]) -> str:
     """Return a table of optimizers and rates, on cells of the other half."""
+    sources = {name: source for name, source in sources.items() if study.cache.curves(source)}
     cells = study.bench.known
     for source in sources.values():
         known = study.cache.curves(source)
@@ -374,6 +447,26 @@ def told(study: Study) -> tuple[str, dict[tuple[str, int], tuple[float, float, f
         print(" | ".join(row), flush=True)
     header = ["inputs", "numbers", *(f"told {count}" for count in TOLD), "told 64, top tenth", "told 64, regret of 5"]
     return markdown_table(header, rows), found, best
+
+
+def costs(study: Study, teachers: Meta) -> str:
+    """Return a table of what a look at a cell costs, in operations and in CPU seconds."""
+    cells = study.reported[:COSTED]
+    small = study.bench.space(Reduction())
+    full = float(np.mean([forward_flops(study.bench.space(FULL).build(cell), (3, 32, 32)) for cell in cells]))
+    reduced = float(np.mean([forward_flops(small.build(cell), small.image_shape) for cell in cells]))
+    looks = {
+        "12 epochs of 25,000 images, the benchmark's network": (3 * 12 * 25_000 * full, ""),
+        "AZ-NAS (16 images)": (2 * 16 * full, f"{study.untrained_seconds('AZ-NAS'):.2f}"),
+        "naswot (32 images)": (32 * full, f"{study.untrained_seconds('naswot'):.2f}"),
+    }
+    for step in (32, 128):
+        operations = (3 * 64 * step + SCORED) * reduced
+        looks[f"{step} steps on real images, reduced network"] = operations, f"{study.seconds(study.reals, step):.1f}"
+    rows = [[name, f"{operations / 1e9:.0f}", seconds] for name, (operations, seconds) in looks.items()]
+    for name, seconds in teachers.seconds.items():
+        rows.append([f"meta-training of {name}, {teachers.steps[name]} meta-steps, once", "", f"{seconds:.0f}"])
+    return markdown_table(["look", "10^9 operations", "CPU seconds"], rows)
 
 
 def plans(study: Study) -> dict[str, tuple[Search, Ground, int]]:
