@@ -11,6 +11,8 @@ NEXT ?= .venv-next
 ARGS =
 # A local copy of the data set, instead of the hub's: make mnist-cpu DATA=path/to/mnist
 DATA =
+# A table of the accuracies of NAS-Bench-201's cells, for make nas-bench.
+TABLE =
 
 # Whether `make docs` runs the notebooks: make docs NOTEBOOKS=false
 NOTEBOOKS ?= true
@@ -45,7 +47,7 @@ $(INSTALLED): setup.cfg constraints.txt
 
 ##@ Experiments
 .PHONY: mnist mnist-cpu mnist-transfer fashion-mnist cifar10 ablation agents outer-gradients synthetic-environment
-.PHONY: autoencoders representations nas-bench nas-transfer metasmoothness
+.PHONY: autoencoders representations nas-bench nas-grid nas-transfer metasmoothness
 mnist: $(INSTALLED) ## MNIST in the paper's setting, on a GPU
 	$(call fit,mnist)
 
@@ -61,7 +63,10 @@ fashion-mnist: $(INSTALLED) ## Fashion-MNIST
 cifar10: $(INSTALLED) ## CIFAR-10, on a GPU
 	$(call fit,cifar10)
 
-nas-bench: $(INSTALLED) ## how well proxies rank networks on MNIST, and at what cost: three hours on a CPU, reference included
+nas-bench: $(INSTALLED) ## what ranks the cells of NAS-Bench-201: hours on a CPU; make nas-bench TABLE=path/to/accuracies.csv
+	$(RUN)/python -m benchmarks.nasbench201 --table '$(TABLE)' $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+nas-grid: $(INSTALLED) ## how well proxies rank networks on MNIST, and at what cost: three hours on a CPU, reference included
 	$(RUN)/python -m benchmarks.nas_reference $(if $(DATA),--data '$(DATA)')
 	$(call fit,nas_mnist)
 	$(call fit,nas_mnist_ranked)

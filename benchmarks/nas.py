@@ -111,11 +111,7 @@ def curves(
     found = []
     for place, step in enumerate(steps):
         so_far = [known[architecture.name][: place + 1] for architecture in names]
-        values = {
-            "accuracy": [curve[-1]["accuracy"] for curve in so_far],
-            "loss": [-curve[-1]["loss"] for curve in so_far],
-            "area": [sum(point["accuracy"] for point in curve) / len(curve) for curve in so_far],
-        }
+        values = [curve[-1]["accuracy"] for curve in so_far]
         found.append(Scores(name, step, seed, values, [with_one_look(curve) for curve in so_far]))
     return found
 
@@ -129,7 +125,7 @@ def without_training(scorer: Scorer, names: Sequence[Architecture]) -> Scores:
     """Return the scores of a proxy without training."""
     scores = scorer.evaluate_all(names)
     values = [score.value if np.isfinite(score.value) else -np.inf for score in scores]
-    return Scores(scorer.name, 0, 0, {"accuracy": values}, [score.cost.seconds for score in scores])
+    return Scores(scorer.name, 0, 0, values, [score.cost.seconds for score in scores])
 
 
 if __name__ == "__main__":

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import bootstrap, rankdata
 
-from benchmarks.report import RESULTS, markdown_table, write_report
+from benchmarks.report import RESULTS, markdown_table, write_sections
 from gtn_lightning.nas.correlation import Interval, Ranking, measure_ranking, noise_ceiling, split_half
-from gtn_lightning.nas.proxies.predicted import RankPredictor, encode
+from gtn_lightning.nas.proxies.predicted import RankPredictor
 from gtn_lightning.nas.spaces import Architecture, ConvNetGrid
 
 SYNTHETIC_STEPS = (4, 8)
@@ -19,8 +18,13 @@ REAL_STEPS = (4, 8, 40, 80, 128, 320)
 """Includes ten times the synthetic steps."""
 
 SUBSET_STEPS = (4, 8, 40)
-SHOWN = max(SYNTHETIC_STEPS)
-"""Inner steps of the tables of measures, mean ranks and families."""
+TITLE = "Architecture search: what ranks networks, and at what cost"
+
+NOTE = (
+    "Two spaces: the cells of NAS-Bench-201, whose accuracies after 200 epochs are published, and a grid of plain "
+    "networks on MNIST, trained by us."
+)
+"""Of the page that `benchmarks.nasbench201` writes to as well."""
 
 RANKED = "GTN, ranking-aware"
 """The teacher that is meta-trained with the known accuracies."""
@@ -36,8 +40,8 @@ class Scores(NamedTuple):
     proxy: str
     steps: int
     seed: int
-    values: dict[str, list[float]]
-    """By measure of the learning curve (accuracy, loss, area): of the ranked networks, then of the known ones."""
+    values: list[float]
+    """Of the ranked networks, then of the known ones."""
     seconds: list[float]
     """Seconds of each network."""
 
@@ -62,7 +66,7 @@ class Evidence:
     """The mean accuracies of the ranked networks, ``[ranked]``."""
     rankings: dict[tuple[str, int, int], Ranking] = field(init=False)
     """Ranking quality of the accuracies, by proxy, steps and seed."""
-    places: dict[tuple[str, int, int, bool] | None, list[float]] = field(init=False, default_factory=dict)
+    places: dict[tuple[str, int, int] | None, list[float]] = field(init=False, default_factory=dict)
     """Predicted places, by the regression's inputs."""
 
     def __post_init__(self) -> None:
@@ -74,9 +78,9 @@ class Evidence:
         """The scores with the first seed."""
         return [s for s in self.scores if s.seed == 0]
 
-    def values(self, scores: Scores, measure: str = "accuracy") -> list[float]:
+    def values(self, scores: Scores) -> list[float]:
         """Return a proxy's values of the ranked networks."""
-        return scores.values[measure][: len(self.ranked)]
+        return scores.values[: len(self.ranked)]
 
     def ranking(self, values: Sequence[float]) -> Ranking:
         """Return the ranking quality of values for the ranked networks."""
@@ -95,19 +99,12 @@ class Evidence:
         """Return the same proxy's scores after the same number of steps with every seed."""
         return [s for s in self.scores if (s.proxy, s.steps) == (scores.proxy, scores.steps)]
 
-    def predicted_places(self, scores: Scores | None, choices: bool = True) -> list[float]:
-        """Return the ranked networks' places, predicted by a regression on the known accuracies.
-
-        Args:
-            scores: scores to use as an input.
-            choices: whether the choices are inputs.
-        """
-        key = (scores.proxy, scores.steps, scores.seed, choices) if scores else None
+    def predicted_places(self, scores: Scores | None) -> list[float]:
+        """Return the ranked networks' places, predicted from their choices, and from scores if some are given."""
+        key = (scores.proxy, scores.steps, scores.seed) if scores else None
         if key not in self.places:
-            columns = [np.array([scores.values["accuracy"]]).T] if scores else []
-            if choices:
-                columns.append(encode(self.space, [*self.ranked, *self.known]))
-            inputs = np.hstack(columns)
+            encoded = np.array([self.space.encode(network) for network in (*self.ranked, *self.known)])
+            inputs = np.hstack([np.array([scores.values]).T, encoded]) if scores else encoded
             count = len(self.ranked)
             self.places[key] = RankPredictor(inputs[count:], self.known_accuracies.numpy()).predict(inputs[:count])
         return self.places[key]
@@ -130,32 +127,17 @@ def report(evidence: Evidence) -> None:
         f"{100 * float(worth.min()):.1f} to {100 * float(worth.max()):.1f} %, median {100 * float(worth.median()):.1f} "
         f"%, {broken} of them broken. Split-half Spearman {interval(split_half(evidence.accuracies))}; a perfect proxy "
         f"would reach {interval(top)}.",
-        alone(evidence, top),
         "![Spearman against steps](nas.png)",
-        "## Told some accuracies",
-        predicted_table(evidence, top),
-        "## Against ten times as many real steps",
-        tenfold(evidence),
-        "## What the whole grid costs",
+        table(evidence),
+        "Spearman of the proxy's accuracy on 2,000 validation images with the mean test accuracy after full training, "
+        "with 95 % bootstrap intervals over the networks; one learner per network, proxy and seed. Told: "
+        f"`PredictedRank` with the choices, told the accuracies of {len(evidence.known)} other networks, one training "
+        f"each, {evidence.known_seconds:.0f} seconds in all. Seconds are of one thread, with one look at the "
+        "validation images.",
+        f"What all {GRID} networks cost, with the teacher and the known accuracies, the mean over the seeds:",
         whole_grid(evidence),
-        "## What is made of a course",
-        measures(evidence),
-        "## Together with the FLOPs",
-        together(evidence),
-        "## Who is overrated",
-        overrated(evidence),
-        f"## Accuracy after {SHOWN} steps, by family of network",
-        families(evidence),
     ]
-    write_report(
-        "nas",
-        "Ranking networks of the ConvNet grid on MNIST",
-        "\n\n".join(body),
-        "Spearman and Kendall of the proxy's accuracy on 2,000 validation images with the mean test accuracy after "
-        "full training, with 95 % bootstrap intervals over the networks; one learner per network, proxy and seed, seed "
-        "0 where none is named. Seconds are of one thread, with one look at the validation images. Regret of 5: the "
-        "best network's accuracy less that of the best among the five with the highest scores, in points.",
-    )
+    write_sections("nas", TITLE, {"A second space: the ConvNet grid on MNIST": "\n\n".join(body)}, NOTE)
     plot(evidence, top)
 
 
@@ -164,99 +146,26 @@ def interval(found: Interval) -> str:
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def alone(evidence: Evidence, top: Interval) -> str:
-    """Return the table of every proxy by itself."""
+def table(evidence: Evidence) -> str:
+    """Return the table of every proxy, alone and with known accuracies."""
     rows = []
-    for s in evidence.first:
-        ranking = evidence.rankings[s.proxy, s.steps, 0]
-        spearman = ranking.spearman
-        others = [evidence.rankings[o.proxy, o.steps, o.seed] for o in evidence.seeds(s) if o.seed]
-        rows.append(
-            [
-                s.proxy,
-                str(s.steps),
-                f"{evidence.seconds(s):.2f}",
-                interval(spearman.overall),
-                ", ".join(f"{other.spearman.overall.value:.2f}" for other in others),
-                f"{spearman.overall.value / top.value:.2f}",
-                interval(ranking.kendall.overall),
-                interval(spearman.top_half),
-                f"{100 * ranking.regret[5].value:.2f}",
-            ]
-        )
-    header = ["proxy", "steps", "seconds", "Spearman", "with other seeds", "of the ceiling", "Kendall"]
-    return markdown_table([*header, "Spearman, top half", "regret of 5"], rows)
-
-
-def predicted_table(evidence: Evidence, top: Interval) -> str:
-    """Return the table of places predicted from choices, proxies and known accuracies."""
-    rows = []
-    inputs: list[Scores | None] = [None, *(s for s in evidence.first if not s.steps or s.steps >= SHOWN)]
+    inputs: list[Scores | None] = [None, *evidence.first]
     for s in inputs:
-        both = evidence.ranking(evidence.predicted_places(s)).spearman
-        others = [evidence.ranking(evidence.predicted_places(o)) for o in evidence.seeds(s) if o.seed] if s else []
+        told = [evidence.ranking(evidence.predicted_places(o)).spearman for o in evidence.seeds(s)] if s else []
+        told = told or [evidence.ranking(evidence.predicted_places(None)).spearman]
+        found = [evidence.rankings[o.proxy, o.steps, o.seed].spearman for o in evidence.seeds(s)] if s else []
         rows.append(
             [
-                s.proxy if s else "nothing",
-                str(s.steps) if s else "",
-                interval(evidence.rankings[s.proxy, s.steps, 0].spearman.overall) if s else "",
-                interval(evidence.ranking(evidence.predicted_places(s, choices=False)).spearman.overall) if s else "",
-                interval(both.overall),
-                ", ".join(f"{other.spearman.overall.value:.2f}" for other in others),
-                f"{both.overall.value / top.value:.2f}",
-                interval(both.top_half),
+                *((s.proxy, str(s.steps), f"{evidence.seconds(s):.2f}") if s else ("the choices", "", "")),
+                interval(found[0].overall) if s else "",
+                ", ".join(f"{one.overall.value:.2f}" for one in found[1:]),
+                interval(found[0].top_half) if s else "",
+                interval(told[0].overall),
+                ", ".join(f"{one.overall.value:.2f}" for one in told[1:]),
             ]
         )
-    header = ["proxy", "steps", "alone", "predicted from it", "predicted from it and the choices", "with other seeds"]
-    return markdown_table([*header, "of the ceiling", "top half"], rows) + (
-        f"\n\n`PredictedRank`: a Gaussian process that is told the accuracies of {len(evidence.known)} other networks, "
-        f"one training each, {evidence.known_seconds:.0f} seconds in all. The choices are width, depth, activation, "
-        "norm and pooling."
-    )
-
-
-def tenfold(evidence: Evidence) -> str:
-    """Return the table of synthetic steps beside ten times as many real ones, and beside as many."""
-    real = {(s.steps, s.seed): s for s in evidence.scores if s.proxy == "real data"}
-    rows = []
-    for s in evidence.first:
-        if not s.steps or s.proxy == "real data" or (10 * s.steps, 0) not in real:
-            continue
-        for told_what, reached, values in (
-            ("alone", evidence.spearman, evidence.values),
-            ("predicted, with the choices", evidence.predicted_spearman, evidence.predicted_places),
-        ):
-            gaps = []
-            for steps in (s.steps, 10 * s.steps):
-                pairs = [(values(own), values(real[steps, own.seed])) for own in evidence.seeds(s)]
-                gaps.append(interval(difference(pairs, evidence.worth)))
-            rows.append([s.proxy, str(s.steps), told_what, f"{reached(s):.2f}", *gaps])
-    header = ["proxy", "steps", "", "Spearman", "less as many real steps", "less ten times as many"]
-    return markdown_table(header, rows) + "\n\nMeans over the seeds, the networks resampled in pairs."
-
-
-def difference(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], accuracies: torch.Tensor) -> Interval:
-    """Return how much more one proxy's Spearman is than another's, resampled over the same networks.
-
-    Args:
-        pairs: the two proxies' values with each seed; the difference is the mean over them.
-        accuracies: of the networks.
-    """
-    rows = np.array([values for pair in pairs for values in pair] + [accuracies.tolist()])
-
-    def gap(sample: Any) -> float:
-        correlations = np.corrcoef(np.array([rankdata(row) for row in sample]))[-1, :-1]
-        return float(np.mean(correlations[0::2] - correlations[1::2]))
-
-    drawn = bootstrap(
-        (np.arange(rows.shape[1]),),
-        lambda places: gap(rows[:, places]),
-        n_resamples=1000,
-        vectorized=False,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return Interval(gap(rows), float(drawn.low), float(drawn.high))
+    header = ["proxy", "steps", "seconds", "Spearman", "other seeds", "top half"]
+    return markdown_table([*header, f"told {len(evidence.known)}", "other seeds"], rows)
 
 
 class Way(NamedTuple):
@@ -288,7 +197,7 @@ class Way(NamedTuple):
 
 
 def whole_grid(evidence: Evidence) -> str:
-    """Return the table of costs, and a text on the cheapest ways without a teacher to reach each teacher's quality."""
+    """Return, for each teacher, its cost and the cheapest way without a teacher to reach its quality."""
     ways = [Way("", 0, True, evidence.predicted_spearman(None), 0.0, evidence.known_seconds, 0.0)]
     for s in evidence.first:
         if not s.steps or "rate per" in s.proxy:
@@ -298,17 +207,6 @@ def whole_grid(evidence: Evidence) -> str:
         ways.append(Way(s.proxy, s.steps, False, evidence.spearman(s), made, label_seconds, seconds))
         known = evidence.known_seconds + sum(s.seconds[len(evidence.ranked) :])
         ways.append(Way(s.proxy, s.steps, True, evidence.predicted_spearman(s), made, known, seconds))
-    rows = [
-        [
-            str(way),
-            f"{way.spearman:.2f}",
-            *(f"{seconds:.0f}" for seconds in (way.teacher, way.known)),
-            f"{way.network:.2f}",
-            f"{way.whole:.0f}",
-        ]
-        for way in sorted(ways, key=lambda way: way.whole)
-    ]
-    header = ["way", "Spearman", "teacher", "known networks", "per network", f"all {GRID} networks"]
     real = [way for way in ways if way.proxy == "real data" and not way.labels]
     without = [way for way in ways if way.proxy in ("real data", "")]
     said = []
@@ -319,7 +217,7 @@ def whole_grid(evidence: Evidence) -> str:
                 f"**{best}**: {best.spearman:.3f} in {best.whole:.0f} seconds. By real steps alone, "
                 f"{cheapest(best, real)}. By whatever was tried without a teacher, {cheapest(best, without)}."
             )
-    return "\n\n".join([markdown_table(header, rows), "All in seconds; Spearman is the mean over the seeds.", *said])
+    return "\n".join(f"- {sentence}" for sentence in said)
 
 
 def cheapest(best: Way, rivals: Sequence[Way]) -> str:
@@ -329,66 +227,6 @@ def cheapest(best: Way, rivals: Sequence[Way]) -> str:
     reaches = "as much is reached" if enough else f"it is not reached; the most, {rival.spearman:.3f}, is reached"
     times = best.whole / rival.whole
     return f"{reaches} in {rival.whole:.0f} seconds ({rival}): the teacher's way takes {times:.2f} times that"
-
-
-def measures(evidence: Evidence) -> str:
-    """Return the table of accuracy, loss and area."""
-    shown = [s for s in evidence.first if s.steps in (SHOWN, max(REAL_STEPS))]
-    rows = [
-        [
-            s.proxy,
-            str(s.steps),
-            *(interval(evidence.ranking(evidence.values(s, measure)).spearman.overall) for measure in s.values),
-        ]
-        for s in shown
-    ]
-    return markdown_table(["proxy", "steps", "last accuracy", "last loss", "mean of the accuracies so far"], rows)
-
-
-def together(evidence: Evidence) -> str:
-    """Return the table of mean ranks."""
-    flops = rankdata(next(evidence.values(s) for s in evidence.scores if s.proxy == "FLOPs"))
-    rows = [
-        [
-            s.proxy,
-            str(s.steps),
-            interval(evidence.rankings[s.proxy, s.steps, 0].spearman.overall),
-            interval(evidence.ranking(list(rankdata(evidence.values(s)) + flops)).spearman.overall),
-        ]
-        for s in evidence.first
-        if s.steps in (SHOWN, 10 * SHOWN, max(REAL_STEPS))
-    ]
-    return markdown_table(["proxy", "steps", "alone", "mean rank with FLOPs"], rows)
-
-
-def overrated(evidence: Evidence) -> str:
-    """Return the table of ranks given less ranks deserved, by what a network has."""
-    space, names = evidence.space, evidence.ranked
-    deserved = rankdata(evidence.worth.tolist())
-    shown = [s for s in evidence.first if s.steps in (SHOWN, 10 * SHOWN, max(REAL_STEPS))]
-    given = [rankdata(evidence.values(s)) - deserved for s in shown]
-    rows = []
-    for key, options in space.decisions.items():
-        for option in options:
-            members = [place for place, one in enumerate(names) if one.choices[key] == option]
-            means = [f"{float(np.mean(ranks[members])):+.0f}" for ranks in given]
-            rows.append([f"{key} {option}", str(len(members)), *means])
-    header = ["networks with", "number", *(f"{s.proxy}, {s.steps} steps" for s in shown)]
-    return markdown_table(header, rows) + f"\n\nMean places among {len(names)} that a proxy puts them too high."
-
-
-def families(evidence: Evidence) -> str:
-    """Return the table of mean accuracies after the synthetic steps, over the seeds as well."""
-    space, names = evidence.space, evidence.ranked
-    columns = ["GTN", RANKED, "untrained teacher", "real data"]
-    shown = [s for s in evidence.first if s.steps == SHOWN]
-    found = {s.proxy: np.mean([evidence.values(o) for o in evidence.seeds(s)], axis=0) for s in shown}
-    rows = []
-    for family in sorted({space.family(name) for name in names}):
-        members = [place for place, name in enumerate(names) if space.family(name) == family]
-        means = [100 * float(np.mean([found[column][place] for place in members])) for column in columns]
-        rows.append([family, str(len(members)), *(f"{mean:.1f}" for mean in means), f"{means[0] - means[-1]:+.1f}"])
-    return markdown_table(["norm-pooling", "networks", *columns, "GTN less real"], rows)
 
 
 def plot(evidence: Evidence, top: Interval) -> None:

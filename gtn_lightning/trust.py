@@ -42,10 +42,12 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "gtn_lightning.loggers": ("CSVLogger", "TensorBoardLogger", "WandbLogger"),
     "gtn_lightning.nas": (
         *("ConvNetGrid", "FullTraining", "MeasuredReference", "RankedLearners", "SpaceLearners", "TableReference"),
-        *("FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy", "SynFlow"),
+        *("AZNAS", "FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy"),
+        "SynFlow",
     ),
     "gtn_lightning.nas.proxies": (
-        *("FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy", "SynFlow"),
+        *("AZNAS", "FLOPs", "GTNProxy", "MeanRank", "NASWOT", "NumParameters", "PredictedRank", "RealDataProxy"),
+        "SynFlow",
     ),
     "gtn_lightning.nas.spaces": ("ConvNetGrid", "MicroSpace", "NASBench201"),
     "gtn_lightning.meta_training": ("EvolutionStrategies", "MetaGradient", "Recovery"),

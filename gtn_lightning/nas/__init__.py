@@ -6,8 +6,10 @@ The search itself, `gtn_lightning.nas.search`, needs Optuna.
 from gtn_lightning.nas.full_training import FullTraining
 from gtn_lightning.nas.learners import SpaceLearners
 from gtn_lightning.nas.proxies import (
+    AZNAS,
     NASWOT,
     Cost,
+    Features,
     FLOPs,
     GTNProxy,
     MeanRank,
@@ -24,11 +26,13 @@ from gtn_lightning.nas.reference import MeasuredReference, Reference, TableRefer
 from gtn_lightning.nas.spaces import Architecture, ConvNetGrid, SearchSpace
 
 __all__ = [
+    "AZNAS",
     "NASWOT",
     "Architecture",
     "ConvNetGrid",
     "Cost",
     "FLOPs",
+    "Features",
     "FullTraining",
     "GTNProxy",
     "MeanRank",

@@ -42,6 +42,15 @@ class Score:
     cost: Cost
 
 
+@dataclass(frozen=True)
+class Features:
+    """All numbers that a proxy measures of an architecture, from which a regression can predict."""
+
+    values: tuple[float, ...]
+    """As many for every architecture."""
+    cost: Cost
+
+
 Report = Callable[[int, float], bool]
 """Called with the number of steps and the value so far while an architecture is scored; True ends the scoring."""
 
@@ -114,6 +123,11 @@ class Scorer(ABC):
     def evaluate_all(self, architectures: Sequence[Architecture], seed: int = 0) -> list[Score]:
         """Score several architectures; override if a score depends on the other architectures."""
         return [self.evaluate(architecture, seed) for architecture in architectures]
+
+    def features(self, architecture: Architecture, seed: int = 0) -> Features:
+        """Return the numbers that the score is made of; here the score alone."""
+        score = self.evaluate(architecture, seed)
+        return Features((score.value,), score.cost)
 
     def settings(self) -> Any:
         """Return what the scores depend on besides space and data, as plain data: the proxy's class and arguments."""

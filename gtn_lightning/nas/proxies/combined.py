@@ -65,11 +65,11 @@ class MeanRankScorer(CombinedScorer):
     proxy: "MeanRank"
 
     @cached_property
-    def scales(self) -> list["_Scale"]:
+    def scales(self) -> list["Scale"]:
         """The scale of every part, by the sample, which is scored when the first architecture is."""
         values, costs = self.score_all(self.space.draw(self.proxy.calibration, keyed_generator(0, "calibration")))
         self.calibration_cost = sum(costs, Cost())
-        return [_Scale(part) for part in values]
+        return [Scale(part) for part in values]
 
     def evaluate(self, architecture: Architecture, seed: int = 0, report: Report | None = None) -> Score:
         """Return the mean of an architecture's positions in the sample, at about 1 for the best of it.
@@ -120,7 +120,7 @@ class MeanRank(CombinedProxy):
         self.name = f"mean rank of {listed([proxy.name for proxy in self.proxies])}"
 
 
-class _Scale:
+class Scale:
     """Positions of values among those of a sample.
 
     Args:
@@ -160,7 +160,7 @@ class _Scale:
         return float(np.interp(value, self.values, self.positions))
 
 
-def comparable(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+def comparable(values: Sequence[float] | Sequence[Sequence[float]] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Return values that can be ordered and subtracted: NaN becomes -inf, +inf a large number."""
     return np.nan_to_num(
         np.array(values, dtype=np.float64), nan=-np.inf, posinf=np.finfo(np.float64).max / 4, neginf=-np.inf

@@ -16,9 +16,9 @@ from sklearn.preprocessing import PowerTransformer
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score
-from gtn_lightning.nas.proxies.combined import CombinedProxy, CombinedScorer, listed
+from gtn_lightning.nas.proxies.combined import CombinedProxy, CombinedScorer, comparable, listed
 from gtn_lightning.nas.reference import TableReference
-from gtn_lightning.nas.spaces import Architecture, SearchSpace
+from gtn_lightning.nas.spaces import Architecture
 
 MIN_KNOWN = 8
 """Minimum number of known architectures to learn from."""
@@ -49,6 +49,8 @@ class PredictedRankScorer(CombinedScorer):
 
     def evaluate_all(self, architectures: Sequence[Architecture], seed: int = 0) -> list[Score]:
         """Return the predicted ranks; see the base class."""
+        if not architectures:
+            return []
         predictor = self.predictor
         inputs, costs = self._inputs(architectures, seed)
         return [Score(value, cost) for value, cost in zip(predictor.predict(inputs), costs, strict=True)]
@@ -72,22 +74,29 @@ class PredictedRankScorer(CombinedScorer):
         return super().overhead() + Cost(seconds=self.proxy.reference.seconds(self.space, self.known))
 
     def _inputs(self, architectures: Sequence[Architecture], seed: int) -> tuple[NDArray[np.float64], list[Cost]]:
-        values, costs = self.score_all(architectures, seed)
-        inputs = values.T
+        if self.proxy.features:
+            rows = [[part.features(architecture, seed) for part in self.parts] for architecture in architectures]
+            inputs = comparable([[value for part in row for value in part.values] for row in rows])
+            costs = [sum((part.cost for part in row), Cost()) for row in rows]
+        else:
+            values, costs = self.score_all(architectures, seed)
+            inputs = values.T
         if self.proxy.choices:
-            inputs = np.hstack([inputs, encode(self.space, architectures)])
+            encoded = [self.space.encode(architecture) for architecture in architectures]
+            inputs = np.hstack([inputs, np.array(encoded)])
         return inputs, costs
 
 
 class PredictedRank(CombinedProxy):
     """The rank that a regression predicts for an architecture among some whose accuracies are known.
 
-    The inputs are the architecture's values by other proxies, and its choices, one-hot. The output is a normal score: 0
-    for the middle of the known ones, 1 for the best sixth. The model is a Gaussian process with the kernel
-    ``a * exp(-|x - x'|^2 / (2 * l^2)) + b * (x . x' + c) + noise``, its constants those of the largest
-    marginal likelihood (Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006), on inputs brought
-    near a normal distribution (Yeo and Johnson, 2000). Predictors of this kind, from a few accuracies, encodings and
-    cheap proxies, are compared by White et al. (arXiv 2104.01177).
+    The inputs are the architecture's values by other proxies, and its choices, as `SearchSpace.encode` writes them.
+    With ``features`` they are all numbers that the proxies measure (`Scorer.features`), such as the losses of a
+    training after several steps. The output is a normal score: 0 for the middle of the known ones, 1 for the best
+    sixth. The model is a Gaussian process with the kernel ``a * exp(-|x - x'|^2 / (2 * l^2)) + b * (x . x' + c) +
+    noise``, its constants those of the largest marginal likelihood (Rasmussen and Williams, "Gaussian Processes for
+    Machine Learning", 2006), on inputs brought near a normal distribution (Yeo and Johnson, 2000). Predictors of this
+    kind, from a few accuracies, encodings and cheap proxies, are compared by White et al. (arXiv 2104.01177).
 
     The trainings behind the known accuracies count as overhead, see `TableReference.seconds`, and so do the proxies'
     scores of the known architectures. Known architectures that are held out are not used: no accuracy of an
@@ -97,6 +106,7 @@ class PredictedRank(CombinedProxy):
         reference: the known accuracies.
         proxies: their values are inputs; without any, the choices are the only inputs.
         choices: whether the choices are inputs.
+        features: whether all numbers of a proxy are inputs, not only its value.
         held_out: the share of the space whose accuracies are not used, see `SearchSpace.is_held_out`: that of the
             teacher's meta-training.
 
@@ -108,7 +118,12 @@ class PredictedRank(CombinedProxy):
     scorer = PredictedRankScorer
 
     def __init__(
-        self, reference: TableReference, proxies: list[Proxy], choices: bool = True, held_out: float = 0.5
+        self,
+        reference: TableReference,
+        proxies: list[Proxy],
+        choices: bool = True,
+        held_out: float = 0.5,
+        features: bool = False,
     ) -> None:
         if not proxies and not choices:
             raise RecipeError("PredictedRank: there are no inputs: give proxies, or set choices to true")
@@ -118,6 +133,7 @@ class PredictedRank(CombinedProxy):
         self.reference = reference
         self.choices = choices
         self.held_out = held_out
+        self.features = features
         parts = [*(proxy.name for proxy in self.proxies), *(["choices"] if choices else [])]
         self.name = f"predicted from {listed(parts)}"
 
@@ -145,21 +161,9 @@ class RankPredictor:
 
     def predict(self, inputs: NDArray[np.float64]) -> list[float]:
         """Return the normal scores of architectures, ``[architectures, inputs]``."""
-        if not len(inputs):
-            return []
         predicted: list[float] = self._model.predict(self._finite(inputs)).tolist()
         return predicted
 
     def _finite(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         bounded = np.clip(inputs, self._lowest, self._highest)
         return np.where(np.abs(inputs) < HUGE, inputs, bounded)
-
-
-def encode(space: SearchSpace, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-    """Return the choices of architectures, one-hot, ``[architectures, sum of the numbers of options]``."""
-    decisions = space.decisions.items()
-    rows = [
-        [float(architecture.choices[key] == option) for key, options in decisions for option in options]
-        for architecture in architectures
-    ]
-    return np.array(rows).reshape(len(rows), sum(len(options) for options in space.decisions.values()))

@@ -3,7 +3,7 @@
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.inner_loop import Functional, InnerOptimizer, Snapshot
-from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score, Scorer
+from gtn_lightning.nas.proxies.base import Cost, Features, Proxy, Report, Score, Scorer
 from gtn_lightning.nas.proxies.rates import TUNE, rates_of
 from gtn_lightning.nas.spaces import Architecture
 from gtn_lightning.randomness import keyed_generator, keyed_rng
@@ -25,6 +25,12 @@ accuracies at several steps, the area under the curve."""
 
 POINTS = 8
 """Number of points of a learning curve, where its area is wanted or a pruner may end the training early."""
+
+HALVINGS = 4
+"""Number of points of a learning curve that become inputs of a regression."""
+
+DIVERGED = 100.0
+"""The highest loss of a learning curve as the input of a regression."""
 
 SCORED_AT_ONCE = 500
 """Validation images in one forward pass."""
@@ -51,6 +57,8 @@ class CurvePoint(NamedTuple):
     """From the start of the training to this point."""
     evaluation_cost: Cost
     """The part of the cost that scoring at this point took."""
+    training_losses: tuple[float, ...]
+    """The loss of every step so far, on its batch before the step."""
 
 
 class TaughtProxy(Proxy):
@@ -137,6 +145,26 @@ class TaughtScorer(Scorer):
             best = max(best, sum(values) / len(values))
         return Score(best, cost)
 
+    def features(self, architecture: Architecture, seed: int = 0) -> Features:
+        """Return the logarithms of the training and validation losses of fresh networks, at every rate that is tried.
+
+        They are those of `curve_features` after the last step, half as many, and so on, `HALVINGS` numbers of steps in
+        all: means over the learners.
+        """
+        steps = self.proxy.steps
+        points = sorted({max(1, steps >> halving) for halving in range(HALVINGS)})
+        values: list[float] = []
+        cost = Cost()
+        for rate in self.rates.candidates(architecture):
+            vectors = []
+            for number in range(self.proxy.learners):
+                curve = list(self.curve(architecture, seed * self.proxy.learners + number, points, rate))
+                looks = {point.step: point.loss for point in curve}
+                vectors.append(curve_features(curve[-1].training_losses, looks))
+                cost += curve[-1].cost
+            values += [sum(column) / len(vectors) for column in zip(*vectors, strict=True)]
+        return Features(tuple(values), cost)
+
     def overhead(self) -> Cost:
         """Return what choosing rates for families has cost so far."""
         return self.rates.cost
@@ -170,9 +198,11 @@ class TaughtScorer(Scorer):
         optimizer = plan.optimizer if rate is None else plan.optimizer.constant(lr=rate)
         forward = self.flops(architecture, network)
         trained = scored = 0
+        training_losses: list[float] = []
         # Mode remat: the gradient itself is the same in all modes, and this one compiles nothing.
         for lesson in lessons(network, plan.task, plan.teacher, plan.requests, optimizer, "remat"):
             trained += len(plan.requests[lesson.step - 1].index)
+            training_losses.append(float(lesson.loss))
             if lesson.step not in points:
                 continue
             evaluated = time.perf_counter()
@@ -181,7 +211,7 @@ class TaughtScorer(Scorer):
             scored += images
             cost = Cost(now - began, lesson.step, trained + scored, forward * (3.0 * trained + scored))
             evaluation_cost = Cost(now - evaluated, images=images, flops=float(forward * images))
-            yield CurvePoint(lesson.step, accuracy, loss, cost, evaluation_cost)
+            yield CurvePoint(lesson.step, accuracy, loss, cost, evaluation_cost, tuple(training_losses))
             if lesson.step == max(points):
                 return
 
@@ -198,3 +228,28 @@ class TaughtScorer(Scorer):
                 loss = task.score(functional, learner.params, learner.buffers, batch, [metric])
                 losses += float(loss) * len(batch[1])
         return leading.utility(float(metric.compute())), losses / len(self._labels)
+
+
+def curve_features(training_losses: Sequence[float], validation_losses: Mapping[int, float]) -> tuple[float, ...]:
+    """Return a learning curve as numbers for a regression.
+
+    For every number of steps with a validation loss: the mean logarithm of the training losses since the last such
+    number, and the logarithm of the validation loss. Means, since a regression that is told a few dozen accuracies
+    learns less from a hundred noisy inputs than from a few.
+
+    Args:
+        training_losses: of every step.
+        validation_losses: by number of steps, in increasing order.
+    """
+    features: list[float] = []
+    last = 0
+    for step, loss in validation_losses.items():
+        logs = [_log(one) for one in training_losses[last:step]]
+        features += [sum(logs) / len(logs), _log(loss)]
+        last = step
+    return tuple(features)
+
+
+def _log(loss: float) -> float:
+    """Return the logarithm of a loss, that of `DIVERGED` where it is not finite."""
+    return math.log(min(max(loss, 1e-6), DIVERGED)) if math.isfinite(loss) else math.log(DIVERGED)

@@ -83,6 +83,15 @@ class SearchSpace(Component, ABC):
         """Return the group that results are reported by; here there is only one."""
         return "all"
 
+    def encode(self, architecture: Architecture) -> tuple[float, ...]:
+        """Return an architecture as numbers, from which a regression can predict; here its choices, one-hot.
+
+        A space whose choices depend on each other says more by numbers that depend on several of them.
+        """
+        return tuple(
+            float(architecture.choices[key] == option) for key, options in self.decisions.items() for option in options
+        )
+
     def architecture(self, choices: Mapping[str, Choice]) -> Architecture:
         """Return the architecture with these choices, one for every decision."""
         return Architecture(self.name(choices), {key: choices[key] for key in self.decisions})

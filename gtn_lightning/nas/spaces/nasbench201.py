@@ -16,6 +16,7 @@ _OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool
 _NODES = 4
 _EDGES = tuple((source, node) for node in range(1, _NODES) for source in range(node))
 _OUTPUT = _NODES - 1
+_PATHS = (((0, 3),), ((0, 1), (1, 3)), ((0, 2), (2, 3)), ((0, 1), (1, 2), (2, 3)))
 
 _Cell = tuple[str, ...]  # the operation of every edge, in the order of _EDGES
 
@@ -81,6 +82,29 @@ class NASBench201(SearchSpace):
         twice has the same name as two equal convolutions.
         """
         return _first_members()[_function(_cell(architecture))]
+
+    def encode(self, architecture: Architecture) -> tuple[float, ...]:
+        """Return 14 numbers of the cell without the edges that the output does not depend on.
+
+        They are the numbers of edges with each operation other than `none`, and of all; the number of paths from input
+        to output; the most and the fewest convolutions on a path; the most 3x3 convolutions on a path, and their sum
+        over the paths; the most and the fewest poolings on a path; whether a path has no convolution; whether a path is
+        made of skip connections alone. That paths tell more than edges is known since White et al., "BANANAS"
+        (arXiv 1910.11858).
+        """
+        live = _live(_cell(architecture))
+        counts = [sum(operation == name for operation in live.values()) for name in _OPERATIONS[1:]]
+        paths = [[live[edge] for edge in path] for path in _PATHS if all(edge in live for edge in path)]
+        if not paths:
+            return (0.0,) * 14
+        wide = [path.count("nor_conv_3x3") for path in paths]
+        convolutions = [path.count("nor_conv_1x1") + more for path, more in zip(paths, wide, strict=True)]
+        poolings = [path.count("avg_pool_3x3") for path in paths]
+        of_paths = [
+            *(max(convolutions), min(convolutions), max(wide), sum(wide), max(poolings), min(poolings)),
+            *(min(convolutions) == 0, any(set(path) == {"skip_connect"} for path in paths)),
+        ]
+        return tuple(map(float, [*counts, len(live), len(paths), *of_paths]))
 
     def family(self, architecture: Architecture) -> str:
         """Return ``conv``, ``pool`` or ``skip``, the first that the output depends on, or else ``none``."""

@@ -12,8 +12,8 @@ from scipy.stats import spearmanr
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.nas import Architecture, ConvNetGrid, PredictedRank, TableReference
-from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score, Scorer
-from gtn_lightning.nas.proxies.predicted import RankPredictor, encode
+from gtn_lightning.nas.proxies.base import Cost, Features, Proxy, Report, Score, Scorer
+from gtn_lightning.nas.proxies.predicted import RankPredictor
 from gtn_lightning.randomness import keyed_generator
 
 GRID = ConvNetGrid((1, 28, 28), 10)
@@ -137,11 +137,28 @@ def test_a_broken_network_counts_as_the_last_and_no_more() -> None:
     assert RankPredictor(inputs, broken).predict(inputs) == RankPredictor(inputs, hardly).predict(inputs)
 
 
-def test_choices_are_encoded_one_hot() -> None:
-    encoded = encode(GRID, HELD_OUT[:3])
-    assert encoded.shape == (3, sum(len(options) for options in GRID.decisions.values()))
-    assert (encoded.sum(axis=1) == len(GRID.decisions)).all()
-    assert encode(GRID, []).shape == (0, encoded.shape[1])
+class PartsScorer(HintScorer):
+    def features(self, architecture: Architecture, seed: int = 0) -> Features:
+        noise = float(torch.randn((), generator=keyed_generator(1, architecture.name)))
+        return Features((hidden(architecture) + noise, noise), Cost(seconds=3.0))
+
+
+class Parts(Hint):
+    """A hint whose two numbers tell more than its value, here both with the same noise."""
+
+    name = "parts"
+    scorer = PartsScorer
+
+
+def test_all_numbers_of_a_proxy_can_be_inputs(tmp_path: Path) -> None:
+    true = {name: 0.5 + 0.1 * hidden(name) for name in [*KNOWN, *HELD_OUT]}
+    known = table(tmp_path, {name: true[name] for name in KNOWN})
+    scorer = bound(PredictedRank(known, [Parts()], choices=False, features=True))
+    scores = scorer.evaluate_all(HELD_OUT)
+    assert spearmanr([score.value for score in scores], [true[name] for name in HELD_OUT]).statistic > 0.95
+    assert {score.cost.seconds for score in scores} == {3.0}
+    assert scorer.overhead().seconds == 60 + 3 * len(KNOWN)
+    assert bound(PredictedRank(known, [Parts()], features=True)).evaluate_all([]) == []
 
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Proxies that teach."""
 
+import math
 import os
 import warnings
 from pathlib import Path
@@ -225,3 +226,18 @@ def test_what_cannot_work_is_refused_in_one_line(data: DigitsData, tmp_path: Pat
         RealDataProxy(5, tune="family")
     with pytest.raises(RecipeError, match="subset must be at most 1197, the number of training images, got 5000"):
         RealDataProxy(5, subset=5000).bind(GRID, data)
+
+
+def test_the_features_of_a_training_are_its_losses(data: DigitsData) -> None:
+    curve = list(real(data, 16).curve(ONE, 0, [2, 4, 8, 16]))
+    losses = curve[-1].training_losses
+    assert len(losses) == 16
+    assert losses[:4] == curve[1].training_losses
+    features = real(data, 16).features(ONE)
+    assert features.values[1::2] == pytest.approx([math.log(point.loss) for point in curve])
+    assert features.values[0] == pytest.approx(sum(math.log(loss) for loss in losses[:2]) / 2)
+    assert features.values[6] == pytest.approx(sum(math.log(loss) for loss in losses[8:]) / 8)
+    assert features.cost.steps == 16
+    assert len(real(data, 16, rates=[0.01, 0.1], learners=2).features(ONE).values) == 2 * 8
+    diverged = real(data, 16, optimizer=SGD(lr=1e12)).features(GRID.parse("w8-d2-relu-none-none"))
+    assert all(map(math.isfinite, diverged.values))

@@ -138,6 +138,16 @@ def test_a_family_is_what_lies_on_the_way_to_the_output(cell: str, family: str) 
     assert small_space().family(small_space().parse(cell)) == family
 
 
+def test_a_cell_is_encoded_by_its_live_edges_and_paths() -> None:
+    space = small_space()
+    # Node 1 is dead: its only way on is through a zero. Paths: 0-3 by a skip, 0-2-3 by two convolutions.
+    cell = cell_of("nor_conv_3x3", "nor_conv_1x1", "none", "skip_connect", "none", "nor_conv_3x3")
+    assert space.encode(space.parse(cell)) == (1, 1, 1, 0, 3, 2, 2, 0, 1, 1, 0, 0, 1, 1)
+    # All four paths have a pooling on every edge.
+    assert space.encode(space.parse(cell_of("avg_pool_3x3"))) == (0, 0, 0, 6, 6, 4, 0, 0, 0, 0, 3, 1, 1, 0)
+    assert space.encode(space.parse(cell_of("none"))) == (0,) * 14
+
+
 def test_a_node_is_the_sum_of_its_inputs() -> None:
     """Skip connections alone: node 1 is x, node 2 is 2 x, and the output 4 x; three such cells make 64 of it."""
     network = built(NASBench201((1, 4, 4), 2, cells=3, channels=2), cell_of("skip_connect"))
