@@ -33,6 +33,7 @@ if $smoke; then
     engine=(--device cpu --small --repeats 1 --threads 1 --cases "GTNMnistNet, sgd, T = 32" "GPT-2 124M, adam, T = 16")
     telling=(remat higher)
     others=(reverse TorchOpt)
+    whole=(--device cpu --mode remat --steps 2 --batch-size 10 --repeats 1)
     loops=(--device cpu --width 4 --size 16 --steps 12 --levels 0 1 2 --offload none disk)
     tiny=(--trainer.accelerator=cpu --trainer.max_steps=2 --trainer.val_check_interval=2 --trainer.log_every_n_steps=1
         --model.inner_loop.steps=2 --model.inner_loop.mode=remat --model.curriculum.init_args.batch_size=20
@@ -46,6 +47,7 @@ else
     engine=(--device cuda --repeats 5)
     telling=(compiled linearized higher)
     others=("compiled, in segments" TorchOpt remat mixed reverse)
+    whole=(--device cuda --cases mnist cifar10)
     loops=(--device cuda --width 128 --batch-size 100 --mode compiled --steps 2000 --levels 2 1 3 0)
     tiny=()
 fi
@@ -96,7 +98,9 @@ data() {
     fi
 }
 
-step tests 240 "$python" -m pytest -q tests/inner_loop tests/benchmarks -k "cuda or gpt2"
+step tests 240 "$python" -m pytest -q tests/meta_training/test_captured.py tests/inner_loop tests/benchmarks \
+    -k "cuda or gpt2"
+step meta-step 180 "$python" -m benchmarks.meta_step "${whole[@]}"
 step engine-telling 360 "$python" -m benchmarks.engine "${engine[@]}" --engines "${telling[@]}" --output "$output/engine"
 step long-loops 240 "$python" -m benchmarks.long_loops "${loops[@]}" --output "$output/long_loops"
 recipe mnist 600 "$(data mnist "${MNIST:-ylecun/mnist}" 28 1)"
