@@ -146,12 +146,14 @@ def draw_steps(found: Mapping[tuple[str, str, int], Quality], fixed: Mapping[str
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(name for name, _, _ in found):
+        color = None
         for score, style in (("training loss", "-"), ("validation loss", ":")):
             points = [(step, q.spearman) for (one, what, step), q in found.items() if (one, what) == (name, score)]
             x, y = [step for step, _ in points], np.array([value for _, value in points])
-            (line,) = axes.plot(x, y[:, 0], style, marker="o", markersize=3, label=f"{name}, {score}")
+            (line,) = axes.plot(x, y[:, 0], style, marker="o", markersize=3, label=f"{name}, {score}", color=color)
+            color = line.get_color()
             if score == "training loss":
-                axes.fill_between(x, y[:, 1], y[:, 2], alpha=0.15, color=line.get_color())
+                axes.fill_between(x, y[:, 1], y[:, 2], alpha=0.15, color=color)
     for name, color in (("12 real epochs (the table's)", "0.3"), ("AZ-NAS", "0.6")):
         axes.axhline(fixed[name].spearman[0], color=color, linestyle="--", linewidth=1, label=name)
     axes.set_xscale("log", base=2)
@@ -166,10 +168,16 @@ def draw_told(found: Mapping[tuple[str, int], tuple[float, float, float]]) -> No
     """Draw the correlation against the number of known accuracies."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
+    colors: dict[str, str] = {}
     for name in dict.fromkeys(name for name, _ in found):
         points = [(count, value[0]) for (one, count), value in found.items() if one == name]
         if name.startswith("choices"):
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+            # A color for the steps, a line for what they are given with.
+            steps = name.removeprefix("choices").removeprefix(", AZ-NAS").removeprefix(", naswot, synflow")
+            color = colors.setdefault(steps, f"C{len(colors)}")
+            style = "-" if "AZ-NAS" in name else ":"
+            marker = "s" if "synflow" in name else "o"
+            axes.plot(*zip(*points, strict=True), style, color=color, marker=marker, markersize=3, label=name)
     axes.axhline(0.95, color="0.3", linestyle="--", linewidth=1, label="wanted")
     axes.set_xscale("log", base=2)
     axes.set_xticks(TOLD, [str(count) for count in TOLD])
