@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError, one_line
-from gtn_lightning.files import is_file, whole_file
+from gtn_lightning.files import is_file, user_cache, whole_file
 from gtn_lightning.lightning import rank_zero_info, rank_zero_warn
 
 FOLDER = "GTN_BASELINES"
@@ -80,15 +80,6 @@ class KeptBaseline:
             rank_zero_warn(f"the real-data baseline is not kept for later runs: {one_line(error)}")
 
 
-def digest(*tensors: Tensor) -> str:
-    """Return a digest of the shapes and values of tensors."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
 def _read(path: Path, key: str, shape: tuple[int, int]) -> tuple[str, Tensor | None]:
     """Return what is wrong with a file, or its scores."""
     try:
@@ -114,12 +105,7 @@ def _folder() -> Path | None:
     named = os.environ.get(FOLDER)
     if named is not None:
         return Path(named) if named else None
-    cache_home = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        home = Path(cache_home) if os.path.isabs(cache_home) else Path.home() / ".cache"
-    except RuntimeError:  # the user has no home folder
-        return None
-    return home / "gtn-lightning" / "baselines"
+    return user_cache("baselines")
 
 
 @cache

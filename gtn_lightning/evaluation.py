@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from gtn_lightning.baseline_cache import KeptBaseline, digest
+from gtn_lightning.baseline_cache import KeptBaseline
 from gtn_lightning.baselines import RealDataBaseline
 from gtn_lightning.data import InMemoryData
 from gtn_lightning.description import describe
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.fields import Batch, chosen
+from gtn_lightning.fields import Batch, checksum, chosen
 from gtn_lightning.inner_loop import Functional, Snapshot
 from gtn_lightning.inner_loop.cuda_graphs import CudaGraphs
 from gtn_lightning.lightning import pl
@@ -340,7 +340,7 @@ class Evaluator:
             "parts": described[1:],  # without the teacher
             "seed": parts.seed,
             "evaluation": [self._settings.learners, self._steps, self._settings.real_rates, setting.mode],
-            "data": [data.digest(), digest(*setting.train.values()), digest(*setting.tuning.values())],
+            "data": [data.digest(), checksum(setting.train), checksum(setting.tuning)],
             "scored": [data.eval_batch_size, limit],
             "precision": [trainer.precision, torch.get_float32_matmul_precision(), module.device.type],
         }

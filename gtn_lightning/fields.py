@@ -1,9 +1,11 @@
 """Fields: the named tensors of a batch of synthetic data."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from gtn_lightning.component import Component
@@ -122,3 +124,13 @@ def given(value: T | None, key: str) -> T:
     if value is None:
         raise RecipeError(f"{key} must be given, here or in the recipe's task or inner loop, got none")
     return value
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors: names in order, types, shapes and values, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -3,7 +3,6 @@
 It is a safetensors file without any code. `gtn_lightning.replay` trains on it with torch and safetensors alone.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from gtn_lightning.data.whitening import whitening_of
 from gtn_lightning.errors import RecipeError
+from gtn_lightning.fields import checksum
 from gtn_lightning.files import whole_file
 from gtn_lightning.replay import LOSSES
 
@@ -134,16 +134,6 @@ class DistilledSet:
     def with_scores(self, scores: Mapping[str, Any]) -> "DistilledSet":
         """Return the set with other scores in its card."""
         return replace(self, card=replace(self.card, scores=dict(scores)))
-
-
-def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors: names in order, types, shapes and values, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def write_distilled(path: str | Path, data: DistilledSet) -> None:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from gtn_lightning.files import user_cache
 from gtn_lightning.inner_loop.torch_internals import inductor_folder
 
 PROGRAMS, KERNELS = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
@@ -60,13 +61,10 @@ def headers_are_private() -> bool:
 
 def _own() -> str:
     """Return a folder in the user's cache, or a temporary one if that is impossible."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        cache = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
-    except RuntimeError:  # the user has no home folder
+    folder = user_cache("compiled")
+    if folder is None:
         fault, folder = "there is no home folder", Path("~/.cache/gtn-lightning/compiled")
     else:
-        folder = cache / "gtn-lightning" / "compiled"
         fault = _made(folder)
         if not fault:
             return str(folder)
