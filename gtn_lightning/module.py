@@ -367,9 +367,8 @@ class GTN(pl.LightningModule):
         self.recovery.act(self.trainer, self)
 
     def on_exception(self, exception: BaseException) -> None:
-        """Stop the clock of meta-training, and free the memory of its graphs."""
-        self._cost.end()
-        self._graphs = self._evaluator.graphs = self._ahead = None
+        """End as after the last meta-step."""
+        self.on_train_end()
 
     def on_train_end(self) -> None:
         """Stop the timer of meta-training, and free the memory of its graphs."""

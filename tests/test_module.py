@@ -68,14 +68,6 @@ class InDoublePrecision:
     global_step = 0
 
 
-@pytest.fixture
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 SITUATIONS: dict[str, dict[str, Any]] = {
     "last step": {},
     "a meta-loss at every step": {"task": Classification(10, meta_every=1)},

@@ -39,14 +39,6 @@ from tests.tiny import BATCH, NOISE, SHAPE, STEPS, Captures, make_gtn, make_trai
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 class InTheRun:
     """What a training step takes from a trainer: its place in the run, and what a single process gathers."""
 

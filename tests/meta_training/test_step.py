@@ -1,6 +1,6 @@
 """The meta-gradient of a meta-step, for fields of every kind, against central differences and plain autograd."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,7 @@ STEPS, BATCH, WIDTH = 3, 6, 4
 PLACE = (0, 0, 0)
 
 
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 class Imitation(Task):

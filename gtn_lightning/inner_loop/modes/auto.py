@@ -175,12 +175,6 @@ class _Measured(Together):
         if single > SMALL:
             record.together = False
             return None
-        start = time.perf_counter()
-        self._inner.on_backward = lambda seconds: measured(seconds)
-        taken = self._inner.take(params, buffers, state, batches, first)
-        forward = time.perf_counter() - start
-        if taken is None:
-            record.together = False
 
         def measured(backward: float) -> None:
             times = record.seconds["fused"]
@@ -193,6 +187,12 @@ class _Measured(Together):
                     "taken so" if record.together else "taken one by one",
                 )
 
+        start = time.perf_counter()
+        self._inner.on_backward = measured
+        taken = self._inner.take(params, buffers, state, batches, first)
+        forward = time.perf_counter() - start
+        if taken is None:
+            record.together = False
         return taken
 
 
