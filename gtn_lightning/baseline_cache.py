@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from gtn_lightning.errors import RecipeError, one_line
-from gtn_lightning.files import is_file, user_cache, whole_file
+from gtn_lightning.files import is_file, whole_file
+from gtn_lightning.inner_loop.compiler.cache import user_cache
 from gtn_lightning.lightning import rank_zero_info, rank_zero_warn
 
 FOLDER = "GTN_BASELINES"

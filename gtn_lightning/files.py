@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders: they are complete or not there; the folder of what runs share."""
+"""Atomic writes of files and folders: they are complete or not there."""
 
 import glob
 import os
@@ -18,23 +18,6 @@ class UnwritableError(RecipeError):
 
 ABANDONED = 3600.0
 """Seconds after which an incomplete file of a killed process is removed."""
-
-
-def user_cache(name: str) -> Path | None:
-    """Return a folder of this package in the user's cache, ``XDG_CACHE_HOME`` or ``~/.cache``; it may not exist yet.
-
-    Args:
-        name: the folder's name.
-
-    Returns:
-        The folder, None if the user has no home folder.
-    """
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        cache = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return cache / "gtn-lightning" / name
 
 
 def is_file(path: Path) -> bool:

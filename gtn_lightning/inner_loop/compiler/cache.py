@@ -12,13 +12,29 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from gtn_lightning.files import user_cache
 from gtn_lightning.inner_loop.torch_internals import inductor_folder
 
 PROGRAMS, KERNELS = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 """Torch's public settings of its folders. It sets the first of them itself when it is imported."""
 
 _checked: set[str] = set()
+
+
+def user_cache(name: str) -> Path | None:
+    """Return a folder of this package in the user's cache, ``XDG_CACHE_HOME`` or ``~/.cache``; it may not exist yet.
+
+    Args:
+        name: the folder's name.
+
+    Returns:
+        The folder, None if the user has no home folder.
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        cache = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return cache / "gtn-lightning" / name
 
 
 def keep_programs_private() -> None:
