@@ -66,7 +66,10 @@ def _write(name: str, text: str) -> None:
 
 
 def _made() -> str:
-    command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".strip()
+    module = Path(sys.argv[0]).with_suffix("")
+    if module.name == "__main__":  # of a package
+        module = module.parent
+    command = f"python -m {module.parent.name}.{module.name} {shlex.join(sys.argv[1:])}".strip()
     device = f"one {torch.cuda.get_device_name()} and " if torch.cuda.is_available() else ""
     return (
         f"Made on {time.strftime('%Y-%m-%d')} by `{command}` on {device}{os.cpu_count()} CPU cores "

@@ -7,9 +7,19 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from benchmarks.nasbench201_curves import Cache, append_line
-from benchmarks.nasbench201_report import quality, spearman
-from benchmarks.nasbench201_search import Ground, Search, at_random, evolution, guided, incumbent, tpe
+from benchmarks.nasbench201.curves import Cache, append_line
+from benchmarks.nasbench201.searches import (
+    Ground,
+    Search,
+    at_random,
+    best_so_far,
+    by_rank,
+    by_rank_then_guided,
+    evolution,
+    guided,
+    tpe,
+)
+from benchmarks.nasbench201.study import quality, spearman
 from gtn_lightning.nas.spaces import NASBench201
 from gtn_lightning.randomness import keyed_generator
 
@@ -23,10 +33,10 @@ def ground() -> Ground:
     inputs = np.array([SPACE.encode(cell) for cell in cells])
     true = 0.5 + 0.05 * inputs[:, 1] + 0.08 * inputs[:, 2] - 0.02 * inputs[:, 3]
     noise = 0.01 * np.random.default_rng(0).standard_normal(len(cells))
-    return Ground(SPACE, cells, true + noise, true, inputs)
+    return Ground(SPACE, cells, true + noise, true, inputs, inputs[:, 2])
 
 
-@pytest.mark.parametrize("search", [at_random, evolution, tpe, guided])
+@pytest.mark.parametrize("search", [at_random, evolution, tpe, guided, by_rank_then_guided])
 def test_a_search_trains_each_cell_once_and_depends_on_its_seed(search: Search, ground: Ground) -> None:
     first, again, other = (list(search(ground, 24, seed)) for seed in (0, 0, 1))
     assert len(set(first)) == 24
@@ -34,15 +44,18 @@ def test_a_search_trains_each_cell_once_and_depends_on_its_seed(search: Search, 
 
 
 def test_the_best_so_far_is_that_of_the_short_training_judged_by_the_true_accuracy(ground: Ground) -> None:
-    found = incumbent(at_random, ground, 10, 1)
-    assert found.shape == (10,)
     trained = list(at_random(ground, 10, 1))
+    found = best_so_far(ground, trained)
+    assert found.shape == (10,)
     best = trained[int(np.argmax(ground.short[trained]))]
     assert found[-1] == pytest.approx(100 * ground.true[best])
 
 
 def test_a_regression_guides_a_search(ground: Ground) -> None:
-    means = [np.mean([incumbent(search, ground, 32, s)[-1] for s in range(4)]) for search in (guided, at_random)]
+    means = [
+        np.mean([best_so_far(ground, list(search(ground, 32, s)))[-1] for s in range(4)])
+        for search in (guided, at_random)
+    ]
     assert means[0] > means[1]
 
 
@@ -68,3 +81,9 @@ def test_the_cache_prefers_longer_curves_and_ignores_an_incomplete_line(tmp_path
     curves = Cache(tmp_path).curves("source")
     assert list(curves) == [("a", 0)]
     assert curves["a", 0].looks == {2: (0.5, 1.0, 0.1)}
+
+
+def test_a_search_by_rank_trains_the_highest_first(ground: Ground) -> None:
+    trained = list(by_rank(ground, 5, 0))
+    assert min(ground.untrained[trained]) >= np.sort(ground.untrained)[-5]
+    assert list(by_rank_then_guided(ground, 24, 0))[:5] == trained

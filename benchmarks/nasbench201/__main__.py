@@ -9,33 +9,63 @@ import argparse
 import csv
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from benchmarks.nasbench201_curves import COLUMN, FULL, Bench, Cache, Reduction, adam, lars, taught
-from benchmarks.nasbench201_page import write
-from benchmarks.nasbench201_report import Meta, Study, run_searches
+from benchmarks.nasbench201.bench import COLUMN, FULL, HELD_OUT, Bench, Reduction
+from benchmarks.nasbench201.costs import Meta
+from benchmarks.nasbench201.curves import LOOKS, Cache, Source, adam, lars, taught
+from benchmarks.nasbench201.page import write
+from benchmarks.nasbench201.searches import run_searches
+from benchmarks.nasbench201.study import Study
 from benchmarks.runs import cpu_seconds, fit_once
 from gtn_lightning.teacher_file import read_meta_training
 
 KNOWN = 64
 """Cells of the other half that are trained: for regressions, and for the ranking-aware teacher."""
 
-UNTRAINED = 256
-"""Cells of the other half that are measured without training."""
+CURVES = 256
+"""Cells of the other half with learning curves, if there is time: for regressions that are told more accuracies."""
 
 TUNED = 48
 """Cells of the other half on which settings are compared."""
 
-VARIANTS: Mapping[str, tuple[bool, int]] = {
-    "teacher 1": (False, 0),
-    "ranking-aware teacher": (True, 0),
-    "teacher 2": (False, 1),
-    "ranking-aware teacher 2": (True, 1),
+
+REDUCTIONS = (
+    Reduction(),
+    Reduction(size=8),
+    Reduction(channels=16),
+    Reduction(cells=3),
+    Reduction(size=32),
+    Reduction(channels=16, cells=3),
+)
+"""Networks that are compared."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a teacher is meta-trained."""
+
+    seed: int = 0
+    ranked: bool = False
+    """Whether the ranking loss is added; a meta-step then teaches two cells."""
+    inner_steps: int = 32
+    meta_steps: int = 100
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "teacher 1": Variant(),
+    "ranking-aware teacher 1": Variant(ranked=True, meta_steps=50),
+    "teacher 2": Variant(seed=1),
+    "teacher of 128 steps 1": Variant(inner_steps=128),
+    "ranking-aware teacher 2": Variant(seed=1, ranked=True, meta_steps=50),
+    "teacher of 128 steps 2": Variant(seed=1, inner_steps=128),
+    "longer meta-training 1": Variant(meta_steps=400),
+    "longer meta-training 2": Variant(seed=1, meta_steps=400),
 }
-"""The teachers, in the order in which they are made: whether the ranking loss is added, and the seed."""
+"""The teachers, in the order in which they are made."""
 
 
 def main() -> None:
@@ -50,9 +80,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=150, help="held-out cells that are ranked")
     parser.add_argument("--steps", type=int, default=128, help="steps on real images")
     parser.add_argument("--long", type=int, default=24, help="cells that are trained for 1,200 steps")
-    parser.add_argument("--inner-steps", type=int, default=32, help="steps on synthetic images")
-    parser.add_argument("--meta-steps", type=int, default=100, help="of a teacher; a ranking-aware one makes half")
-    parser.add_argument("--teachers", nargs="*", choices=list(VARIANTS), default=list(VARIANTS)[:2], help="which")
+    parser.add_argument("--teachers", nargs="*", choices=list(VARIANTS), default=list(VARIANTS), help="which")
     parser.add_argument("--full", action="store_true", help="the benchmark's own networks and images, for a GPU")
     parser.add_argument("--parts", nargs="+", help="run these parts only")
     options = parser.parse_args()
@@ -62,50 +90,78 @@ def main() -> None:
     cells, known, real = bench.reported[: options.cells], bench.known[:KNOWN], adam(0.01, reduction)
     long = replace(real, name=f"{real.name}-long")
 
+    def runs_of(name: str) -> Path:
+        return options.output / "teachers" / slug(name) / str(reduction)
+
+    def teacher_of(name: str) -> Path:
+        return next((runs_of(name) / "nas_cifar10" / str(VARIANTS[name].seed)).glob("*/teacher.safetensors"))
+
+    def source_of(name: str) -> Source:
+        return taught(str(teacher_of(name)), slug(name), reduction)
+
+    def made() -> dict[str, Variant]:
+        return {name: one for name, one in VARIANTS.items() if cache.curves(f"{slug(name)}-{reduction}")}
+
     def teach(name: str) -> Callable[[float], None]:
-        ranked, seed = VARIANTS[name]
+        variant = VARIANTS[name]
 
         def part(until: float) -> None:
             overrides = [
                 *(f"--data.init_args.path={options.data}", f"--data.init_args.size={reduction.size}"),
                 f"--model.task.init_args.shape=[3, {reduction.size}, {reduction.size}]",
-                *(f"--trainer.accelerator={options.device}", f"--model.inner_loop.steps={options.inner_steps}"),
+                *(f"--trainer.accelerator={options.device}", f"--model.inner_loop.steps={variant.inner_steps}"),
                 *("--model.evaluation.learners=2", "--model.evaluation.real_rates=[0.01]"),
+                *(f"--trainer.max_steps={variant.meta_steps}", f"--trainer.val_check_interval={variant.meta_steps}"),
             ]
             space = (
                 f"{{class_path: NASBench201, init_args: {{cells: {reduction.cells}, channels: {reduction.channels}}}}}"
             )
-            steps = options.meta_steps
-            if ranked:
-                steps = max(1, steps // 2)
+            if variant.ranked:
                 table = write_known(bench, options.output / "known.csv", options.table)
                 reference = f"{{class_path: TableReference, init_args: {{path: {table}}}}}"
-                learners = f"space: {space}, reference: {reference}, weight: 5.0, held_out: 0.5"
+                learners = f"space: {space}, reference: {reference}, weight: 5.0, held_out: {HELD_OUT}"
                 overrides += [
                     f"--model.learners={{class_path: RankedLearners, init_args: {{{learners}}}}}",
                     "--model.population=2",
                 ]
             else:
                 overrides.append(f"--model.learners.init_args.space={space}")
-            overrides += [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
-            output = options.output / "teachers" / ("ranked" if ranked else "plain") / str(reduction)
-            teacher = fit_once("nas_cifar10", seed, output, overrides)
-            source = taught(str(teacher), name.replace(" ", "-"), reduction)
-            cache.measure(bench, source, [*cells, *known], [0], options.inner_steps, until)
-            cache.measure(bench, source, cells, [1], options.inner_steps, until)
+            fit_once("nas_cifar10", variant.seed, runs_of(name), overrides)
+            source = source_of(name)
+            cache.measure(bench, source, [*cells, *known], [0], variant.inner_steps, until)
+            cache.measure(bench, source, cells, [1], variant.inner_steps, until)
 
         return part
 
-    sources = {"Adam, 0.01": real, "Adam, 0.003": adam(0.003, reduction), "LARS, 0.05": lars(0.05, reduction)}
+    sources = {
+        "Adam, 0.01": real,
+        "Adam, 0.003": adam(0.003, reduction),
+        "Adam, 0.03": adam(0.03, reduction),
+        "LARS, 0.05": lars(0.05, reduction),
+        **{f"Adam, 0.01: {other.words}": adam(0.01, other) for other in REDUCTIONS if other != reduction},
+    }
 
     def tune(until: float) -> None:
         for source in sources.values():
             cache.measure(bench, source, bench.known[:TUNED], [0], options.steps, until)
 
     def measure_untrained(until: float) -> None:
-        cache.measure_untrained(bench, [*cells, *bench.known[:UNTRAINED]], until)
+        cache.measure_untrained(bench, [*cells, *known, *bench.reported, *bench.known], until)
 
-    searches = options.output / "searches.jsonl"
+    def measure_best(until: float) -> None:
+        accuracies = bench.accuracies(bench.reported)
+        best = [bench.reported[place] for place in accuracies.argsort(descending=True).tolist()]
+        cache.measure(bench, real, best[: len(best) // 10], [0], options.steps, until)
+        for name, variant in made().items():
+            cache.measure(bench, source_of(name), best[: len(best) // 10], [0], variant.inner_steps, until)
+
+    def measure_known(until: float) -> None:
+        cache.measure(bench, real, bench.known[:CURVES], [0], options.steps, until)
+        for name, variant in made().items():
+            if variant == Variant():
+                cache.measure(bench, source_of(name), bench.known[:CURVES], [0], variant.inner_steps, until)
+
+    searches = options.output / "trained.jsonl"
 
     def search(until: float) -> None:
         run_searches(Study(bench, cache, real.key, long.key, {}, options.cells), searches, until)
@@ -117,26 +173,32 @@ def main() -> None:
         **{name: teach(name) for name in options.teachers},
         "real, second seed": lambda until: cache.measure(bench, real, cells, [1], options.steps, until),
         "settings": tune,
-        "long": lambda until: cache.measure(bench, long, cells[: options.long], [0], 1200, until),
+        "long": lambda until: cache.measure(bench, long, cells[: options.long], [0], LOOKS[-1], until),
+        "best tenth": measure_best,
+        "known curves": measure_known,
     }
+    unknown = [name for name in options.parts or () if name not in {*parts, "report"}]
+    if unknown:
+        parser.error(f"--parts must be among {', '.join([*parts, 'report'])}, got {', '.join(unknown)}")
     for name, part in parts.items():
         if options.parts is None or name in options.parts:
             print(f"part {name}", flush=True)
             part(time.monotonic() + 60 * options.minutes)
     if options.parts is None or "report" in options.parts:
-        made, seconds, meta_steps = {}, {}, {}
-        for name, (ranked, seed) in VARIANTS.items():
-            source = f"{name.replace(' ', '-')}-{reduction}"
-            if cache.curves(source):
-                made[name] = source
-                output = options.output / "teachers" / ("ranked" if ranked else "plain") / str(reduction)
-                seconds[name] = cpu_seconds("nas_cifar10", seed, output)
-                (teacher,) = (output / "nas_cifar10" / str(seed)).glob("*/teacher.safetensors")
-                meta_steps[name] = int((read_meta_training(teacher) or {"meta_steps": 0})["meta_steps"])
-        study = Study(bench, cache, real.key, long.key, made, options.cells)
+        seconds, meta_steps = {}, {}
+        for name, variant in made().items():
+            seconds[name] = cpu_seconds("nas_cifar10", variant.seed, runs_of(name))
+            meta_steps[name] = int((read_meta_training(teacher_of(name)) or {"meta_steps": 0})["meta_steps"])
+        teachers = {name: source_of(name).key for name in seconds}
+        study = Study(bench, cache, real.key, long.key, teachers, options.cells)
         write(
             study, {name: one.key for name, one in sources.items()}, Meta(seconds, meta_steps), searches, options.mnist
         )
+
+
+def slug(name: str) -> str:
+    """Return a name as part of a path."""
+    return name.replace(" ", "-")
 
 
 def write_known(bench: Bench, file: Path, table: str) -> Path:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gtn_lightning.data import ImageData
+from benchmarks.nasbench201.bench import FULL, Bench, Reduction
 from gtn_lightning.inner_loop import LARS, Adam, InnerOptimizer
 from gtn_lightning.nas import (
     AZNAS,
@@ -19,91 +17,16 @@ from gtn_lightning.nas import (
     NumParameters,
     Proxy,
     RealDataProxy,
-    Scorer,
     SynFlow,
-    TableReference,
 )
 from gtn_lightning.nas.proxies.training import TaughtScorer
-from gtn_lightning.nas.spaces import Architecture, NASBench201
-from gtn_lightning.randomness import keyed_generator
-
-HELD_OUT = 0.5
-"""Share of the cells, isomorphic ones together, that nothing is learned from: neither teachers, regressions nor
-settings. All reported correlations are over cells of this share."""
-
-COLUMN = "cifar10_test_200ep"
-TWELVE = "cifar10_val_12ep"
+from gtn_lightning.nas.spaces import Architecture
 
 LOOKS = (4, 8, 16, 32, 64, 128, 256, 512, 800, 1200)
 """Numbers of steps after which a network is scored on validation images."""
 
-VALIDATION = 2000
-"""Images of the training split held back, on the first `SCORED` of which a network is scored."""
-
 SCORED = 1000
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """How the benchmark's networks are reduced."""
-
-    size: int = 16
-    """Height and width that the images are scaled to."""
-    channels: int = 8
-    """Of the first stage; 16 in the benchmark."""
-    cells: int = 1
-    """In each stage; 5 in the benchmark."""
-
-    def __str__(self) -> str:
-        return f"{self.size}px-{self.channels}ch-{self.cells}cell"
-
-
-class Bench:
-    """The table, the images and the split of the cells into halves.
-
-    Args:
-        table: the CSV file of accuracies.
-        data: CIFAR-10 on the hub or in a local folder.
-        device: where networks run.
-    """
-
-    def __init__(self, table: str, data: str, device: str = "cpu") -> None:
-        self.table = TableReference(table, [COLUMN], "arch", percent=True)
-        self.twelve = TableReference(table, [TWELVE], "arch", percent=True)
-        self.path = data
-        self.device = device
-        self._data: dict[int, ImageData] = {}
-        names = NASBench201((3, 32, 32), 10)
-        order = torch.randperm(len(self.table.names), generator=keyed_generator(0, "nasbench201")).tolist()
-        different: dict[str, Architecture] = {}
-        for place in order:
-            cell = names.parse(self.table.names[place])
-            different.setdefault(names.canonical(cell), cell)
-        self.reported = [cell for cell in different.values() if names.is_held_out(cell, HELD_OUT)]
-        """Different cells of the held-out half, in random order."""
-        self.known = [cell for cell in different.values() if not names.is_held_out(cell, HELD_OUT)]
-        """Different cells of the other half, in random order."""
-
-    def data(self, size: int) -> ImageData:
-        """Return CIFAR-10 with images of a size, set up."""
-        if size not in self._data:
-            made = ImageData(self.path, val_size=VALIDATION, size=None if size == 32 else size)
-            made.prepare_data()
-            made.setup()
-            self._data[size] = made
-        return self._data[size]
-
-    def space(self, reduction: Reduction) -> NASBench201:
-        """Return the space of reduced networks."""
-        return NASBench201((3, reduction.size, reduction.size), 10, reduction.cells, reduction.channels)
-
-    def accuracies(self, cells: Sequence[Architecture]) -> torch.Tensor:
-        """Return the test accuracies after 200 epochs, float64 ``[cells]``."""
-        return self.table.accuracies(self.space(Reduction()), cells).mean(dim=1)
-
-    def bind(self, proxy: Proxy, reduction: Reduction) -> Scorer:
-        """Return a proxy on the reduced networks and images."""
-        return proxy.bind(self.space(reduction), self.data(reduction.size), self.device)
+"""Validation images on which a network is scored."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +37,7 @@ class Source:
     """Names the measurements in the cache, with the reduction."""
     make: Callable[[int], Proxy]
     """The proxy, by the number of steps."""
-    reduction: Reduction = Reduction()
+    reduction: Reduction
 
     @property
     def key(self) -> str:
@@ -122,17 +45,17 @@ class Source:
         return f"{self.name}-{self.reduction}"
 
 
-def real(optimizer: InnerOptimizer, name: str, reduction: Reduction = Reduction()) -> Source:
+def real(optimizer: InnerOptimizer, name: str, reduction: Reduction) -> Source:
     """Return trainings on real images, 64 a step."""
     return Source(f"real-{name}", lambda steps: RealDataProxy(steps, images=SCORED, optimizer=optimizer), reduction)
 
 
-def adam(lr: float, reduction: Reduction = Reduction()) -> Source:
+def adam(lr: float, reduction: Reduction) -> Source:
     """Return trainings on real images with Adam."""
     return real(Adam(lr=lr), f"adam{lr:g}", reduction)
 
 
-def lars(lr: float, reduction: Reduction = Reduction()) -> Source:
+def lars(lr: float, reduction: Reduction) -> Source:
     """Return trainings on real images with LARS."""
     return real(LARS(lr=lr), f"lars{lr:g}", reduction)
 
@@ -246,9 +169,6 @@ class Cache:
             row = {"proxy": name, "cell": cell.name, "values": values, "seconds": round(seconds, 4)}
             append_line(self.folder / "untrained.jsonl", row)
 
-
-FULL = Reduction(32, 16, 5)
-"""The benchmark's own networks."""
 
 UNTRAINED: tuple[Proxy, ...] = (NumParameters(), SynFlow(), NASWOT(32), AZNAS(16))
 

@@ -1,0 +1,1 @@
+"""How well cheap scores rank the cells of NAS-Bench-201, what they cost, and what searches find with them."""

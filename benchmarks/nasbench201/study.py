@@ -1,0 +1,143 @@
+"""The measurements of `benchmarks.nasbench201`, and how well scores rank cells."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, rankdata
+
+from benchmarks.nasbench201.bench import FULL, Bench
+from benchmarks.nasbench201.curves import Cache, Curve
+from gtn_lightning.nas.proxies.combined import comparable
+from gtn_lightning.nas.spaces import Architecture
+
+Array = NDArray[np.float64]
+
+RESAMPLES = 1000
+
+SCORES: Mapping[str, Callable[[Curve, int], float]] = {
+    "accuracy": lambda curve, step: curve.looks[step][0],
+    "validation loss": lambda curve, step: -curve.looks[step][1],
+    "training loss": lambda curve, step: -float(np.mean(curve.losses[step // 2 : step])),
+    "area": lambda curve, step: -float(np.mean(curve.losses[:step])),
+}
+"""What is made of a learning curve: two looks at validation images; the mean training loss of the last half of the
+steps, and of all."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well scores rank cells: means over seeds, each with the ends of a 95 % bootstrap interval over the cells."""
+
+    spearman: tuple[float, float, float]
+    kendall: float
+    tenth: tuple[float, float, float]
+    """Spearman over the best tenth."""
+    regret: float
+    """Accuracy of the best cell less that of the best of the five with the highest scores, in points."""
+
+    def cells(self) -> list[str]:
+        """Return the numbers as a table shows them."""
+        return [shown(self.spearman), f"{self.kendall:.2f}", shown(self.tenth), f"{self.regret:.2f}"]
+
+
+HEADER = ["Spearman", "Kendall", "Spearman, top tenth", "regret of 5"]
+
+
+def shown(interval: tuple[float, float, float], form: str = ".2f") -> str:
+    """Return a value with its interval."""
+    return f"{interval[0]:{form}} [{interval[1]:{form}}, {interval[2]:{form}}]"
+
+
+def spearman(scores: Array, truth: Array) -> float:
+    """Return the mean of Spearman's correlations of several rows of scores, ``[seeds, cells]``."""
+    true = rankdata(truth) - (len(truth) + 1) / 2
+    ranks = rankdata(scores, axis=1) - (len(truth) + 1) / 2
+    below = np.sqrt((ranks**2).sum(axis=1) * (true**2).sum())
+    return float(np.mean(np.divide((ranks * true).sum(axis=1), below, out=np.zeros(len(ranks)), where=below > 0)))
+
+
+def interval(statistic: Callable[[NDArray[np.intp]], float], count: int) -> tuple[float, float, float]:
+    """Return a statistic of all cells, and the ends of its 95 % bootstrap interval over the cells."""
+    random = np.random.default_rng(0)
+    drawn = [statistic(random.integers(count, size=count)) for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return statistic(np.arange(count)), float(low), float(high)
+
+
+def quality(scores: Array, truth: Array) -> Quality:
+    """Return how well scores ``[seeds, cells]`` rank cells of these accuracies."""
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    top = np.flatnonzero(truth >= np.sort(truth)[-max(3, len(truth) // 10)])
+    return Quality(
+        interval(lambda rows: spearman(scores[:, rows], truth[rows]), len(truth)),
+        float(np.mean([kendalltau(row, truth).statistic for row in scores])),
+        interval(lambda rows: spearman(scores[:, top[rows]], truth[top[rows]]), len(top)),
+        100 * float(np.mean([truth.max() - truth[np.argsort(-row, kind="stable")[:5]].max() for row in scores])),
+    )
+
+
+@dataclass
+class Study:
+    """The measurements, and what is computed from them."""
+
+    bench: Bench
+    cache: Cache
+    reals: str
+    """The source of the trainings on real images in the cache."""
+    long: str
+    """The same of longer trainings."""
+    teachers: Mapping[str, str]
+    """Names of sources of trainings on synthetic images, by what they are called."""
+    count: int
+    """Reported cells."""
+
+    @cached_property
+    def reported(self) -> list[Architecture]:
+        """The cells that are ranked: all that were trained on real images."""
+        known = self.cache.curves(self.reals)
+        return [cell for cell in self.bench.reported[: self.count] if (cell.name, 0) in known]
+
+    @cached_property
+    def truth(self) -> Array:
+        """Their accuracies."""
+        return self.bench.accuracies(self.reported).numpy()
+
+    def seeds(self, source: str, cells: Sequence[Architecture], step: int) -> list[int]:
+        """Return the seeds with which all of some cells were trained for a number of steps."""
+        known = self.cache.curves(source)
+        numbers = {seed for _, seed in known}
+        return [s for s in sorted(numbers) if all(step in looks_of(known.get((c.name, s))) for c in cells)]
+
+    def scores(self, source: str, score: str, step: int, cells: Sequence[Architecture] | None = None) -> Array:
+        """Return scores of cells, ``[seeds, cells]``."""
+        cells = self.reported if cells is None else cells
+        known = self.cache.curves(source)
+        make = SCORES[score]
+        return np.array([[make(known[c.name, s], step) for c in cells] for s in self.seeds(source, cells, step)])
+
+    def untrained(self, name: str, cells: Sequence[Architecture]) -> Array:
+        """Return a proxy's numbers, ``[cells, numbers]``."""
+        known = self.cache.untrained()
+        return comparable([known[f"{name} {cell.name}"][0] for cell in cells])
+
+    def seconds(self, source: str, step: int) -> float:
+        """Return the mean CPU seconds of a training with one look."""
+        curves = [curve for curve in self.cache.curves(source).values() if step in curve.looks]
+        return float(np.mean([curve.looks[step][2] for curve in curves]))
+
+    def untrained_seconds(self, name: str) -> float:
+        """Return the mean CPU seconds of a proxy without training."""
+        return float(np.mean([s for key, (_, s) in self.cache.untrained().items() if key.startswith(f"{name} ")]))
+
+    def twelve(self, cells: Sequence[Architecture]) -> Array:
+        """Return validation accuracies after 12 epochs, from the table."""
+        space = self.bench.space(FULL)
+        return self.bench.twelve.accuracies(space, cells).mean(dim=1).numpy()
+
+
+def looks_of(curve: Curve | None) -> Mapping[int, tuple[float, float, float]]:
+    """Return the looks of a curve, none if there is no curve."""
+    return {} if curve is None else curve.looks
