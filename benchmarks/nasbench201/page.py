@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.nas_report import NOTE, TITLE
 from benchmarks.nasbench201.costs import MOST, Meta, costs, payoff, training_rate
 from benchmarks.nasbench201.curves import SCORED
-from benchmarks.nasbench201.rankings import DRAWS, TOLD, anchors, best_tenth, combined, grid, told
+from benchmarks.nasbench201.rankings import BEST, DRAWS, TOLD, anchors, best_tenth, combined, grid, told
 from benchmarks.nasbench201.searches import BUDGET, EVERY, FIRST, SEEDS, WANTED, Found, searches
 from benchmarks.nasbench201.steps import equal, longer, noise, paired, settings, steps
 from benchmarks.nasbench201.study import Quality, Study, shown
@@ -17,9 +17,6 @@ from benchmarks.report import RESULTS, markdown_table, write_sections
 
 WHOLE = "12 epochs 0.871 / 0.54 (all cells), AZ-NAS 0.913 (its paper, arXiv 2403.19232)"
 """Known of the whole benchmark, which is not at hand."""
-
-INPUTS = "choices, AZ-NAS"
-"""The inputs of the answer's regression: the cheapest that hold both, whatever ranks best here."""
 
 
 def write(study: Study, sources: Mapping[str, str], teachers: Meta, found: Path, mnist: str | None) -> None:
@@ -35,7 +32,7 @@ def write(study: Study, sources: Mapping[str, str], teachers: Meta, found: Path,
     fixed_table, fixed = anchors(study)
     steps_table, of_steps = steps(study)
     together_table, chosen, untold = combined(study)
-    told_table, of_told, best = told(study)
+    told_table, of_told = told(study)
     rate = training_rate(study.bench)
     search_table, of_searches = searches(study, found, rate)
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -44,7 +41,7 @@ def write(study: Study, sources: Mapping[str, str], teachers: Meta, found: Path,
     draw_searches(of_searches)
     short = {key: one for key, one in of_steps.items() if key[2] <= MOST}
     (data, score, step), few = max(short.items(), key=lambda item: item[1].spearman[0])
-    known = of_told[INPUTS, 64]
+    known = of_told[BEST, 64]
     azs = fixed["AZ-NAS"]
     twelve = fixed["12 real epochs (the table's)"]
 
@@ -67,7 +64,7 @@ def write(study: Study, sources: Mapping[str, str], teachers: Meta, found: Path,
         [
             "the same, told 64 accuracies",
             "0.95 wanted",
-            f"{INPUTS}: {shown(known)} / {shown(best[INPUTS].tenth)}",
+            f"{BEST}: {shown(known.spearman)} / {shown(known.tenth)}",
         ],
         [
             f"12-epoch trainings until the mean of {SEEDS} searches finds {WANTED} %",
@@ -154,13 +151,13 @@ def draw_steps(found: Mapping[tuple[str, str, int], Quality], fixed: Mapping[str
     figure.savefig(RESULTS / "nas_steps.png", dpi=120)
 
 
-def draw_told(found: Mapping[tuple[str, int], tuple[float, float, float]]) -> None:
+def draw_told(found: Mapping[tuple[str, int], Quality]) -> None:
     """Draw the correlation against the number of known accuracies."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     colors: dict[str, str] = {}
     for name in dict.fromkeys(name for name, _ in found):
-        points = [(count, value[0]) for (one, count), value in found.items() if one == name]
+        points = [(count, value.spearman[0]) for (one, count), value in found.items() if one == name]
         if name.startswith("choices"):
             # A color for the steps, a line for what they are given with.
             steps = name.removeprefix("choices").removeprefix(", AZ-NAS").removeprefix(", naswot, synflow")

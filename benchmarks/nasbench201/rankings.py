@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from scipy.stats import rankdata
 from benchmarks.nas_reference import TABLE, load_grid_and_data
 from benchmarks.nasbench201.bench import FULL
 from benchmarks.nasbench201.curves import UNTRAINED
-from benchmarks.nasbench201.study import HEADER, Array, Quality, Study, interval, quality, shown, spearman
+from benchmarks.nasbench201.study import HEADER, TOGETHER, Array, Quality, Study, interval, quality, shown, spearman
 from benchmarks.report import markdown_table
 from gtn_lightning.nas import TableReference
 from gtn_lightning.nas.proxies.az_nas import log_rank
@@ -26,6 +27,9 @@ TRAINED = 64
 """Cells of the other half with learning curves, on which scores that are ranked together are chosen."""
 
 TOLD = (16, 32, 64, 128, 256)
+
+BEST = "choices, AZ-NAS; prior"
+"""The inputs of the answer's regression: the cheapest that hold all, whatever ranks best here."""
 
 
 def anchors(study: Study) -> tuple[str, dict[str, Quality]]:
@@ -48,13 +52,19 @@ def best_tenth(study: Study) -> str:
     truth = study.bench.accuracies(cells).numpy()
     scores = {name: study.untrained(name, cells)[:, 0] for name in ("parameters", "synflow", "naswot")}
     scores["AZ-NAS"] = np.array(log_rank(study.untrained("AZ-NAS", cells)))
-    together = np.hstack([study.untrained(name, cells) for name in ("AZ-NAS", "naswot", "synflow")])
-    scores["AZ-NAS, naswot, synflow"] = np.array(log_rank(together))
+    scores["AZ-NAS, naswot, synflow"] = study.together(cells)
     scores["12 real epochs (the table's)"] = study.twelve(cells)
     rows = []
     for name, values in scores.items():
         reached = quality(values[None], truth)
         rows.append([name, str(len(cells)), shown(reached.spearman), shown(reached.tenth), f"{reached.regret:.2f}"])
+    for name in ("choices, AZ-NAS", BEST):
+        for count in (64, 256):
+            reached = quality(predicted(study, inputs_of(study)[name], count, cells), truth)
+            label = f"told {count}: {name}"
+            rows.append(
+                [label, str(len(cells)), shown(reached.spearman), shown(reached.tenth), f"{reached.regret:.2f}"]
+            )
     both = [cell for cell in cells if cell.name in study.bench.twins]
     twins = study.bench.accuracies([study.bench.twins[cell.name] for cell in both]).numpy()
     reached = quality(twins[None], study.bench.accuracies(both).numpy())
@@ -111,15 +121,33 @@ def combined(study: Study) -> tuple[str, str, Quality]:
     return table, best, found[best][1]
 
 
-def inputs_of(study: Study) -> dict[str, Callable[[Sequence[Architecture]], Array]]:
-    """Return the inputs of regressions, ``[cells, inputs]``, by name."""
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a regression."""
+
+    make: Callable[[Sequence[Architecture]], Array]
+    """Returns ``[cells, inputs]``; raises KeyError where a measurement is missing."""
+    prior: bool = False
+    """Whether the regression starts from the rank by AZ-NAS, naswot and synflow."""
+
+    def measured(self, cell: Architecture) -> bool:
+        """Return whether all inputs of a cell are there."""
+        try:
+            self.make([cell])
+        except KeyError:
+            return False
+        return True
+
+
+def inputs_of(study: Study) -> dict[str, Inputs]:
+    """Return the inputs of regressions by name."""
     space = study.bench.space(FULL)
 
     def choices(cells: Sequence[Architecture]) -> Array:
         return np.array([space.encode(cell) for cell in cells])
 
     def untrained(cells: Sequence[Architecture]) -> Array:
-        return np.hstack([study.untrained(name, cells) for name in ("AZ-NAS", "naswot", "synflow")])
+        return np.hstack([study.untrained(name, cells) for name in TOGETHER])
 
     def curves(source: str, most: int) -> Callable[[Sequence[Architecture]], Array]:
         known = study.cache.curves(source)
@@ -137,11 +165,16 @@ def inputs_of(study: Study) -> dict[str, Callable[[Sequence[Architecture]], Arra
     def together(*parts: Callable[[Sequence[Architecture]], Array]) -> Callable[[Sequence[Architecture]], Array]:
         return lambda cells: np.hstack([part(cells) for part in parts])
 
+    def az_nas(cells: Sequence[Architecture]) -> Array:
+        return study.untrained("AZ-NAS", cells)
+
     found = {
-        "choices": choices,
-        "AZ-NAS": lambda cells: study.untrained("AZ-NAS", cells),
-        "choices, AZ-NAS": together(choices, lambda cells: study.untrained("AZ-NAS", cells)),
-        "choices, AZ-NAS, naswot, synflow": together(choices, untrained),
+        "choices": Inputs(choices),
+        "AZ-NAS": Inputs(az_nas),
+        "choices, AZ-NAS": Inputs(together(choices, az_nas)),
+        "choices, AZ-NAS, naswot, synflow": Inputs(together(choices, untrained)),
+        "choices; prior": Inputs(choices, prior=True),
+        "choices, AZ-NAS; prior": Inputs(together(choices, az_nas), prior=True),
     }
     trained = {f"{step} real steps": (study.reals, step) for step in (32, 128)}
     for name, source in study.teachers.items():
@@ -150,51 +183,56 @@ def inputs_of(study: Study) -> dict[str, Callable[[Sequence[Architecture]], Arra
             trained[f"{most} steps, {name}"] = source, most
     for name, (source, step) in trained.items():
         vector = curves(source, step)
-        found[name] = vector
-        found[f"choices, {name}"] = together(choices, vector)
-        found[f"choices, AZ-NAS, {name}"] = together(choices, lambda c: study.untrained("AZ-NAS", c), vector)
+        found[name] = Inputs(vector)
+        found[f"choices, {name}"] = Inputs(together(choices, vector))
+        found[f"choices, AZ-NAS, {name}"] = Inputs(together(choices, az_nas, vector))
+        found[f"choices, AZ-NAS, {name}; prior"] = Inputs(together(choices, az_nas, vector), prior=True)
     return found
 
 
-def told(study: Study) -> tuple[str, dict[tuple[str, int], tuple[float, float, float]], dict[str, Quality]]:
+def predicted(study: Study, inputs: Inputs, count: int, cells: Sequence[Architecture]) -> Array:
+    """Return what regressions predict for cells that are told the accuracies of others.
+
+    Args:
+        study: the measurements.
+        inputs: of the regressions.
+        count: number of accuracies that each is told; of random cells of the other half.
+        cells: those that are predicted.
+
+    Returns:
+        ``[draws, cells]``, without rows if a measurement is missing.
+    """
+    pool = [cell for cell in study.bench.known[: max(TOLD)] if inputs.measured(cell)]
+    if count > len(pool) or not all(map(inputs.measured, cells)):
+        return np.empty((0, len(cells)))
+    truth, known, asked = study.bench.accuracies(pool).numpy(), inputs.make(pool), inputs.make(cells)
+    prior = (study.prior(pool), study.prior(cells)) if inputs.prior else None
+    found = []
+    for draw in range(1 if count == len(pool) else DRAWS):
+        told = np.random.default_rng(draw).permutation(len(pool))[:count]
+        predictor = RankPredictor(known[told], truth[told], prior[0][told] if prior else None)
+        found.append(predictor.predict(asked, prior[1] if prior else None))
+    return np.array(found)
+
+
+def told(study: Study) -> tuple[str, dict[tuple[str, int], Quality]]:
     """Return a table of regressions that are told some accuracies."""
-    found: dict[tuple[str, int], tuple[float, float, float]] = {}
-    best: dict[str, Quality] = {}
+    found: dict[tuple[str, int], Quality] = {}
     rows = []
-    for name, make in inputs_of(study).items():
-        pool, inputs = [], []
-        for cell in study.bench.known[: max(TOLD)]:
-            try:
-                inputs.append(make([cell])[0])
-                pool.append(cell)
-            except KeyError:  # not measured
-                continue
-        try:
-            shown_cells = make(study.reported)
-        except KeyError:
+    for name, inputs in inputs_of(study).items():
+        if not all(map(inputs.measured, study.reported)):
             continue
-        truth, known = study.bench.accuracies(pool).numpy(), np.array(inputs)
-        row = [name, str(known.shape[1])]
+        row = [name, str(inputs.make(study.reported[:1]).shape[1])]
         for count in TOLD:
-            if count > len(pool):
-                row.append("")
-                continue
-            draws = 1 if count == len(pool) else DRAWS
-            predicted = []
-            for draw in range(draws):
-                rows_ = np.random.default_rng(draw).permutation(len(pool))[:count]
-                predicted.append(RankPredictor(known[rows_], truth[rows_]).predict(shown_cells))
-            scores = np.array(predicted)
-            reached = quality(scores, study.truth)
-            found[name, count] = reached.spearman
-            row.append(shown(reached.spearman))
-            if count == 64:
-                best[name] = reached
-        row += [shown(best[name].tenth), f"{best[name].regret:.2f}"] if name in best else ["", ""]
-        rows.append(row)
-        print(" | ".join(row), flush=True)
+            scores = predicted(study, inputs, count, study.reported)
+            if len(scores):
+                found[name, count] = quality(scores, study.truth)
+            row.append(shown(found[name, count].spearman) if len(scores) else "")
+        reached = found.get((name, 64))
+        rows.append([*row, *([shown(reached.tenth), f"{reached.regret:.2f}"] if reached else ["", ""])])
+        print(" | ".join(rows[-1]), flush=True)
     header = ["inputs", "numbers", *(f"told {count}" for count in TOLD), "told 64, top tenth", "told 64, regret of 5"]
-    return markdown_table(header, rows), found, best
+    return markdown_table(header, rows), found
 
 
 def grid(path: str) -> str:

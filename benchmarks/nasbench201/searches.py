@@ -12,9 +12,8 @@ import optuna
 from benchmarks.nasbench201.bench import FULL
 from benchmarks.nasbench201.costs import training_operations
 from benchmarks.nasbench201.curves import append_line, read_lines
-from benchmarks.nasbench201.study import Array, Study
+from benchmarks.nasbench201.study import TOGETHER, Array, Study
 from benchmarks.report import markdown_table
-from gtn_lightning.nas.proxies.az_nas import log_rank
 from gtn_lightning.nas.proxies.predicted import RankPredictor
 from gtn_lightning.nas.spaces import Architecture, NASBench201
 from gtn_lightning.randomness import keyed_generator, keyed_seed
@@ -34,9 +33,6 @@ BUDGET, LONG_BUDGET, SEEDS, SHOWN = 40, 300, 100, (8, 16, 24, 40)
 WANTED = 93.9
 """The accuracy that a search is to find, in percent."""
 
-MEASURED = ("AZ-NAS", "naswot", "synflow")
-"""What the untrained rank is made of."""
-
 
 @dataclass(frozen=True)
 class Ground:
@@ -50,8 +46,8 @@ class Ground:
     """Test accuracy after 200 epochs, by which a search is judged, ``[cells]``."""
     inputs: Array
     """Of the regression, ``[cells, inputs]``."""
-    untrained: Array
-    """A score that needs no training, ``[cells]``."""
+    untrained: Array | None = None
+    """A score that needs no training, from which the regression starts, ``[cells]``; None for none."""
     measuring: float = 0.0
     """CPU seconds of the measurements of all cells that precede the first training."""
 
@@ -112,6 +108,7 @@ def guided(ground: Ground, budget: int, seed: int) -> Iterator[int]:
 
 def by_rank(ground: Ground, budget: int, seed: int) -> Iterator[int]:
     """Train what ranks highest without training; the seed has no effect."""
+    assert ground.untrained is not None
     yield from np.argsort(-ground.untrained, kind="stable")[:budget].tolist()
 
 
@@ -125,8 +122,11 @@ def by_rank_then_guided(ground: Ground, budget: int, seed: int) -> Iterator[int]
 def _guided(ground: Ground, trained: list[int], budget: int) -> Iterator[int]:
     yield from trained[:budget]
     while len(trained) < budget:
-        predictor = RankPredictor(ground.inputs[trained], ground.short[trained])
-        predicted = np.array(predictor.predict(ground.inputs))
+        prior = ground.untrained
+        predictor = RankPredictor(
+            ground.inputs[trained], ground.short[trained], None if prior is None else prior[trained]
+        )
+        predicted = np.array(predictor.predict(ground.inputs, prior))
         predicted[trained] = -np.inf
         for place in np.argsort(-predicted, kind="stable")[: min(EVERY, budget - len(trained))].tolist():
             trained.append(place)
@@ -155,20 +155,20 @@ def plans(study: Study) -> dict[str, Plan]:
     space = study.bench.space(FULL)
     cells = [*study.bench.reported, *study.bench.known]
     cells = [cell for cell in cells if f"AZ-NAS {cell.name}" in study.cache.untrained()]
-    scored = log_rank(np.hstack([study.untrained(name, cells) for name in MEASURED]))
+    scored = study.prior(cells)
     encoded = np.array([space.encode(cell) for cell in cells])
     fixed = study.twelve(cells), study.bench.accuracies(cells).numpy()
-    seconds = len(cells) * sum(study.untrained_seconds(name) for name in MEASURED)
-    free = Ground(space, cells, *fixed, encoded, np.array(scored))
+    seconds = len(cells) * sum(study.untrained_seconds(name) for name in TOGETHER)
+    free = Ground(space, cells, *fixed, encoded)
     inputs = np.hstack([encoded, study.untrained("AZ-NAS", cells)])
-    measured = Ground(space, cells, *fixed, inputs, np.array(scored), seconds)
+    measured = Ground(space, cells, *fixed, inputs, scored, seconds)
     return {
         "random": Plan(at_random, free, LONG_BUDGET),
         "regularized evolution": Plan(evolution, free, LONG_BUDGET),
         "TPE": Plan(tpe, free, BUDGET),
         "regression on the choices": Plan(guided, free, BUDGET),
-        "regression on choices and AZ-NAS": Plan(guided, measured, BUDGET),
-        "in the order of the untrained rank": Plan(by_rank, measured, BUDGET),
+        "untrained rank": Plan(by_rank, measured, BUDGET),
+        "regression from the untrained rank on": Plan(guided, measured, BUDGET),
         "untrained rank, then that regression": Plan(by_rank_then_guided, measured, BUDGET),
     }
 

@@ -10,12 +10,19 @@ from scipy.stats import kendalltau, rankdata
 
 from benchmarks.nasbench201.bench import FULL, Bench
 from benchmarks.nasbench201.curves import Cache, Curve
-from gtn_lightning.nas.proxies.combined import comparable
+from gtn_lightning.nas.proxies.az_nas import log_position, log_rank
+from gtn_lightning.nas.proxies.combined import Scale, comparable
 from gtn_lightning.nas.spaces import Architecture
 
 Array = NDArray[np.float64]
 
 RESAMPLES = 1000
+
+TOGETHER = ("AZ-NAS", "naswot", "synflow")
+"""Measurements without training that are ranked together."""
+
+SAMPLE = 50
+"""Cells of the other half, among which a cell's measurements are placed."""
 
 SCORES: Mapping[str, Callable[[Curve, int], float]] = {
     "accuracy": lambda curve, step: curve.looks[step][0],
@@ -122,6 +129,21 @@ class Study:
         """Return a proxy's numbers, ``[cells, numbers]``."""
         known = self.cache.untrained()
         return comparable([known[f"{name} {cell.name}"][0] for cell in cells])
+
+    @cached_property
+    def _scales(self) -> list[Scale]:
+        """The scales of the untrained measurements, by a sample of the other half's cells."""
+        sample = [one for one in self.bench.known if f"AZ-NAS {one.name}" in self.cache.untrained()][-SAMPLE:]
+        return [Scale(column) for column in np.hstack([self.untrained(name, sample) for name in TOGETHER]).T]
+
+    def prior(self, cells: Sequence[Architecture]) -> Array:
+        """Return what `AZNAS` with naswot and synflow scores cells that it does not compare, ``[cells]``."""
+        values = np.hstack([self.untrained(name, cells) for name in TOGETHER])
+        return np.array([log_position(self._scales, row, 0.5 / SAMPLE) for row in values.tolist()])
+
+    def together(self, cells: Sequence[Architecture]) -> Array:
+        """Return what `AZNAS` with naswot and synflow scores cells that are compared, ``[cells]``."""
+        return np.array(log_rank(np.hstack([self.untrained(name, cells) for name in TOGETHER])))
 
     def seconds(self, source: str, step: int) -> float:
         """Return the mean CPU seconds of a training with one look."""

@@ -55,9 +55,7 @@ class AZNASScorer(CombinedScorer):
         """Return the sum of the logarithms of an architecture's positions in the sample; nothing is reported."""
         scales = self.scales
         measured = self.features(architecture, seed)
-        lowest = 0.5 / self.proxy.calibration
-        positions = [scale.position(value) for scale, value in zip(scales, measured.values, strict=True)]
-        return Score(sum(math.log(max(lowest, position)) for position in positions), measured.cost)
+        return Score(log_position(scales, measured.values, 0.5 / self.proxy.calibration), measured.cost)
 
     def evaluate_all(self, architectures: Sequence[Architecture], seed: int = 0) -> list[Score]:
         """Return the sums of the logarithms of the architectures' ranks among each other."""
@@ -166,6 +164,11 @@ def az_nas(network: nn.Module, images: Tensor) -> tuple[float, float, float]:
         trainability.append(2 - norm - 1 / norm if norm > 0 else -math.inf)
     increases = [after - before for before, after in pairwise(entropies)]
     return sum(entropies), min(increases), sum(trainability) / len(trainability)
+
+
+def log_position(scales: Sequence[Scale], values: Sequence[float], lowest: float) -> float:
+    """Return the sum of the logarithms of values' positions on their scales, none of them below the lowest."""
+    return sum(math.log(max(lowest, scale.position(value))) for scale, value in zip(scales, values, strict=True))
 
 
 def log_rank(values: NDArray[np.float64]) -> list[float]:

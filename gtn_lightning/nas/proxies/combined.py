@@ -31,8 +31,11 @@ class CombinedScorer(Scorer):
         self.calibration_cost = Cost()
 
     def score_all(self, architectures: Sequence[Architecture], seed: int = 0) -> tuple[NDArray[np.float64], list[Cost]]:
-        """Return the values of architectures by every part, ``[parts, architectures]``, and the cost of each."""
-        scores = [part.evaluate_all(architectures, seed) for part in self.parts]
+        """Return the values of architectures by every part, ``[parts, architectures]``, and the cost of each.
+
+        An architecture's values do not depend on the others, also where a part ranks among those scored together.
+        """
+        scores = [[part.evaluate(architecture, seed) for architecture in architectures] for part in self.parts]
         values = np.array([[score.value for score in part] for part in scores]).reshape(len(scores), len(architectures))
         costs = [sum((part[place].cost for part in scores), Cost()) for place in range(len(architectures))]
         return comparable(values), costs

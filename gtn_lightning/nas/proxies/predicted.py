@@ -34,6 +34,8 @@ class PredictedRankScorer(CombinedScorer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        prior = self.proxy.prior
+        self.prior = None if prior is None else prior.bind(self.space, self.data, self.device)
         reference, held_out = self.proxy.reference, self.proxy.held_out
         known = map(self.space.parse, reference.names)
         self.known = [architecture for architecture in known if not self.space.is_held_out(architecture, held_out)]
@@ -52,28 +54,33 @@ class PredictedRankScorer(CombinedScorer):
         if not architectures:
             return []
         predictor = self.predictor
-        inputs, costs = self._inputs(architectures, seed)
-        return [Score(value, cost) for value, cost in zip(predictor.predict(inputs), costs, strict=True)]
+        inputs, prior, costs = self._measured(architectures, seed)
+        return [Score(value, cost) for value, cost in zip(predictor.predict(inputs, prior), costs, strict=True)]
 
     @cached_property
     def predictor(self) -> "RankPredictor":
         """The regression, fitted when the first architecture is scored."""
-        inputs, costs = self._inputs(self.known, 0)
+        inputs, prior, costs = self._measured(self.known, 0)
         self.calibration_cost = sum(costs, Cost())
         accuracies = self.proxy.reference.accuracies(self.space, self.known)
-        return RankPredictor(inputs, accuracies.mean(dim=1).numpy())
+        return RankPredictor(inputs, accuracies.mean(dim=1).numpy(), prior)
 
     def settings(self) -> Any:
         """Return what the scores depend on; see the base class. The table counts by its contents, not by its path."""
         described = super().settings()
         described["init_args"]["reference"] = self.proxy.reference.digest()
+        described["init_args"]["prior"] = None if self.prior is None else self.prior.settings()
         return described
 
     def overhead(self) -> Cost:
         """Return the cost of the known accuracies, the parts' overhead and, once paid, their scores of the known."""
-        return super().overhead() + Cost(seconds=self.proxy.reference.seconds(self.space, self.known))
+        prior = Cost() if self.prior is None else self.prior.overhead()
+        return super().overhead() + prior + Cost(seconds=self.proxy.reference.seconds(self.space, self.known))
 
-    def _inputs(self, architectures: Sequence[Architecture], seed: int) -> tuple[NDArray[np.float64], list[Cost]]:
+    def _measured(
+        self, architectures: Sequence[Architecture], seed: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, list[Cost]]:
+        """Return the inputs of architectures, ``[architectures, inputs]``, their values by the prior, and the costs."""
         if self.proxy.features:
             rows = [[part.features(architecture, seed) for part in self.parts] for architecture in architectures]
             inputs = comparable([[value for part in row for value in part.values] for row in rows])
@@ -84,7 +91,11 @@ class PredictedRankScorer(CombinedScorer):
         if self.proxy.choices:
             encoded = [self.space.encode(architecture) for architecture in architectures]
             inputs = np.hstack([inputs, np.array(encoded)])
-        return inputs, costs
+        if self.prior is None:
+            return inputs, None, costs
+        scores = [self.prior.evaluate(architecture, seed) for architecture in architectures]
+        costs = [cost + score.cost for cost, score in zip(costs, scores, strict=True)]
+        return inputs, comparable([score.value for score in scores]), costs
 
 
 class PredictedRank(CombinedProxy):
@@ -98,6 +109,10 @@ class PredictedRank(CombinedProxy):
     Machine Learning", 2006), on inputs brought near a normal distribution (Yeo and Johnson, 2000). Predictors of this
     kind, from a few accuracies, encodings and cheap proxies, are compared by White et al. (arXiv 2104.01177).
 
+    With a ``prior``, a proxy that ranks well by itself, the process predicts what is left: its mean is the prior's
+    value, brought near a normal distribution and scaled by least squares (Rasmussen and Williams, section 2.7). This
+    helps where few accuracies are known.
+
     The trainings behind the known accuracies count as overhead, see `TableReference.seconds`, and so do the proxies'
     scores of the known architectures. Known architectures that are held out are not used: no accuracy of an
     architecture to be ranked is an input.
@@ -106,9 +121,10 @@ class PredictedRank(CombinedProxy):
         reference: the known accuracies.
         proxies: their values are inputs; without any, the choices are the only inputs.
         choices: whether the choices are inputs.
-        features: whether all numbers of a proxy are inputs, not only its value.
         held_out: the share of the space whose accuracies are not used, see `SearchSpace.is_held_out`: that of the
             teacher's meta-training.
+        features: whether all numbers of a proxy are inputs, not only its value.
+        prior: a proxy whose value the prediction starts from; it is not an input.
 
     Raises:
         RecipeError: a value is out of range, or there are no inputs. From `bind`: fewer than `MIN_KNOWN` architectures
@@ -124,6 +140,7 @@ class PredictedRank(CombinedProxy):
         choices: bool = True,
         held_out: float = 0.5,
         features: bool = False,
+        prior: Proxy | None = None,
     ) -> None:
         if not proxies and not choices:
             raise RecipeError("PredictedRank: there are no inputs: give proxies, or set choices to true")
@@ -134,36 +151,70 @@ class PredictedRank(CombinedProxy):
         self.choices = choices
         self.held_out = held_out
         self.features = features
+        self.prior = prior
         parts = [*(proxy.name for proxy in self.proxies), *(["choices"] if choices else [])]
-        self.name = f"predicted from {listed(parts)}"
+        self.name = f"predicted from {listed(parts)}" + (f", prior: {prior.name}" if prior else "")
 
 
 class RankPredictor:
     """The regression of `PredictedRank`, from inputs to normal scores.
 
+    Infinite values, and those above `HUGE`, are replaced by the lowest or highest finite value of the same input.
+
     Args:
-        inputs: of the known architectures, ``[known, inputs]``. Infinite values, and those above `HUGE`, are replaced
-            by the lowest or highest finite value of the same input.
+        inputs: of the known architectures, ``[known, inputs]``.
         accuracies: ``[known]``.
+        prior: values that the prediction starts from, ``[known]``; None for none.
     """
 
-    def __init__(self, inputs: NDArray[np.float64], accuracies: NDArray[np.float64]) -> None:
-        sane = np.where(np.abs(inputs) < HUGE, inputs, np.nan)
-        sane[:, np.isnan(sane).all(axis=0)] = 0.0
-        self._lowest, self._highest = np.nanmin(sane, axis=0), np.nanmax(sane, axis=0)
+    def __init__(
+        self, inputs: NDArray[np.float64], accuracies: NDArray[np.float64], prior: NDArray[np.float64] | None = None
+    ) -> None:
         targets = norm.ppf((rankdata(accuracies) - 0.5) / len(accuracies))
+        self._prior = None if prior is None else _Trend(prior, targets)
+        if self._prior is not None and prior is not None:
+            targets = targets - self._prior.predict(prior)
+        self._bounds = _Bounds(inputs)
         kernel = ConstantKernel() * RBF(3.0, (0.5, 100.0)) + ConstantKernel() * DotProduct() + WhiteKernel(0.1)
         process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=0)
         self._model: Pipeline = make_pipeline(PowerTransformer(), process)
         with warnings.catch_warnings():  # a constant at the end of its range is a valid fit
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self._model.fit(self._finite(inputs), targets)
+            self._model.fit(self._bounds.apply(inputs), targets)
 
-    def predict(self, inputs: NDArray[np.float64]) -> list[float]:
-        """Return the normal scores of architectures, ``[architectures, inputs]``."""
-        predicted: list[float] = self._model.predict(self._finite(inputs)).tolist()
-        return predicted
+    def predict(self, inputs: NDArray[np.float64], prior: NDArray[np.float64] | None = None) -> list[float]:
+        """Return the normal scores of architectures, ``[architectures, inputs]``; with a prior, given its values."""
+        predicted: NDArray[np.float64] = self._model.predict(self._bounds.apply(inputs))
+        if self._prior is not None and prior is not None:
+            predicted = predicted + self._prior.predict(prior)
+        found: list[float] = predicted.tolist()
+        return found
 
-    def _finite(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
-        bounded = np.clip(inputs, self._lowest, self._highest)
+
+class _Bounds:
+    """The finite range of inputs, ``[architectures, inputs]``."""
+
+    def __init__(self, inputs: NDArray[np.float64]) -> None:
+        sane = np.where(np.abs(inputs) < HUGE, inputs, np.nan)
+        sane[:, np.isnan(sane).all(axis=0)] = 0.0
+        self.lowest, self.highest = np.nanmin(sane, axis=0), np.nanmax(sane, axis=0)
+
+    def apply(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        bounded = np.clip(inputs, self.lowest, self.highest)
         return np.where(np.abs(inputs) < HUGE, inputs, bounded)
+
+
+class _Trend:
+    """Values brought near a normal distribution, times the factor of least squares to some targets."""
+
+    def __init__(self, values: NDArray[np.float64], targets: NDArray[np.float64]) -> None:
+        column = values[:, None]
+        self._bounds, self._transform = _Bounds(column), PowerTransformer()
+        normal = self._transform.fit_transform(self._bounds.apply(column))[:, 0]
+        size = float(normal @ normal)
+        self._factor = float(normal @ targets) / size if size else 0.0  # zero if the values are equal
+
+    def predict(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        column = self._bounds.apply(values[:, None])
+        predicted: NDArray[np.float64] = self._factor * self._transform.transform(column)[:, 0]
+        return predicted

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from gtn_lightning.data import DigitsData
 from gtn_lightning.errors import RecipeError
-from gtn_lightning.nas import Architecture, ConvNetGrid, PredictedRank, TableReference
+from gtn_lightning.nas import Architecture, ConvNetGrid, MeanRank, PredictedRank, TableReference
 from gtn_lightning.nas.proxies.base import Cost, Features, Proxy, Report, Score, Scorer
 from gtn_lightning.nas.proxies.predicted import RankPredictor
 from gtn_lightning.randomness import keyed_generator
@@ -159,6 +159,44 @@ def test_all_numbers_of_a_proxy_can_be_inputs(tmp_path: Path) -> None:
     assert {score.cost.seconds for score in scores} == {3.0}
     assert scorer.overhead().seconds == 60 + 3 * len(KNOWN)
     assert bound(PredictedRank(known, [Parts()], features=True)).evaluate_all([]) == []
+
+
+def test_with_few_known_accuracies_a_prior_ranks_better_than_an_input(tmp_path: Path) -> None:
+    true = {name: 0.5 + 0.1 * hidden(name) + 0.02 * worth(name) for name in [*KNOWN, *HELD_OUT]}
+    known = table(tmp_path, {name: true[name] for name in KNOWN[:12]})
+    found = []
+    for proxy in (PredictedRank(known, []), PredictedRank(known, [Hint()]), PredictedRank(known, [], prior=Hint())):
+        scores = [score.value for score in bound(proxy).evaluate_all(HELD_OUT)]
+        found.append(spearmanr(scores, [true[name] for name in HELD_OUT]).statistic)
+    assert found[2] > 0.9
+    assert found[2] > found[1] > found[0]
+
+
+def test_a_prior_is_paid_for_and_is_a_part_of_the_name_and_of_the_settings(tmp_path: Path) -> None:
+    known = table(tmp_path, {name: worth(name) for name in KNOWN}, seconds=10.0)
+    scorer, without = bound(PredictedRank(known, [], prior=Hint())), bound(PredictedRank(known, []))
+    assert scorer.name == "predicted from choices, prior: hint"
+    assert scorer.settings() != without.settings()
+    assert scorer.evaluate(HELD_OUT[0]).cost == Cost(seconds=2.0, images=1)
+    assert scorer.overhead() == Cost(seconds=60.0 + 12.0 * len(KNOWN), images=len(KNOWN))
+
+
+def test_a_prior_that_tells_nothing_changes_nothing() -> None:
+    random = np.random.default_rng(0)
+    inputs, accuracies = random.standard_normal((20, 2)), random.random(20)
+    alone = RankPredictor(inputs, accuracies).predict(inputs)
+    assert RankPredictor(inputs, accuracies, np.full(20, 3.0)).predict(inputs, np.full(20, 3.0)) == alone
+    beyond = RankPredictor(inputs, accuracies, np.array([-math.inf, *range(19)])).predict(
+        inputs, np.full(20, -math.inf)
+    )
+    assert np.isfinite(beyond).all()
+
+
+def test_a_proxy_that_ranks_among_those_scored_together_is_a_fixed_input(tmp_path: Path) -> None:
+    known = table(tmp_path, {name: worth(name) for name in KNOWN})
+    scorer = bound(PredictedRank(known, [MeanRank([Hint()], calibration=10)], prior=MeanRank([Hint()], calibration=10)))
+    together = [score.value for score in scorer.evaluate_all(HELD_OUT[:5])]
+    assert [scorer(one) for one in HELD_OUT[:5]] == pytest.approx(together)
 
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
