@@ -111,6 +111,8 @@ def main() -> None:
                 f"--model.task.init_args.shape=[3, {reduction.size}, {reduction.size}]",
                 *(f"--trainer.accelerator={options.device}", f"--model.inner_loop.steps={variant.inner_steps}"),
                 *("--model.evaluation.learners=2", "--model.evaluation.real_rates=[0.01]"),
+                # The rest of the time is for the cells' trainings.
+                f"--trainer.max_time={clock((until - time.monotonic()) / 2)}",
                 *(f"--trainer.max_steps={variant.meta_steps}", f"--trainer.val_check_interval={variant.meta_steps}"),
             ]
             space = (
@@ -194,6 +196,13 @@ def main() -> None:
         write(
             study, {name: one.key for name, one in sources.items()}, Meta(seconds, meta_steps), searches, options.mnist
         )
+
+
+def clock(seconds: float) -> str:
+    """Return a duration, at least a second, as days, hours, minutes and seconds."""
+    minutes, rest = divmod(max(1, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours // 24:02}:{hours % 24:02}:{minutes:02}:{rest:02}"
 
 
 def slug(name: str) -> str:

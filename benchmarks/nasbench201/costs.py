@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.nasbench201.bench import FULL, Bench, Reduction
 from benchmarks.nasbench201.curves import SCORED
-from benchmarks.nasbench201.study import Array, Quality, Study
+from benchmarks.nasbench201.study import Array, Study
 from benchmarks.report import markdown_table
 from gtn_lightning.nas.proxies.flops import forward_flops
 from gtn_lightning.nas.spaces import Architecture
@@ -20,9 +20,6 @@ COSTED = 20
 
 EPOCHS, IMAGES = 12, 25_000
 """Of the benchmark's short trainings, whose validation accuracies the table has."""
-
-MOST = 128
-"""Steps beyond which a training is not called cheap."""
 
 
 @dataclass(frozen=True)
@@ -69,28 +66,6 @@ def training_rate(bench: Bench, batch: int = 64, steps: int = 3) -> float:
                 seconds += time.process_time() - began
                 operations += 3 * batch * forward_flops(network, (3, 32, 32))
     return operations / seconds
-
-
-def payoff(study: Study, found: Mapping[tuple[str, str, int], Quality], seconds: Mapping[str, float]) -> list[str]:
-    """Return, for every teacher, its least number of steps that ranks as well as any number of real ones."""
-    ranked = {key: one.spearman[0] for key, one in found.items()}
-    real = {key: value for key, value in ranked.items() if key[0] == "real images" and key[2] <= MOST}
-    best = max(real, key=lambda key: real[key])
-    said = []
-    for name, source in study.teachers.items():
-        enough = [key for key, value in ranked.items() if key[0] == name and value >= real[best]]
-        beside = f"the best of real images within {MOST} steps ({best[1]}, {best[2]} steps: {real[best]:.2f})"
-        if not enough:
-            said.append(f"{name} ranks nowhere as well as {beside}")
-            continue
-        least = min(enough, key=lambda key: (key[2], -ranked[key]))
-        saved = study.seconds(study.reals, best[2]) - study.seconds(source, least[2])
-        said.append(
-            f"{name}: {least[2]} steps ({least[1]}: {ranked[least]:.2f}) rank as well as {beside}; meta-training took "
-            f"{seconds[name]:.0f} CPU seconds and a cell {saved:.1f} fewer, so that it pays from "
-            f"{int(np.ceil(seconds[name] / saved)) if saved > 0 else 'no number of'} cells on"
-        )
-    return said
 
 
 def costs(study: Study, teachers: Meta, rate: float) -> str:

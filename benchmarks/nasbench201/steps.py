@@ -1,6 +1,7 @@
 """What trainings of few steps say about a cell, on real and on synthetic images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from benchmarks.nasbench201.curves import LOOKS
 from benchmarks.nasbench201.study import SCORES, Array, Quality, Study, interval, looks_of, quality, shown, spearman
 from benchmarks.report import markdown_table
 from gtn_lightning.nas.proxies.az_nas import log_rank
+from gtn_lightning.nas.spaces import Architecture
 
 MIN_CELLS = 20
 """Cells below which no table is made of those with a longer training, or with two."""
@@ -58,63 +60,133 @@ def paired(study: Study) -> str:
     return markdown_table(header, rows)
 
 
-def longer(study: Study) -> str:
-    """Return a table of longer trainings on real images, over the cells that have one; empty if there are too few."""
+def _long_cells(study: Study) -> list[Architecture]:
+    """Return the reported cells with a longer training."""
     known = study.cache.curves(study.long)
-    cells = [cell for cell in study.reported if (cell.name, 0) in known]
+    return [cell for cell in study.reported if LOOKS[-1] in looks_of(known.get((cell.name, 0)))]
+
+
+def _real_sources(study: Study, cells: Sequence[Architecture]) -> dict[int, str]:
+    """Return the source of scores on real images by steps: the shorter trainings, of more seeds, or the longer."""
+    return {look: study.reals if study.seeds(study.reals, cells, look) else study.long for look in LOOKS}
+
+
+def longer(study: Study) -> tuple[str, dict[tuple[str, str, int], Quality]]:
+    """Return a table of trainings on real images over the cells that have a longer one; nothing if these are too few.
+
+    Returns:
+        The table, and by data, score and steps the quality of real and synthetic steps on these cells.
+    """
+    cells = _long_cells(study)
     if len(cells) < MIN_CELLS:
-        return ""
+        return "", {}
     truth = study.bench.accuracies(cells).numpy()
-    rows = []
-    for step in (look for look in LOOKS if look >= 16 and study.seeds(study.long, cells, look)):
-        row = [str(step), f"{study.seconds(study.long, step):.1f}"]
-        row += [shown(quality(study.scores(study.long, score, step, cells), truth).spearman) for score in SCORES]
-        rows.append(row)
+    real = _real_sources(study, cells)
+    rows, found = [], {}
+    for step in (look for look in LOOKS if look >= 16):
+        for score in SCORES:
+            found["real images", score, step] = quality(study.scores(real[step], score, step, cells), truth)
+        seeds, seconds = len(study.seeds(real[step], cells, step)), study.seconds(real[step], step)
+        row = [str(step), str(seeds), f"{seconds:.1f}"]
+        rows.append([*row, *(shown(found["real images", score, step].spearman) for score in SCORES)])
+    for name, source in study.teachers.items():
+        for step in (look for look in LOOKS if look >= 16 and study.seeds(source, cells, look)):
+            for score in SCORES:
+                found[name, score, step] = quality(study.scores(source, score, step, cells), truth)
     fixed = {"AZ-NAS": np.array(log_rank(study.untrained("AZ-NAS", cells))), "12 epochs": study.twelve(cells)}
     beside = ", ".join(f"{name} {shown(quality(values[None], truth).spearman)}" for name, values in fixed.items())
-    table = markdown_table(["steps", "CPU seconds", *SCORES], rows)
-    return f"Longer trainings of {len(cells)} of the cells, one seed; on these cells {beside}:\n\n{table}"
+    table = markdown_table(["real steps", "seeds", "CPU seconds", *SCORES], rows)
+    return f"{len(cells)} cells with a longer training; on them {beside}.\n\n{table}", found
 
 
-def equal(study: Study) -> str:
-    """Return a table of how many real steps rank as well as a teacher's, over the cells with a longer training."""
-    known = study.cache.curves(study.long)
-    cells = [cell for cell in study.reported if LOOKS[-1] in looks_of(known.get((cell.name, 0)))]
+@dataclass(frozen=True)
+class Equal:
+    """How many steps on real images rank as well as some on a teacher's."""
+
+    teacher: str
+    steps: int
+    score: str
+    spearman: float
+    real: int | None
+    """The fewest steps on real images that reach it by the same score; None if none of `LOOKS` does."""
+    saved: float
+    """CPU seconds saved a cell; at least so many if ``real`` is None."""
+    cells: int | None
+    """The number of cells from which on the meta-training pays; None if a cell's training does not become cheaper."""
+
+    def words(self) -> str:
+        """Return the number of real steps as a table shows it."""
+        return str(self.real) if self.real else f"more than {LOOKS[-1]}"
+
+
+def equal(study: Study, seconds: Mapping[str, float]) -> tuple[str, list[Equal]]:
+    """Return a table of how many real steps rank as well as a teacher's, and its rows.
+
+    The cells are those with a longer training. Up to the steps of the shorter trainings, real steps count by these,
+    whose seeds are more.
+
+    Args:
+        study: the measurements.
+        seconds: CPU seconds of the meta-trainings, by teacher.
+    """
+    cells = _long_cells(study)
     if len(cells) < MIN_CELLS:
-        return ""
+        return "", []
     truth = study.bench.accuracies(cells).numpy()
-    real = {(score, look): study.scores(study.long, score, look, cells)[:1] for score in SCORES for look in LOOKS}
-    rows = []
+    sources = _real_sources(study, cells)
+    real = {(score, look): study.scores(sources[look], score, look, cells) for score in SCORES for look in LOOKS}
+    rows, found = [], []
     for name, source in study.teachers.items():
         for step in (look for look in LOOKS if look >= 16 and study.seeds(source, cells, look)):
             more = max(look for look in LOOKS if look <= 10 * step)
             for score in SCORES:
                 own = study.scores(source, score, step, cells)
                 reached = spearman(own, truth)
-                enough = [look for look in LOOKS if spearman(real[score, look], truth) >= reached]
+                enough = next((look for look in LOOKS if spearman(real[score, look], truth) >= reached), None)
+                saved = study.seconds(sources[enough or LOOKS[-1]], enough or LOOKS[-1]) - study.seconds(source, step)
+                pays = int(np.ceil(seconds[name] / saved)) if saved > 0 else None
+                found.append(Equal(name, step, score, reached, enough, saved, pays))
 
                 def gap(places: NDArray[np.intp], own: Array = own, other: Array = real[score, more]) -> float:
                     return spearman(own[:, places], truth[places]) - spearman(other[:, places], truth[places])
 
                 rows.append(
                     [
-                        *(name, str(step), score, f"{reached:.2f}"),
-                        str(enough[0]) if enough else f"more than {LOOKS[-1]}",
+                        *(name, str(step), score, f"{reached:.2f}", found[-1].words()),
                         f"{more}: {spearman(real[score, more], truth):.2f}",
-                        shown(interval(gap, len(cells)), "+.2f"),
+                        *(shown(interval(gap, len(cells)), "+.2f"), f"{saved:.1f}", str(pays) if pays else "none"),
                     ]
                 )
     header = ["data", "steps", "score", "Spearman", "fewest real steps that reach it"]
-    header += ["eight to ten times as many real steps", "difference"]
-    return (
-        f"How many real steps rank as well, by the same score, over the {len(cells)} cells with a longer training:\n\n"
-        + markdown_table(header, rows)
-    )
+    header += ["eight to ten times as many real steps", "difference", "CPU seconds saved a cell", "pays from cells"]
+    return f"{len(cells)} cells with a longer training.\n\n" + markdown_table(header, rows), found
 
 
-def noise(study: Study) -> str:
-    """Return a table of what separates noise of seeds from bias."""
-    rows = []
+@dataclass(frozen=True)
+class Noise:
+    """What noise of the seeds does to the ranks by a score."""
+
+    cells: int
+    share: float
+    """The seed's share of the variance of ranks."""
+    between: float
+    """Spearman's correlation between two seeds."""
+    alone: float
+    """Of one seed with the accuracies."""
+    mean: float
+    """Of the mean of two."""
+    misplaced: float
+    """Spearman's correlation of the number of parameters with the places that a cell is ranked too high."""
+
+    @property
+    def clean(self) -> float:
+        """What infinitely many seeds would give (Spearman, 1904)."""
+        return self.alone / float(np.sqrt(max(self.between, 1e-9)))
+
+
+def noise(study: Study) -> tuple[str, dict[tuple[str, str, int], Noise]]:
+    """Return a table of what separates noise of seeds from bias, and its rows by data, score and steps."""
+    found = {}
     for name, source in {"real images": study.reals, **study.teachers}.items():
         known = study.cache.curves(source)
         for step in (look for look in LOOKS if look >= 16):
@@ -125,33 +197,30 @@ def noise(study: Study) -> str:
             parameters = study.untrained("parameters", cells)[:, 0]
             for score in ("accuracy", "validation loss", "training loss"):
                 values = rankdata(study.scores(source, score, step, cells)[:2], axis=1)
-                share = values.var(axis=0, ddof=1).mean() / values.var(ddof=1)
-                between = spearman(values[:1], values[1])
-                alone = spearman(values, truth)
-                misplaced = values.mean(axis=0) - rankdata(truth)
-                rows.append(
-                    [
-                        *(name, str(step), str(len(cells)), score, f"{100 * share:.0f} %", f"{between:.2f}"),
-                        *(f"{alone:.2f}", f"{spearman(values.mean(axis=0)[None], truth):.2f}"),
-                        f"{alone / np.sqrt(max(between, 1e-9)):.2f}",
-                        f"{spearman(misplaced[None], parameters):+.2f}",
-                    ]
+                found[name, score, step] = Noise(
+                    len(cells),
+                    float(values.var(axis=0, ddof=1).mean() / values.var(ddof=1)),
+                    spearman(values[:1], values[1]),
+                    spearman(values, truth),
+                    spearman(values.mean(axis=0)[None], truth),
+                    spearman((values.mean(axis=0) - rankdata(truth))[None], parameters),
                 )
-    header = [
-        "data",
-        "steps",
-        "cells",
-        "score",
-        "the seed's share of the variance of ranks",
-        "between two seeds",
-        "one seed",
+    rows = [
+        [
+            *(name, str(step), str(one.cells), score, f"{100 * one.share:.0f} %", f"{one.between:.2f}"),
+            *(f"{one.alone:.2f}", f"{one.mean:.2f}", f"{one.clean:.2f}", f"{one.misplaced:+.2f}"),
+        ]
+        for (name, score, step), one in found.items()
     ]
-    header += ["mean of two", "without noise", "misplacement against parameters"]
-    return markdown_table(header, rows)
+    header = ["data", "steps", "cells", "score", "the seed's share of the variance of ranks", "between two seeds"]
+    header += ["one seed", "mean of two", "without noise", "misplacement against parameters"]
+    return markdown_table(header, rows), found
 
 
-def settings(study: Study, sources: Mapping[str, str]) -> str:
-    """Return a table of optimizers, rates and reductions, on cells of the other half."""
+def settings(study: Study, sources: Mapping[str, str]) -> tuple[str, dict[tuple[str, int], tuple[float, Quality]]]:
+    """Return a table of optimizers, rates and reductions, and by name and steps the CPU seconds and the training loss's
+    quality, on cells of the other half.
+    """
     sources = {name: source for name, source in sources.items() if study.cache.curves(source)}
     cells = study.bench.known
     for source in sources.values():
@@ -159,13 +228,12 @@ def settings(study: Study, sources: Mapping[str, str]) -> str:
         cells = [cell for cell in cells if (cell.name, 0) in known]
     truth = study.bench.accuracies(cells).numpy()
     rows = []
+    found = {}
     for name, source in sources.items():
         for step in (32, 128):
+            reached = {score: quality(study.scores(source, score, step, cells)[:1], truth) for score in SCORES}
+            found[name, step] = study.seconds(source, step), reached["training loss"]
             row = [name, str(step), f"{study.seconds(source, step):.1f}"]
-            for score in SCORES:
-                scores = study.scores(source, score, step, cells)[:1]
-                row.append(shown(quality(scores, truth).spearman))
-            rows.append(row)
-    return f"{len(cells)} cells of the other half, one seed:\n\n" + markdown_table(
-        ["optimizer and networks", "steps", "CPU seconds", *SCORES], rows
-    )
+            rows.append([*row, *(shown(one.spearman) for one in reached.values())])
+    table = markdown_table(["optimizer and networks", "steps", "CPU seconds", *SCORES], rows)
+    return f"{len(cells)} cells of the other half, one seed.\n\n{table}", found

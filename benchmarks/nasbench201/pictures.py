@@ -1,0 +1,164 @@
+"""The pictures of `benchmarks.nasbench201`, one for each question."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.nasbench201.rankings import TOLD
+from benchmarks.nasbench201.searches import BUDGET, WANTED, Found
+from benchmarks.nasbench201.steps import Noise
+from benchmarks.nasbench201.study import TOGETHER, Quality, Study
+from benchmarks.report import RESULTS
+
+Qualities = Mapping[tuple[str, str, int], Quality]
+"""By data, score and steps."""
+
+SHARED = 1000
+"""Cells that share the cost of a teacher in the picture of costs."""
+
+SPEARMAN = "Spearman with the accuracy after 200 epochs"
+
+
+def _start(width: float = 7) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _save(figure: Figure, name: str) -> None:
+    figure.savefig(RESULTS / f"{name}.png", dpi=120)
+
+
+def _log_steps(axes: Axes, steps: set[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(steps), [str(step) for step in sorted(steps)], fontsize=8)
+    axes.minorticks_off()
+
+
+def scores(
+    study: Study, fixed: Mapping[str, Quality], found: Qualities, together: Quality, meta: Mapping[str, float]
+) -> None:
+    """Draw the correlation against CPU seconds a cell.
+
+    Args:
+        study: the measurements.
+        fixed: quality of scores without training.
+        found: quality of steps.
+        together: quality of the untrained measurements and 128 real steps ranked together.
+        meta: CPU seconds of the meta-trainings, of which each of `SHARED` cells bears a part.
+    """
+    figure, axes = _start()
+    points = {name: (study.untrained_seconds(name), fixed[name]) for name in ("parameters", *reversed(TOGETHER))}
+    base = sum(study.untrained_seconds(name) for name in TOGETHER)
+    points["those three and 128 real steps"] = base + study.seconds(study.reals, 128), together
+    for name, (seconds, one) in points.items():
+        mean, low, high = one.spearman
+        axes.errorbar(seconds, mean, [[mean - low], [high - mean]], fmt="o", capsize=2, markersize=4)
+        axes.annotate(name, (seconds, mean), xytext=(5, 5), textcoords="offset points", fontsize=7)
+    for name in dict.fromkeys(name for name, _, _ in found):
+        steps = [step for one, score, step in found if (one, score) == (name, "training loss")]
+        if name == "real images":
+            taken = [study.seconds(study.reals if step <= 128 else study.long, step) for step in steps]
+        else:
+            taken = [study.seconds(study.teachers[name], step) + meta[name] / SHARED for step in steps]
+        y = [found[name, "training loss", step].spearman[0] for step in steps]
+        axes.plot(taken, y, "-" if name == "real images" else ":", marker=".", label=f"steps, {name}")
+    axes.set_xscale("log")
+    axes.set_xlabel("CPU seconds a cell")
+    axes.set_ylabel(SPEARMAN)
+    axes.legend(fontsize=7, loc="lower right")
+    _save(figure, "nas_scores")
+
+
+def steps(found: Qualities, fixed: Mapping[str, Quality]) -> None:
+    """Draw the correlation against steps, for two losses."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    for axes, score in zip(figure.subplots(1, 2, sharey=True), ("training loss", "validation loss"), strict=True):
+        for name in dict.fromkeys(name for name, _, _ in found):
+            points = [(step, q.spearman) for (one, what, step), q in found.items() if (one, what) == (name, score)]
+            x, y = [step for step, _ in points], np.array([value for _, value in points])
+            style = "-" if name == "real images" else ":"
+            (line,) = axes.plot(x, y[:, 0], style, marker="o", markersize=3, label=name)
+            if name == "real images":
+                axes.fill_between(x, y[:, 1], y[:, 2], alpha=0.15, color=line.get_color())
+        for name, color in (("12 real epochs (the table's)", "0.3"), ("AZ-NAS", "0.6")):
+            axes.axhline(fixed[name].spearman[0], color=color, linestyle="--", linewidth=1, label=name)
+        _log_steps(axes, {step for _, _, step in found})
+        axes.set_xlabel("steps of 64 images, a cell")
+        axes.set_title(score, fontsize=9)
+    figure.axes[0].set_ylabel(SPEARMAN)
+    figure.axes[0].legend(fontsize=7)
+    _save(figure, "nas_steps")
+
+
+def noise(found: Mapping[tuple[str, str, int], Noise]) -> None:
+    """Draw the correlation of one seed, and without noise, against steps."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    for axes, score in zip(figure.subplots(1, 2, sharey=True), ("training loss", "validation loss"), strict=True):
+        for name in dict.fromkeys(name for name, _, _ in found):
+            points = [(step, one) for (data, what, step), one in found.items() if (data, what) == (name, score)]
+            x = [step for step, _ in points]
+            (line,) = axes.plot(x, [one.alone for _, one in points], marker="o", markersize=3, label=name)
+            axes.plot(x, [one.clean for _, one in points], ":", marker="o", markersize=3, color=line.get_color())
+        axes.plot([], [], ":", color="0.3", label="without noise")
+        _log_steps(axes, {step for _, _, step in found})
+        axes.set_xlabel("steps of 64 images, a cell")
+        axes.set_title(score, fontsize=9)
+    figure.axes[0].set_ylabel(SPEARMAN)
+    figure.axes[0].legend(fontsize=7)
+    _save(figure, "nas_noise")
+
+
+def settings(found: Mapping[tuple[str, int], tuple[float, Quality]]) -> None:
+    """Draw the correlation against CPU seconds after 32 and 128 steps, by setting."""
+    figure, axes = _start()
+    for name in dict.fromkeys(name for name, _ in found):
+        points = [point for (one, _), point in found.items() if one == name]
+        axes.plot([s for s, _ in points], [q.spearman[0] for _, q in points], marker="o", markersize=3, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("CPU seconds a cell, 32 and 128 steps")
+    axes.set_ylabel(f"{SPEARMAN}, by training loss", fontsize=8)
+    axes.legend(fontsize=7)
+    _save(figure, "nas_settings")
+
+
+def told(found: Mapping[tuple[str, int], Quality]) -> None:
+    """Draw the correlation against the number of known accuracies."""
+    figure, axes = _start()
+    colors: dict[str, str] = {}
+    for name in dict.fromkeys(name for name, _ in found):
+        points = [(count, value.spearman[0]) for (one, count), value in found.items() if one == name]
+        few = name.count(", ") < 2 or ("AZ-NAS" in name and ("128 real" in name or "teacher 1" in name))
+        if name.startswith("choices") and few and "naswot" not in name:
+            # A color for the steps, a line for what they are given with.
+            steps = name.removesuffix("; prior").removeprefix("choices").removeprefix(", AZ-NAS")
+            color = colors.setdefault(steps, f"C{len(colors)}")
+            style = "--" if name.endswith("; prior") else "-" if "AZ-NAS" in name else ":"
+            axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=3, label=name)
+    axes.axhline(0.95, color="0.3", linestyle="--", linewidth=1, label="wanted")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(TOLD, [str(count) for count in TOLD])
+    axes.set_xlabel("known accuracies")
+    axes.set_ylabel("Spearman on held-back cells")
+    axes.legend(fontsize=6)
+    _save(figure, "nas_told")
+
+
+def searches(found: Mapping[str, Found]) -> None:
+    """Draw the best found against the number of trainings, and against their duration."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    counts, hours = figure.subplots(1, 2, sharey=True)
+    for name, one in found.items():
+        rows = one.accuracies[:, :BUDGET]
+        mean, spread = rows.mean(axis=0), 1.96 * rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
+        for axes, x in ((counts, np.arange(1, rows.shape[1] + 1)), (hours, one.hours[:, :BUDGET].mean(axis=0))):
+            (line,) = axes.plot(x, mean, label=name)
+            axes.fill_between(x, mean - spread, mean + spread, alpha=0.15, color=line.get_color())
+    for axes, label in ((counts, "trainings of 12 epochs"), (hours, "CPU hours, extrapolated")):
+        axes.axhline(WANTED, color="0.3", linestyle="--", linewidth=1)
+        axes.set_ylim(92, 94.5)
+        axes.set_xlabel(label)
+    counts.set_ylabel("test accuracy of the best so far, %")
+    counts.legend(fontsize=7)
+    _save(figure, "nas_search")
