@@ -168,15 +168,22 @@ class TableReference(Reference, Accuracies):
         advice = "; set percent to true if they are in per cent" if most == 1 < number else ""
         raise RecipeError(f"{where}: {column} {text}, expected {expected}{advice}")
 
+    def has(self, space: SearchSpace, architecture: Architecture) -> bool:
+        """Return whether the table has the accuracy of an architecture, or of an isomorphic one."""
+        return self._lookup(space, architecture) is not None
+
     def _find(self, space: SearchSpace, architecture: Architecture) -> list[float]:
+        found = self._lookup(space, architecture)
+        if found is None:
+            raise RecipeError(f"TableReference: {self.path} has no accuracy of {architecture}: add it, or rank others")
+        return found
+
+    def _lookup(self, space: SearchSpace, architecture: Architecture) -> list[float] | None:
         if architecture.name in self._table:
             return self._table[architecture.name]
         if self._canonical is None:
             self._canonical = {space.canonical(space.parse(name)): values for name, values in self._table.items()}
-        canonical = space.canonical(architecture)
-        if canonical not in self._canonical:
-            raise RecipeError(f"TableReference: {self.path} has no accuracy of {architecture}: add it, or rank others")
-        return self._canonical[canonical]
+        return self._canonical.get(space.canonical(architecture))
 
 
 class MeasuredReference(Reference):

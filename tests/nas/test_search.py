@@ -16,7 +16,7 @@ from gtn_lightning.cli import main
 from gtn_lightning.data import DigitsData, Splits
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.loggers import WandbLogger
-from gtn_lightning.nas import Architecture, ConvNetGrid, FullTraining, NumParameters, RealDataProxy
+from gtn_lightning.nas import Architecture, ConvNetGrid, FullTraining, NumParameters, RealDataProxy, TableReference
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score, Scorer
 from gtn_lightning.nas.search import Search
 from tests.tiny import SHAPE, make_gtn
@@ -26,6 +26,9 @@ SMALL = [
     *("--candidates=6", "--best=2", "--training_seeds=1", "--training.steps=20"),
     *("--rival.init_args.steps=3", "--proxy.init_args.images=100", "--space.init_args.widths=[4,8]"),
 ]
+
+
+GRID = ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1])
 
 
 @pytest.fixture
@@ -83,6 +86,37 @@ def test_a_search_by_places_predicted_from_known_accuracies(teacher: str, tmp_pa
     assert board["spent"]["seconds"] > 7.0 * len(known)
 
 
+def published(folder: Path, every: int = 1) -> TableReference:
+    """Return a table in which wide networks are better."""
+    rows = [f"{one},{0.5 + 0.04 * int(one.choices['width'])}" for one in GRID][::every]
+    (folder / "table.csv").write_text("\n".join(["architecture,accuracy", *rows]))
+    return TableReference(str(folder / "table.csv"))
+
+
+def test_a_table_answers_in_place_of_trainings(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    reference = published(tmp_path)
+    found = search(tmp_path, training=None, reference=reference, best=3, candidates=12).run()
+    ours, chance = found.trained
+    assert list(ours.accuracies) == [candidate.architecture for candidate in found.leaderboard[:3]]
+    assert ours.means() == [0.5 + 0.04 * int(one.choices["width"]) for one in ours.accuracies]
+    assert len(chance.accuracies) == 3
+    assert not (tmp_path / "search" / "trainings.sqlite").exists()
+    assert "after full training, seeds of each: 1" in capfd.readouterr().out
+    with pytest.raises(RecipeError, match="training has no effect with reference"):
+        search(tmp_path, reference=reference)
+
+
+def test_what_a_table_does_not_have_is_left_out(tmp_path: Path) -> None:
+    reference = published(tmp_path, every=2)
+    found = search(tmp_path, training=None, reference=reference, candidates=12, best=3).run()
+    known = [one.architecture for one in found.leaderboard if one.architecture.name in reference.names]
+    assert list(found.trained[0].accuracies) == known[:3]
+    with pytest.raises(
+        RecipeError, match=r"table.csv has the accuracies of \d+ of 12 candidates, and best is 12: lower"
+    ):
+        search(tmp_path, training=None, reference=reference, candidates=12, best=12).run()
+
+
 class Wide(ConvNetGrid):
     """More architectures than Python's `len` can say."""
 
@@ -93,7 +127,7 @@ class Wide(ConvNetGrid):
 
 def search(folder: Path, **options: object) -> Search:
     arguments: dict[str, object] = {
-        "space": ConvNetGrid(SHAPE, 10, widths=[4, 8], depths=[1]),
+        "space": GRID,
         "proxy": NumParameters(),
         "data": DigitsData(32),
         "candidates": 5,

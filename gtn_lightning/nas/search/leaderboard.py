@@ -118,7 +118,7 @@ def _board_table(board: Sequence[Candidate], proxy: str) -> Table:
 
 def _trained_table(trained: Sequence[TrainedGroup], spent: Cost) -> Table:
     seeds = len(next(iter(trained[0].accuracies.values())))
-    title = f"trained in full, {seeds} seeds each; the search took {spent.seconds:.0f} seconds"
+    title = f"after full training, seeds of each: {seeds}; the search took {spent.seconds:.0f} seconds"
     table = Table(title=title, title_justify="left")
     table.add_column("group", no_wrap=True)
     for column in ("of", "mean accuracy", "best"):

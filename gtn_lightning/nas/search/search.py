@@ -20,7 +20,7 @@ from gtn_lightning.lightning import LightningDataModule, Logger
 from gtn_lightning.nas.data_settings import data_settings
 from gtn_lightning.nas.full_training import FullTraining
 from gtn_lightning.nas.proxies import Cost, Proxy, Scorer
-from gtn_lightning.nas.reference import MeasuredReference
+from gtn_lightning.nas.reference import MeasuredReference, TableReference
 from gtn_lightning.nas.search.candidates import SAMPLERS, Candidate, Candidates, as_number
 from gtn_lightning.nas.search.draws import DRAWS
 from gtn_lightning.nas.search.leaderboard import TrainedGroup, write_leaderboard
@@ -52,6 +52,8 @@ class SearchResult:
 class Search:
     """Scores candidates with a proxy, then trains the best in full and compares them with others.
 
+    On a benchmark whose accuracies are published, a table answers in place of the trainings.
+
     The same command, started again or on other machines with one storage, takes part in the same search; nothing is
     scored or trained twice. The search's folder, ``<folder>/<study>``, gets ``leaderboard.csv``,
     ``leaderboard.json`` and ``leaderboard.png``.
@@ -70,6 +72,8 @@ class Search:
         best: number k of the best that are trained in full; 0 for none.
         training: the full training; None for `FullTraining` with its defaults.
         training_seeds: number of trainings of each.
+        reference: a table of accuracies, in whose place nothing is trained; architectures that it does not have are
+            left out of the comparison. `training` and `training_seeds` then have no effect.
         rival: another proxy, such as real data, that searches for as many seconds as the search by the first took,
             including its overhead; its best k are trained too.
         seed: of the candidates.
@@ -94,6 +98,7 @@ class Search:
         best: int = 3,
         training: FullTraining | None = None,
         training_seeds: int = 2,
+        reference: TableReference | None = None,
         rival: Proxy | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -109,6 +114,8 @@ class Search:
         ):
             if not least <= value <= largest:
                 raise RecipeError(f"search: {key} must be from {least} to {largest}{why}, got {value}")
+        if reference is not None and training is not None:
+            raise RecipeError("search: training has no effect with reference, a table of accuracies: give one of them")
         if training_seeds < 1:
             raise RecipeError(f"search: training_seeds must be at least 1, got {training_seeds}")
         if sampler not in SAMPLERS:
@@ -128,6 +135,7 @@ class Search:
         self.best = best
         self.training = training or FullTraining()
         self.training_seeds = training_seeds
+        self.reference = reference
         self.rival = rival
         self.seed = seed
         self.device = device
@@ -212,8 +220,8 @@ class Search:
             self.logger.log_metrics(metrics, step=trial.number)
 
     def _train_groups(self, board: Sequence[Candidate], spent: Cost) -> list[TrainedGroup]:
-        """Train the best, as many at random, and the rival's best."""
-        drawn = self.space.draw(self.best, keyed_generator(self.seed, "at random"))
+        """Train the best, as many at random, and the rival's best; or look their accuracies up in the table."""
+        drawn = self._drawn()
         chosen = self._chosen(board)
         groups = [
             (f"best {len(chosen)} by {self.proxy.name}", chosen, len(board)),
@@ -228,6 +236,8 @@ class Search:
                 self._print(
                     f"search: {self.rival.name} gave none of {len(rivals)} candidates a finite number, and is left out"
                 )
+        if self.reference is not None:
+            return [TrainedGroup(name, self._known(self.reference, some), count) for name, some, count in groups]
         reference = MeasuredReference(self.training, self.training_seeds, str(self.folder / "trainings.sqlite"))
         measured = reference.bind(self.data, self.device)
         trained = []
@@ -244,9 +254,31 @@ class Search:
                 trained.append(TrainedGroup(name, accuracies, candidates))
         return trained
 
+    def _drawn(self) -> list[Architecture]:
+        """Return architectures at random, of the table if there is one."""
+        generator = keyed_generator(self.seed, "at random")
+        if self.reference is not None:
+            return self.reference.candidates(self.space, self.best, generator)
+        return self.space.draw(self.best, generator)
+
     def _chosen(self, board: Sequence[Candidate]) -> list[Architecture]:
-        """Return the best candidates that have a finite score."""
-        return [candidate.architecture for candidate in board if math.isfinite(candidate.value)][: self.best]
+        """Return the best candidates that have a finite score and, with a table, a known accuracy."""
+        scored = [candidate.architecture for candidate in board if math.isfinite(candidate.value)]
+        if self.reference is None:
+            return scored[: self.best]
+        known = list(islice((one for one in scored if self.reference.has(self.space, one)), self.best))
+        if len(known) < min(self.best, len(scored)):
+            raise RecipeError(
+                f"search: reference {self.reference.path} has the accuracies of {len(known)} of {len(scored)} "
+                f"candidates, and best is {self.best}: lower best, or raise candidates"
+            )
+        return known
+
+    def _known(
+        self, reference: TableReference, architectures: Sequence[Architecture]
+    ) -> dict[Architecture, list[float]]:
+        """Return the accuracies of architectures in the table."""
+        return {one: reference.accuracies(self.space, [one])[0].tolist() for one in architectures}
 
     def _rival_search(self, spent: Cost) -> list[Candidate]:
         """Let the rival score the same candidates in the same order for as many seconds as were spent."""
