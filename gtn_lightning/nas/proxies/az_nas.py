@@ -167,7 +167,13 @@ def az_nas(network: nn.Module, images: Tensor) -> tuple[float, float, float]:
 
 
 def log_position(scales: Sequence[Scale], values: Sequence[float], lowest: float) -> float:
-    """Return the sum of the logarithms of values' positions on their scales, none of them below the lowest."""
+    """Return the sum of the logarithms of positions.
+
+    Args:
+        scales: of each measurement, by a sample.
+        values: measurements of an architecture, one for each scale.
+        lowest: the least position, above zero, in whose place lower ones count.
+    """
     return sum(math.log(max(lowest, scale.position(value))) for scale, value in zip(scales, values, strict=True))
 
 

@@ -109,9 +109,9 @@ class PredictedRank(CombinedProxy):
     Machine Learning", 2006), on inputs brought near a normal distribution (Yeo and Johnson, 2000). Predictors of this
     kind, from a few accuracies, encodings and cheap proxies, are compared by White et al. (arXiv 2104.01177).
 
-    With a ``prior``, a proxy that ranks well by itself, the process predicts what is left: its mean is the prior's
-    value, brought near a normal distribution and scaled by least squares (Rasmussen and Williams, section 2.7). This
-    helps where few accuracies are known.
+    With a ``prior``, a proxy that ranks well by itself, the process predicts what its rank leaves: the values are
+    brought near a normal distribution and scaled by least squares, the process is fitted to the difference, and both
+    are added. See "explicit basis functions" in Rasmussen and Williams, section 2.7, where both are fitted at once.
 
     The trainings behind the known accuracies count as overhead, see `TableReference.seconds`, and so do the proxies'
     scores of the known architectures. Known architectures that are held out are not used: no accuracy of an
@@ -153,7 +153,7 @@ class PredictedRank(CombinedProxy):
         self.features = features
         self.prior = prior
         parts = [*(proxy.name for proxy in self.proxies), *(["choices"] if choices else [])]
-        self.name = f"predicted from {listed(parts)}" + (f", prior: {prior.name}" if prior else "")
+        self.name = f"predicted from {listed(parts)}" + ("" if prior is None else f", prior: {prior.name}")
 
 
 class RankPredictor:
@@ -165,15 +165,19 @@ class RankPredictor:
         inputs: of the known architectures, ``[known, inputs]``.
         accuracies: ``[known]``.
         prior: values that the prediction starts from, ``[known]``; None for none.
+
+    Raises:
+        ValueError: from `predict`, if values of the prior are given and none were fitted, or the reverse.
     """
 
     def __init__(
         self, inputs: NDArray[np.float64], accuracies: NDArray[np.float64], prior: NDArray[np.float64] | None = None
     ) -> None:
         targets = norm.ppf((rankdata(accuracies) - 0.5) / len(accuracies))
-        self._prior = None if prior is None else _Trend(prior, targets)
-        if self._prior is not None and prior is not None:
-            targets = targets - self._prior.predict(prior)
+        self._trend = None
+        if prior is not None:
+            self._trend = _Trend(prior, targets)
+            targets = targets - self._trend.predict(prior)
         self._bounds = _Bounds(inputs)
         kernel = ConstantKernel() * RBF(3.0, (0.5, 100.0)) + ConstantKernel() * DotProduct() + WhiteKernel(0.1)
         process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=0)
@@ -183,16 +187,18 @@ class RankPredictor:
             self._model.fit(self._bounds.apply(inputs), targets)
 
     def predict(self, inputs: NDArray[np.float64], prior: NDArray[np.float64] | None = None) -> list[float]:
-        """Return the normal scores of architectures, ``[architectures, inputs]``; with a prior, given its values."""
+        """Return the normal scores of architectures, from inputs ``[architectures, inputs]`` and the prior's values."""
+        if (prior is None) != (self._trend is None):
+            raise ValueError(f"prior must {'not ' if self._trend is None else ''}be given, as when this was fitted")
         predicted: NDArray[np.float64] = self._model.predict(self._bounds.apply(inputs))
-        if self._prior is not None and prior is not None:
-            predicted = predicted + self._prior.predict(prior)
+        if self._trend is not None and prior is not None:
+            predicted = predicted + self._trend.predict(prior)
         found: list[float] = predicted.tolist()
         return found
 
 
 class _Bounds:
-    """The finite range of inputs, ``[architectures, inputs]``."""
+    """The finite range of every input, of known ones ``[known, inputs]``."""
 
     def __init__(self, inputs: NDArray[np.float64]) -> None:
         sane = np.where(np.abs(inputs) < HUGE, inputs, np.nan)
@@ -200,21 +206,51 @@ class _Bounds:
         self.lowest, self.highest = np.nanmin(sane, axis=0), np.nanmax(sane, axis=0)
 
     def apply(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return ``[architectures, inputs]`` with infinite and huge values at the ends of the range."""
         bounded = np.clip(inputs, self.lowest, self.highest)
         return np.where(np.abs(inputs) < HUGE, inputs, bounded)
 
 
 class _Trend:
-    """Values brought near a normal distribution, times the factor of least squares to some targets."""
+    """Values brought near a normal distribution (Yeo and Johnson, 2000), times the factor of least squares to targets.
+
+    Beyond the known values the transformation, which may grow without limit, is continued as a line, with the mean
+    slope over the outer quarter of them.
+
+    Args:
+        values: known ones, ``[known]``.
+        targets: ``[known]``.
+    """
 
     def __init__(self, values: NDArray[np.float64], targets: NDArray[np.float64]) -> None:
         column = values[:, None]
-        self._bounds, self._transform = _Bounds(column), PowerTransformer()
-        normal = self._transform.fit_transform(self._bounds.apply(column))[:, 0]
-        size = float(normal @ normal)
-        self._factor = float(normal @ targets) / size if size else 0.0  # zero if the values are equal
+        self._bounds = _Bounds(column)
+        known = np.unique(self._bounds.apply(column))
+        self._lowest, self._highest = known[0], known[-1]
+        self._transform: PowerTransformer | None = None
+        if len(known) == 1:  # nothing to learn from
+            return
+        self._transform = PowerTransformer().fit(self._bounds.apply(column))
+        quarter = max(1, len(known) // 4)
+        normal = self._normal(known)
+        self._slopes = (
+            (normal[quarter] - normal[0]) / (known[quarter] - known[0]),
+            (normal[-1] - normal[-1 - quarter]) / (known[-1] - known[-1 - quarter]),
+        )
+        fitted = self._normal(self._bounds.apply(column)[:, 0])
+        self._factor = float(fitted @ targets) / float(fitted @ fitted)
 
     def predict(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        column = self._bounds.apply(values[:, None])
-        predicted: NDArray[np.float64] = self._factor * self._transform.transform(column)[:, 0]
-        return predicted
+        """Return the part of the targets that values explain, ``[architectures]``; zero if the known were all equal."""
+        if self._transform is None:
+            return np.zeros(len(values))
+        values = self._bounds.apply(values[:, None])[:, 0]
+        below, above = np.minimum(values - self._lowest, 0), np.maximum(values - self._highest, 0)
+        inside = self._normal(np.clip(values, self._lowest, self._highest))
+        explained: NDArray[np.float64] = inside + self._slopes[0] * below + self._slopes[1] * above
+        return self._factor * explained
+
+    def _normal(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        assert self._transform is not None
+        transformed: NDArray[np.float64] = self._transform.transform(values[:, None])[:, 0]
+        return transformed

@@ -181,15 +181,32 @@ def test_a_prior_is_paid_for_and_is_a_part_of_the_name_and_of_the_settings(tmp_p
     assert scorer.overhead() == Cost(seconds=60.0 + 12.0 * len(KNOWN), images=len(KNOWN))
 
 
-def test_a_prior_that_tells_nothing_changes_nothing() -> None:
+@pytest.mark.parametrize("value", [3.0, 0.1, -math.inf])
+def test_a_prior_of_equal_values_changes_nothing(value: float) -> None:
     random = np.random.default_rng(0)
-    inputs, accuracies = random.standard_normal((20, 2)), random.random(20)
+    inputs, accuracies = random.standard_normal((20, 2)), random.integers(5, size=20) / 5
     alone = RankPredictor(inputs, accuracies).predict(inputs)
-    assert RankPredictor(inputs, accuracies, np.full(20, 3.0)).predict(inputs, np.full(20, 3.0)) == alone
-    beyond = RankPredictor(inputs, accuracies, np.array([-math.inf, *range(19)])).predict(
-        inputs, np.full(20, -math.inf)
-    )
-    assert np.isfinite(beyond).all()
+    prior = np.full(20, value)
+    assert RankPredictor(inputs, accuracies, prior).predict(inputs, prior) == alone
+    assert RankPredictor(inputs, accuracies, prior).predict(inputs, prior + 1) == alone
+
+
+def test_a_prior_beyond_the_known_values_stays_in_proportion() -> None:
+    inputs, prior = np.zeros((20, 1)), np.array([-30.0, *np.linspace(0, 1, 19)])
+    predictor = RankPredictor(inputs, prior, prior)
+    known = predictor.predict(inputs, prior)
+    beyond = predictor.predict(np.zeros((3, 1)), np.array([-math.inf, 2.0, 10.0]))
+    assert beyond[0] == pytest.approx(known[0])
+    assert 0 < beyond[1] - known[-1] < 10
+    assert beyond[2] - known[-1] == pytest.approx(9 * (beyond[1] - known[-1]))
+
+
+def test_a_prior_is_given_to_fit_and_to_predict() -> None:
+    inputs = np.linspace(0, 1, 10)[:, None]
+    with pytest.raises(ValueError, match="prior must be given"):
+        RankPredictor(inputs, inputs[:, 0], inputs[:, 0]).predict(inputs)
+    with pytest.raises(ValueError, match="prior must not be given"):
+        RankPredictor(inputs, inputs[:, 0]).predict(inputs, inputs[:, 0])
 
 
 def test_a_proxy_that_ranks_among_those_scored_together_is_a_fixed_input(tmp_path: Path) -> None:
