@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -69,11 +70,17 @@ class Bench:
             different.setdefault(names.canonical(cell), cell)
         again = {names.canonical(cell): cell for cell in map(names.parse, self.table.names)}
         self.twins = {cell.name: again[key] for key, cell in different.items() if again[key].name != cell.name}
-        """Another cell of the table with the same network, trained with other seeds, by the cell's name."""
+        """Another cell of the table with the same network up to isomorphism, trained with other seeds, by name."""
         self.reported = [cell for cell in different.values() if names.is_held_out(cell, HELD_OUT)]
         """Different cells of the held-out half, in random order."""
         self.known = [cell for cell in different.values() if not names.is_held_out(cell, HELD_OUT)]
         """Different cells of the other half, in random order."""
+
+    @cached_property
+    def best_tenth(self) -> list[Architecture]:
+        """The tenth of the reported half with the highest accuracies, the best first."""
+        order = (-self.accuracies(self.reported)).argsort(stable=True).tolist()
+        return [self.reported[place] for place in order[: len(order) // 10]]
 
     def data(self, size: int) -> ImageData:
         """Return CIFAR-10 with images of a size, set up."""

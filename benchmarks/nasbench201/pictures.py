@@ -6,14 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.nasbench201.rankings import TOLD
-from benchmarks.nasbench201.searches import BUDGET, WANTED, Found
-from benchmarks.nasbench201.steps import Noise
+from benchmarks.nasbench201.rankings import TWELVE_EPOCHS, Together
+from benchmarks.nasbench201.search_runs import BUDGET, WANTED, Found
+from benchmarks.nasbench201.steps import Noise, Qualities
 from benchmarks.nasbench201.study import TOGETHER, Quality, Study
+from benchmarks.nasbench201.told import TOLD, inputs_of
 from benchmarks.report import RESULTS
-
-Qualities = Mapping[tuple[str, str, int], Quality]
-"""By data, score and steps."""
 
 SHARED = 1000
 """Cells that share the cost of a teacher in the picture of costs."""
@@ -36,42 +34,41 @@ def _log_steps(axes: Axes, steps: set[int]) -> None:
     axes.minorticks_off()
 
 
-def scores(
-    study: Study, fixed: Mapping[str, Quality], found: Qualities, together: Quality, meta: Mapping[str, float]
+def draw_scores(
+    study: Study, fixed: Mapping[str, Quality], found: Qualities, together: Together, meta: Mapping[str, float]
 ) -> None:
-    """Draw the correlation against CPU seconds a cell.
+    """Draw the correlation over the reported cells against CPU seconds a cell.
 
     Args:
         study: the measurements.
         fixed: quality of scores without training.
         found: quality of steps.
-        together: quality of the untrained measurements and 128 real steps ranked together.
+        together: the best scores ranked together, nothing told.
         meta: CPU seconds of the meta-trainings, of which each of `SHARED` cells bears a part.
     """
     figure, axes = _start()
     points = {name: (study.untrained_seconds(name), fixed[name]) for name in ("parameters", *reversed(TOGETHER))}
-    base = sum(study.untrained_seconds(name) for name in TOGETHER)
-    points["those three and 128 real steps"] = base + study.seconds(study.reals, 128), together
+    points[together.name] = together.seconds, together.reached
     for name, (seconds, one) in points.items():
         mean, low, high = one.spearman
         axes.errorbar(seconds, mean, [[mean - low], [high - mean]], fmt="o", capsize=2, markersize=4)
-        axes.annotate(name, (seconds, mean), xytext=(5, 5), textcoords="offset points", fontsize=7)
+        axes.annotate(
+            name, (seconds, mean), xytext=(5, 5), textcoords="offset points", fontsize=7, wrap=True, ha="left"
+        )
     for name in dict.fromkeys(name for name, _, _ in found):
         steps = [step for one, score, step in found if (one, score) == (name, "training loss")]
-        if name == "real images":
-            taken = [study.seconds(study.reals if step <= 128 else study.long, step) for step in steps]
-        else:
-            taken = [study.seconds(study.teachers[name], step) + meta[name] / SHARED for step in steps]
+        source = study.real if name == "real images" else study.teachers[name]
+        taken = [study.seconds(source, step) + meta.get(name, 0.0) / SHARED for step in steps]
         y = [found[name, "training loss", step].spearman[0] for step in steps]
         axes.plot(taken, y, "-" if name == "real images" else ":", marker=".", label=f"steps, {name}")
     axes.set_xscale("log")
     axes.set_xlabel("CPU seconds a cell")
     axes.set_ylabel(SPEARMAN)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=6, loc="lower left")
     _save(figure, "nas_scores")
 
 
-def steps(found: Qualities, fixed: Mapping[str, Quality]) -> None:
+def draw_steps(found: Qualities, fixed: Mapping[str, Quality]) -> None:
     """Draw the correlation against steps, for two losses."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     for axes, score in zip(figure.subplots(1, 2, sharey=True), ("training loss", "validation loss"), strict=True):
@@ -82,7 +79,7 @@ def steps(found: Qualities, fixed: Mapping[str, Quality]) -> None:
             (line,) = axes.plot(x, y[:, 0], style, marker="o", markersize=3, label=name)
             if name == "real images":
                 axes.fill_between(x, y[:, 1], y[:, 2], alpha=0.15, color=line.get_color())
-        for name, color in (("12 real epochs (the table's)", "0.3"), ("AZ-NAS", "0.6")):
+        for name, color in ((TWELVE_EPOCHS, "0.3"), ("AZ-NAS", "0.6")):
             axes.axhline(fixed[name].spearman[0], color=color, linestyle="--", linewidth=1, label=name)
         _log_steps(axes, {step for _, _, step in found})
         axes.set_xlabel("steps of 64 images, a cell")
@@ -92,7 +89,7 @@ def steps(found: Qualities, fixed: Mapping[str, Quality]) -> None:
     _save(figure, "nas_steps")
 
 
-def noise(found: Mapping[tuple[str, str, int], Noise]) -> None:
+def draw_noise(found: Mapping[tuple[str, str, int], Noise]) -> None:
     """Draw the correlation of one seed, and without noise, against steps."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     for axes, score in zip(figure.subplots(1, 2, sharey=True), ("training loss", "validation loss"), strict=True):
@@ -110,7 +107,7 @@ def noise(found: Mapping[tuple[str, str, int], Noise]) -> None:
     _save(figure, "nas_noise")
 
 
-def settings(found: Mapping[tuple[str, int], tuple[float, Quality]]) -> None:
+def draw_settings(found: Mapping[tuple[str, int], tuple[float, Quality]]) -> None:
     """Draw the correlation against CPU seconds after 32 and 128 steps, by setting."""
     figure, axes = _start()
     for name in dict.fromkeys(name for name, _ in found):
@@ -123,18 +120,15 @@ def settings(found: Mapping[tuple[str, int], tuple[float, Quality]]) -> None:
     _save(figure, "nas_settings")
 
 
-def told(found: Mapping[tuple[str, int], Quality]) -> None:
-    """Draw the correlation against the number of known accuracies."""
+def draw_told(study: Study, found: Mapping[tuple[str, int], Quality]) -> None:
+    """Draw the correlation against the number of known accuracies: a color for trainings, a line for what is added."""
     figure, axes = _start()
     colors: dict[str, str] = {}
-    for name in dict.fromkeys(name for name, _ in found):
+    for name, inputs in inputs_of(study).items():
         points = [(count, value.spearman[0]) for (one, count), value in found.items() if one == name]
-        few = name.count(", ") < 2 or ("AZ-NAS" in name and ("128 real" in name or "teacher 1" in name))
-        if name.startswith("choices") and few and "naswot" not in name:
-            # A color for the steps, a line for what they are given with.
-            steps = name.removesuffix("; prior").removeprefix("choices").removeprefix(", AZ-NAS")
-            color = colors.setdefault(steps, f"C{len(colors)}")
-            style = "--" if name.endswith("; prior") else "-" if "AZ-NAS" in name else ":"
+        if inputs.drawn and points:
+            color = colors.setdefault(inputs.trained, f"C{len(colors)}")
+            style = "--" if inputs.prior else "-" if inputs.measures else ":"
             axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=3, label=name)
     axes.axhline(0.95, color="0.3", linestyle="--", linewidth=1, label="wanted")
     axes.set_xscale("log", base=2)
@@ -145,17 +139,19 @@ def told(found: Mapping[tuple[str, int], Quality]) -> None:
     _save(figure, "nas_told")
 
 
-def searches(found: Mapping[str, Found]) -> None:
+def draw_searches(found: Mapping[str, Found]) -> None:
     """Draw the best found against the number of trainings, and against their duration."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     counts, hours = figure.subplots(1, 2, sharey=True)
     for name, one in found.items():
         rows = one.accuracies[:, :BUDGET]
-        mean, spread = rows.mean(axis=0), 1.96 * rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
+        mean = rows.mean(axis=0)
         for axes, x in ((counts, np.arange(1, rows.shape[1] + 1)), (hours, one.hours[:, :BUDGET].mean(axis=0))):
             (line,) = axes.plot(x, mean, label=name)
-            axes.fill_between(x, mean - spread, mean + spread, alpha=0.15, color=line.get_color())
-    for axes, label in ((counts, "trainings of 12 epochs"), (hours, "CPU hours, extrapolated")):
+            if len(rows) > 1:
+                spread = 1.96 * rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
+                axes.fill_between(x, mean - spread, mean + spread, alpha=0.15, color=line.get_color())
+    for axes, label in ((counts, "trainings of 12 epochs"), (hours, "CPU hours, estimated")):
         axes.axhline(WANTED, color="0.3", linestyle="--", linewidth=1)
         axes.set_ylim(92, 94.5)
         axes.set_xlabel(label)

@@ -8,20 +8,36 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from benchmarks.nasbench201.curves import LOOKS
-from benchmarks.nasbench201.study import SCORES, Array, Quality, Study, interval, looks_of, quality, shown, spearman
+from benchmarks.nasbench201.study import (
+    SCORES,
+    TUNED,
+    Array,
+    Quality,
+    Study,
+    interval,
+    looks_of,
+    quality,
+    shown,
+    spearman,
+)
 from benchmarks.report import markdown_table
-from gtn_lightning.nas.proxies.az_nas import log_rank
 from gtn_lightning.nas.spaces import Architecture
 
-MIN_CELLS = 20
+MIN_CELLS = 40
 """Cells below which no table is made of those with a longer training, or with two."""
 
+EQUAL_RESAMPLES = 300
+"""Bootstrap resamples of the number of real steps, which takes longer than one correlation."""
 
-def steps(study: Study) -> tuple[str, dict[tuple[str, str, int], Quality]]:
+Qualities = Mapping[tuple[str, str, int], Quality]
+"""By data, score and steps."""
+
+
+def steps_table(study: Study) -> tuple[str, Qualities]:
     """Return a table of what steps on real and on synthetic data say, by score and number of steps."""
     found: dict[tuple[str, str, int], Quality] = {}
     rows = []
-    for name, source in {"real images": study.reals, **study.teachers}.items():
+    for name, source in {"real images": study.real, **study.teachers}.items():
         for step in (look for look in LOOKS if look >= 8 and study.seeds(source, study.reported, look)):
             for score in SCORES:
                 found[name, score, step] = quality(study.scores(source, score, step), study.truth)
@@ -39,7 +55,25 @@ def steps(study: Study) -> tuple[str, dict[tuple[str, str, int], Quality]]:
     return markdown_table(header, rows), found
 
 
-def paired(study: Study) -> str:
+def best_steps(study: Study, most: int) -> tuple[str, str, int]:
+    """Return the data, score and number of steps that rank the other half's cells best, nothing told.
+
+    Args:
+        study: the measurements.
+        most: number of steps at most.
+    """
+    truth = study.bench.accuracies(study.compared).numpy()
+    found = {
+        (name, score, step): spearman(study.scores(source, score, step, study.compared), truth)
+        for name, source in study.untold.items()
+        for step in (look for look in LOOKS if look <= most and study.seeds(source, study.compared, look))
+        for score in SCORES
+        if study.seeds(source, study.reported, step)
+    }
+    return max(found, key=lambda key: found[key])
+
+
+def paired_table(study: Study) -> str:
     """Return a table of synthetic steps beside as many real ones and four times as many, over the same cells."""
     rows = []
     for name, source in study.teachers.items():
@@ -48,115 +82,139 @@ def paired(study: Study) -> str:
                 own = study.scores(source, score, step)
                 row = [name, str(step), score, f"{spearman(own, study.truth):.2f}"]
                 for times in (1, 4):
-                    other = study.scores(study.reals, score, times * step)
-
-                    def gap(places: NDArray[np.intp], own: Array = own, other: Array = other) -> float:
-                        truth = study.truth[places]
-                        return spearman(own[:, places], truth) - spearman(other[:, places], truth)
-
-                    row.append(shown(interval(gap, len(study.truth)), "+.2f") if len(other) else "")
+                    other = study.scores(study.real, score, times * step)
+                    row.append(shown(_gap(own, other, study.truth), "+.2f") if len(other) else "")
                 rows.append(row)
     header = ["data", "steps", "score", "Spearman", "less as many real steps", "less four times as many"]
     return markdown_table(header, rows)
 
 
-def _long_cells(study: Study) -> list[Architecture]:
-    """Return the reported cells with a longer training."""
+def _gap(own: Array, other: Array, truth: Array) -> tuple[float, float, float]:
+    """Return the difference of two correlations over the same cells, with its interval."""
+
+    def gap(places: NDArray[np.intp]) -> float:
+        return spearman(own[:, places], truth[places]) - spearman(other[:, places], truth[places])
+
+    return interval(gap, len(truth))
+
+
+def long_cells(study: Study) -> list[Architecture]:
+    """Return the reported cells with a longer training; none if these are too few for a table."""
     known = study.cache.curves(study.long)
-    return [cell for cell in study.reported if LOOKS[-1] in looks_of(known.get((cell.name, 0)))]
+    cells = [cell for cell in study.reported if LOOKS[-1] in looks_of(known.get((cell.name, 0)))]
+    return cells if len(cells) >= MIN_CELLS else []
 
 
-def _real_sources(study: Study, cells: Sequence[Architecture]) -> dict[int, str]:
-    """Return the source of scores on real images by steps: the shorter trainings, of more seeds, or the longer."""
-    return {look: study.reals if study.seeds(study.reals, cells, look) else study.long for look in LOOKS}
+def real_source(study: Study, cells: Sequence[Architecture], step: int) -> str:
+    """Return the source of scores on real images: the shorter trainings, of more seeds, or the longer."""
+    return study.real if study.seeds(study.real, cells, step) else study.long
 
 
-def longer(study: Study) -> tuple[str, dict[tuple[str, str, int], Quality]]:
+def longer_table(study: Study) -> tuple[str, Qualities]:
     """Return a table of trainings on real images over the cells that have a longer one; nothing if these are too few.
 
     Returns:
-        The table, and by data, score and steps the quality of real and synthetic steps on these cells.
+        The table, and the quality of real and synthetic steps on these cells.
     """
-    cells = _long_cells(study)
-    if len(cells) < MIN_CELLS:
+    cells = long_cells(study)
+    if not cells:
         return "", {}
     truth = study.bench.accuracies(cells).numpy()
-    real = _real_sources(study, cells)
     rows, found = [], {}
     for step in (look for look in LOOKS if look >= 16):
+        source = real_source(study, cells, step)
         for score in SCORES:
-            found["real images", score, step] = quality(study.scores(real[step], score, step, cells), truth)
-        seeds, seconds = len(study.seeds(real[step], cells, step)), study.seconds(real[step], step)
+            found["real images", score, step] = quality(study.scores(source, score, step, cells), truth)
+        seeds, seconds = len(study.seeds(source, cells, step)), study.seconds(source, step, cells)
         row = [str(step), str(seeds), f"{seconds:.1f}"]
         rows.append([*row, *(shown(found["real images", score, step].spearman) for score in SCORES)])
     for name, source in study.teachers.items():
         for step in (look for look in LOOKS if look >= 16 and study.seeds(source, cells, look)):
             for score in SCORES:
                 found[name, score, step] = quality(study.scores(source, score, step, cells), truth)
-    fixed = {"AZ-NAS": np.array(log_rank(study.untrained("AZ-NAS", cells))), "12 epochs": study.twelve(cells)}
-    beside = ", ".join(f"{name} {shown(quality(values[None], truth).spearman)}" for name, values in fixed.items())
     table = markdown_table(["real steps", "seeds", "CPU seconds", *SCORES], rows)
-    return f"{len(cells)} cells with a longer training; on them {beside}.\n\n{table}", found
+    return f"{len(cells)} cells with a longer training.\n\n{table}", found
 
 
 @dataclass(frozen=True)
 class Equal:
-    """How many steps on real images rank as well as some on a teacher's."""
+    """How many steps on real images rank as well as some on a teacher's, by the same score."""
 
     teacher: str
     steps: int
     score: str
     spearman: float
-    real: int | None
-    """The fewest steps on real images that reach it by the same score; None if none of `LOOKS` does."""
+    real: tuple[float, float, float]
+    """The fewest steps on real images that reach it, and the ends of a 95 % bootstrap interval; infinite if none of
+    `LOOKS` does.
+    """
     saved: float
-    """CPU seconds saved a cell; at least so many if ``real`` is None."""
-    cells: int | None
-    """The number of cells from which on the meta-training pays; None if a cell's training does not become cheaper."""
+    """CPU seconds saved a cell; at least so many if `real` is infinite."""
+    meta: float
+    """CPU seconds of the meta-training."""
 
     def words(self) -> str:
         """Return the number of real steps as a table shows it."""
-        return str(self.real) if self.real else f"more than {LOOKS[-1]}"
+        value, low, high = (f"{one:.0f}" if np.isfinite(one) else f"over {LOOKS[-1]}" for one in self.real)
+        return f"{value} [{low}, {high}]"
+
+    def pays(self) -> str:
+        """Return the number of cells from which on the meta-training pays, as a table shows it."""
+        if self.saved <= 0:
+            return "never"
+        bound = "" if np.isfinite(self.real[0]) else "at most "
+        return f"{bound}{np.ceil(self.meta / self.saved):.0f}"
 
 
-def equal(study: Study, seconds: Mapping[str, float]) -> tuple[str, list[Equal]]:
+def equal_table(study: Study, seconds: Mapping[str, float]) -> tuple[str, list[Equal]]:
     """Return a table of how many real steps rank as well as a teacher's, and its rows.
-
-    The cells are those with a longer training. Up to the steps of the shorter trainings, real steps count by these,
-    whose seeds are more.
 
     Args:
         study: the measurements.
         seconds: CPU seconds of the meta-trainings, by teacher.
     """
-    cells = _long_cells(study)
-    if len(cells) < MIN_CELLS:
+    cells = long_cells(study)
+    if not cells:
         return "", []
     truth = study.bench.accuracies(cells).numpy()
-    sources = _real_sources(study, cells)
+    sources = {look: real_source(study, cells, look) for look in LOOKS}
     real = {(score, look): study.scores(sources[look], score, look, cells) for score in SCORES for look in LOOKS}
+    own = {
+        (name, step, score): study.scores(source, score, step, cells)
+        for name, source in study.teachers.items()
+        for step in (look for look in LOOKS if look >= 16 and study.seeds(source, cells, look))
+        for score in SCORES
+    }
+
+    def fewest(places: NDArray[np.intp]) -> dict[tuple[str, int, str], float]:
+        some = truth[places]
+        reached = {key: spearman(values[:, places], some) for key, values in real.items()}
+        found = {}
+        for key, values in own.items():
+            wanted = spearman(values[:, places], some)
+            found[key] = next((float(look) for look in LOOKS if reached[key[2], look] >= wanted), np.inf)
+        return found
+
+    random = np.random.default_rng(0)
+    drawn = [fewest(random.integers(len(cells), size=len(cells))) for _ in range(EQUAL_RESAMPLES)]
     rows, found = [], []
-    for name, source in study.teachers.items():
-        for step in (look for look in LOOKS if look >= 16 and study.seeds(source, cells, look)):
-            more = max(look for look in LOOKS if look <= 10 * step)
-            for score in SCORES:
-                own = study.scores(source, score, step, cells)
-                reached = spearman(own, truth)
-                enough = next((look for look in LOOKS if spearman(real[score, look], truth) >= reached), None)
-                saved = study.seconds(sources[enough or LOOKS[-1]], enough or LOOKS[-1]) - study.seconds(source, step)
-                pays = int(np.ceil(seconds[name] / saved)) if saved > 0 else None
-                found.append(Equal(name, step, score, reached, enough, saved, pays))
-
-                def gap(places: NDArray[np.intp], own: Array = own, other: Array = real[score, more]) -> float:
-                    return spearman(own[:, places], truth[places]) - spearman(other[:, places], truth[places])
-
-                rows.append(
-                    [
-                        *(name, str(step), score, f"{reached:.2f}", found[-1].words()),
-                        f"{more}: {spearman(real[score, more], truth):.2f}",
-                        *(shown(interval(gap, len(cells)), "+.2f"), f"{saved:.1f}", str(pays) if pays else "none"),
-                    ]
-                )
+    for (name, step, score), enough in fewest(np.arange(len(cells))).items():
+        several = [one[name, step, score] for one in drawn]
+        low, high = np.quantile(several, [0.025, 0.975], method="nearest")
+        look = int(enough) if np.isfinite(enough) else LOOKS[-1]
+        saved = study.seconds(sources[look], look, cells) - study.seconds(study.teachers[name], step, cells)
+        values = own[name, step, score]
+        one = Equal(name, step, score, spearman(values, truth), (enough, low, high), saved, seconds[name])
+        found.append(one)
+        more = max(look for look in LOOKS if look <= 10 * step)
+        rows.append(
+            [
+                *(name, str(step), score, f"{one.spearman:.2f}", one.words()),
+                f"{more}: {spearman(real[score, more], truth):.2f}",
+                shown(_gap(values, real[score, more], truth), "+.2f"),
+                *(f"{'' if np.isfinite(enough) else 'at least '}{saved:.1f}", one.pays()),
+            ]
+        )
     header = ["data", "steps", "score", "Spearman", "fewest real steps that reach it"]
     header += ["eight to ten times as many real steps", "difference", "CPU seconds saved a cell", "pays from cells"]
     return f"{len(cells)} cells with a longer training.\n\n" + markdown_table(header, rows), found
@@ -180,14 +238,14 @@ class Noise:
 
     @property
     def clean(self) -> float:
-        """What infinitely many seeds would give (Spearman, 1904)."""
+        """An estimate of what infinitely many seeds would give (Spearman, 1904), for correlations of values."""
         return self.alone / float(np.sqrt(max(self.between, 1e-9)))
 
 
-def noise(study: Study) -> tuple[str, dict[tuple[str, str, int], Noise]]:
+def noise_table(study: Study) -> tuple[str, dict[tuple[str, str, int], Noise]]:
     """Return a table of what separates noise of seeds from bias, and its rows by data, score and steps."""
     found = {}
-    for name, source in {"real images": study.reals, **study.teachers}.items():
+    for name, source in {"real images": study.real, **study.teachers}.items():
         known = study.cache.curves(source)
         for step in (look for look in LOOKS if look >= 16):
             cells = [c for c in study.reported if all(step in looks_of(known.get((c.name, seed))) for seed in (0, 1))]
@@ -217,23 +275,23 @@ def noise(study: Study) -> tuple[str, dict[tuple[str, str, int], Noise]]:
     return markdown_table(header, rows), found
 
 
-def settings(study: Study, sources: Mapping[str, str]) -> tuple[str, dict[tuple[str, int], tuple[float, Quality]]]:
-    """Return a table of optimizers, rates and reductions, and by name and steps the CPU seconds and the training loss's
-    quality, on cells of the other half.
+def settings_table(
+    study: Study, sources: Mapping[str, str]
+) -> tuple[str, dict[tuple[str, int], tuple[float, Quality]]]:
+    """Return a table of optimizers, rates and networks, on cells of the other half.
+
+    Returns:
+        The table, and by name and steps the CPU seconds and the training loss's quality. Sources that do not have all
+        cells are left out.
     """
-    sources = {name: source for name, source in sources.items() if study.cache.curves(source)}
-    cells = study.bench.known
-    for source in sources.values():
-        known = study.cache.curves(source)
-        cells = [cell for cell in cells if (cell.name, 0) in known]
+    cells = study.bench.known[:TUNED]
     truth = study.bench.accuracies(cells).numpy()
-    rows = []
-    found = {}
+    rows, found = [], {}
     for name, source in sources.items():
-        for step in (32, 128):
+        for step in (step for step in (32, 128) if 0 in study.seeds(source, cells, step)):
             reached = {score: quality(study.scores(source, score, step, cells)[:1], truth) for score in SCORES}
-            found[name, step] = study.seconds(source, step), reached["training loss"]
-            row = [name, str(step), f"{study.seconds(source, step):.1f}"]
-            rows.append([*row, *(shown(one.spearman) for one in reached.values())])
+            seconds = study.seconds(source, step, cells)
+            found[name, step] = seconds, reached["training loss"]
+            rows.append([name, str(step), f"{seconds:.1f}", *(shown(one.spearman) for one in reached.values())])
     table = markdown_table(["optimizer and networks", "steps", "CPU seconds", *SCORES], rows)
     return f"{len(cells)} cells of the other half, one seed.\n\n{table}", found

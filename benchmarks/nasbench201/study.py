@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata
 
-from benchmarks.nasbench201.bench import FULL, Bench
+from benchmarks.nasbench201.bench import FULL, Bench, Reduction
 from benchmarks.nasbench201.curves import Cache, Curve
 from gtn_lightning.nas.proxies.az_nas import log_position, log_rank
 from gtn_lightning.nas.proxies.combined import Scale, comparable
@@ -18,8 +19,17 @@ Array = NDArray[np.float64]
 
 RESAMPLES = 1000
 
+KNOWN = 64
+"""Cells of the other half that are trained: to choose scores, and for the ranking-aware teachers."""
+
+CURVES = 256
+"""Cells of the other half that regressions may be told."""
+
+TUNED = 48
+"""Cells of the other half on which settings are compared."""
+
 TOGETHER = ("AZ-NAS", "naswot", "synflow")
-"""Measurements without training that are ranked together."""
+"""Measurements without training that are ranked together, chosen on cells of the other half."""
 
 SAMPLE = 50
 """Cells of the other half, among which a cell's measurements are placed."""
@@ -92,20 +102,40 @@ class Study:
 
     bench: Bench
     cache: Cache
-    reals: str
+    reduction: Reduction
+    """The networks that are trained."""
+    real: str
     """The source of the trainings on real images in the cache."""
     long: str
     """The same of longer trainings."""
-    teachers: Mapping[str, str]
-    """Names of sources of trainings on synthetic images, by what they are called."""
+    plain: Mapping[str, str]
+    """Sources of trainings on the images of teachers that know no accuracies, by what the teachers are called."""
+    ranked: Mapping[str, str]
+    """The same of teachers that know the accuracies of `KNOWN` cells."""
     count: int
-    """Reported cells."""
+    """Cells that are ranked, at most."""
+
+    @property
+    def teachers(self) -> Mapping[str, str]:
+        """All sources of trainings on synthetic images."""
+        return {**self.plain, **self.ranked}
+
+    @property
+    def untold(self) -> Mapping[str, str]:
+        """All sources of trainings that know no accuracies."""
+        return {"real images": self.real, **self.plain}
 
     @cached_property
     def reported(self) -> list[Architecture]:
-        """The cells that are ranked: all that were trained on real images."""
-        known = self.cache.curves(self.reals)
-        return [cell for cell in self.bench.reported[: self.count] if (cell.name, 0) in known]
+        """The cells that are ranked: as many of the first, in random order, as were trained on real images."""
+        known = self.cache.curves(self.real)
+        return list(takewhile(lambda cell: (cell.name, 0) in known, self.bench.reported[: self.count]))
+
+    @cached_property
+    def compared(self) -> list[Architecture]:
+        """The cells of the other half on which scores are chosen."""
+        known = self.cache.curves(self.real)
+        return list(takewhile(lambda cell: (cell.name, 0) in known, self.bench.known[:KNOWN]))
 
     @cached_property
     def truth(self) -> Array:
@@ -130,10 +160,14 @@ class Study:
         known = self.cache.untrained()
         return comparable([known[f"{name} {cell.name}"][0] for cell in cells])
 
+    def is_measured(self, cell: Architecture) -> bool:
+        """Return whether a cell was measured without training."""
+        return all(f"{name} {cell.name}" in self.cache.untrained() for name in TOGETHER)
+
     @cached_property
     def _scales(self) -> list[Scale]:
         """The scales of the untrained measurements, by a sample of the other half's cells."""
-        sample = [one for one in self.bench.known if f"AZ-NAS {one.name}" in self.cache.untrained()][-SAMPLE:]
+        sample = list(filter(self.is_measured, self.bench.known))[-SAMPLE:]
         return [Scale(column) for column in np.hstack([self.untrained(name, sample) for name in TOGETHER]).T]
 
     def prior(self, cells: Sequence[Architecture]) -> Array:
@@ -145,10 +179,11 @@ class Study:
         """Return what `AZNAS` with naswot and synflow scores cells that are compared, ``[cells]``."""
         return np.array(log_rank(np.hstack([self.untrained(name, cells) for name in TOGETHER])))
 
-    def seconds(self, source: str, step: int) -> float:
-        """Return the mean CPU seconds of a training with one look."""
-        curves = [curve for curve in self.cache.curves(source).values() if step in curve.looks]
-        return float(np.mean([curve.looks[step][2] for curve in curves]))
+    def seconds(self, source: str, step: int, cells: Sequence[Architecture] | None = None) -> float:
+        """Return the mean CPU seconds of a training of some cells, with one look."""
+        names = {cell.name for cell in (self.reported if cells is None else cells)}
+        curves = [curve for (name, _), curve in self.cache.curves(source).items() if name in names]
+        return float(np.mean([curve.looks[step][2] for curve in curves if step in curve.looks]))
 
     def untrained_seconds(self, name: str) -> float:
         """Return the mean CPU seconds of a proxy without training."""

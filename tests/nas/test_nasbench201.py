@@ -84,7 +84,7 @@ def test_the_cache_prefers_longer_curves_and_ignores_an_incomplete_line(tmp_path
 
 
 def test_a_search_by_rank_trains_the_highest_first(ground: Ground) -> None:
-    assert ground.untrained is not None
+    assert ground.prior is not None
     trained = list(by_rank(ground, 5, 0))
-    assert min(ground.untrained[trained]) >= np.sort(ground.untrained)[-5]
+    assert min(ground.prior[trained]) >= np.sort(ground.prior)[-5]
     assert list(by_rank_then_guided(ground, 24, 0))[:5] == trained
