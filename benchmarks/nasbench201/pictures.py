@@ -156,5 +156,6 @@ def draw_searches(found: Mapping[str, Found]) -> None:
         axes.set_ylim(92, 94.5)
         axes.set_xlabel(label)
     counts.set_ylabel("test accuracy of the best so far, %")
-    counts.legend(fontsize=7)
+    if found:
+        counts.legend(fontsize=7)
     _save(figure, "nas_search")

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from benchmarks.nasbench201.curves import LOOKS, UNTRAINED
 from benchmarks.nasbench201.study import HEADER, TOGETHER, Array, Quality, Study, interval, quality, shown, spearman
-from benchmarks.nasbench201.told import BEST, inputs_of, predicted
+from benchmarks.nasbench201.told import BEST, TOLD, inputs_of, predicted
 from benchmarks.report import markdown_table
 from gtn_lightning.nas.proxies.az_nas import log_rank
 from gtn_lightning.nas.spaces import Architecture
@@ -48,7 +48,7 @@ def tenth_table(study: Study) -> str:
     truth = study.bench.accuracies(cells).numpy()
     scores = {name: values[None] for name, values in fixed_scores(study, cells).items()}
     for name in ("choices, AZ-NAS", BEST):
-        for count in (64, 256):
+        for count in (64, TOLD[-1]):
             scores[f"{name}; told {count}"] = predicted(study, inputs_of(study)[name], count, cells)
     found = {name: quality(values, truth) for name, values in scores.items()}
     rows = [

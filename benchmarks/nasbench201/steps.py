@@ -255,6 +255,8 @@ def noise_table(study: Study) -> tuple[str, dict[tuple[str, str, int], Noise]]:
             parameters = study.untrained("parameters", cells)[:, 0]
             for score in ("accuracy", "validation loss", "training loss"):
                 values = rankdata(study.scores(source, score, step, cells)[:2], axis=1)
+                if not values.var():  # scores that are all equal
+                    continue
                 found[name, score, step] = Noise(
                     len(cells),
                     float(values.var(axis=0, ddof=1).mean() / values.var(ddof=1)),

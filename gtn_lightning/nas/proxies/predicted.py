@@ -124,7 +124,7 @@ class PredictedRank(CombinedProxy):
         held_out: the share of the space whose accuracies are not used, see `SearchSpace.is_held_out`: that of the
             teacher's meta-training.
         features: whether all numbers of a proxy are inputs, not only its value.
-        prior: a proxy whose value the prediction starts from; it is not an input.
+        prior: a proxy whose value the prediction starts from; it is an input too, so that the process may correct it.
 
     Raises:
         RecipeError: a value is out of range, or there are no inputs. From `bind`: fewer than `MIN_KNOWN` architectures
@@ -178,6 +178,7 @@ class RankPredictor:
         if prior is not None:
             self._trend = _Trend(prior, targets)
             targets = targets - self._trend.predict(prior)
+        inputs = self._with(inputs, prior)
         self._bounds = _Bounds(inputs)
         kernel = ConstantKernel() * RBF(3.0, (0.5, 100.0)) + ConstantKernel() * DotProduct() + WhiteKernel(0.1)
         process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=0)
@@ -190,11 +191,17 @@ class RankPredictor:
         """Return the normal scores of architectures, from inputs ``[architectures, inputs]`` and the prior's values."""
         if (prior is None) != (self._trend is None):
             raise ValueError(f"prior must {'not ' if self._trend is None else ''}be given, as when this was fitted")
-        predicted: NDArray[np.float64] = self._model.predict(self._bounds.apply(inputs))
+        predicted: NDArray[np.float64] = self._model.predict(self._bounds.apply(self._with(inputs, prior)))
         if self._trend is not None and prior is not None:
             predicted = predicted + self._trend.predict(prior)
         found: list[float] = predicted.tolist()
         return found
+
+    def _with(self, inputs: NDArray[np.float64], prior: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """Return the inputs and, if it tells anything, the prior as one more: the process may correct it."""
+        if prior is None or self._trend is None or self._trend.is_constant:
+            return inputs
+        return np.hstack([inputs, prior[:, None]])
 
 
 class _Bounds:
@@ -227,8 +234,8 @@ class _Trend:
         self._bounds = _Bounds(column)
         known = np.unique(self._bounds.apply(column))
         self._lowest, self._highest = known[0], known[-1]
-        self._transform: PowerTransformer | None = None
-        if len(known) == 1:  # nothing to learn from
+        self.is_constant = len(known) == 1
+        if self.is_constant:  # nothing to learn from
             return
         self._transform = PowerTransformer().fit(self._bounds.apply(column))
         quarter = max(1, len(known) // 4)
@@ -242,7 +249,7 @@ class _Trend:
 
     def predict(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the part of the targets that values explain, ``[architectures]``; zero if the known were all equal."""
-        if self._transform is None:
+        if self.is_constant:
             return np.zeros(len(values))
         values = self._bounds.apply(values[:, None])[:, 0]
         below, above = np.minimum(values - self._lowest, 0), np.maximum(values - self._highest, 0)
@@ -251,6 +258,5 @@ class _Trend:
         return self._factor * explained
 
     def _normal(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        assert self._transform is not None
         transformed: NDArray[np.float64] = self._transform.transform(values[:, None])[:, 0]
         return transformed

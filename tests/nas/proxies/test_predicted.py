@@ -197,8 +197,20 @@ def test_a_prior_beyond_the_known_values_stays_in_proportion() -> None:
     known = predictor.predict(inputs, prior)
     beyond = predictor.predict(np.zeros((3, 1)), np.array([-math.inf, 2.0, 10.0]))
     assert beyond[0] == pytest.approx(known[0])
-    assert 0 < beyond[1] - known[-1] < 10
-    assert beyond[2] - known[-1] == pytest.approx(9 * (beyond[1] - known[-1]))
+    assert known[-1] < beyond[1] < beyond[2] < 100
+
+
+def test_a_prior_that_misleads_is_corrected() -> None:
+    random = np.random.default_rng(0)
+    inputs, misleading = random.standard_normal((140, 3)), random.standard_normal(140)
+    accuracies = 1 / (1 + np.exp(-inputs[:, 0] - 0.2 * misleading))
+    found = []
+    for prior in (None, accuracies + misleading):
+        fitted = RankPredictor(inputs[:100], accuracies[:100], None if prior is None else prior[:100])
+        predicted = fitted.predict(inputs[100:], None if prior is None else prior[100:])
+        found.append(spearmanr(predicted, accuracies[100:]).statistic)
+    assert found[1] > found[0]
+    assert found[1] > 0.99
 
 
 def test_a_prior_is_given_to_fit_and_to_predict() -> None:
