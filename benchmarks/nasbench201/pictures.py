@@ -46,25 +46,22 @@ def draw_scores(
         together: the best scores ranked together, nothing told.
         meta: CPU seconds of the meta-trainings, of which each of `SHARED` cells bears a part.
     """
-    figure, axes = _start()
+    figure, axes = _start(9)
     points = {name: (study.untrained_seconds(name), fixed[name]) for name in ("parameters", *reversed(TOGETHER))}
     points[together.name] = together.seconds, together.reached
     for name, (seconds, one) in points.items():
         mean, low, high = one.spearman
-        axes.errorbar(seconds, mean, [[mean - low], [high - mean]], fmt="o", capsize=2, markersize=4)
-        axes.annotate(
-            name, (seconds, mean), xytext=(5, 5), textcoords="offset points", fontsize=7, wrap=True, ha="left"
-        )
+        axes.errorbar(seconds, mean, [[mean - low], [high - mean]], fmt="o", capsize=2, markersize=4, label=name)
     for name in dict.fromkeys(name for name, _, _ in found):
         steps = [step for one, score, step in found if (one, score) == (name, "training loss")]
         source = study.real if name == "real images" else study.teachers[name]
         taken = [study.seconds(source, step) + meta.get(name, 0.0) / SHARED for step in steps]
         y = [found[name, "training loss", step].spearman[0] for step in steps]
-        axes.plot(taken, y, "-" if name == "real images" else ":", marker=".", label=f"steps, {name}")
+        axes.plot(taken, y, "-" if name == "real images" else ":", marker=".", label=f"steps on {name}")
     axes.set_xscale("log")
     axes.set_xlabel("CPU seconds a cell")
     axes.set_ylabel(SPEARMAN)
-    axes.legend(fontsize=6, loc="lower left")
+    figure.legend(fontsize=7, loc="outside right center")
     _save(figure, "nas_scores")
 
 
@@ -128,7 +125,9 @@ def draw_told(study: Study, found: Mapping[tuple[str, int], Quality]) -> None:
         points = [(count, value.spearman[0]) for (one, count), value in found.items() if one == name]
         if inputs.drawn and points:
             color = colors.setdefault(inputs.trained, f"C{len(colors)}")
-            style = "--" if inputs.prior else "-" if inputs.measures else ":"
+            style = {(False, False): ":", (True, False): "-", (False, True): "-.", (True, True): "--"}[
+                inputs.measures, inputs.prior
+            ]
             axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=3, label=name)
     axes.axhline(0.95, color="0.3", linestyle="--", linewidth=1, label="wanted")
     axes.set_xscale("log", base=2)
