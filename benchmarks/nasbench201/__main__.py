@@ -16,9 +16,9 @@ import torch
 from benchmarks.nasbench201.bench import FULL, Bench, Reduction
 from benchmarks.nasbench201.costs import Speed, measure_speed
 from benchmarks.nasbench201.curves import LOOKS, Cache, adam, lars
-from benchmarks.nasbench201.page import MOST, write
+from benchmarks.nasbench201.page import write
 from benchmarks.nasbench201.search_runs import run_searches
-from benchmarks.nasbench201.study import CURVES, KNOWN, TUNED, Study
+from benchmarks.nasbench201.study import CURVES, KNOWN, LEARNERS, MOST, SHORT, TUNED, Study
 from benchmarks.nasbench201.teachers import VARIANTS, Teachers, Variant
 
 REDUCTIONS = (
@@ -83,6 +83,13 @@ def main() -> None:
         for source in settings.values():
             cache.measure(bench, source, bench.known[:TUNED], [0], MOST, until)
 
+    def several_learners(until: float) -> None:
+        sources = [
+            teachers.source(name) for name, one in teachers.made(ranked=False).items() if one.inner_steps == SHORT
+        ]
+        for source in (real, *sources):
+            cache.measure(bench, source, [*known, *cells], range(LEARNERS), SHORT, until)
+
     def best_tenth(until: float) -> None:
         cache.measure(bench, real, bench.best_tenth, [0], MOST, until)
         for name, variant in teachers.made().items():
@@ -101,6 +108,7 @@ def main() -> None:
         "real": lambda until: cache.measure(bench, real, [*known, *cells], [0], MOST, until),
         **{name: teach(name) for name in options.teachers},
         "real, second seed": lambda until: cache.measure(bench, real, cells, [1], MOST, until),
+        "several learners": several_learners,
         "settings": tune,
         "long": lambda until: cache.measure(bench, long, cells[: options.long], [0], LOOKS[-1], until),
         "best tenth": best_tenth,

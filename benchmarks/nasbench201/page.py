@@ -22,6 +22,8 @@ from benchmarks.nasbench201.steps import (
     Equal,
     best_steps,
     equal_table,
+    learners_qualities,
+    learners_table,
     long_cells,
     longer_table,
     noise_table,
@@ -29,15 +31,12 @@ from benchmarks.nasbench201.steps import (
     settings_table,
     steps_table,
 )
-from benchmarks.nasbench201.study import CURVES, KNOWN, Study, shown
+from benchmarks.nasbench201.study import CURVES, KNOWN, LEARNERS, MOST, SHORT, Quality, Study, quality, shown
 from benchmarks.nasbench201.told import BEST, told_table
 from benchmarks.report import RESULTS, markdown_table, write_sections
 
 WHOLE = "12 epochs 0.871 / 0.54 (from all rows of the published table), AZ-NAS 0.913 (its paper, arXiv 2403.19232)"
 """Known of the whole benchmark, which is not at hand."""
-
-MOST = 128
-"""Steps beyond which a training is not called cheap."""
 
 LOSSES = ("training loss", "validation loss")
 """By which real and synthetic steps are compared in the answer."""
@@ -61,6 +60,7 @@ def write(
     RESULTS.mkdir(parents=True, exist_ok=True)
     fixed = fixed_qualities(study, study.reported)
     all_steps, of_steps = steps_table(study)
+    of_learners = learners_qualities(study, study.reported)
     all_longer, of_longer = longer_table(study)
     all_equal, equals = equal_table(study, teachers.seconds)
     all_noise, of_noise = noise_table(study)
@@ -70,14 +70,17 @@ def write(
     all_searches, of_searches = searches_table(study, searched, speed)
     pictures.draw_scores(study, fixed, of_steps, together, teachers.seconds)
     if of_longer:
-        pictures.draw_steps(of_longer, fixed_qualities(study, long_cells(study)))
+        cells = long_cells(study)
+        pictures.draw_steps(of_longer, learners_qualities(study, cells), fixed_qualities(study, cells))
     else:
-        pictures.draw_steps(of_steps, fixed)
+        pictures.draw_steps(of_steps, of_learners, fixed)
     pictures.draw_noise(of_noise)
     pictures.draw_settings(of_settings)
     pictures.draw_told(study, of_told)
     pictures.draw_searches(of_searches)
     few = best_steps(study, MOST)
+    data, score, step, learners = few
+    alone = quality(study.scores(study.untold[data], score, step, learners=learners), study.truth)
     known, azs, twelve = of_told[BEST, 64], fixed["AZ-NAS"], fixed[TWELVE_EPOCHS]
     answers = [
         [
@@ -85,9 +88,10 @@ def write(
             f"12 epochs {shown(twelve.spearman)} / {shown(twelve.tenth)}; AZ-NAS {shown(azs.spearman)} / "
             f"{shown(azs.tenth)}; of the whole benchmark: {WHOLE}",
             f"{together.name}: {shown(together.reached.spearman)} / {shown(together.reached.tenth)}; steps alone, "
-            f"{few[0]}, {few[1]}, {few[2]} steps: {shown(of_steps[few].spearman)} / {shown(of_steps[few].tenth)}",
+            f"{data}, {score}, {learners} times {step} steps: {shown(alone.spearman)} / {shown(alone.tenth)}",
         ],
         ["the same, told 64 accuracies", "0.95 wanted", f"{BEST}: {shown(known.spearman)} / {shown(known.tenth)}"],
+        *_learners_words(of_learners),
         ["real steps that rank as well as synthetic ones", "ten times as many wanted", _equal_words(equals)],
         [
             f"12-epoch trainings until the mean of {SEEDS} searches finds {WANTED} %",
@@ -110,7 +114,8 @@ def write(
         *("### What ranks best, and for how much", "![Spearman against CPU seconds](nas_scores.png)"),
         f"Steps: by the training loss. Each of {pictures.SHARED} cells bears a part of a teacher's meta-training.",
         *("### Do synthetic steps replace real ones", "![Spearman against steps](nas_steps.png)"),
-        f"Over {len(long_cells(study)) or len(study.reported)} cells.",
+        f"Over {len(long_cells(study)) or len(study.reported)} cells. Dashed: the mean rank by {LEARNERS} learners, "
+        "whose steps are added.",
         *("### What noise does", "![Spearman of one seed, and without noise](nas_noise.png)"),
         "*Without noise*: the correlation of one seed divided by the root of that between two seeds (Spearman, 1904), "
         "an estimate of what infinitely many seeds would give. What is missing to 1 is bias, and noise of the "
@@ -133,6 +138,8 @@ def write(
         about,
         *("### Without training, and 12 epochs", fixed_table(study, fixed)),
         *("### Steps", all_steps),
+        *("### Several short trainings", learners_table(study, of_learners)),
+        "The mean rank over the learners of a cell, which differ in initialization and order of data.",
         *("### Longer trainings", all_longer or "Too few cells."),
         *(["### Real steps that rank as well as synthetic ones", all_equal] if all_equal else []),
         *("### Synthetic steps beside real ones, over the same cells", paired_table(study)),
@@ -155,6 +162,17 @@ def write(
     write_sections("nas", TITLE, {SECTION: "\n\n".join(answer)}, NOTE)
     note = "All numbers behind [the answers](nas.md)."
     write_sections("nas_tables", "Architecture search: tables", {SECTION: "\n\n".join(tables)}, note)
+
+
+def _learners_words(found: Mapping[tuple[str, str, int, int], Quality]) -> list[list[str]]:
+    """Return a row of the answer on the mean rank by several short trainings; none if there are none."""
+    said = [
+        f"{name}: {shown(one.spearman)}"
+        for (name, score, step, learners), one in found.items()
+        if (score, step, learners) == (LOSSES[0], SHORT, LEARNERS)
+    ]
+    what = f"Spearman by the {LOSSES[0]} after {SHORT} steps of each of {LEARNERS} learners"
+    return [[what, "", "; ".join(said)]] if said else []
 
 
 def _equal_words(equals: Sequence[Equal]) -> str:

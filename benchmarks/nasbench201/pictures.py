@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.nasbench201.rankings import TWELVE_EPOCHS, Together
 from benchmarks.nasbench201.search_runs import BUDGET, WANTED, Found
 from benchmarks.nasbench201.steps import Noise, Qualities
-from benchmarks.nasbench201.study import TOGETHER, Quality, Study
+from benchmarks.nasbench201.study import LEARNERS, TOGETHER, Quality, Study
 from benchmarks.nasbench201.told import TOLD, inputs_of
 from benchmarks.report import RESULTS
 
@@ -65,8 +65,16 @@ def draw_scores(
     _save(figure, "nas_scores")
 
 
-def draw_steps(found: Qualities, fixed: Mapping[str, Quality]) -> None:
-    """Draw the correlation against steps, for two losses."""
+def draw_steps(
+    found: Qualities, several: Mapping[tuple[str, str, int, int], Quality], fixed: Mapping[str, Quality]
+) -> None:
+    """Draw the correlation against steps, for two losses.
+
+    Args:
+        found: quality of one learner.
+        several: quality of the mean rank by several, of which those of `LEARNERS` are drawn.
+        fixed: quality of scores without training.
+    """
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     for axes, score in zip(figure.subplots(1, 2, sharey=True), ("training loss", "validation loss"), strict=True):
         for name in dict.fromkeys(name for name, _, _ in found):
@@ -76,10 +84,17 @@ def draw_steps(found: Qualities, fixed: Mapping[str, Quality]) -> None:
             (line,) = axes.plot(x, y[:, 0], style, marker="o", markersize=3, label=name)
             if name == "real images":
                 axes.fill_between(x, y[:, 1], y[:, 2], alpha=0.15, color=line.get_color())
+            means = [
+                (LEARNERS * step, q.spearman[0])
+                for (one, what, step, learners), q in several.items()
+                if (one, what, learners) == (name, score, LEARNERS)
+            ]
+            if means:
+                axes.plot(*zip(*means, strict=True), "--", marker="s", markersize=3, color=line.get_color())
         for name, color in ((TWELVE_EPOCHS, "0.3"), ("AZ-NAS", "0.6")):
             axes.axhline(fixed[name].spearman[0], color=color, linestyle="--", linewidth=1, label=name)
         _log_steps(axes, {step for _, _, step in found})
-        axes.set_xlabel("steps of 64 images, a cell")
+        axes.set_xlabel("steps of 64 images, all learners of a cell")
         axes.set_title(score, fontsize=9)
     figure.axes[0].set_ylabel(SPEARMAN)
     figure.axes[0].legend(fontsize=7)

@@ -8,7 +8,20 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from benchmarks.nasbench201.curves import LOOKS, UNTRAINED
-from benchmarks.nasbench201.study import HEADER, TOGETHER, Array, Quality, Study, interval, quality, shown, spearman
+from benchmarks.nasbench201.study import (
+    HEADER,
+    LEARNERS,
+    MOST,
+    SHORT,
+    TOGETHER,
+    Array,
+    Quality,
+    Study,
+    interval,
+    quality,
+    shown,
+    spearman,
+)
 from benchmarks.nasbench201.told import BEST, TOLD, inputs_of, predicted
 from benchmarks.report import markdown_table
 from gtn_lightning.nas.proxies.az_nas import log_rank
@@ -113,16 +126,17 @@ def together_table(study: Study) -> tuple[str, Together]:
         seconds = sum(study.untrained_seconds(one) for one in proxies)
         add(", ".join(proxies), {part: values[None] for part, values in fixed.items()}, seconds)
         for data, source in study.untold.items():
-            for step in (step for step in (32, 128) if study.seeds(source, study.reported, step)):
+            for step, learners in ((SHORT, 1), (SHORT, LEARNERS), (MOST, 1)):
                 for score in ("validation loss", "training loss"):
-                    scores = {part: study.scores(source, score, step, some) for part, some in cells.items()}
-                    if not len(scores["known"]):
+                    scores = {part: study.scores(source, score, step, some, learners) for part, some in cells.items()}
+                    if not all(map(len, scores.values())):
                         continue
                     columns = {
                         part: np.array([np.column_stack([fixed[part], one]) for one in scores[part]]) for part in cells
                     }
-                    name = f"{', '.join(proxies)}, {score} after {step} steps on {data}"
-                    add(name, columns, seconds + study.seconds(source, step))
+                    each = f" of each of {learners} learners" if learners > 1 else ""
+                    name = f"{', '.join(proxies)}, {score} after {step} steps{each} on {data}"
+                    add(name, columns, seconds + learners * study.seconds(source, step))
     table = markdown_table(
         ["ranked together", f"Spearman, {len(study.compared)} cells of the other half", "CPU seconds", *HEADER],
         [[one.name, f"{one.chosen:.3f}", f"{one.seconds:.1f}", *one.reached.cells()] for one in found],

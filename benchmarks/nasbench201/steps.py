@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 
 from benchmarks.nasbench201.curves import LOOKS
 from benchmarks.nasbench201.study import (
+    LEARNERS,
     SCORES,
     TUNED,
     Array,
@@ -55,22 +56,46 @@ def steps_table(study: Study) -> tuple[str, Qualities]:
     return markdown_table(header, rows), found
 
 
-def best_steps(study: Study, most: int) -> tuple[str, str, int]:
-    """Return the data, score and number of steps that rank the other half's cells best, nothing told.
+def best_steps(study: Study, most: int) -> tuple[str, str, int, int]:
+    """Return the data, score, steps and learners that rank the other half's cells best, nothing told.
 
     Args:
         study: the measurements.
-        most: number of steps at most.
+        most: number of steps of all learners at most.
     """
     truth = study.bench.accuracies(study.compared).numpy()
-    found = {
-        (name, score, step): spearman(study.scores(source, score, step, study.compared), truth)
-        for name, source in study.untold.items()
-        for step in (look for look in LOOKS if look <= most and study.seeds(source, study.compared, look))
-        for score in SCORES
-        if study.seeds(source, study.reported, step)
-    }
+    found: dict[tuple[str, str, int, int], float] = {}
+    for name, source in study.untold.items():
+        for step in LOOKS:
+            seeds = min(len(study.seeds(source, some, step)) for some in (study.compared, study.reported))
+            for learners in (k for k in (1, 2, LEARNERS) if k <= seeds and k * step <= most):
+                for score in SCORES:
+                    values = study.scores(source, score, step, study.compared, learners)
+                    found[name, score, step, learners] = spearman(values, truth)
     return max(found, key=lambda key: found[key])
+
+
+def learners_qualities(study: Study, cells: Sequence[Architecture]) -> Mapping[tuple[str, str, int, int], Quality]:
+    """Return how well the mean ranks by several short trainings rank cells, by data, score, steps and learners."""
+    truth = study.bench.accuracies(cells).numpy()
+    return {
+        (name, score, step, learners): quality(study.scores(source, score, step, cells, learners), truth)
+        for name, source in study.untold.items()
+        for step in LOOKS
+        if step >= 8 and len(study.seeds(source, cells, step)) >= LEARNERS
+        for learners in (1, 2, LEARNERS)
+        for score in SCORES
+    }
+
+
+def learners_table(study: Study, found: Mapping[tuple[str, str, int, int], Quality]) -> str:
+    """Return a table of what `learners_qualities` found for the reported cells."""
+    rows = []
+    for name, step, learners in dict.fromkeys((name, step, learners) for name, _, step, learners in found):
+        seconds = learners * study.seconds(study.untold[name], step)
+        row = [name, str(step), str(learners), str(step * learners), f"{seconds:.1f}"]
+        rows.append([*row, *(shown(found[name, score, step, learners].spearman) for score in SCORES)])
+    return markdown_table(["data", "steps", "learners", "steps in all", "CPU seconds", *SCORES], rows)
 
 
 def paired_table(study: Study) -> str:

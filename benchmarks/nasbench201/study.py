@@ -25,6 +25,12 @@ KNOWN = 64
 CURVES = 256
 """Cells of the other half that regressions may be told."""
 
+MOST = 128
+"""Steps of a cell, beyond which its trainings are not called cheap."""
+
+LEARNERS, SHORT = 4, 32
+"""Learners of a cell whose short trainings are averaged, and the steps of each."""
+
 TUNED = 48
 """Cells of the other half on which settings are compared."""
 
@@ -148,12 +154,19 @@ class Study:
         numbers = {seed for _, seed in known}
         return [s for s in sorted(numbers) if all(step in looks_of(known.get((c.name, s))) for c in cells)]
 
-    def scores(self, source: str, score: str, step: int, cells: Sequence[Architecture] | None = None) -> Array:
-        """Return scores of cells, ``[seeds, cells]``."""
+    def scores(
+        self, source: str, score: str, step: int, cells: Sequence[Architecture] | None = None, learners: int = 1
+    ) -> Array:
+        """Return scores of cells, ``[seeds, cells]``; of several learners, their mean rank, ``[groups, cells]``."""
         cells = self.reported if cells is None else cells
         known = self.cache.curves(source)
         make = SCORES[score]
-        return np.array([[make(known[c.name, s], step) for c in cells] for s in self.seeds(source, cells, step)])
+        rows = np.array([[make(known[c.name, s], step) for c in cells] for s in self.seeds(source, cells, step)])
+        if learners == 1:
+            return rows
+        groups = len(rows) // learners
+        ranks = rankdata(rows[: groups * learners], axis=1) if groups else np.empty((0, len(cells)))
+        return ranks.reshape(groups, learners, len(cells)).mean(axis=1)
 
     def untrained(self, name: str, cells: Sequence[Architecture]) -> Array:
         """Return a proxy's numbers, ``[cells, numbers]``."""
