@@ -56,7 +56,11 @@ def write(
         searched: the file of the searches.
         speed: of the trainings of the benchmark's own networks.
         mnist: MNIST on the hub or in a local folder, for a table of the second space; None for none.
+
+    Raises:
+        SystemExit: too little is measured.
     """
+    study.check()
     RESULTS.mkdir(parents=True, exist_ok=True)
     fixed = fixed_qualities(study, study.reported)
     all_steps, of_steps = steps_table(study)

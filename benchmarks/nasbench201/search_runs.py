@@ -57,9 +57,12 @@ class Plan:
 
 
 def plans(study: Study) -> dict[str, Plan]:
-    """Return the searches by name."""
+    """Return the searches by name; none if fewer cells are measured without training than a search trains."""
     space = study.bench.space(FULL)
     cells = list(filter(study.is_measured, [*study.bench.reported, *study.bench.known]))
+    if len(cells) < LONG_BUDGET:
+        print(f"searches need {LONG_BUDGET} cells that are measured without training, got {len(cells)}")
+        return {}
     encoded = np.array([space.encode(cell) for cell in cells])
     accuracies = study.twelve(cells), study.bench.accuracies(cells).numpy()
     free = Ground(space, cells, *accuracies, encoded)

@@ -10,6 +10,7 @@ from scipy.stats import rankdata
 from benchmarks.nasbench201.curves import LOOKS
 from benchmarks.nasbench201.study import (
     LEARNERS,
+    MIN_CELLS,
     SCORES,
     TUNED,
     Array,
@@ -23,9 +24,6 @@ from benchmarks.nasbench201.study import (
 )
 from benchmarks.report import markdown_table
 from gtn_lightning.nas.spaces import Architecture
-
-MIN_CELLS = 40
-"""Cells below which no table is made of those with a longer training, or with two."""
 
 EQUAL_RESAMPLES = 300
 """Bootstrap resamples of the number of real steps, which takes longer than one correlation."""

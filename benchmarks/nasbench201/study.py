@@ -19,6 +19,9 @@ Array = NDArray[np.float64]
 
 RESAMPLES = 1000
 
+MIN_CELLS = 40
+"""Cells below which nothing is reported of them."""
+
 KNOWN = 64
 """Cells of the other half that are trained: to choose scores, and for the ranking-aware teachers."""
 
@@ -133,15 +136,30 @@ class Study:
 
     @cached_property
     def reported(self) -> list[Architecture]:
-        """The cells that are ranked: as many of the first, in random order, as were trained on real images."""
-        known = self.cache.curves(self.real)
-        return list(takewhile(lambda cell: (cell.name, 0) in known, self.bench.reported[: self.count]))
+        """The cells that are ranked: as many of the first, in random order, as were measured and trained."""
+        return list(takewhile(self._is_complete, self.bench.reported[: self.count]))
 
     @cached_property
     def compared(self) -> list[Architecture]:
         """The cells of the other half on which scores are chosen."""
-        known = self.cache.curves(self.real)
-        return list(takewhile(lambda cell: (cell.name, 0) in known, self.bench.known[:KNOWN]))
+        return list(takewhile(self._is_complete, self.bench.known[:KNOWN]))
+
+    def check(self) -> None:
+        """Check that there is enough to report.
+
+        Raises:
+            SystemExit: too few cells were measured or trained.
+        """
+        parts = "run the parts 'untrained' and 'real'"
+        for what, cells in (("ranked", self.reported), ("known", self.compared)):
+            if len(cells) < MIN_CELLS:
+                raise SystemExit(f"{what} cells must be at least {MIN_CELLS}, got {len(cells)}: {parts}")
+        measured = sum(map(self.is_measured, self.bench.known[:CURVES]))
+        if measured < CURVES:
+            raise SystemExit(f"known cells without training must be {CURVES}, got {measured}: run the part 'untrained'")
+
+    def _is_complete(self, cell: Architecture) -> bool:
+        return self.is_measured(cell) and (cell.name, 0) in self.cache.curves(self.real)
 
     @cached_property
     def truth(self) -> Array:

@@ -172,6 +172,24 @@ def test_cells_are_reported_as_far_as_they_are_measured_in_their_random_order(tm
     assert len(study.reported) < 25  # the best that were measured besides do not count
 
 
+def test_too_few_cells_are_not_reported(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    study = Study(made.bench, Cache(tmp_path / "curves"), Reduction(), "real", "long", {}, {}, 30)
+    with pytest.raises(SystemExit, match="ranked cells must be at least 40, got 30"):
+        study.check()
+    study = Study(made.bench, Cache(tmp_path / "other"), Reduction(), "real", "long", {}, {}, 60)
+    with pytest.raises(SystemExit, match="ranked cells must be at least 40, got 0"):
+        study.check()
+
+
+def test_the_mean_rank_of_several_learners_has_less_noise(measured: Made) -> None:
+    study = measured.study()
+    one, two = (study.scores("real", "validation loss", 16, learners=count) for count in (1, 2))
+    assert (one.shape, two.shape) == ((2, 60), (1, 60))
+    assert spearman(two, study.truth) > spearman(one, study.truth)
+    assert study.scores("real", "validation loss", 16, learners=4).shape == (0, 60)
+
+
 def test_as_many_real_steps_are_found_as_a_teacher_is_ahead(measured: Made) -> None:
     _, found = equal_table(measured.study({"teacher": "taught"}), {"teacher": 100.0})
     one = next(one for one in found if (one.score, one.steps) == ("validation loss", 16))
