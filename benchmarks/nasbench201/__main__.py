@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.nasbench201.bench import FULL, Bench, Reduction
 from benchmarks.nasbench201.costs import Speed, measure_speed
-from benchmarks.nasbench201.curves import LOOKS, Cache, adam, lars
+from benchmarks.nasbench201.curves import LOOKS, Cache, Source, adam, lars
 from benchmarks.nasbench201.page import write
 from benchmarks.nasbench201.search_runs import run_searches
 from benchmarks.nasbench201.study import CURVES, KNOWN, LEARNERS, MOST, SHORT, TUNED, Study
@@ -79,21 +79,22 @@ def main() -> None:
 
         return part
 
+    def short() -> list[Source]:
+        made = teachers.made(ranked=False).items()
+        return [real, *(teachers.source(name) for name, one in made if one == Variant(seed=one.seed))]
+
+    def several_learners(until: float) -> None:
+        for source in short():
+            cache.measure(bench, source, [*known, *cells], range(LEARNERS), SHORT, until)
+
     def tune(until: float) -> None:
         for source in settings.values():
             cache.measure(bench, source, bench.known[:TUNED], [0], MOST, until)
 
-    def several_learners(until: float) -> None:
-        sources = [
-            teachers.source(name) for name, one in teachers.made(ranked=False).items() if one.inner_steps == SHORT
-        ]
-        for source in (real, *sources):
-            cache.measure(bench, source, [*known, *cells], range(LEARNERS), SHORT, until)
-
     def best_tenth(until: float) -> None:
+        for source in short():
+            cache.measure(bench, source, bench.best_tenth, range(LEARNERS), SHORT, until)
         cache.measure(bench, real, bench.best_tenth, [0], MOST, until)
-        for name, variant in teachers.made().items():
-            cache.measure(bench, teachers.source(name), bench.best_tenth, [0], variant.inner_steps, until)
 
     def known_curves(until: float) -> None:
         cache.measure(bench, real, bench.known[:CURVES], [0], MOST, until)

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from benchmarks.nasbench201.curves import LOOKS, UNTRAINED
+from benchmarks.nasbench201.curves import UNTRAINED
 from benchmarks.nasbench201.study import (
     HEADER,
     LEARNERS,
     MOST,
+    SCORES,
     SHORT,
     TOGETHER,
     Array,
@@ -70,16 +71,18 @@ def tenth_table(study: Study) -> str:
     ]
     best = study.bench.best_tenth
     accuracies = study.bench.accuracies(best).numpy()
-    for name, source in {"real images": study.real, **study.teachers}.items():
-        for step in (step for step in LOOKS if step >= 32 and study.seeds(source, best, step)):
-            for score in ("validation loss", "training loss"):
-                values = study.scores(source, score, step, best)
+    for name, source in study.untold.items():
+        for step, learners in ((SHORT, 1), (SHORT, LEARNERS), (MOST, 1)):
+            for score in SCORES:
+                values = study.scores(source, score, step, best, learners)
+                if not len(values):
+                    continue
 
                 def within(places: NDArray[np.intp], values: Array = values) -> float:
                     return spearman(values[:, places], accuracies[places])
 
                 tenth = shown(interval(within, len(best)))
-                rows.append([f"{score}, {step} steps, {name}", "", "", str(len(best)), tenth, ""])
+                rows.append([f"{score}, {learners} times {step} steps, {name}", "", "", str(len(best)), tenth, ""])
     return markdown_table(["score", "cells", "Spearman", "best tenth", "Spearman in it", "regret of 5"], rows)
 
 
@@ -127,7 +130,7 @@ def together_table(study: Study) -> tuple[str, Together]:
         add(", ".join(proxies), {part: values[None] for part, values in fixed.items()}, seconds)
         for data, source in study.untold.items():
             for step, learners in ((SHORT, 1), (SHORT, LEARNERS), (MOST, 1)):
-                for score in ("validation loss", "training loss"):
+                for score in ("validation loss", "training loss", "area"):
                     scores = {part: study.scores(source, score, step, some, learners) for part, some in cells.items()}
                     if not all(map(len, scores.values())):
                         continue
