@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.nas_report import NOTE, TITLE
 from benchmarks.nasbench201 import pictures
 from benchmarks.nasbench201.costs import Meta, Speed, costs_table
-from benchmarks.nasbench201.curves import SCORED
+from benchmarks.nasbench201.curves import LOOKS, SCORED
 from benchmarks.nasbench201.rankings import (
     TWELVE_EPOCHS,
     fixed_qualities,
@@ -20,6 +20,7 @@ from benchmarks.nasbench201.searches import EVERY, FIRST
 from benchmarks.nasbench201.second_space import grid_table
 from benchmarks.nasbench201.steps import (
     Equal,
+    Qualities,
     best_steps,
     equal_table,
     learners_qualities,
@@ -95,7 +96,7 @@ def write(
             f"{data}, {score}, {learners} times {step} steps: {shown(alone.spearman)} / {shown(alone.tenth)}",
         ],
         ["the same, told 64 accuracies", "0.95 wanted", f"{BEST}: {shown(known.spearman)} / {shown(known.tenth)}"],
-        *_learners_words(of_learners),
+        *_learners_words(of_learners, of_longer),
         ["real steps that rank as well as synthetic ones", "ten times as many wanted", _equal_words(equals)],
         [
             f"12-epoch trainings until the mean of {SEEDS} searches finds {WANTED} %",
@@ -168,15 +169,17 @@ def write(
     write_sections("nas_tables", "Architecture search: tables", {SECTION: "\n\n".join(tables)}, note)
 
 
-def _learners_words(found: Mapping[tuple[str, str, int, int], Quality]) -> list[list[str]]:
+def _learners_words(found: Mapping[tuple[str, str, int, int], Quality], longer: Qualities) -> list[list[str]]:
     """Return a row of the answer on the mean rank by several short trainings; none if there are none."""
+    long = longer.get(("real images", LOSSES[0], LOOKS[-1]))
     said = [
         f"{name}: {shown(one.spearman)}"
         for (name, score, step, learners), one in found.items()
         if (score, step, learners) == (LOSSES[0], SHORT, LEARNERS)
     ]
     what = f"Spearman by the {LOSSES[0]} after {SHORT} steps of each of {LEARNERS} learners"
-    return [[what, "", "; ".join(said)]] if said else []
+    beside = f"one learner, {LOOKS[-1]:,} real steps: {shown(long.spearman)}" if long else ""
+    return [[what, beside, "; ".join(said)]] if said else []
 
 
 def _equal_words(equals: Sequence[Equal]) -> str:
