@@ -130,7 +130,7 @@ def together_table(study: Study) -> tuple[str, Together]:
         add(", ".join(proxies), {part: values[None] for part, values in fixed.items()}, seconds)
         for data, source in study.untold.items():
             for step, learners in ((SHORT, 1), (SHORT, LEARNERS), (MOST, 1)):
-                for score in ("validation loss", "training loss", "area"):
+                for score in ("validation loss", "training loss", "training loss, all steps"):
                     scores = {part: study.scores(source, score, step, some, learners) for part, some in cells.items()}
                     if not all(map(len, scores.values())):
                         continue

@@ -47,7 +47,7 @@ SCORES: Mapping[str, Callable[[Curve, int], float]] = {
     "accuracy": lambda curve, step: curve.looks[step][0],
     "validation loss": lambda curve, step: -curve.looks[step][1],
     "training loss": lambda curve, step: -float(np.mean(curve.losses[step // 2 : step])),
-    "area": lambda curve, step: -float(np.mean(curve.losses[:step])),
+    "training loss, all steps": lambda curve, step: -float(np.mean(curve.losses[:step])),
 }
 """What is made of a learning curve: two looks at validation images; the mean training loss of the last half of the
 steps, and of all."""

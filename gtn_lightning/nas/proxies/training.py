@@ -19,9 +19,9 @@ from gtn_lightning.tasks import Task
 from gtn_lightning.teachers import Teacher, TeacherInput
 from gtn_lightning.teaching import lessons
 
-MEASURES = ("accuracy", "loss", "area")
-"""How a learning curve is reduced to one score: the accuracy or the loss after the last step, or the mean of the
-accuracies at several steps, the area under the curve."""
+MEASURES = ("accuracy", "loss", "area", "training_loss")
+"""How a learning curve is reduced to one score: the accuracy or the loss after the last step; the mean of the
+accuracies at several steps, the area under the curve; or the mean training loss of the last half of the steps."""
 
 POINTS = 8
 """Number of points of a learning curve, where its area is wanted or a pruner may end the training early."""
@@ -175,6 +175,7 @@ class TaughtScorer(Scorer):
             "accuracy": curve[-1].accuracy,
             "loss": -curve[-1].loss,
             "area": sum(point.accuracy for point in curve) / len(curve),
+            "training_loss": -_mean_of_last_half(curve[-1].training_losses),
         }[self.proxy.measure]
         return value if math.isfinite(value) else -math.inf
 
@@ -253,3 +254,8 @@ def curve_features(training_losses: Sequence[float], validation_losses: Mapping[
 def _log(loss: float) -> float:
     """Return the logarithm of a loss, that of `DIVERGED` where it is not finite."""
     return math.log(min(max(loss, 1e-6), DIVERGED)) if math.isfinite(loss) else math.log(DIVERGED)
+
+
+def _mean_of_last_half(losses: Sequence[float]) -> float:
+    last = losses[len(losses) // 2 :]
+    return sum(last) / len(last)

@@ -91,6 +91,10 @@ def test_measures_of_a_learning_curve(data: DigitsData) -> None:
     assert real(data, 20, measure="loss").evaluate(ONE).value == -curve[-1].loss
     area = real(data, 20, measure="area").evaluate(ONE).value
     assert area == pytest.approx(sum(point.accuracy for point in curve) / 8)
+    losses = curve[-1].training_losses
+    assert len(losses) == 20
+    assert real(data, 20, measure="training_loss").evaluate(ONE).value == pytest.approx(-sum(losses[10:]) / 10)
+    assert real(data, 1, measure="training_loss").evaluate(ONE).value == pytest.approx(-losses[0])
 
 
 def test_a_training_may_be_ended_early(data: DigitsData) -> None:
@@ -216,7 +220,7 @@ def test_what_cannot_work_is_refused_in_one_line(data: DigitsData, tmp_path: Pat
         GTNProxy(str(path), steps=4)
     with pytest.raises(RecipeError, match="there is no teacher file"):
         GTNProxy(str(tmp_path / "none"))
-    with pytest.raises(RecipeError, match="measure must be one of accuracy, loss, area, got 'f1'"):
+    with pytest.raises(RecipeError, match="measure must be one of accuracy, loss, area, training_loss, got 'f1'"):
         RealDataProxy(5, measure="f1")
     with pytest.raises(RecipeError, match=r"rates must be positive numbers, at least one, got \[\]"):
         RealDataProxy(5, rates=[])
