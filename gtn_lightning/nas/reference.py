@@ -87,6 +87,8 @@ class TableReference(Reference, Accuracies):
     def __init__(
         self, path: str, columns: Sequence[str] = ("accuracy",), key: str = "architecture", percent: bool = False
     ) -> None:
+        if not columns:
+            raise RecipeError("TableReference: columns is empty: give at least one")
         self.path = path
         self.columns = list(columns)
         self.key = key
@@ -109,16 +111,37 @@ class TableReference(Reference, Accuracies):
                 )
             values = [self._number(row[column], number, column, whole) / whole for column in self.columns]
             seconds = self._number(row.get("seconds") or "0", number, "seconds", math.inf)
+            if row[key] in self._table and "seed" not in row:
+                raise RecipeError(
+                    f"TableReference: {path} has {row[key]!r} again in line {number}: remove one, or add a column seed "
+                    "for rows of several trainings"
+                )
             self._table.setdefault(row[key], []).extend(values)
             self._seconds[row[key]] = self._seconds.get(row[key], 0.0) + seconds
         if not self._table:
             raise RecipeError(f"TableReference: {path} holds no accuracies: expected a header and a line for each")
+        if percent and max(map(max, self._table.values())) <= 0.01:
+            raise RecipeError(f"TableReference: {path} has no accuracy above 1 per cent: set percent to false")
         self._canonical: dict[str, list[float]] | None = None
 
     @property
     def names(self) -> list[str]:
         """The names of the architectures in the table, in its order."""
         return list(self._table)
+
+    def architectures(self, space: SearchSpace) -> list[Architecture]:
+        """Return the architectures in the table, in its order.
+
+        Raises:
+            RecipeError: one of them is not in the space.
+        """
+        found = []
+        for name in self.names:
+            try:
+                found.append(space.parse(name))
+            except RecipeError as error:
+                raise RecipeError(f"TableReference: {self.path} does not suit the space: {error}") from error
+        return found
 
     def bind(self, data: TensorData, device: torch.device | str = "cpu") -> Accuracies:
         """Return the table itself, which needs no data."""
@@ -128,12 +151,12 @@ class TableReference(Reference, Accuracies):
         self, space: SearchSpace, count: int, generator: torch.Generator, held_out: float | None = None
     ) -> list[Architecture]:
         """Return architectures of the table, no two of them isomorphic; see the base class."""
-        names = self.names
+        known = self.architectures(space)
         drawn: dict[str, Architecture] = {}
-        for place in torch.randperm(len(names), generator=generator).tolist():
+        for place in torch.randperm(len(known), generator=generator).tolist():
             if len(drawn) == count:
                 break
-            architecture = space.parse(names[place])
+            architecture = known[place]
             if held_out is None or space.is_held_out(architecture, held_out):
                 drawn.setdefault(space.canonical(architecture), architecture)
         if len(drawn) < count:
@@ -182,7 +205,8 @@ class TableReference(Reference, Accuracies):
         if architecture.name in self._table:
             return self._table[architecture.name]
         if self._canonical is None:
-            self._canonical = {space.canonical(space.parse(name)): values for name, values in self._table.items()}
+            known = self.architectures(space)
+            self._canonical = {space.canonical(one): self._table[one.name] for one in known}
         return self._canonical.get(space.canonical(architecture))
 
 

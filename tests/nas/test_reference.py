@@ -292,3 +292,27 @@ def test_a_training_of_ones_own_may_depend_on_the_datas_batches(tmp_path: Path) 
         data.setup()
         reference = MeasuredReference(OnTheDatasBatches(1), 1, str(tmp_path / "cache.sqlite")).bind(data)
         assert reference.measure(GRID, ONE, 0) == size / 100
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("architecture,accuracy\na,0.5\n", {"columns": []}, "columns is empty: give at least one"),
+        (
+            "architecture,accuracy\na,0.5\nb,0.6\na,0.7\n",
+            {},
+            "has 'a' again in line 4: remove one, or add a column seed",
+        ),
+        (
+            "architecture,accuracy\na,0.5\nb,0.6\n",
+            {"percent": True},
+            "no accuracy above 1 per cent: set percent to false",
+        ),
+    ],
+)
+def test_a_table_that_says_something_else_is_refused(
+    text: str, options: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        TableReference(str(tmp_path / "table.csv"), **options)  # type: ignore[arg-type]

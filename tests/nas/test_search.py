@@ -16,7 +16,15 @@ from gtn_lightning.cli import main
 from gtn_lightning.data import DigitsData, Splits
 from gtn_lightning.errors import RecipeError
 from gtn_lightning.loggers import WandbLogger
-from gtn_lightning.nas import Architecture, ConvNetGrid, FullTraining, NumParameters, RealDataProxy, TableReference
+from gtn_lightning.nas import (
+    Architecture,
+    ConvNetGrid,
+    FullTraining,
+    MeasuredReference,
+    NumParameters,
+    RealDataProxy,
+    TableReference,
+)
 from gtn_lightning.nas.proxies.base import Cost, Proxy, Report, Score, Scorer
 from gtn_lightning.nas.search import Search
 from tests.tiny import SHAPE, make_gtn
@@ -101,7 +109,7 @@ def test_a_table_answers_in_place_of_trainings(tmp_path: Path, capfd: pytest.Cap
     assert ours.means() == [0.5 + 0.04 * int(one.choices["width"]) for one in ours.accuracies]
     assert len(chance.accuracies) == 3
     assert not (tmp_path / "search" / "trainings.sqlite").exists()
-    assert "after full training, seeds of each: 1" in capfd.readouterr().out
+    assert f"the best by parameters among those in {reference.path}, " in capfd.readouterr().out
     with pytest.raises(RecipeError, match="training has no effect with reference"):
         search(tmp_path, reference=reference)
 
@@ -111,10 +119,21 @@ def test_what_a_table_does_not_have_is_left_out(tmp_path: Path) -> None:
     found = search(tmp_path, training=None, reference=reference, candidates=12, best=3).run()
     known = [one.architecture for one in found.leaderboard if one.architecture.name in reference.names]
     assert list(found.trained[0].accuracies) == known[:3]
-    with pytest.raises(
-        RecipeError, match=r"table.csv has the accuracies of \d+ of 12 candidates, and best is 12: lower"
-    ):
-        search(tmp_path, training=None, reference=reference, candidates=12, best=12).run()
+    few = published(tmp_path, every=4)
+    with pytest.raises(RecipeError, match=r"table.csv has \d of the 6 candidates, and best is 6: lower"):
+        search(tmp_path, training=None, reference=few, candidates=6, best=6, study="few").run()
+
+
+def test_a_table_that_does_not_suit_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    file = tmp_path / "other.csv"
+    file.write_text("architecture,accuracy\nw99-d1-relu-batch-max,0.5\n")
+    with pytest.raises(RecipeError, match=r"other.csv does not suit the space: .*width must be one of 4, 8, got 99"):
+        search(tmp_path, training=None, reference=TableReference(str(file)))
+    file.write_text("architecture,accuracy\nw4-d1-relu-batch-max,0.5\n")
+    with pytest.raises(RecipeError, match=r"best must be at most 1, the number of architectures in .*other.csv, got 2"):
+        search(tmp_path, training=None, reference=TableReference(str(file)), best=2)
+    with pytest.raises(RecipeError, match="reference must be a TableReference, got a MeasuredReference"):
+        search(tmp_path, training=None, reference=MeasuredReference(FullTraining(5)))
 
 
 class Wide(ConvNetGrid):

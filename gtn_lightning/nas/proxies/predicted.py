@@ -37,7 +37,7 @@ class PredictedRankScorer(CombinedScorer):
         prior = self.proxy.prior
         self.prior = None if prior is None else prior.bind(self.space, self.data, self.device)
         reference, held_out = self.proxy.reference, self.proxy.held_out
-        known = map(self.space.parse, reference.names)
+        known = reference.architectures(self.space)
         self.known = [architecture for architecture in known if not self.space.is_held_out(architecture, held_out)]
         if len(self.known) < MIN_KNOWN:
             raise RecipeError(
@@ -144,6 +144,8 @@ class PredictedRank(CombinedProxy):
     ) -> None:
         if not proxies and not choices:
             raise RecipeError("PredictedRank: there are no inputs: give proxies, or set choices to true")
+        if prior is not None and not isinstance(prior, Proxy):
+            raise RecipeError(f"PredictedRank: prior must be a Proxy, got a {type(prior).__name__}")
         if not 0 <= held_out < 1:
             raise RecipeError(f"PredictedRank: held_out must be at least 0 and below 1, got {held_out}")
         super().__init__(proxies)
@@ -201,7 +203,7 @@ class RankPredictor:
         """Return the inputs and, if it tells anything, the prior as one more: the process may correct it."""
         if prior is None or self._trend is None or self._trend.is_constant:
             return inputs
-        return np.hstack([inputs, prior[:, None]])
+        return np.hstack([inputs, self._trend.normal(prior)[:, None]])
 
 
 class _Bounds:
@@ -239,24 +241,28 @@ class _Trend:
             return
         self._transform = PowerTransformer().fit(self._bounds.apply(column))
         quarter = max(1, len(known) // 4)
-        normal = self._normal(known)
+        inside = self._inside(known)
         self._slopes = (
-            (normal[quarter] - normal[0]) / (known[quarter] - known[0]),
-            (normal[-1] - normal[-1 - quarter]) / (known[-1] - known[-1 - quarter]),
+            (inside[quarter] - inside[0]) / (known[quarter] - known[0]),
+            (inside[-1] - inside[-1 - quarter]) / (known[-1] - known[-1 - quarter]),
         )
-        fitted = self._normal(self._bounds.apply(column)[:, 0])
-        self._factor = float(fitted @ targets) / float(fitted @ fitted)
+        fitted = self.normal(values)
+        size = float(fitted @ fitted)
+        self.is_constant = size == 0  # values that differ by less than the transformation can tell
+        self._factor = 0.0 if self.is_constant else float(fitted @ targets) / size
+
+    def normal(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values ``[architectures]`` brought near a normal distribution."""
+        values = self._bounds.apply(values[:, None])[:, 0]
+        below, above = np.minimum(values - self._lowest, 0), np.maximum(values - self._highest, 0)
+        inside = self._inside(np.clip(values, self._lowest, self._highest))
+        found: NDArray[np.float64] = inside + self._slopes[0] * below + self._slopes[1] * above
+        return found
 
     def predict(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the part of the targets that values explain, ``[architectures]``; zero if the known were all equal."""
-        if self.is_constant:
-            return np.zeros(len(values))
-        values = self._bounds.apply(values[:, None])[:, 0]
-        below, above = np.minimum(values - self._lowest, 0), np.maximum(values - self._highest, 0)
-        inside = self._normal(np.clip(values, self._lowest, self._highest))
-        explained: NDArray[np.float64] = inside + self._slopes[0] * below + self._slopes[1] * above
-        return self._factor * explained
+        return np.zeros(len(values)) if self.is_constant else self._factor * self.normal(values)
 
-    def _normal(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _inside(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         transformed: NDArray[np.float64] = self._transform.transform(values[:, None])[:, 0]
         return transformed

@@ -93,6 +93,8 @@ class TaughtProxy(Proxy):
         for key, value in (("steps", steps), ("learners", learners), ("images", images)):
             if value < 1:
                 raise RecipeError(f"{kind}: {key} must be at least 1, got {value}")
+        if measure == "training_loss" and steps < 2:
+            raise RecipeError(f"{kind}: steps must be at least 2 with measure 'training_loss', got {steps}")
         if rates is not None and (not rates or min(rates) <= 0):
             raise RecipeError(f"{kind}: rates must be positive numbers, at least one, got {list(rates)}")
         if tune == "family" and rates is None:
@@ -171,6 +173,8 @@ class TaughtScorer(Scorer):
 
     def value(self, curve: Sequence[CurvePoint]) -> float:
         """Return the value of a learning curve so far, -inf for a network that diverged."""
+        if not math.isfinite(curve[-1].loss):
+            return -math.inf
         value = {
             "accuracy": curve[-1].accuracy,
             "loss": -curve[-1].loss,

@@ -46,6 +46,7 @@ def write_leaderboard(
     spent: Cost,
     scorer: Scorer,
     console: Console,
+    table: str | None = None,
 ) -> None:
     """Print the best, and write all of it to ``leaderboard.csv``, ``leaderboard.json`` and ``leaderboard.png``.
 
@@ -56,6 +57,7 @@ def write_leaderboard(
         spent: what the scores cost altogether.
         scorer: the source of the scores.
         console: prints the table.
+        table: the file that has the accuracies of those trained in full; None if they were trained.
     """
     full = {name: values for group in trained for name, values in group.accuracies.items()}
     with whole_file(folder / "leaderboard.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
@@ -78,13 +80,14 @@ def write_leaderboard(
     with whole_file(folder / "leaderboard.png") as part:
         canvas.print_png(str(part))
     if trained:
-        console.print(_trained_table(trained, spent))
+        console.print(_trained_table(trained, spent, table))
         # Chosen by its score: the test split is not used to choose.
         found = next((candidate.architecture for candidate in board if candidate.architecture in full), None)
         if found is not None:
             accuracy = 100 * statistics.fmean(full[found])
+            among = "" if table is None else f" among those in {table}"
             console.print(
-                f"found: {found}, the best by {scorer.name}, {accuracy:.2f} % on the test split",
+                f"found: {found}, the best by {scorer.name}{among}, {accuracy:.2f} % on the test split",
                 soft_wrap=True,
                 markup=False,
             )
@@ -116,13 +119,13 @@ def _board_table(board: Sequence[Candidate], proxy: str) -> Table:
     return table
 
 
-def _trained_table(trained: Sequence[TrainedGroup], spent: Cost) -> Table:
+def _trained_table(trained: Sequence[TrainedGroup], spent: Cost, file: str | None) -> Table:
     seeds = len(next(iter(trained[0].accuracies.values())))
-    title = f"after full training, seeds of each: {seeds}; the search took {spent.seconds:.0f} seconds"
-    table = Table(title=title, title_justify="left")
-    table.add_column("group", no_wrap=True)
+    title = f"trained in full, {seeds} seeds each" if file is None else f"accuracies of {escape(file)}"
+    table = Table(title=f"{title}; the search took {spent.seconds:.0f} seconds", title_justify="left")
+    table.add_column("group")
     for column in ("of", "mean accuracy", "best"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for group in trained:
         means = group.means()
         spread = f" ± {100 * statistics.stdev(means):.2f}" if len(means) > 1 else ""

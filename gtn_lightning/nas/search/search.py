@@ -114,8 +114,12 @@ class Search:
         ):
             if not least <= value <= largest:
                 raise RecipeError(f"search: {key} must be from {least} to {largest}{why}, got {value}")
+        if reference is not None:
+            _check_table(reference, space, best)
         if reference is not None and training is not None:
-            raise RecipeError("search: training has no effect with reference, a table of accuracies: give one of them")
+            raise RecipeError(
+                "search: training has no effect with reference, a table of accuracies: leave one out, or set it to null"
+            )
         if training_seeds < 1:
             raise RecipeError(f"search: training_seeds must be at least 1, got {training_seeds}")
         if sampler not in SAMPLERS:
@@ -223,6 +227,11 @@ class Search:
         """Train the best, as many at random, and the rival's best; or look their accuracies up in the table."""
         drawn = self._drawn()
         chosen = self._chosen(board)
+        if self.reference is not None and len(chosen) < self.best:
+            raise RecipeError(
+                f"search: {self.reference.path} has {len(chosen)} of the {len(board)} candidates, and best is "
+                f"{self.best}: lower best, or raise candidates"
+            )
         groups = [
             (f"best {len(chosen)} by {self.proxy.name}", chosen, len(board)),
             (f"{self.best} at random", drawn, len(board)),
@@ -233,8 +242,10 @@ class Search:
             groups.append((f"best {len(chosen)} by {self.rival.name}, equal cost", chosen, len(rivals)))
             if not chosen:
                 groups.pop()
+                known = "" if self.reference is None else f" that {self.reference.path} has"
                 self._print(
-                    f"search: {self.rival.name} gave none of {len(rivals)} candidates a finite number, and is left out"
+                    f"search: {self.rival.name} gave none of {len(rivals)} candidates{known} a finite number, and is "
+                    "left out"
                 )
         if self.reference is not None:
             return [TrainedGroup(name, self._known(self.reference, some), count) for name, some, count in groups]
@@ -266,13 +277,7 @@ class Search:
         scored = [candidate.architecture for candidate in board if math.isfinite(candidate.value)]
         if self.reference is None:
             return scored[: self.best]
-        known = list(islice((one for one in scored if self.reference.has(self.space, one)), self.best))
-        if len(known) < min(self.best, len(scored)):
-            raise RecipeError(
-                f"search: reference {self.reference.path} has the accuracies of {len(known)} of {len(scored)} "
-                f"candidates, and best is {self.best}: lower best, or raise candidates"
-            )
-        return known
+        return list(islice((one for one in scored if self.reference.has(self.space, one)), self.best))
 
     def _known(
         self, reference: TableReference, architectures: Sequence[Architecture]
@@ -299,7 +304,8 @@ class Search:
                     candidates.finish(trial, scorer.evaluate(architecture, self.seed))
 
     def _write(self, found: SearchResult, scorer: Scorer) -> None:
-        write_leaderboard(self.folder, found.leaderboard, found.trained, found.spent, scorer, self.console)
+        table = None if self.reference is None else self.reference.path
+        write_leaderboard(self.folder, found.leaderboard, found.trained, found.spent, scorer, self.console, table)
 
     def _log(self, found: SearchResult) -> None:
         if self.logger is None:
@@ -326,6 +332,17 @@ def _abandoning(candidates: Candidates, trial: Any) -> Iterator[None]:
         with suppress(RecipeError):  # of a storage that failed: the first error is the one to raise
             candidates.abandon(trial)
         raise
+
+
+def _check_table(reference: TableReference, space: SearchSpace, best: int) -> None:
+    """Raise RecipeError unless a table has enough different architectures of the space."""
+    if not isinstance(reference, TableReference):
+        raise RecipeError(f"search: reference must be a TableReference, got a {type(reference).__name__}")
+    known = len({space.canonical(one) for one in reference.architectures(space)})
+    if known < best:
+        raise RecipeError(
+            f"search: best must be at most {known}, the number of architectures in {reference.path}, got {best}"
+        )
 
 
 def _check_device(device: str) -> None:

@@ -213,6 +213,11 @@ def test_a_prior_that_misleads_is_corrected() -> None:
     assert found[1] > 0.99
 
 
+def test_a_prior_of_tiny_differences_is_no_error() -> None:
+    inputs, prior = np.linspace(0, 1, 20)[:, None], 1e-300 * np.arange(20)
+    assert np.isfinite(RankPredictor(inputs, inputs[:, 0], prior).predict(inputs, prior)).all()
+
+
 def test_a_prior_is_given_to_fit_and_to_predict() -> None:
     inputs = np.linspace(0, 1, 10)[:, None]
     with pytest.raises(ValueError, match="prior must be given"):
@@ -232,6 +237,8 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     few = table(tmp_path, {name: worth(name) for name in [*KNOWN[:7], *HELD_OUT]})
     with pytest.raises(RecipeError, match="there are no inputs"):
         PredictedRank(few, [], choices=False)
+    with pytest.raises(RecipeError, match="prior must be a Proxy, got a str"):
+        PredictedRank(few, [], prior="SynFlow")  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="held_out must be at least 0 and below 1, got 1"):
         PredictedRank(few, [], held_out=1)
     with pytest.raises(

@@ -94,7 +94,9 @@ def test_measures_of_a_learning_curve(data: DigitsData) -> None:
     losses = curve[-1].training_losses
     assert len(losses) == 20
     assert real(data, 20, measure="training_loss").evaluate(ONE).value == pytest.approx(-sum(losses[10:]) / 10)
-    assert real(data, 1, measure="training_loss").evaluate(ONE).value == pytest.approx(-losses[0])
+    assert real(data, 10, optimizer=SGD(lr=1e38), measure="training_loss").evaluate(ONE).value == -float("inf")
+    with pytest.raises(RecipeError, match="steps must be at least 2 with measure 'training_loss', got 1"):
+        real(data, 1, measure="training_loss")
 
 
 def test_a_training_may_be_ended_early(data: DigitsData) -> None:
