@@ -52,11 +52,12 @@ def main() -> None:
     reduction = FULL if options.full else Reduction()
     teachers = Teachers(bench, cache, reduction, options.output)
     cells, known, real = bench.reported[: options.cells], bench.known[:KNOWN], adam(0.01, reduction)
+    slow = adam(0.003, reduction)
     long = replace(real, name=f"{real.name}-long")
     searched, timed = options.output / "searches.jsonl", options.output / "speed.jsonl"
     settings = {
         "Adam, 0.01": real,
-        "Adam, 0.003": adam(0.003, reduction),
+        "Adam, 0.003": slow,
         "Adam, 0.03": adam(0.03, reduction),
         "LARS, 0.05": lars(0.05, reduction),
         **{f"Adam, 0.01: {other.words}": adam(0.01, other) for other in REDUCTIONS if other != reduction},
@@ -64,7 +65,8 @@ def main() -> None:
 
     def study() -> Study:
         plain, ranked = ({name: teachers.source(name).key for name in teachers.made(which)} for which in (False, True))
-        return Study(bench, cache, reduction, real.key, long.key, plain, ranked, options.cells)
+        rates = {"real images, Adam 0.003": slow.key} if cache.curves(slow.key) else {}
+        return Study(bench, cache, reduction, real.key, long.key, rates, plain, ranked, options.cells)
 
     def untrained(until: float) -> None:
         everything = dict.fromkeys([*cells, *bench.known[:CURVES], *bench.reported, *bench.known])
@@ -91,10 +93,15 @@ def main() -> None:
         for source in settings.values():
             cache.measure(bench, source, bench.known[:TUNED], [0], MOST, until)
 
+    def slower(until: float) -> None:
+        cache.measure(bench, slow, [*known, *cells], [0], MOST, until)
+        cache.measure(bench, slow, cells, [1], MOST, until)
+
     def best_tenth(until: float) -> None:
         for source in short():
             cache.measure(bench, source, bench.best_tenth, range(LEARNERS), SHORT, until)
-        cache.measure(bench, real, bench.best_tenth, [0], MOST, until)
+        for source in (slow, real):
+            cache.measure(bench, source, bench.best_tenth, [0], MOST, until)
 
     def known_curves(until: float) -> None:
         cache.measure(bench, real, bench.known[:CURVES], [0], MOST, until)
@@ -111,6 +118,7 @@ def main() -> None:
         "real, second seed": lambda until: cache.measure(bench, real, cells, [1], MOST, until),
         "several learners": several_learners,
         "settings": tune,
+        "slower rate": slower,
         "long": lambda until: cache.measure(bench, long, cells[: options.long], [0], LOOKS[-1], until),
         "best tenth": best_tenth,
         "known curves": known_curves,

@@ -54,10 +54,10 @@ def draw_scores(
         axes.errorbar(seconds, mean, [[mean - low], [high - mean]], fmt="o", capsize=2, markersize=4, label=name)
     for name in dict.fromkeys(name for name, _, _ in found):
         steps = [step for one, score, step in found if (one, score) == (name, "training loss")]
-        source = study.real if name == "real images" else study.teachers[name]
+        source = {**study.untold, **study.ranked}[name]
         taken = [study.seconds(source, step) + meta.get(name, 0.0) / SHARED for step in steps]
         y = [found[name, "training loss", step].spearman[0] for step in steps]
-        axes.plot(taken, y, "-" if name == "real images" else ":", marker=".", label=f"steps on {name}")
+        axes.plot(taken, y, "-" if name.startswith("real") else ":", marker=".", label=f"steps on {name}")
     axes.set_xscale("log")
     axes.set_xlabel("CPU seconds a cell")
     axes.set_ylabel(SPEARMAN)
@@ -80,7 +80,7 @@ def draw_steps(
         for name in dict.fromkeys(name for name, _, _ in found):
             points = [(step, q.spearman) for (one, what, step), q in found.items() if (one, what) == (name, score)]
             x, y = [step for step, _ in points], np.array([value for _, value in points])
-            style = "-" if name == "real images" else ":"
+            style = "-" if name.startswith("real") else ":"
             (line,) = axes.plot(x, y[:, 0], style, marker="o", markersize=3, label=name)
             if name == "real images":
                 axes.fill_between(x, y[:, 1], y[:, 2], alpha=0.15, color=line.get_color())
@@ -121,20 +121,20 @@ def draw_noise(found: Mapping[tuple[str, str, int], Noise]) -> None:
 
 def draw_settings(found: Mapping[tuple[str, int], tuple[float, Quality]]) -> None:
     """Draw the correlation against CPU seconds after 32 and 128 steps, by setting."""
-    figure, axes = _start()
+    figure, axes = _start(9)
     for name in dict.fromkeys(name for name, _ in found):
         points = [point for (one, _), point in found.items() if one == name]
         axes.plot([s for s, _ in points], [q.spearman[0] for _, q in points], marker="o", markersize=3, label=name)
     axes.set_xscale("log")
     axes.set_xlabel("CPU seconds a cell, 32 and 128 steps")
     axes.set_ylabel(f"{SPEARMAN}, by training loss", fontsize=8)
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right center")
     _save(figure, "nas_settings")
 
 
 def draw_told(study: Study, found: Mapping[tuple[str, int], Quality]) -> None:
     """Draw the correlation against the number of known accuracies: a color for trainings, a line for what is added."""
-    figure, axes = _start()
+    figure, axes = _start(9)
     colors: dict[str, str] = {}
     for name, inputs in inputs_of(study).items():
         points = [(count, value.spearman[0]) for (one, count), value in found.items() if one == name]
@@ -149,7 +149,7 @@ def draw_told(study: Study, found: Mapping[tuple[str, int], Quality]) -> None:
     axes.set_xticks(TOLD, [str(count) for count in TOLD])
     axes.set_xlabel("known accuracies")
     axes.set_ylabel("Spearman on held-back cells")
-    axes.legend(fontsize=6)
+    figure.legend(fontsize=6, loc="outside right center")
     _save(figure, "nas_told")
 
 

@@ -117,6 +117,8 @@ class Study:
     """The source of the trainings on real images in the cache."""
     long: str
     """The same of longer trainings."""
+    rates: Mapping[str, str]
+    """Sources of trainings on real images at other rates, by what they are called."""
     plain: Mapping[str, str]
     """Sources of trainings on the images of teachers that know no accuracies, by what the teachers are called."""
     ranked: Mapping[str, str]
@@ -132,7 +134,7 @@ class Study:
     @property
     def untold(self) -> Mapping[str, str]:
         """All sources of trainings that know no accuracies."""
-        return {"real images": self.real, **self.plain}
+        return {"real images": self.real, **self.rates, **self.plain}
 
     @cached_property
     def reported(self) -> list[Architecture]:
