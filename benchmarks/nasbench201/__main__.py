@@ -6,6 +6,7 @@ cells are held out: everything reported is over them, and teachers, regressions 
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from benchmarks.nasbench201.page import write
 from benchmarks.nasbench201.search_runs import run_searches
 from benchmarks.nasbench201.study import CURVES, KNOWN, LEARNERS, MOST, SHORT, TUNED, Study
 from benchmarks.nasbench201.teachers import VARIANTS, Teachers, Variant
+from gtn_lightning.errors import RecipeError
 
 REDUCTIONS = (
     Reduction(),
@@ -141,4 +143,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RecipeError as error:
+        sys.exit(str(error))
