@@ -83,8 +83,7 @@ def write(
     pictures.draw_settings(of_settings)
     pictures.draw_told(study, of_told)
     pictures.draw_searches(of_searches)
-    few = best_steps(study, MOST)
-    data, score, step, learners = few
+    data, score, step, learners = best_steps(study, MOST)
     alone = quality(study.scores(study.untold[data], score, step, learners=learners), study.truth)
     known, azs, twelve = of_told[BEST, 64], fixed["AZ-NAS"], fixed[TWELVE_EPOCHS]
     answers = [

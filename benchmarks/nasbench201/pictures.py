@@ -24,6 +24,16 @@ def _start(width: float = 7) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _start_losses() -> tuple[Figure, dict[str, Axes]]:
+    """Return a figure with a panel for each of two losses, side by side."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    panels = dict(zip(("training loss", "validation loss"), figure.subplots(1, 2, sharey=True), strict=True))
+    for score, axes in panels.items():
+        axes.set_title(score, fontsize=9)
+    figure.axes[0].set_ylabel(SPEARMAN)
+    return figure, panels
+
+
 def _save(figure: Figure, name: str) -> None:
     figure.savefig(RESULTS / f"{name}.png", dpi=120)
 
@@ -54,7 +64,7 @@ def draw_scores(
         axes.errorbar(seconds, mean, [[mean - low], [high - mean]], fmt="o", capsize=2, markersize=4, label=name)
     for name in dict.fromkeys(name for name, _, _ in found):
         steps = [step for one, score, step in found if (one, score) == (name, "training loss")]
-        source = {**study.untold, **study.ranked}[name]
+        source = study.sources[name]
         taken = [study.seconds(source, step) + meta.get(name, 0.0) / SHARED for step in steps]
         y = [found[name, "training loss", step].spearman[0] for step in steps]
         axes.plot(taken, y, "-" if name.startswith("real") else ":", marker=".", label=f"steps on {name}")
@@ -75,8 +85,8 @@ def draw_steps(
         several: quality of the mean rank by several, of which those of `LEARNERS` are drawn.
         fixed: quality of scores without training.
     """
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    for axes, score in zip(figure.subplots(1, 2, sharey=True), ("training loss", "validation loss"), strict=True):
+    figure, panels = _start_losses()
+    for score, axes in panels.items():
         for name in dict.fromkeys(name for name, _, _ in found):
             points = [(step, q.spearman) for (one, what, step), q in found.items() if (one, what) == (name, score)]
             x, y = [step for step, _ in points], np.array([value for _, value in points])
@@ -95,16 +105,14 @@ def draw_steps(
             axes.axhline(fixed[name].spearman[0], color=color, linestyle="--", linewidth=1, label=name)
         _log_steps(axes, {step for _, _, step in found})
         axes.set_xlabel("steps of 64 images, all learners of a cell")
-        axes.set_title(score, fontsize=9)
-    figure.axes[0].set_ylabel(SPEARMAN)
     figure.axes[0].legend(fontsize=7)
     _save(figure, "nas_steps")
 
 
 def draw_noise(found: Mapping[tuple[str, str, int], Noise]) -> None:
     """Draw the correlation of one seed, and without noise, against steps."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    for axes, score in zip(figure.subplots(1, 2, sharey=True), ("training loss", "validation loss"), strict=True):
+    figure, panels = _start_losses()
+    for score, axes in panels.items():
         for name in dict.fromkeys(name for name, _, _ in found):
             points = [(step, one) for (data, what, step), one in found.items() if (data, what) == (name, score)]
             x = [step for step, _ in points]
@@ -113,8 +121,6 @@ def draw_noise(found: Mapping[tuple[str, str, int], Noise]) -> None:
         axes.plot([], [], ":", color="0.3", label="without noise")
         _log_steps(axes, {step for _, _, step in found})
         axes.set_xlabel("steps of 64 images, a cell")
-        axes.set_title(score, fontsize=9)
-    figure.axes[0].set_ylabel(SPEARMAN)
     figure.axes[0].legend(fontsize=7)
     _save(figure, "nas_noise")
 

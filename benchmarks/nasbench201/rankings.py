@@ -61,9 +61,10 @@ def tenth_table(study: Study) -> str:
     cells = list(filter(study.is_measured, study.bench.reported))
     truth = study.bench.accuracies(cells).numpy()
     scores = {name: values[None] for name, values in fixed_scores(study, cells).items()}
+    inputs = inputs_of(study)
     for name in ("choices, AZ-NAS", BEST):
         for count in (64, TOLD[-1]):
-            scores[f"{name}; told {count}"] = predicted(study, inputs_of(study)[name], count, cells)
+            scores[f"{name}; told {count}"] = predicted(study, inputs[name], count, cells)
     found = {name: quality(values, truth) for name, values in scores.items()}
     rows = [
         [name, str(len(cells)), shown(one.spearman), str(len(cells) // 10), shown(one.tenth), f"{one.regret:.2f}"]
@@ -90,12 +91,16 @@ def twins_table(study: Study) -> str:
     """Return a table over the cells of which the table has an isomorphic one, trained with other seeds."""
     cells = [c for c in filter(study.is_measured, study.bench.reported) if c.name in study.bench.twins]
     truth = study.bench.accuracies(cells).numpy()
-    scores = {"the isomorphic cell, other seeds": study.bench.accuracies([study.bench.twins[c.name] for c in cells])}
-    found = {name: quality(values.numpy()[None], truth) for name, values in scores.items()}
-    (twins,) = found.values()
-    rows = [[name, shown(one.spearman), shown(one.tenth)] for name, one in found.items()]
-    roots = [[float(np.sqrt(max(0.0, one))) for one in three] for three in (twins.spearman, twins.tenth)]
-    rows.append(["the root of that", *(shown((root[0], root[1], root[2])) for root in roots)])
+    twins = quality(study.bench.accuracies([study.bench.twins[c.name] for c in cells]).numpy()[None], truth)
+
+    def root(values: tuple[float, float, float]) -> str:
+        value, low, high = (float(np.sqrt(max(0.0, one))) for one in values)
+        return shown((value, low, high))
+
+    rows = [
+        ["the isomorphic cell, other seeds", shown(twins.spearman), shown(twins.tenth)],
+        ["the root of that", root(twins.spearman), root(twins.tenth)],
+    ]
     rows += [[name, shown(one.spearman), shown(one.tenth)] for name, one in fixed_qualities(study, cells).items()]
     table = markdown_table(["score", "Spearman", f"Spearman in the best tenth, {len(cells) // 10} cells"], rows)
     return f"{len(cells)} cells.\n\n{table}"
@@ -125,7 +130,7 @@ def together_table(study: Study) -> tuple[str, Together]:
         found.append(Together(name, chosen, quality(rows["held out"], truth["held out"]), seconds))
 
     for proxies in (("AZ-NAS",), TOGETHER):
-        fixed = {part: np.hstack([study.untrained(one, some) for one in proxies]) for part, some in cells.items()}
+        fixed = {part: study.measurements(some, proxies) for part, some in cells.items()}
         seconds = sum(study.untrained_seconds(one) for one in proxies)
         add(", ".join(proxies), {part: values[None] for part, values in fixed.items()}, seconds)
         for data, source in study.untold.items():

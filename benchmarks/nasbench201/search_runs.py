@@ -28,6 +28,7 @@ from benchmarks.nasbench201.searches import (
 )
 from benchmarks.nasbench201.study import TOGETHER, Array, Study
 from benchmarks.report import markdown_table
+from gtn_lightning.nas.spaces import Architecture
 
 BUDGET, LONG_BUDGET, SEEDS, SHOWN = 40, 300, 100, (8, 16, 24, 40)
 """Trainings of a search, and of one that costs us nothing; searches; the numbers of trainings in the table."""
@@ -56,10 +57,15 @@ class Plan:
         return hashlib.sha256("\n".join(facts).encode() + numbers).hexdigest()[:16]
 
 
+def searched_cells(study: Study) -> list[Architecture]:
+    """Return the cells that all searches search: those of both halves that are measured without training."""
+    return list(filter(study.is_measured, [*study.bench.reported, *study.bench.known]))
+
+
 def plans(study: Study) -> dict[str, Plan]:
     """Return the searches by name; none if fewer cells are measured without training than a search trains."""
     space = study.bench.space(FULL)
-    cells = list(filter(study.is_measured, [*study.bench.reported, *study.bench.known]))
+    cells = searched_cells(study)
     if len(cells) < LONG_BUDGET:
         print(f"searches need {LONG_BUDGET} cells that are measured without training, got {len(cells)}")
         return {}
@@ -139,14 +145,15 @@ def searches_table(study: Study, file: Path, speed: Speed) -> tuple[str, Mapping
     """
     rows = list(read_lines(file))
     found: dict[str, Found] = {}
+    cells = searched_cells(study)
+    places = {cell.name: place for place, cell in enumerate(cells)}
+    operations = training_operations(study.bench, cells)
     for name, plan in plans(study).items():
         ground, digest = plan.ground, plan.digest()
-        places = {cell.name: place for place, cell in enumerate(ground.cells)}
         own = [row["trained"] for row in rows if (row["search"], row["digest"]) == (name, digest)]
         if not own:
             continue
         trained = [[places[cell] for cell in one] for one in own]
-        operations = training_operations(study.bench, ground.cells)
         hours = (ground.measuring + np.cumsum(operations[np.array(trained)], axis=1) / speed.mean) / 3600
         found[name] = Found(np.array([best_so_far(ground, one) for one in trained]), hours)
     header = ["search", "seeds", *(f"after {place}" for place in SHOWN), f"until the mean is {WANTED}"]

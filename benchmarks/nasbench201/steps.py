@@ -36,7 +36,7 @@ def steps_table(study: Study) -> tuple[str, Qualities]:
     """Return a table of what steps on real and on synthetic data say, by score and number of steps."""
     found: dict[tuple[str, str, int], Quality] = {}
     rows = []
-    for name, source in {**study.untold, **study.ranked}.items():
+    for name, source in study.sources.items():
         for step in (look for look in LOOKS if look >= 8 and study.seeds(source, study.reported, look)):
             for score in SCORES:
                 found[name, score, step] = quality(study.scores(source, score, step), study.truth)
@@ -268,7 +268,7 @@ class Noise:
 def noise_table(study: Study) -> tuple[str, dict[tuple[str, str, int], Noise]]:
     """Return a table of what separates noise of seeds from bias, and its rows by data, score and steps."""
     found = {}
-    for name, source in {**study.untold, **study.ranked}.items():
+    for name, source in study.sources.items():
         known = study.cache.curves(source)
         for step in (look for look in LOOKS if look >= 16):
             cells = [c for c in study.reported if all(step in looks_of(known.get((c.name, seed))) for seed in (0, 1))]

@@ -13,6 +13,7 @@ from benchmarks.nasbench201.bench import FULL, Bench, Reduction
 from benchmarks.nasbench201.curves import Cache, Curve
 from gtn_lightning.nas.proxies.az_nas import log_position, log_rank
 from gtn_lightning.nas.proxies.combined import Scale, comparable
+from gtn_lightning.nas.proxies.training import mean_of_last_half
 from gtn_lightning.nas.spaces import Architecture
 
 Array = NDArray[np.float64]
@@ -46,7 +47,7 @@ SAMPLE = 50
 SCORES: Mapping[str, Callable[[Curve, int], float]] = {
     "accuracy": lambda curve, step: curve.looks[step][0],
     "validation loss": lambda curve, step: -curve.looks[step][1],
-    "training loss": lambda curve, step: -float(np.mean(curve.losses[step // 2 : step])),
+    "training loss": lambda curve, step: -mean_of_last_half(curve.losses[:step]),
     "training loss, all steps": lambda curve, step: -float(np.mean(curve.losses[:step])),
 }
 """What is made of a learning curve: two looks at validation images; the mean training loss of the last half of the
@@ -136,6 +137,11 @@ class Study:
         """All sources of trainings that know no accuracies."""
         return {"real images": self.real, **self.rates, **self.plain}
 
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """All sources of trainings but the longer ones."""
+        return {**self.untold, **self.ranked}
+
     @cached_property
     def reported(self) -> list[Architecture]:
         """The cells that are ranked: as many of the first, in random order, as were measured and trained."""
@@ -193,6 +199,10 @@ class Study:
         known = self.cache.untrained()
         return comparable([known[f"{name} {cell.name}"][0] for cell in cells])
 
+    def measurements(self, cells: Sequence[Architecture], names: Sequence[str] = TOGETHER) -> Array:
+        """Return the numbers of several proxies, ``[cells, numbers]``."""
+        return np.hstack([self.untrained(name, cells) for name in names])
+
     def is_measured(self, cell: Architecture) -> bool:
         """Return whether a cell was measured without training."""
         return all(f"{name} {cell.name}" in self.cache.untrained() for name in TOGETHER)
@@ -201,16 +211,16 @@ class Study:
     def _scales(self) -> list[Scale]:
         """The scales of the untrained measurements, by a sample of the other half's cells."""
         sample = list(filter(self.is_measured, self.bench.known))[-SAMPLE:]
-        return [Scale(column) for column in np.hstack([self.untrained(name, sample) for name in TOGETHER]).T]
+        return [Scale(column) for column in self.measurements(sample).T]
 
     def prior(self, cells: Sequence[Architecture]) -> Array:
         """Return what `AZNAS` with naswot and synflow scores cells that it does not compare, ``[cells]``."""
-        values = np.hstack([self.untrained(name, cells) for name in TOGETHER])
-        return np.array([log_position(self._scales, row, 0.5 / SAMPLE) for row in values.tolist()])
+        rows = self.measurements(cells).tolist()
+        return np.array([log_position(self._scales, row, 0.5 / SAMPLE) for row in rows])
 
     def together(self, cells: Sequence[Architecture]) -> Array:
         """Return what `AZNAS` with naswot and synflow scores cells that are compared, ``[cells]``."""
-        return np.array(log_rank(np.hstack([self.untrained(name, cells) for name in TOGETHER])))
+        return np.array(log_rank(self.measurements(cells)))
 
     def seconds(self, source: str, step: int, cells: Sequence[Architecture] | None = None) -> float:
         """Return the mean CPU seconds of a training of some cells, with one look."""

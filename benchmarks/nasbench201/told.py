@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.nasbench201.bench import FULL
-from benchmarks.nasbench201.study import CURVES, TOGETHER, Array, Quality, Study, quality, shown
+from benchmarks.nasbench201.study import CURVES, Array, Quality, Study, quality, shown
 from benchmarks.report import markdown_table
 from gtn_lightning.nas.proxies.predicted import RankPredictor
 from gtn_lightning.nas.proxies.training import curve_features
@@ -52,9 +52,6 @@ def inputs_of(study: Study) -> dict[str, Inputs]:
     def choices(cells: Sequence[Architecture]) -> Array:
         return np.array([space.encode(cell) for cell in cells])
 
-    def untrained(cells: Sequence[Architecture]) -> Array:
-        return np.hstack([study.untrained(name, cells) for name in TOGETHER])
-
     def curves(source: str, most: int) -> Callable[[Sequence[Architecture]], Array]:
         known = study.cache.curves(source)
 
@@ -78,7 +75,7 @@ def inputs_of(study: Study) -> dict[str, Inputs]:
         "choices": Inputs(choices),
         "AZ-NAS": Inputs(az_nas, measures=True, drawn=False),
         "choices, AZ-NAS": Inputs(together(choices, az_nas), measures=True),
-        "choices, AZ-NAS, naswot, synflow": Inputs(together(choices, untrained), measures=True, drawn=False),
+        "choices, AZ-NAS, naswot, synflow": Inputs(together(choices, study.measurements), measures=True, drawn=False),
         "choices; prior": Inputs(choices, prior=True),
         "choices, AZ-NAS; prior": Inputs(together(choices, az_nas), prior=True, measures=True),
     }

@@ -7,7 +7,7 @@ import math
 import sqlite3
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,13 +135,17 @@ class TableReference(Reference, Accuracies):
         Raises:
             RecipeError: one of them is not in the space.
         """
-        found = []
-        for name in self.names:
-            try:
-                found.append(space.parse(name))
-            except RecipeError as error:
-                raise RecipeError(f"TableReference: {self.path} does not suit the space: {error}") from error
-        return found
+        return [self._parse(space, name) for name in self.names]
+
+    def different(self, space: SearchSpace) -> Mapping[str, list[float]]:
+        """Return the accuracies of the architectures in the table by canonical name, isomorphic ones once.
+
+        Raises:
+            RecipeError: one of them is not in the space.
+        """
+        if self._canonical is None:
+            self._canonical = {space.canonical(one): self._table[one.name] for one in self.architectures(space)}
+        return self._canonical
 
     def bind(self, data: TensorData, device: torch.device | str = "cpu") -> Accuracies:
         """Return the table itself, which needs no data."""
@@ -151,12 +155,12 @@ class TableReference(Reference, Accuracies):
         self, space: SearchSpace, count: int, generator: torch.Generator, held_out: float | None = None
     ) -> list[Architecture]:
         """Return architectures of the table, no two of them isomorphic; see the base class."""
-        known = self.architectures(space)
+        names = self.names
         drawn: dict[str, Architecture] = {}
-        for place in torch.randperm(len(known), generator=generator).tolist():
+        for place in torch.randperm(len(names), generator=generator).tolist():
             if len(drawn) == count:
                 break
-            architecture = known[place]
+            architecture = self._parse(space, names[place])
             if held_out is None or space.is_held_out(architecture, held_out):
                 drawn.setdefault(space.canonical(architecture), architecture)
         if len(drawn) < count:
@@ -204,10 +208,13 @@ class TableReference(Reference, Accuracies):
     def _lookup(self, space: SearchSpace, architecture: Architecture) -> list[float] | None:
         if architecture.name in self._table:
             return self._table[architecture.name]
-        if self._canonical is None:
-            known = self.architectures(space)
-            self._canonical = {space.canonical(one): self._table[one.name] for one in known}
-        return self._canonical.get(space.canonical(architecture))
+        return self.different(space).get(space.canonical(architecture))
+
+    def _parse(self, space: SearchSpace, name: str) -> Architecture:
+        try:
+            return space.parse(name)
+        except RecipeError as error:
+            raise RecipeError(f"TableReference: {self.path} does not suit the space: {error}") from error
 
 
 class MeasuredReference(Reference):

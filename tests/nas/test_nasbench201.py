@@ -140,9 +140,15 @@ class Made:
             row = {"losses": losses, "looks": {look: [0.5, score, 1.0 * look] for look, score in scores.items()}}
             append_line(self.folder / "curves" / f"{source}.jsonl", {"cell": cell.name, "seed": seed, **row})
 
-    def study(self, plain: dict[str, str] | None = None, ranked: dict[str, str] | None = None) -> Study:
+    def study(
+        self,
+        plain: dict[str, str] | None = None,
+        ranked: dict[str, str] | None = None,
+        real: str = "real",
+        count: int = 60,
+    ) -> Study:
         cache = Cache(self.folder / "curves")
-        return Study(self.bench, cache, Reduction(), "real", "long", {}, plain or {}, ranked or {}, 60)
+        return Study(self.bench, cache, Reduction(), real, "long", {}, plain or {}, ranked or {}, count)
 
 
 @pytest.fixture(scope="module")
@@ -167,19 +173,17 @@ def test_halves_of_the_table_share_no_network(measured: Made) -> None:
 def test_cells_are_reported_as_far_as_they_are_measured_in_their_random_order(tmp_path: Path) -> None:
     made = Made(tmp_path)
     made.train("gap", [*made.reported[:20], *made.bench.best_tenth], 0, 4)
-    study = Study(made.bench, Cache(tmp_path / "curves"), Reduction(), "gap", "long", {}, {}, {}, 60)
+    study = made.study(real="gap")
     assert study.reported[:20] == made.reported[:20]
     assert len(study.reported) < 25  # the best that were measured besides do not count
 
 
 def test_too_few_cells_are_not_reported(tmp_path: Path) -> None:
     made = Made(tmp_path)
-    study = Study(made.bench, Cache(tmp_path / "curves"), Reduction(), "real", "long", {}, {}, {}, 30)
     with pytest.raises(SystemExit, match="ranked cells must be at least 40, got 30"):
-        study.check()
-    study = Study(made.bench, Cache(tmp_path / "other"), Reduction(), "real", "long", {}, {}, {}, 60)
+        made.study(count=30).check()
     with pytest.raises(SystemExit, match="ranked cells must be at least 40, got 0"):
-        study.check()
+        made.study(real="not measured").check()
 
 
 def test_the_mean_rank_of_several_learners_has_less_noise(measured: Made) -> None:

@@ -176,11 +176,11 @@ class RankPredictor:
         self, inputs: NDArray[np.float64], accuracies: NDArray[np.float64], prior: NDArray[np.float64] | None = None
     ) -> None:
         targets = norm.ppf((rankdata(accuracies) - 0.5) / len(accuracies))
-        self._trend = None
-        if prior is not None:
-            self._trend = _Trend(prior, targets)
-            targets = targets - self._trend.predict(prior)
-        inputs = self._with(inputs, prior)
+        self._has_prior = prior is not None
+        values = np.zeros(len(inputs)) if prior is None else prior  # equal values tell nothing
+        self._trend = _Trend(values, targets)
+        targets = targets - self._trend.predict(values)
+        inputs = self._with(inputs, values)
         self._bounds = _Bounds(inputs)
         kernel = ConstantKernel() * RBF(3.0, (0.5, 100.0)) + ConstantKernel() * DotProduct() + WhiteKernel(0.1)
         process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=0)
@@ -191,17 +191,16 @@ class RankPredictor:
 
     def predict(self, inputs: NDArray[np.float64], prior: NDArray[np.float64] | None = None) -> list[float]:
         """Return the normal scores of architectures, from inputs ``[architectures, inputs]`` and the prior's values."""
-        if (prior is None) != (self._trend is None):
-            raise ValueError(f"prior must {'not ' if self._trend is None else ''}be given, as when this was fitted")
-        predicted: NDArray[np.float64] = self._model.predict(self._bounds.apply(self._with(inputs, prior)))
-        if self._trend is not None and prior is not None:
-            predicted = predicted + self._trend.predict(prior)
-        found: list[float] = predicted.tolist()
+        if (prior is not None) != self._has_prior:
+            raise ValueError(f"prior must {'' if self._has_prior else 'not '}be given, as when this was fitted")
+        values = np.zeros(len(inputs)) if prior is None else prior
+        predicted: NDArray[np.float64] = self._model.predict(self._bounds.apply(self._with(inputs, values)))
+        found: list[float] = (predicted + self._trend.predict(values)).tolist()
         return found
 
-    def _with(self, inputs: NDArray[np.float64], prior: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    def _with(self, inputs: NDArray[np.float64], prior: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the inputs and, if it tells anything, the prior as one more: the process may correct it."""
-        if prior is None or self._trend is None or self._trend.is_constant:
+        if self._trend.is_constant:
             return inputs
         return np.hstack([inputs, self._trend.normal(prior)[:, None]])
 

@@ -179,7 +179,7 @@ class TaughtScorer(Scorer):
             "accuracy": curve[-1].accuracy,
             "loss": -curve[-1].loss,
             "area": sum(point.accuracy for point in curve) / len(curve),
-            "training_loss": -_mean_of_last_half(curve[-1].training_losses),
+            "training_loss": -mean_of_last_half(curve[-1].training_losses),
         }[self.proxy.measure]
         return value if math.isfinite(value) else -math.inf
 
@@ -260,6 +260,7 @@ def _log(loss: float) -> float:
     return math.log(min(max(loss, 1e-6), DIVERGED)) if math.isfinite(loss) else math.log(DIVERGED)
 
 
-def _mean_of_last_half(losses: Sequence[float]) -> float:
+def mean_of_last_half(losses: Sequence[float]) -> float:
+    """Return the mean of the last half of the training losses, rounded up to whole steps."""
     last = losses[len(losses) // 2 :]
     return sum(last) / len(last)

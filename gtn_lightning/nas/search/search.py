@@ -338,7 +338,7 @@ def _check_table(reference: TableReference, space: SearchSpace, best: int) -> No
     """Raise RecipeError unless a table has enough different architectures of the space."""
     if not isinstance(reference, TableReference):
         raise RecipeError(f"search: reference must be a TableReference, got a {type(reference).__name__}")
-    known = len({space.canonical(one) for one in reference.architectures(space)})
+    known = len(reference.different(space))
     if known < best:
         raise RecipeError(
             f"search: best must be at most {known}, the number of architectures in {reference.path}, got {best}"
